@@ -1,0 +1,43 @@
+"""The whole pipeline on the bundled MNIST sample: train, encode, reduce, fit, and a page of pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import lbae
+from lbae.cli import run
+from lbae.distributed.encode import encode
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
+from lbae.distributed.session import session
+from lbae.distributed.train import train
+from lbae.report.tour import write_tour
+
+
+def demo(
+    *, out: str = "runs/demo", epochs: int | None = None, workers: int = 2, overwrite: bool = False, address: str | None = None
+) -> dict[str, Any]:
+    """Run every stage in order; finished stages of the same make are kept.
+
+    Args:
+        out: folder for the artifacts, the pictures and the report.
+        epochs: passes over the images; the preset's when not given.
+        workers: training processes.
+        overwrite: replace artifacts of another make.
+        address: Ray cluster to join; found or started when not given.
+    """
+    data = str(Path(lbae.__file__).parent / "sample" / "mnist")
+    model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))
+    with session(address):
+        results = {
+            "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=workers, overwrite=overwrite),
+            "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
+            "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
+            "fit": fit(model=model, latents=latents, moments=moments, out=bundle, overwrite=overwrite),
+        }
+    change = ("label=1", "label=7")
+    report = write_tour(out, bundle=bundle, moments=moments, data=data, results=results, change=change)
+    return {"out": out, "page": f"{out}/report.html", **report}
+
+
+if __name__ == "__main__":
+    run(demo)

@@ -1,0 +1,40 @@
+"""Set and unset attributes of an image: a PNG of its reconstruction beside the edited one."""
+
+from typing import Annotated, Any
+
+import tyro
+
+from lbae.cli import run
+from lbae.errors import UserError
+from lbae.io.bundle import load_bundle
+from lbae.io.images import encode_png, is_picture
+from lbae.io.storage import resolve
+from lbae.report.pictures import load_image, strip
+
+Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+def edit(
+    *, bundle: str, image: str, out: str, set: Names = (), unset: Names = (), strength: float = 1.0
+) -> dict[str, Any]:
+    """Set and unset attributes of an image.
+
+    Args:
+        bundle: URI of the bundle.
+        image: image file.
+        out: a picture (*.png): the reconstruction, then the edited image.
+        set: attribute to set, a column or column=value; may be given several times.
+        unset: attribute to unset; may be given several times.
+        strength: 0 (nothing changes) to 1 (a typical image with the attributes).
+    """
+    if not is_picture(out):
+        raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")
+    loaded = load_bundle(bundle)
+    original = load_image(loaded, image)[None]
+    edited, changed = loaded.edit(original, set, unset, strength)
+    resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
+    return {"out": out, "bits_changed": int(changed[0]), "latent_dim": loaded.prior.latent_dim, "bundle": loaded.fingerprint}
+
+
+if __name__ == "__main__":
+    run(edit)

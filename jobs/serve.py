@@ -1,0 +1,34 @@
+"""Serve a bundle over HTTP with Ray Serve until interrupted."""
+
+import contextlib
+import json
+import signal
+from typing import Any
+
+from lbae.cli import run
+from lbae.distributed import serve as service
+from lbae.distributed.session import session
+from lbae.io import bundle as bundle_io
+from lbae.io.artifact import read_manifest
+
+
+def serve(*, bundle: str, port: int = 8000, host: str = "127.0.0.1", replicas: int = 1, address: str | None = None) -> Any:
+    """Serve a bundle over HTTP: GET /readyz, POST /v1/sample.
+
+    Args:
+        bundle: URI of the bundle.
+        port: port to listen on.
+        host: interface to listen on; anything but the loopback is open to others and has no authentication.
+        replicas: processes that hold the bundle.
+        address: Ray cluster to join; found or started when not given.
+    """
+    read_manifest(bundle, bundle_io.KIND)
+    with session(address):
+        print(json.dumps(service.start(bundle, port, host, replicas)), flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        service.stop()
+
+
+if __name__ == "__main__":
+    run(serve)

@@ -1,0 +1,69 @@
+"""What every job shares: a command line from a function's signature, one line of JSON, one line an error, an exit code.
+
+Stands beside the layers: only ``jobs/`` imports it.
+"""
+
+import contextlib
+import difflib
+import functools
+import inspect
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from lbae.errors import LbaeError, UserError
+
+
+def run(job: Callable[..., dict[str, Any] | None]) -> None:
+    """Call ``job`` with the command line's options, print its result as the last line, and exit.
+
+    Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted; a mistake is one line, without a traceback.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        result = _parse(job, sys.argv[1:])()
+    except LbaeError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    if result is not None:
+        print(json.dumps(result), flush=True)
+
+
+def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
+    """The job with its options bound; UserError in one line when they do not parse."""
+    _check_names(job, arguments)
+
+    @functools.wraps(job)
+    def bind(*values: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(job, *values, **options)
+
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            bound: Callable[[], Any] = tyro.cli(bind, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()).splitlines()]
+        rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+        raise UserError(" ".join(line for line in lines[1:rule] if line)) from None
+    return bound
+
+
+def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
+    known = ["--help", *("--" + name.strip("_").replace("_", "-") for name in inspect.signature(job).parameters)]
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown option {option}{hint} (options: {', '.join(known[1:])})")

@@ -1,0 +1,93 @@
+"""The configuration tree: frozen, validated once, stored as JSON in every model artifact."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from lbae.errors import UserError
+
+Loss = Literal["mse", "bce"]
+Precision = Literal["float32", "bfloat16"]
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the network and of the images it takes.
+
+    Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with ``padding`` zero
+    pixels on every side. ``channels`` holds one width a stride-2 stage, so ``image_size = 4 * 2 ** len(channels)``.
+    """
+
+    latent_dim: int = 600
+    image_size: int = 32
+    padding: int = 0
+    image_channels: int = 3
+    channels: tuple[int, ...] = (64, 128, 256)
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.latent_dim <= 65536, "latent_dim", self.latent_dim, "1 to 65536")
+        _require(self.image_channels in (1, 3), "image_channels", self.image_channels, "1 (grey) or 3 (RGB)")
+        _require(len(self.channels) >= 2 and min(self.channels) >= 1, "channels", self.channels, "two or more positive widths")
+        size = 4 * 2 ** len(self.channels)
+        _require(self.image_size == size, "image_size", self.image_size, f"{size}, which is 4 * 2 ** {len(self.channels)} stages")
+        _require(0 <= 2 * self.padding < self.image_size, "padding", self.padding, "0 to less than half of image_size")
+
+    @property
+    def content_size(self) -> int:
+        """Side in pixels of the images outside the network."""
+        return self.image_size - 2 * self.padding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How the network is trained. ``batch_size`` is global: the sum over all workers."""
+
+    loss: Loss = "mse"
+    batch_size: int = 512
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    warmup_fraction: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.loss in ("mse", "bce"), "loss", self.loss, "mse, bce")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "above 0, below 1")
+        _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "0 to less than 1")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides what a training run produces."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; tuples become lists."""
+        tree = dataclasses.asdict(self)
+        tree["model"]["channels"] = list(self.model.channels)
+        return tree
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        model = {**tree["model"], "channels": tuple(tree["model"]["channels"])}
+        return cls(model=ModelConfig(**model), train=TrainConfig(**tree["train"]))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with fields of either section changed by name; ``None`` leaves a field as it is."""
+        sections = {}
+        for section in ("model", "train"):
+            current = getattr(self, section)
+            names = {f.name for f in dataclasses.fields(current)}
+            picked = {k: v for k, v in changes.items() if k in names and v is not None}
+            sections[section] = dataclasses.replace(current, **picked)
+        return dataclasses.replace(self, **sections)

@@ -1,0 +1,58 @@
+"""A trained system in one object: codec, prior, pooled factor and attribute statistics, with the public verbs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int8, UInt8
+
+from lbae.core.attributes import AttributeStatistics, edit_bits
+from lbae.core.codec import Codec
+from lbae.core.hyperplane import HyperplanePrior
+from lbae.core.interpolation import interpolate
+
+Images = UInt8[np.ndarray, "K H W C"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What sampling, interpolation and editing need. Images are uint8 (K, H, W, C) of the model's content size."""
+
+    fingerprint: str
+    codec: Codec
+    prior: HyperplanePrior
+    pooled_factor: Float64[np.ndarray, "M M"]
+    attributes: AttributeStatistics
+
+    def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
+        """Latents of +1 and -1."""
+        return self.codec.encode(images)
+
+    def decode(self, latents: Int8[np.ndarray, "K N"]) -> Images:
+        """Images of latents."""
+        return self.codec.decode(latents)
+
+    def reconstruct(self, images: Images) -> Images:
+        """Images through the bottleneck and back."""
+        return self.decode(self.encode(images))
+
+    def sample(self, count: int, seed: int) -> Images:
+        """``count`` new images; image i depends on the bundle, the seed and i only."""
+        return self.decode(self.prior.sample(count, seed))
+
+    def interpolate(self, source: UInt8[np.ndarray, "H W C"], target: UInt8[np.ndarray, "H W C"], steps: int) -> Images:
+        """``steps`` images from the reconstruction of ``source`` to that of ``target``, both included."""
+        ends = self.encode(np.stack([source, target]))
+        return self.decode(interpolate(self.pooled_factor, ends[0], ends[1], steps))
+
+    def edit(
+        self,
+        images: Images,
+        set_: Sequence[str] = (),
+        unset: Sequence[str] = (),
+        strength: float = 1.0,
+    ) -> tuple[Images, np.ndarray]:
+        """Images with attributes set and unset (see :func:`edit_bits`), and how many bits changed in each."""
+        latents = self.encode(images)
+        edited = edit_bits(self.attributes, latents, set_, unset, strength)
+        return self.decode(edited), (edited != latents).sum(axis=1)

@@ -1,0 +1,84 @@
+"""Images to latents and back with a trained network, in one padded batch shape.
+
+A row of a product can differ in its last bits between batch shapes, so every call runs batches of one size: the latents and
+the pixels of an image do not depend on what else was asked for.
+"""
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from jaxtyping import Int8, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from lbae.config import ModelConfig, Precision
+from lbae.core.network import LatentBernoulliAutoencoder
+
+CODEC_BATCH = 128
+
+
+def best_precision(device: torch.device) -> Precision:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """The context in which the network runs at ``precision``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_network(images: Tensor, config: ModelConfig) -> Tensor:
+    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels last."""
+    pixels = images.permute(0, 3, 1, 2).float().div_(255)
+    pad = config.padding
+    return functional.pad(pixels, (pad, pad, pad, pad)).contiguous(memory_format=torch.channels_last)
+
+
+class Codec:
+    """A trained network for inference: ``encode`` and ``decode`` between uint8 images and latents."""
+
+    def __init__(self, network: LatentBernoulliAutoencoder, precision: Precision, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.precision = precision
+        self.config = network.config
+        self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
+        """Latents of uint8 images of the content size."""
+        side, channels = self.config.content_size, self.config.image_channels
+        if images.shape[1:] != (side, side, channels):
+            raise ValueError(f"images have shape {images.shape[1:]}; this model takes {(side, side, channels)}")
+        latents = np.empty((len(images), self.config.latent_dim), dtype=np.int8)
+        for start in range(0, len(images), CODEC_BATCH):
+            chunk, rows = _padded(torch.from_numpy(images[start : start + CODEC_BATCH]).to(self.device))
+            with autocast(self.device, self.precision):
+                codes = self._network.encode(to_network(chunk, self.config))
+            latents[start : start + rows] = codes[:rows].to(torch.int8).cpu().numpy()
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
+        """uint8 images of the content size for latents of +1 and -1."""
+        if latents.shape[1] != self.config.latent_dim:
+            raise ValueError(f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}")
+        side, pad = self.config.content_size, self.config.padding
+        images = np.empty((len(latents), side, side, self.config.image_channels), dtype=np.uint8)
+        for start in range(0, len(latents), CODEC_BATCH):
+            chunk, rows = _padded(torch.from_numpy(latents[start : start + CODEC_BATCH]).to(self.device))
+            with autocast(self.device, self.precision):
+                logits = self._network.decode_logits(chunk.float())
+            pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+            inner = pixels[:rows, :, pad : pad + side, pad : pad + side]
+            images[start : start + rows] = inner.permute(0, 2, 3, 1).cpu().numpy()
+        return images
+
+
+def _padded(chunk: Tensor) -> tuple[Tensor, int]:
+    """The rows, repeated from the first up to a full batch, and how many of them are real."""
+    rows = len(chunk)
+    index = torch.arange(CODEC_BATCH, device=chunk.device) % rows
+    return chunk[index], rows

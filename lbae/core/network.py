@@ -1,0 +1,108 @@
+"""The LBAE network: strided convolutions, one residual pair a stage, a binary bottleneck, the mirrored decoder.
+
+After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), weights N(0, 0.02), sigmoid output.
+Unlike it, the first decoder layer is never narrower than the latent (its MNIST decoder squeezes 200 bits into 16 reals).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lbae.config import ModelConfig
+from lbae.core.binarize import binarize
+
+_SLOPE = 0.02
+_INIT_STD = 0.02
+_BASE = 4  # side of the smallest feature map
+
+
+class _Stage(nn.Module):
+    """A resampling convolution followed by a residual pair of 3x3 convolutions at the new size."""
+
+    def __init__(self, resample: nn.Module, width: int) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(resample, nn.BatchNorm2d(width))
+        self.residual = nn.Sequential(
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.activation = nn.LeakyReLU(_SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.resample(x)
+        out: Tensor = self.activation(y + self.residual(y))
+        return out
+
+
+def _down(inputs: int, outputs: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+
+
+def _up(inputs: int, outputs: int) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+
+
+def _encoder(config: ModelConfig) -> nn.Sequential:
+    first, last = config.channels[0], config.channels[-1]
+    layers: list[nn.Module] = [
+        nn.Conv2d(config.image_channels, first, 3, padding=1, bias=False),
+        nn.BatchNorm2d(first),
+        nn.LeakyReLU(_SLOPE),
+    ]
+    width = first
+    for outputs in config.channels[:-1]:
+        layers.append(_Stage(_down(width, outputs), outputs))
+        width = outputs
+    layers += [_down(width, last), nn.Flatten(), nn.Linear(last * _BASE**2, config.latent_dim)]
+    return nn.Sequential(*layers)
+
+
+def _decoder(config: ModelConfig) -> nn.Sequential:
+    widths = config.channels[-2::-1]
+    width = widths[0]
+    layers: list[nn.Module] = [
+        nn.Linear(config.latent_dim, width * _BASE**2),
+        nn.Unflatten(1, (width, _BASE, _BASE)),
+    ]
+    for outputs in widths:
+        layers.append(_Stage(_up(width, outputs), outputs))
+        width = outputs
+    layers += [
+        _up(width, width),
+        nn.BatchNorm2d(width),
+        nn.LeakyReLU(_SLOPE),
+        nn.Conv2d(width, config.image_channels, 3, padding=1),
+    ]
+    return nn.Sequential(*layers)
+
+
+class LatentBernoulliAutoencoder(nn.Module):
+    """Deterministic autoencoder with a latent in {-1, +1}^N; images are float32 (K, C, H, W) in [0, 1]."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        self.decoder = _decoder(config)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=_INIT_STD, generator=generator)
+            elif isinstance(module, nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+                nn.init.zeros_(module.bias)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (K, N) of +1 and -1, with the straight-through gradient."""
+        return binarize(self.encoder(images))
+
+    def decode_logits(self, latents: Tensor) -> Tensor:
+        """Images (K, C, H, W) before the sigmoid."""
+        logits: Tensor = self.decoder(latents)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstruction logits of the images, (K, C, H, W)."""
+        return self.decode_logits(self.encode(images))

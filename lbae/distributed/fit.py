@@ -1,0 +1,196 @@
+"""Fitting a prior: clusters on a subset, grouped moment sums over the whole table, one factor a task, one bundle."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from lbae.core.attributes import attribute_statistics
+from lbae.core.hyperplane import SAMPLING_FLOOR, HyperplanePrior, hyperplane_factor
+from lbae.core.interpolation import NORMALS_FLOOR
+from lbae.core.mixture import Candidate, choose_components, cluster_centers, nearest_center
+from lbae.core.moments import MomentSums, moment_sums
+from lbae.core.packing import unpack
+from lbae.distributed.session import add_tree, cluster_cpus, session
+from lbae.errors import UserError, unknown
+from lbae.io import artifact, bundle as bundle_io
+from lbae.io.attributes import candidate_columns
+from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
+from lbae.io.model import check_model, load_network
+from lbae.io.moments import load_moments
+from lbae.io.source import held_out
+from lbae.io.storage import absolute
+from lbae.report.progress import ProgressLine
+
+_CANDIDATES = (1, 10, 50, 200)
+_MAX_PRIOR_BYTES = 512 * 2**20
+_SUBSET = 20_000
+_GROUP_BYTES = 128 * 2**20  # of grouped sums in one process at a time
+Assign = Callable[[pa.Table], np.ndarray]
+
+
+def fit(
+    *,
+    model: str,
+    latents: str,
+    moments: str,
+    out: str,
+    components: str = "auto",
+    by: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Fit the prior and the attribute statistics, and publish them with the model as a bundle.
+
+    Args:
+        model: URI of the model artifact.
+        latents: URI of the latent table.
+        moments: URI of the moment sums.
+        out: URI of the bundle.
+        components: number of mixture components, or auto to choose it by held-out score.
+        by: a class column; one component a class instead of clusters.
+        seed: seed of the clustering.
+        overwrite: replace another artifact at ``out``.
+        address: Ray cluster to join; found or started when not given.
+    """
+    count = _component_count(components, by)
+    _, config, model_manifest = load_network(model)
+    table = open_latent_table(absolute(latents))
+    sums, moments_manifest = load_moments(moments)
+    check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
+    check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
+    if moments_manifest.parents["latents"] != table.manifest.fingerprint:
+        raise UserError(
+            f"moment sums {moments} are of latents {moments_manifest.parents['latents']}, not of {latents}"
+            f" ({table.manifest.fingerprint}); reduce that table first"
+        )
+    if sums.count < 2:
+        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
+    if count and count > sums.count:
+        raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
+    if by is not None and by not in candidate_columns(table.schema()):
+        raise unknown("class column", by, candidate_columns(table.schema()))
+    parents = {"model": model_manifest.fingerprint, "latents": table.manifest.fingerprint, "moments": moments_manifest.fingerprint}
+    settings = {"components": components, "by": by, "seed": seed, "precision": table.manifest.result["precision"]}
+    done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
+    if done:
+        return {**done.result, "already": True}
+    started = time.monotonic()
+    with session(address):
+        pooled_factor = _factor.remote(sums.moment_matrix, NORMALS_FLOOR, np.float64)
+        names, assign, scores = _partition(table, count, by, seed)
+        prior = _prior(table, assign, len(names))
+        pooled_factor = ray.get(pooled_factor)
+    result = {
+        "components": len(prior.weights),
+        "scores": [{"components": s.components, "held_out_nats": round(s.score, 3)} for s in scores],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return bundle_io.save_bundle(
+        out,
+        model=model,
+        prior=prior,
+        pooled_factor=pooled_factor,
+        attributes=attribute_statistics(sums),
+        parents=parents,
+        config=settings,
+        rows=sums.count,
+        result=result,
+    )
+
+
+def _component_count(components: str, by: str | None) -> int | None:
+    """The number asked for, None for auto."""
+    if components == "auto":
+        return None
+    if by is not None:
+        raise UserError("give --components or --by, not both: --by makes one component a class")
+    if not components.isdigit() or int(components) < 1:
+        raise UserError(f"components is {components!r}; allowed: auto, or a whole number from 1")
+    return int(components)
+
+
+def _partition(
+    table: LatentTable, count: int | None, by: str | None, seed: int
+) -> tuple[list[str], Assign, list[Candidate]]:
+    """Names of the components, the function that finds the component of every row, and the scores it was chosen by."""
+    if by is not None:
+        values = sorted({v for part in table.parts for v in table.read(part, [by])[by].to_pylist() if v is not None})
+        index = {value: i for i, value in enumerate(values)}
+        return (
+            [f"{by}={value}" for value in values],
+            lambda rows: np.array([index.get(v, -1) for v in rows[by].to_pylist()], dtype=np.int64),
+            [],
+        )
+    if count == 1:
+        return ["all"], lambda rows: np.zeros(len(rows), dtype=np.int64), []
+    latents, keys = _subset(table, seed)
+    scores: list[Candidate] = []
+    if count is None:
+        # A component's moments need as many rows as it has bits, or its samples repeat its few rows.
+        limit = min(table.manifest.rows // table.latent_dim, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
+        held = held_out(keys)
+        scores = choose_components(latents, held, [c for c in _CANDIDATES if c <= max(1, limit)], seed) if held.any() else []
+        count = scores[0].components if scores else 1
+    centers = cluster_centers(latents, min(count, len(latents)), seed)
+    return (
+        [f"cluster {i}" for i in range(len(centers))],
+        lambda rows: nearest_center(unpack(packed_latents(rows), table.latent_dim), centers),
+        scores,
+    )
+
+
+def _subset(table: LatentTable, seed: int) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """A uniform subset of the latents that fits in memory, with its keys."""
+    share = min(1.0, _SUBSET / table.manifest.rows)
+    rng = np.random.default_rng(seed)
+    picked = []
+    for part in table.parts:
+        rows = table.read(part, ["key", "latent"])
+        picked.append(rows.filter(rng.random(len(rows)) < share) if share < 1 else rows)
+    subset = pa.concat_tables(picked)
+    return unpack(packed_latents(subset), table.latent_dim), subset["key"]
+
+
+def _prior(table: LatentTable, assign: Assign, components: int) -> HyperplanePrior:
+    """Moment sums a component, then a factor a component, a few components at a time to bound the memory."""
+    at_once = max(1, _GROUP_BYTES // (8 * (table.latent_dim + 1) ** 2))
+    weights: list[int] = []
+    factors: list[np.ndarray] = []
+    with ProgressLine("fit", components, "components") as line:
+        for first in range(0, components, at_once):
+            groups = range(first, min(first + at_once, components))
+            sums = [group for group in _grouped_sums(table, assign, groups) if group.count]
+            weights += [group.count for group in sums]
+            factors += ray.get([_factor.remote(group.moment_matrix, SAMPLING_FLOOR, np.float32) for group in sums])
+            line.update(groups.stop)
+    share = np.array(weights, dtype=np.float64)
+    return HyperplanePrior(weights=share / share.sum(), factors=np.stack(factors))
+
+
+@ray.remote
+def _factor(matrix: np.ndarray, floor: float, dtype: type) -> np.ndarray:
+    return hyperplane_factor(matrix, floor).astype(dtype)
+
+
+def _grouped_sums(table: LatentTable, assign: Assign, groups: range) -> list[MomentSums]:
+    """Moment sums of the rows of each group; a task's partial is one array, so that partials add."""
+
+    @ray.remote
+    def partial(parts: list[str]) -> np.ndarray:
+        side = table.latent_dim + 1
+        total = np.zeros((len(groups), side, side), dtype=np.int64)
+        for part in parts:
+            rows = table.read(part)
+            packed, component = packed_latents(rows), assign(rows)
+            for position, group in enumerate(groups):
+                total[position] += moment_sums(packed[component == group], table.latent_dim).sums
+        return total
+
+    tasks = min(2 * cluster_cpus(), len(table.parts))
+    sums = add_tree([partial.remote(table.parts[i::tasks]) for i in range(tasks)])
+    return [MomentSums(sums=group, latent_dim=table.latent_dim) for group in sums]

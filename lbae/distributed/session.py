@@ -1,0 +1,85 @@
+"""The Ray session of a job: join the cluster there is, or start a local one for the time of the job."""
+
+import functools
+import logging
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from lbae.errors import LbaeError
+
+_STORE_BYTES = 2 * 2**30
+_FAN_IN = 8
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """Connect to ``address``, else to the cluster named by RAY_ADDRESS or started on this machine, else start a local Ray.
+
+    A Ray that is connected already (a notebook's, a test's) is used and left alone. Errors of this package that tasks raise
+    come out as themselves; LbaeError when an address is given and nothing answers there.
+    """
+    joined = ray.is_initialized()
+    if not joined:
+        _connect(address)
+    try:
+        yield
+    except RayTaskError as error:
+        raise root_cause(error) from error
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(address=address or "auto", logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError as error:
+        if address:
+            raise LbaeError(f"no Ray cluster answers at {address}: {error}") from error
+        ray.init(
+            address="local", logging_level=logging.ERROR, log_to_driver=False, object_store_memory=_STORE_BYTES
+        )
+
+
+def root_cause(error: BaseException) -> LbaeError:
+    """The package's own error inside one that passed through Ray, or its innermost message on one line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, LbaeError) and not isinstance(seen, RayTaskError):
+            return seen
+        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
+    text = str(error).strip()
+    return LbaeError(text.splitlines()[-1] if text else repr(error))
+
+
+def cluster_cpus() -> int:
+    """Whole CPUs of the cluster as Ray counts them, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster as Ray counts them."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def add_tree(results: Sequence[Any], on_done: Callable[[int], None] = lambda done: None) -> Any:
+    """The sum of the results of tasks, added in a tree of tasks with bounded fan-in; ``on_done`` hears how many have ended."""
+    pending = list(results)
+    while pending:
+        _, pending = ray.wait(pending)
+        on_done(len(results) - len(pending))
+    while len(results) > 1:
+        results = [_add.remote(*results[i : i + _FAN_IN]) for i in range(0, len(results), _FAN_IN)]
+    return ray.get(results[0])
+
+
+@ray.remote
+def _add(*parts: Any) -> Any:
+    return functools.reduce(operator.add, parts)

@@ -1,0 +1,1 @@
+"""Images, tables and artifacts on storage: pyarrow, fsspec, Pillow, safetensors; no Ray."""

@@ -1,0 +1,172 @@
+"""Artifacts: folders that are published by writing ``manifest.json`` last.
+
+A folder without a manifest is not an artifact: whatever it holds is unfinished. Files that the manifest does not name do
+not belong to it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import lbae
+from lbae.errors import UserError
+from lbae.io.storage import Location, absolute, resolve
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+# Marks a folder as one that a job of this package began and may clear.
+_BEGUN = ".unfinished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an artifact is, what it was made from and with."""
+
+    kind: str
+    fingerprint: str
+    parents: dict[str, str]
+    config: dict[str, Any]
+    rows: int
+    files: tuple[str, ...]
+    result: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    created: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+
+
+def digest(*parts: bytes) -> str:
+    """Fingerprint of byte strings, in order."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+    return sha.hexdigest()[:32]
+
+
+def digest_json(value: Any) -> str:
+    """Fingerprint of a JSON value."""
+    return digest(json.dumps(value, sort_keys=True).encode())
+
+
+class RowDigest:
+    """A fingerprint of rows that does not depend on their order or on how they are spread over parts."""
+
+    def __init__(self, total: int = 0) -> None:
+        self.total = total
+
+    def add(self, rows: Iterable[bytes]) -> None:
+        """Add rows."""
+        for row in rows:
+            self.total += int.from_bytes(hashlib.sha256(row).digest(), "little")
+        self.total %= 2**256
+
+    def fingerprint(self, salt: str) -> str:
+        """The fingerprint of all rows so far together with what else identifies the table."""
+        return digest(salt.encode(), self.total.to_bytes(32, "little"))
+
+
+def read_manifest(uri: str, *kinds: str) -> Manifest:
+    """The manifest of a finished artifact, of one of the given kinds when any are given; UserError when there is none."""
+    location = resolve(uri)
+    if not (location / MANIFEST).exists():
+        if not location.exists():
+            raise UserError(f"there is no artifact at {uri}: it does not exist")
+        raise UserError(f"{uri} is not a finished artifact (no {MANIFEST}); run the job that writes it again")
+    try:
+        tree = json.loads((location / MANIFEST).read_bytes())
+        version = int(tree["format_version"])
+        if version > FORMAT_VERSION:
+            raise UserError(f"{uri} has format version {version}; this lbae reads up to {FORMAT_VERSION}: upgrade lbae")
+        known = {f.name for f in dataclasses.fields(Manifest)}
+        manifest = Manifest(**{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{uri}/{MANIFEST} is damaged: {error!r}") from error
+    if kinds and manifest.kind not in kinds:
+        raise UserError(f"{uri} is a {manifest.kind}; a {' or '.join(kinds)} is needed here")
+    return manifest
+
+
+def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool) -> Manifest | None:
+    """Make ``out`` ready to be written.
+
+    Returns the manifest when the same artifact (config and parents) already stands there: nothing is left to do. Leftovers
+    of an unfinished run and, with ``overwrite``, another artifact are removed. UserError when ``out`` holds another artifact
+    or files that are no artifact's.
+    """
+    location = resolve(out)
+    if (location / MANIFEST).exists():
+        manifest = read_manifest(out)
+        if (manifest.kind, manifest.parents, manifest.config) == (kind, parents, config):
+            if not overwrite:
+                return manifest
+        elif not overwrite:
+            why = _differences(manifest, kind, parents, config)
+            raise UserError(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
+        location.remove()
+    elif location.exists():
+        if not (location / _BEGUN).exists() and (location.is_file() or location.files()):
+            raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
+        location.remove()
+    (location / _BEGUN).write_bytes(json.dumps({"kind": kind}).encode())
+    return None
+
+
+def publish(
+    out: str,
+    kind: str,
+    *,
+    fingerprint: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    rows: int,
+    files: Iterable[str],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint."""
+    location = resolve(out)
+    result = {"kind": kind, "out": absolute(out), "fingerprint": fingerprint, "rows": rows, **result}
+    manifest = Manifest(
+        kind=kind,
+        fingerprint=fingerprint,
+        parents=parents,
+        config=config,
+        rows=rows,
+        files=tuple(sorted(files)),
+        result=result,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        packages=_versions(),
+    )
+    (location / MANIFEST).write_bytes(json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode())
+    (location / _BEGUN).remove()
+    return result
+
+
+def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config: dict[str, Any]) -> str:
+    """What sets the artifact that stands there apart from the one asked for."""
+    if manifest.kind != kind:
+        return f"(a {kind} was to be written)"
+    old = _flat({"parent": manifest.parents, **manifest.config})
+    new = _flat({"parent": parents, **config})
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return "made otherwise (" + "; ".join(f"{name} was {old.get(name)}, is now {new.get(name)}" for name in changed) + ")"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
+
+
+def _versions() -> dict[str, str]:
+    versions = {"lbae": lbae.__version__}
+    for name in ("torch", "numpy", "pyarrow", "ray"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # training also runs where there is no Ray
+            versions[name] = importlib.metadata.version(name)
+    return versions

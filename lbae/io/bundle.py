@@ -1,0 +1,104 @@
+"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications load.
+
+Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M + 1) / 2) and
+weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, ``attributes.safetensors`` the statistics.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from lbae.config import Config
+from lbae.core.attributes import AttributeStatistics
+from lbae.core.bundle import Bundle
+from lbae.core.codec import Codec
+from lbae.core.hyperplane import HyperplanePrior
+from lbae.errors import LbaeError
+from lbae.io.artifact import digest, publish, read_manifest
+from lbae.io.model import build_network
+from lbae.io.storage import resolve
+
+KIND = "bundle"
+_FILES = {
+    "weights": "weights.safetensors",
+    "config": "config.json",
+    "prior": "prior.safetensors",
+    "pooled": "pooled.safetensors",
+    "attributes": "attributes.safetensors",
+}
+
+
+def pack_triangles(factors: np.ndarray) -> np.ndarray:
+    """Lower triangles (..., M, M) as rows of M (M + 1) / 2 numbers."""
+    return np.ascontiguousarray(factors[..., *np.tril_indices(factors.shape[-1])])
+
+
+def unpack_triangles(packed: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`pack_triangles`. LbaeError when the numbers are not finite or make no triangle."""
+    side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
+    if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
+        raise LbaeError("a factor in the bundle is damaged (not a triangle of finite numbers); fit the bundle again")
+    factors = np.zeros((*packed.shape[:-1], side, side), dtype=packed.dtype)
+    factors[..., *np.tril_indices(side)] = packed
+    return factors
+
+
+def save_bundle(
+    out: str,
+    *,
+    model: str,
+    prior: HyperplanePrior,
+    pooled_factor: np.ndarray,
+    attributes: AttributeStatistics,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    rows: int,
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """Publish a bundle with the model at the URI ``model``; ``config`` names the precision the latents were made at."""
+    arrays = {f.name: getattr(attributes, f.name) for f in dataclasses.fields(attributes) if f.name != "names"}
+    content = {
+        "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
+        "config": (resolve(model) / _FILES["config"]).read_bytes(),
+        "prior": safetensors.numpy.save({"weights": prior.weights, "factors": pack_triangles(prior.factors)}),
+        "pooled": safetensors.numpy.save({"factor": pack_triangles(pooled_factor)}),
+        "attributes": safetensors.numpy.save(arrays),
+    }
+    for name, data in content.items():
+        (resolve(out) / _FILES[name]).write_bytes(data)
+    return publish(
+        out,
+        KIND,
+        fingerprint=digest(*content.values()),
+        parents=parents,
+        config=config,
+        rows=rows,
+        files=_FILES.values(),
+        result={"attributes": list(attributes.names), **result},
+    )
+
+
+def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
+    """A bundle ready to sample, interpolate and edit; by default on a GPU when there is one.
+
+    Its codec runs at the precision the latents were encoded at.
+    """
+    manifest = read_manifest(uri, KIND)
+    data = {name: (resolve(uri) / file).read_bytes() for name, file in _FILES.items()}
+    if digest(*data.values()) != manifest.fingerprint:
+        raise LbaeError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
+    config = Config.from_dict(json.loads(data["config"]))
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    prior = safetensors.numpy.load(data["prior"])
+    arrays = safetensors.numpy.load(data["attributes"])
+    return Bundle(
+        fingerprint=manifest.fingerprint,
+        codec=Codec(build_network(uri, data["weights"], config), manifest.config["precision"], chosen),
+        prior=HyperplanePrior(weights=prior["weights"], factors=unpack_triangles(prior["factors"])),
+        pooled_factor=unpack_triangles(safetensors.numpy.load(data["pooled"])["factor"]),
+        attributes=AttributeStatistics(names=tuple(manifest.result["attributes"]), **arrays),
+    )

@@ -1,0 +1,60 @@
+"""Rows of a source to decoded images, with what cannot be decoded set aside in a quarantine table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+
+from lbae.config import ModelConfig
+from lbae.errors import LbaeError
+from lbae.io.images import ImageError, decode_image
+from lbae.io.source import Source, read_shard
+
+QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Images and the rows they came from (without their bytes), and the rows that are no images."""
+
+    images: UInt8[np.ndarray, "K H W C"]
+    rows: pa.Table
+    quarantine: pa.Table
+
+
+def decode_rows(table: pa.Table, config: ModelConfig) -> Decoded:
+    """Decode the rows of :func:`lbae.io.source.read_shard`."""
+    images, good, bad = [], [], []
+    keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
+    for index, data in enumerate(table["bytes"].to_pylist()):
+        try:
+            images.append(decode_image(data, config))
+            good.append(index)
+        except ImageError as error:
+            bad.append({"key": keys[index], "path": paths[index], "error": str(error)})
+    side = config.content_size
+    stacked = np.stack(images) if images else np.empty((0, side, side, config.image_channels), dtype=np.uint8)
+    rest = table.drop_columns(["bytes"])
+    return Decoded(
+        images=stacked,
+        rows=rest if not bad else rest.take(good),
+        quarantine=pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA),
+    )
+
+
+def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
+    """Decode row ``offset`` and every ``stride``-th after it, shard by shard: what one of several workers holds."""
+    for shard in source.shards:
+        table = read_shard(shard)
+        yield decode_rows(table.take(list(range((offset - shard.start) % stride, shard.rows, stride))), config)
+
+
+def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
+    """LbaeError when too many images could not be decoded."""
+    if bad > allowed * total:
+        raise LbaeError(
+            f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of {allowed:g}"
+            " (--max-bad-fraction); the quarantine table or `jobs/show.py` names them"
+        )

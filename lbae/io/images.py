@@ -1,0 +1,71 @@
+"""Image files to uint8 arrays of a model's content size, arrays to PNG, and pictures made of many images."""
+
+import io
+import warnings
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from lbae.config import ModelConfig
+from lbae.errors import UserError
+
+_BACKGROUND = 255
+
+
+class ImageError(ValueError):
+    """Bytes that cannot be decoded as an image."""
+
+
+def decode_image(data: bytes | None, config: ModelConfig) -> UInt8[np.ndarray, "H W C"]:
+    """Decode, turn upright (EXIF), convert to grey or RGB, resize and centre-crop to the content size.
+
+    An image that has this size already keeps its pixels. ImageError when the bytes are no image, are cut short or unpack
+    to more pixels than Pillow's limit.
+    """
+    if not data:
+        raise ImageError("no bytes")
+    side = config.content_size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as opened:
+                image = ImageOps.exif_transpose(opened).convert("L" if config.image_channels == 1 else "RGB")
+    except Exception as error:  # Pillow's plugins raise whatever their parsers run into
+        raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
+    if image.size != (side, side):
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    return np.array(image).reshape(side, side, config.image_channels)
+
+
+def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """A grey or RGB image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grid(images: UInt8[np.ndarray, "K H W C"], columns: int, scale: int = 2, gap: int = 2) -> UInt8[np.ndarray, "GH GW C"]:
+    """One picture of all images, row by row, enlarged ``scale`` times without smoothing."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    cell_height, cell_width = height * scale + gap, width * scale + gap
+    canvas = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), _BACKGROUND, dtype=np.uint8)
+    for index, image in enumerate(large):
+        top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
+        canvas[top : top + height * scale, left : left + width * scale] = image
+    return canvas
+
+
+def square_grid(images: UInt8[np.ndarray, "K H W C"]) -> UInt8[np.ndarray, "GH GW C"]:
+    """:func:`grid` with about as many rows as columns."""
+    return grid(images, columns=max(1, round(len(images) ** 0.5 + 0.49)))
+
+
+def is_picture(uri: str) -> bool:
+    """Whether an output URI names one PNG; UserError for another image suffix."""
+    suffix = uri.rsplit("/", 1)[-1].rpartition(".")[2].lower() if "." in uri.rsplit("/", 1)[-1] else ""
+    if suffix in ("jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"):
+        raise UserError(f"pictures are written as PNG; name the output *.png instead of {uri}")
+    return suffix == "png"

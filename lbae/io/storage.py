@@ -1,0 +1,107 @@
+"""One resolver for every URI: local paths, ``s3://`` and whatever else fsspec knows."""
+
+import os
+import posixpath
+from dataclasses import dataclass
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from lbae.errors import LbaeError, UserError
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on a filesystem; ``location / "name"`` goes down."""
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> "Location":
+        return Location(self.fs, posixpath.join(self.path, name))
+
+    def __str__(self) -> str:
+        return self.path if self._is_local else str(self.fs.unstrip_protocol(self.path))
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return posixpath.basename(self.path.rstrip("/"))
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder here."""
+        return bool(self.fs.exists(self.path))
+
+    def is_file(self) -> bool:
+        """Whether there is a file here."""
+        return bool(self.fs.isfile(self.path))
+
+    def open(self) -> IO[bytes]:
+        """The file for reading."""
+        return self.fs.open(self.path, "rb")  # type: ignore[no-any-return]
+
+    def read_bytes(self) -> bytes:
+        """The file's content."""
+        return bytes(self.fs.cat_file(self.path))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the file whole or not at all: by rename on a local disk, by one request on object stores."""
+        if self._is_local:
+            self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+            temporary = f"{self.path}.{os.getpid()}.tmp"
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        else:
+            self.fs.pipe_file(self.path, data)
+
+    def remove(self) -> None:
+        """Delete the file, or the folder and all it holds; nothing when there is none."""
+        if self.exists():
+            self.fs.rm(self.path, recursive=True)
+
+    def files(self) -> list[tuple[str, dict[str, Any]]]:
+        """All files below, as (path relative to this folder, info), sorted; hidden files and folders are left out."""
+        root = self.path.rstrip("/") + "/"
+        found = []
+        for path, info in self.fs.find(self.path, detail=True).items():
+            relative = path[len(root) :]
+            if relative and not any(part.startswith((".", "_")) for part in relative.split("/")):
+                found.append((relative, info))
+        return sorted(found, key=lambda item: item[0])
+
+
+def resolve(uri: str) -> Location:
+    """The location a URI names; UserError for a protocol without a filesystem."""
+    if not uri:
+        raise UserError("an empty URI was given; give a path or a URI such as s3://bucket/folder")
+    try:
+        fs, path = url_to_fs(uri, use_listings_cache=False) if "://" in uri else url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"no filesystem for {uri!r}: {error}") from error
+    fs.invalidate_cache()
+    return Location(fs, path.rstrip("/") or path)
+
+
+def absolute(uri: str) -> str:
+    """The URI with a local path made absolute, as workers on other directories need it."""
+    return str(resolve(uri))
+
+
+def readable(uri: str, what: str) -> Location:
+    """The location of something that must exist."""
+    location = resolve(uri)
+    try:
+        found = location.exists()
+    except OSError as error:
+        raise LbaeError(f"{what} {uri} cannot be reached: {error}") from error
+    if not found:
+        raise UserError(f"{what} {uri} does not exist")
+    return location

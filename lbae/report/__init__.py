@@ -1,0 +1,1 @@
+"""Progress, figures and reports; no Ray."""

@@ -1,0 +1,50 @@
+"""One self-contained HTML page: headings, sentences, pictures as data URIs, tables."""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_STYLE = """
+:root { color-scheme: light dark; --muted: #667; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
+p { margin: .3rem 0 .8rem; color: var(--muted); }
+img { max-width: 100%; background: #fff; border-radius: 4px; }
+table { border-collapse: collapse; } td, th { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
+td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { :root { --muted: #aab; } }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, a sentence, and pictures (PNG) or rows of a table."""
+
+    title: str
+    text: str = ""
+    pictures: Sequence[bytes] = ()
+    rows: Sequence[tuple[str, object]] = ()
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    """The page; it loads nothing from anywhere."""
+    body = "\n".join(_section(section) for section in sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
+        f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{html.escape(section.text)}</p>")
+    for picture in section.pictures:
+        data = base64.b64encode(picture).decode()
+        parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
+    if section.rows:
+        cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in section.rows)
+        parts.append(f"<table>{''.join(cells)}</table>")
+    return "\n".join(parts)

@@ -1,0 +1,57 @@
+"""The pictures of a bundle: grids of samples, reconstructions under their originals, strips and edits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lbae.core.bundle import Bundle
+from lbae.errors import UserError
+from lbae.io.decode import decode_every
+from lbae.io.images import ImageError, decode_image, grid
+from lbae.io.source import Source
+from lbae.io.storage import readable
+
+_COLUMNS = 16
+
+
+def load_images(bundle: Bundle, source: Source, count: int) -> np.ndarray:
+    """The first ``count`` decodable images of a source, at the model's content size."""
+    taken: list[np.ndarray] = []
+    for part in decode_every(source, bundle.codec.config):
+        taken.append(part.images[: count - sum(map(len, taken))])
+        if sum(map(len, taken)) == count:
+            break
+    images = np.concatenate(taken)
+    if not len(images):
+        raise UserError(f"none of the images of {source.uri} could be decoded")
+    return images
+
+
+def load_image(bundle: Bundle, uri: str) -> np.ndarray:
+    """One image file at the model's content size."""
+    try:
+        return decode_image(readable(uri, "image").read_bytes(), bundle.codec.config)
+    except (ImageError, IsADirectoryError) as error:
+        raise UserError(f"{uri} cannot be read as an image: {error}") from error
+
+
+def reconstructions(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Originals above their reconstructions, and the reconstruction error."""
+    rebuilt = bundle.reconstruct(images)
+    error = (images.astype(np.float64) - rebuilt) / 255
+    rows = []
+    for start in range(0, len(images), _COLUMNS):
+        for source in (images, rebuilt):
+            row = source[start : start + _COLUMNS]
+            blank = np.full((_COLUMNS - len(row), *row.shape[1:]), 255, dtype=np.uint8)
+            rows.append(np.concatenate([row, blank]))
+    columns = min(_COLUMNS, len(images))
+    picture = grid(np.concatenate([row[:columns] for row in rows]), columns)
+    mse = float((error**2).mean())
+    return picture, {"images": len(images), "mse": round(mse, 6), "psnr_db": round(-10 * float(np.log10(mse)), 2)}
+
+
+def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Images side by side."""
+    return grid(np.stack(list(images)), len(images))

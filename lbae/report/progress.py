@@ -1,0 +1,70 @@
+"""Progress in images (or rows) a second with the time left, on standard error."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+_LOG_EVERY_S = 10.0
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
+
+
+class ProgressLine:
+    """A live line on a terminal; elsewhere (logs of submitted jobs) a plain line every ten seconds."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = self._before = 0
+        self._note = ""
+        self._started = self._logged = time.monotonic()
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task(what, total=total, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        if not self._live and kind is None:
+            self._log()
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Set how much is done, and a word on it. The rate counts from the first thing done, after start-up."""
+        if not self.done and done:
+            self._started, self._before = time.monotonic(), done
+        self.done, self.total, self._note = done, total or self.total, note or self._note
+        self._bar.update(self._task, completed=done, total=self.total, note=self._note)
+        if not self._live and time.monotonic() - self._logged > _LOG_EVERY_S:
+            self._log()
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
+        if self.done > self._before:
+            rate = (self.done - self._before) / (self._logged - self._started)
+            text += f", {rate:,.0f} {self.unit}/s, {(self.total - self.done) / rate:.0f} s left"
+        print(f"{text}  {self._note}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,138 @@
+"""A tour of a finished pipeline: pictures of what a bundle does, and one page that shows them."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from lbae.core.attributes import edit_bits
+from lbae.core.bundle import Bundle
+from lbae.core.direct import sample_direct
+from lbae.core.moments import MomentSums
+from lbae.io.bundle import load_bundle
+from lbae.io.decode import decode_every
+from lbae.io.images import encode_png, grid
+from lbae.io.moments import load_moments
+from lbae.io.source import held_out, plan
+from lbae.io.storage import absolute, resolve
+from lbae.report import figures
+from lbae.report.html import Section, page
+from lbae.report.pictures import reconstructions
+
+_SAMPLES = 64
+_FIDELITY_SAMPLES = 20_000
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FRAMES = 12
+
+
+def held_out_images(bundle: Bundle, data: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images that training never saw, and their labels as strings."""
+    images, labels = [], []
+    for part in decode_every(plan(absolute(data)), bundle.codec.config):
+        mask = held_out(part.rows["key"])
+        images.append(part.images[mask])
+        labels.append(np.array([str(v) for v in part.rows["label"].to_pylist()])[mask])
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def moment_errors(moments: MomentSums, latents: np.ndarray) -> dict[str, float]:
+    """Root mean square error of the samples' moments against the training latents'."""
+    y = latents.astype(np.float32)
+    pairs = np.triu_indices(moments.latent_dim, 1)
+    second = y.T @ y / len(y)
+    return {
+        "means_rms": round(float(np.sqrt(np.mean((y.mean(axis=0) - moments.mean) ** 2))), 4),
+        "pairs_rms": round(float(np.sqrt(np.mean((second - moments.second)[pairs] ** 2))), 4),
+    }
+
+
+def write_tour(out: str, *, bundle: str, moments: str, data: str, results: dict[str, Any], change: tuple[str, str]) -> dict[str, Any]:
+    """Write the pictures, ``report.json`` and ``report.html`` to the folder ``out``.
+
+    ``results`` holds what each stage's job returned; ``change`` names the attribute to unset and the one to set in the edit,
+    as ``label=VALUE``.
+    """
+    loaded, sums = load_bundle(bundle), load_moments(moments)[0]
+    images, labels = held_out_images(loaded, data)
+    rebuilt, error = reconstructions(loaded, images[:32])
+    start, end = (images[labels == name.partition("=")[2]] for name in change)
+    hyperplane = loaded.prior.sample(_FIDELITY_SAMPLES, 0)
+    direct = sample_direct(sums, _FIDELITY_SAMPLES, np.random.default_rng(0))
+    pictures = {
+        "reconstructions": rebuilt,
+        "samples": grid(loaded.decode(hyperplane[:_SAMPLES]), 16),
+        "samples_direct": grid(loaded.decode(direct[:_SAMPLES]), 16),
+        "interpolation": _paths(loaded, images),
+        "edit": _edits(loaded, start[:_FRAMES], change),
+    }
+    report = {
+        "reconstruction_of_held_out_images": error,
+        "moments_of_samples": {"hyperplane": moment_errors(sums, hyperplane), "direct": moment_errors(sums, direct)},
+        "edit": {"unset": change[0], "set": change[1], "images": len(start), "goal_images": len(end)},
+        "stages": {name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()},
+    }
+    folder = resolve(out)
+    encoded = {name: encode_png(picture) for name, picture in pictures.items()}
+    for name, picture in encoded.items():
+        (folder / f"{name}.png").write_bytes(picture)
+    (folder / "report.json").write_bytes(json.dumps(report, indent=2).encode())
+    samples = {"direct": direct, "hyperplane": hyperplane}
+    drawn = {
+        "losses": figures.losses(results["train"]["history"], results["train"]["loss"]),
+        "bits": figures.bit_means(sums.mean),
+        "moments": figures.moment_match(sums.second, {k: v.T.astype(np.float32) @ v / len(v) for k, v in samples.items()}),
+        "lifts": figures.lifts(loaded.attributes),
+    }
+    (folder / "report.html").write_bytes(page("Latent Bernoulli Autoencoder: a tour", _sections(encoded, drawn, report)).encode())
+    return report
+
+
+def _paths(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    pairs = [(images[2 * i], images[2 * i + 1]) for i in range(4)]
+    return grid(np.concatenate([bundle.interpolate(a, b, _FRAMES) for a, b in pairs]), _FRAMES)
+
+
+def _edits(bundle: Bundle, images: np.ndarray, change: tuple[str, str]) -> np.ndarray:
+    latents = bundle.encode(images)
+    rows = [edit_bits(bundle.attributes, latents, [change[1]], [change[0]], strength) for strength in _STRENGTHS]
+    return grid(bundle.decode(np.concatenate(rows)), len(images))
+
+
+def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[str, Any]) -> list[Section]:
+    error, edit = report["reconstruction_of_held_out_images"], report["edit"]
+    stages = report["stages"]
+    return [
+        Section(
+            title="Reconstructions",
+            text=f"Images held out from training, each above its reconstruction from {stages['encode']['latent_dim']} bits"
+            f" ({error['psnr_db']} dB).",
+            pictures=[pictures["reconstructions"]],
+        ),
+        Section(
+            title="Samples: hyperplane",
+            text=f"New images. A random hyperplane splits the unit vectors of one of {stages['fit']['components']} components;"
+            " nothing was learned for it but moments.",
+            pictures=[pictures["samples"]],
+        ),
+        Section(
+            title="Samples: direct binarisation",
+            text="The baseline: signs of a Gaussian with the latents' mean and covariance.",
+            pictures=[pictures["samples_direct"]],
+        ),
+        Section(
+            title="Interpolation",
+            text="Four pairs of held-out images; the ends of every row are their exact reconstructions.",
+            pictures=[pictures["interpolation"]],
+        ),
+        Section(
+            title="Attribute edit",
+            text=f"Top row: reconstructions of held-out images with {edit['unset']}. Below: {edit['set']} set and {edit['unset']}"
+            f" unset at strengths {', '.join(map(str, _STRENGTHS[1:]))}.",
+            pictures=[pictures["edit"]],
+        ),
+        Section(title="The run in figures", pictures=[drawn["losses"], drawn["bits"], drawn["moments"], drawn["lifts"]]),
+        Section(
+            title="Stages",
+            rows=[(name, f"{r['rows']:,} rows, {r['seconds']} s, {r['fingerprint']}") for name, r in stages.items()],
+        ),
+    ]

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbae.core.correlation import correlation_factor
+from lbae.core.interpolation import hyperplane_normal, interpolate, slerp
+
+FACTOR = correlation_factor(np.corrcoef(np.random.default_rng(0).normal(size=(31, 90))), 1e-2)
+
+
+def latent(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([-1, 1], dtype=np.int8), size=30)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(2, 25))
+@settings(deadline=None)
+def test_ends_are_exact_and_every_bit_changes_at_most_once(a, b, steps):
+    source, target = latent(a), latent(b)
+    path = interpolate(FACTOR, source, target, steps)
+    np.testing.assert_array_equal(path[0], source)
+    np.testing.assert_array_equal(path[-1], target)
+    np.testing.assert_array_equal((path[1:] != path[:-1]).sum(axis=0), source != target)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_normal_recovers_its_latent(seed):
+    normal = hyperplane_normal(FACTOR, latent(seed), np.random.default_rng(seed))
+    sides = FACTOR @ normal >= 0
+    assert sides[0]
+    np.testing.assert_array_equal(np.where(sides[1:], 1, -1), latent(seed))
+
+
+def test_flips_spread_over_the_path():
+    paths = [interpolate(FACTOR, latent(i), latent(i + 1), 12) for i in range(0, 40, 2)]
+    assert np.mean([len(np.unique(path, axis=0)) for path in paths]) >= 8
+
+
+def test_slerp_keeps_to_the_sphere():
+    a, b = np.random.default_rng(1).normal(size=(2, 31))
+    assert [round(float(np.linalg.norm(slerp(a, b, t))), 12) for t in (0, 0.3, 1)] == [1.0, 1.0, 1.0]
+    np.testing.assert_allclose(slerp(a, a, 0.5), a / np.linalg.norm(a))
+
+
+def test_a_path_needs_its_ends():
+    with pytest.raises(ValueError, match="at least its 2 ends"):
+        interpolate(FACTOR, latent(0), latent(1), 1)
