@@ -14,7 +14,12 @@ from lbae.report.tour import write_tour
 
 
 def demo(
-    *, out: str = "runs/demo", epochs: int | None = None, workers: int = 2, overwrite: bool = False, address: str | None = None
+    *,
+    out: str = "runs/demo",
+    epochs: int | None = None,
+    workers: int = 2,
+    overwrite: bool = False,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Run every stage in order; finished stages of the same make are kept.
 

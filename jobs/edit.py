@@ -14,9 +14,7 @@ from lbae.report.pictures import load_image, strip
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
-def edit(
-    *, bundle: str, image: str, out: str, set: Names = (), unset: Names = (), strength: float = 1.0
-) -> dict[str, Any]:
+def edit(*, bundle: str, image: str, out: str, set: Names = (), unset: Names = (), strength: float = 1.0) -> dict[str, Any]:
     """Set and unset attributes of an image.
 
     Args:
@@ -33,7 +31,12 @@ def edit(
     original = load_image(loaded, image)[None]
     edited, changed = loaded.edit(original, set, unset, strength)
     resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
-    return {"out": out, "bits_changed": int(changed[0]), "latent_dim": loaded.prior.latent_dim, "bundle": loaded.fingerprint}
+    return {
+        "out": out,
+        "bits_changed": int(changed[0]),
+        "latent_dim": loaded.prior.latent_dim,
+        "bundle": loaded.fingerprint,
+    }
 
 
 if __name__ == "__main__":

@@ -32,9 +32,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(1 <= self.latent_dim <= 65536, "latent_dim", self.latent_dim, "1 to 65536")
         _require(self.image_channels in (1, 3), "image_channels", self.image_channels, "1 (grey) or 3 (RGB)")
-        _require(len(self.channels) >= 2 and min(self.channels) >= 1, "channels", self.channels, "two or more positive widths")
+        _require(
+            len(self.channels) >= 2 and min(self.channels) >= 1,
+            "channels",
+            self.channels,
+            "two or more positive widths",
+        )
         size = 4 * 2 ** len(self.channels)
-        _require(self.image_size == size, "image_size", self.image_size, f"{size}, which is 4 * 2 ** {len(self.channels)} stages")
+        _require(
+            self.image_size == size,
+            "image_size",
+            self.image_size,
+            f"{size}, which is 4 * 2 ** {len(self.channels)} stages",
+        )
         _require(0 <= 2 * self.padding < self.image_size, "padding", self.padding, "0 to less than half of image_size")
 
     @property

@@ -1,7 +1,7 @@
 """What an attribute does to the bits, and the ``bits`` edit (slide 6).
 
-As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is known. The lift
-d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes held, from the joint
+As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is known. The
+lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes held, from the joint
 least-squares fit of the bits on all attributes; its normal equations are in the moment sums.
 """
 
@@ -14,6 +14,8 @@ from scipy import linalg
 
 from lbae.core.moments import MomentSums
 from lbae.errors import UserError, unknown
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,9 @@ class AttributeStatistics:
             raise unknown("attribute", name, self.names)
         position = self.names.index(name)
         if min(self.set_count[position], self.unset_count[position]) == 0:
-            raise UserError(f"attribute {name!r} has one value only in the training latents, so nothing is known of its effect")
+            raise UserError(
+                f"attribute {name!r} has one value only in the training latents, so nothing is known of its effect"
+            )
         return position
 
 
@@ -103,10 +107,10 @@ def edit_bits(
             expected += sign * float(statistics.lift[j] @ means[j])
     order = np.argsort(-np.abs(direction), kind="stable")
     wanted = np.where(direction >= 0, np.int8(1), np.int8(-1))
-    score = latents @ direction
+    score = (latents * direction).sum(axis=1)  # not a product of matrices, whose rounding depends on the other rows
     target = (1 - strength) * score + strength * expected
     gain = np.where(latents != wanted, 2 * np.abs(direction), 0.0)[:, order]
     before = score[:, None] + np.cumsum(gain, axis=1) - gain
     flip = np.empty(latents.shape, dtype=bool)
-    flip[:, order] = (before < target[:, None]) & (gain > 0)
+    flip[:, order] = (before < target[:, None] - _ROUNDING) & (gain > 0)
     return np.where(flip, wanted, latents)

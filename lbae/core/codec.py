@@ -40,11 +40,13 @@ def to_network(images: Tensor, config: ModelConfig) -> Tensor:
 class Codec:
     """A trained network for inference: ``encode`` and ``decode`` between uint8 images and latents."""
 
-    def __init__(self, network: LatentBernoulliAutoencoder, precision: Precision, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, network: LatentBernoulliAutoencoder, precision: Precision, device: torch.device | str = "cpu"
+    ) -> None:
         self.device = torch.device(device)
         self.precision = precision
         self.config = network.config
-        self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:

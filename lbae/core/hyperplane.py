@@ -1,9 +1,9 @@
 """The hyperplane sampler (slides 12-15): a random hyperplane through the sphere splits unit vectors into +1 and -1.
 
-    M = [[1, E[y]T], [E[y], E[y yT]]]      moment matrix, row 0 is the boundary
-    H = cos(pi/2 (1 - M)) = sin(pi/2 M)    Gram matrix wanted, since E[b_i b_j] = 2/pi asin<V_i, V_j> (Goemans-Williamson)
-    V VT = nearest correlation matrix to H; V lower triangular with unit rows, so V_0 = e_0
-    b_i = +1 if sign<V_i, r> == sign<V_0, r> else -1 with r ~ N(0, I); sign(0) = +1
+M = [[1, E[y]T], [E[y], E[y yT]]]      moment matrix, row 0 is the boundary
+H = cos(pi/2 (1 - M)) = sin(pi/2 M)    Gram matrix wanted, since E[b_i b_j] = 2/pi asin<V_i, V_j> (Goemans-Williamson)
+V VT = nearest correlation matrix to H; V lower triangular with unit rows, so V_0 = e_0
+b_i = +1 if sign<V_i, r> == sign<V_0, r> else -1 with r ~ N(0, I); sign(0) = +1
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,9 @@ def gram_matrix(moment_matrix: Float64[np.ndarray, "M M"]) -> Float64[np.ndarray
     return np.sin(np.pi / 2 * moment_matrix)
 
 
-def hyperplane_factor(moment_matrix: Float64[np.ndarray, "M M"], floor: float = SAMPLING_FLOOR) -> Float64[np.ndarray, "M M"]:
+def hyperplane_factor(
+    moment_matrix: Float64[np.ndarray, "M M"], floor: float = SAMPLING_FLOOR
+) -> Float64[np.ndarray, "M M"]:
     """V for a moment matrix, boundary first: lower triangular, unit rows."""
     return correlation_factor(gram_matrix(moment_matrix), floor)
 
@@ -58,6 +60,6 @@ class HyperplanePrior:
         normals = rng.standard_normal((BLOCK, self.latent_dim + 1), dtype=np.float32)
         latents = np.empty((BLOCK, self.latent_dim), dtype=np.int8)
         for component in np.unique(components):
-            rows: Int64[np.ndarray, "R"] = np.flatnonzero(components == component)
+            rows: Int64[np.ndarray, R] = np.flatnonzero(components == component)
             latents[rows] = split(self.factors[component], normals[rows])
         return latents

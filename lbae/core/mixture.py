@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int64
+from jaxtyping import Bool, Float32, Int8, Int64
 from scipy import linalg
 from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
@@ -14,7 +14,7 @@ _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _NOISE = 0.01
 
 
-def cluster_centers(latents: Int8[np.ndarray, "K N"], components: int, seed: int) -> Float32[np.ndarray, "{components} N"]:
+def cluster_centers(latents: Int8[np.ndarray, "K N"], components: int, seed: int) -> Float32[np.ndarray, "C N"]:
     """k-means centres of the latents as real vectors (squared Euclidean distance is 4 times Hamming's).
 
     Clusters that end up empty are dropped. Starting from random latents is as good here as k-means++ and far quicker.

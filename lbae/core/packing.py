@@ -17,7 +17,9 @@ def pack(latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K B"]:
 def unpack(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> Int8[np.ndarray, "K {latent_dim}"]:
     """Inverse of :func:`pack`. ValueError when the width is not ceil(N/8) or a padding bit is set."""
     if packed.shape[1] != packed_width(latent_dim):
-        raise ValueError(f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs {packed_width(latent_dim)}")
+        raise ValueError(
+            f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs {packed_width(latent_dim)}"
+        )
     used = latent_dim % 8
     if used and packed.size and (packed[:, -1] >> used).any():
         raise ValueError(f"padding bits are set in packed latents of N = {latent_dim}; they must be 0")

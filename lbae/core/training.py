@@ -118,7 +118,7 @@ def evaluate(
     network.eval()
     device = _device(network)
     total = torch.zeros((), device=device, dtype=torch.float64)
-    for chunk in images.split(batch):
+    for chunk in torch.split(images, batch):
         pixels = to_network(chunk.to(device), network.config)
         with autocast(device, precision):
             logits = network(pixels)

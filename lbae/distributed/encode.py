@@ -17,9 +17,10 @@ from lbae.config import Config
 from lbae.core.codec import Codec, best_precision
 from lbae.core.packing import pack
 from lbae.distributed.session import cluster_cpus, cluster_gpus, session
-from lbae.io import artifact, latent_table, source as image_source
+from lbae.io import artifact, latent_table
+from lbae.io import source as image_source
 from lbae.io.decode import check_bad_share, decode_rows
-from lbae.io.model import load_network, load_model
+from lbae.io.model import load_model, load_network
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -102,9 +103,7 @@ def pool_for(cpus: int, gpus: int) -> Pool:
     return Pool(actors=max(1, cpus // 2), cpus=share, gpus=0, threads=min(cpus, 2), decode_cpus=share / 2)
 
 
-def _pipeline(
-    model: str, fingerprint: str, config: Config, images: image_source.Source, out: str
-) -> ray.data.Dataset:
+def _pipeline(model: str, fingerprint: str, config: Config, images: image_source.Source, out: str) -> ray.data.Dataset:
     """Shards -> decoded shards -> one row of statistics a written part."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     pool = pool_for(cluster_cpus(), cluster_gpus())
@@ -126,7 +125,12 @@ def _pipeline(
     decoded = shards.map(decode, num_cpus=pool.decode_cpus)
     return decoded.map(
         _Encoder,
-        fn_constructor_kwargs={"model": absolute(model), "fingerprint": fingerprint, "out": absolute(out), "pool": pool},
+        fn_constructor_kwargs={
+            "model": absolute(model),
+            "fingerprint": fingerprint,
+            "out": absolute(out),
+            "pool": pool,
+        },
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, count)),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,

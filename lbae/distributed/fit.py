@@ -16,7 +16,8 @@ from lbae.core.moments import MomentSums, moment_sums
 from lbae.core.packing import unpack
 from lbae.distributed.session import add_tree, cluster_cpus, session
 from lbae.errors import UserError, unknown
-from lbae.io import artifact, bundle as bundle_io
+from lbae.io import artifact
+from lbae.io import bundle as bundle_io
 from lbae.io.attributes import candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
 from lbae.io.model import check_model, load_network
@@ -58,7 +59,7 @@ def fit(
         address: Ray cluster to join; found or started when not given.
     """
     count = _component_count(components, by)
-    _, config, model_manifest = load_network(model)
+    _, _config, model_manifest = load_network(model)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
     check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
@@ -74,7 +75,11 @@ def fit(
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
         raise unknown("class column", by, candidate_columns(table.schema()))
-    parents = {"model": model_manifest.fingerprint, "latents": table.manifest.fingerprint, "moments": moments_manifest.fingerprint}
+    parents = {
+        "model": model_manifest.fingerprint,
+        "latents": table.manifest.fingerprint,
+        "moments": moments_manifest.fingerprint,
+    }
     settings = {"components": components, "by": by, "seed": seed, "precision": table.manifest.result["precision"]}
     done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
     if done:

@@ -9,7 +9,8 @@ import ray
 from lbae.core.moments import MomentSums, moment_sums
 from lbae.distributed.session import add_tree, cluster_cpus, session
 from lbae.errors import UserError
-from lbae.io import artifact, moments as moments_io
+from lbae.io import artifact
+from lbae.io import moments as moments_io
 from lbae.io.attributes import Attribute, candidate_columns, column_values, indicators, select_attributes
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
 from lbae.io.storage import absolute

@@ -33,7 +33,7 @@ def application(bundle: str, replicas: int = 1) -> Application:
     class Service:
         pass
 
-    return Service.bind()
+    return Service.bind()  # type: ignore[attr-defined]
 
 
 def start(bundle: str, port: int = 8000, host: str = "127.0.0.1", replicas: int = 1) -> dict[str, Any]:

@@ -43,9 +43,7 @@ def _connect(address: str | None) -> None:
     except ConnectionError as error:
         if address:
             raise LbaeError(f"no Ray cluster answers at {address}: {error}") from error
-        ray.init(
-            address="local", logging_level=logging.ERROR, log_to_driver=False, object_store_memory=_STORE_BYTES
-        )
+        ray.init(address="local", logging_level=logging.ERROR, log_to_driver=False, object_store_memory=_STORE_BYTES)
 
 
 def root_cause(error: BaseException) -> LbaeError:
@@ -70,7 +68,7 @@ def cluster_gpus() -> int:
 
 
 def add_tree(results: Sequence[Any], on_done: Callable[[int], None] = lambda done: None) -> Any:
-    """The sum of the results of tasks, added in a tree of tasks with bounded fan-in; ``on_done`` hears how many have ended."""
+    """The sum of the results of tasks, added in a tree of tasks with bounded fan-in; ``on_done`` hears how many ended."""
     pending = list(results)
     while pending:
         _, pending = ray.wait(pending)

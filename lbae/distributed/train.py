@@ -22,10 +22,13 @@ from lbae import presets
 from lbae.config import Config
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import Epoch, TrainState, initial_state, train as train_network
+from lbae.core.training import Epoch, TrainState, initial_state
+from lbae.core.training import train as train_network
 from lbae.distributed.session import cluster_cpus, cluster_gpus, root_cause, session
 from lbae.errors import LbaeError, UserError
-from lbae.io import artifact, model as model_io, source as image_source
+from lbae.io import artifact
+from lbae.io import model as model_io
+from lbae.io import source as image_source
 from lbae.io.decode import check_bad_share, decode_every
 from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
@@ -136,7 +139,7 @@ def _run(
     config: Config, images: image_source.Source, scaling: ray.train.ScalingConfig, folder: str, name: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the best weights and the metrics reported with them."""
-    meter = _Meter.remote()
+    meter = _Meter.remote()  # type: ignore[attr-defined]
     cpus = (scaling.resources_per_worker or {})["CPU"]
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -204,7 +207,7 @@ def _worker(settings: dict[str, Any]) -> None:
     steps = int(smallest) // batch
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device).to(memory_format=torch.channels_last)
     state = initial_state(network, config.train)
     keeper = _Keeper(
         {"images": trained, "bad": bad, "device": _device_name(device), "precision": precision}, rank, settings["meter"]
@@ -279,7 +282,9 @@ class _Keeper:
         if self.rank:
             ray.train.report(metrics)
             return
-        self.meter.say.remote(f"epoch {epoch.number}, loss {epoch.train_loss:.2f}, held out {epoch.validation_loss or 0:.2f}")
+        self.meter.say.remote(
+            f"epoch {epoch.number}, loss {epoch.train_loss:.2f}, held out {epoch.validation_loss or 0:.2f}"
+        )
         with TemporaryDirectory() as path:
             saved = {
                 "network": state.network.state_dict(),

@@ -16,7 +16,7 @@ from typing import Any
 
 import lbae
 from lbae.errors import UserError
-from lbae.io.storage import Location, absolute, resolve
+from lbae.io.storage import absolute, resolve
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -51,7 +51,7 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
         return [Attribute(name=column, column=column, yes=1, no=-1 if -1 in values else 0)]
     if len(values) > MAX_CLASSES:
         return []
-    return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]  # type: ignore[type-var]
+    return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 
 def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attribute, ...]:
@@ -66,13 +66,17 @@ def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attri
         matches = {a.name: a for a in found.values() if name in (a.name, a.column)}
         if not matches:
             if len(values.get(name, ())) > MAX_CLASSES:
-                raise UserError(f"column {name!r} has more than {MAX_CLASSES} distinct values; it cannot be used as attributes")
+                raise UserError(
+                    f"column {name!r} has more than {MAX_CLASSES} distinct values; it cannot be used as attributes"
+                )
             raise unknown("attribute", name, {*found, *values})
         chosen |= matches
     return tuple(chosen.values())
 
 
-def indicators(table: pa.Table, attributes: tuple[Attribute, ...]) -> tuple[Bool[np.ndarray, "K A"], Bool[np.ndarray, "K A"]]:
+def indicators(
+    table: pa.Table, attributes: tuple[Attribute, ...]
+) -> tuple[Bool[np.ndarray, "K A"], Bool[np.ndarray, "K A"]]:
     """For every row and attribute: whether it is set, and whether it is known to be unset."""
     present = np.zeros((len(table), len(attributes)), dtype=bool)
     absent = np.zeros_like(present)

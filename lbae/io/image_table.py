@@ -19,11 +19,11 @@ def save_image_table(
     """Publish uint8 images, one part file a batch (K, H, W, C), as losslessly compressed PNG."""
     files, digest, rows = [], RowDigest(), 0
     for index, images in enumerate(batches):
-        encoded = [{"bytes": encode_png(image), "path": f"{rows + i:08d}.png"} for i, image in enumerate(images)]
-        digest.add(cell["path"].encode() + cell["bytes"] for cell in encoded)  # type: ignore[attr-defined, operator]
+        encoded = [(f"{rows + i:08d}.png", encode_png(image)) for i, image in enumerate(images)]
+        digest.add(path.encode() + data for path, data in encoded)
         rows += len(encoded)
         files.append(f"data/part-{index:05d}.parquet")
-        write_parquet(out, files[-1], pa.table({"image": encoded}))
+        write_parquet(out, files[-1], pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded]}))
     return publish(
         out,
         KIND,

@@ -96,9 +96,13 @@ class LatentTable:
             raise UserError(f"{location} cannot be read as Parquet: {error}") from error
         found = (table.schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
         if found != self.model_fingerprint:
-            raise UserError(f"{location} holds latents of model {found or 'unknown'}; the table is of {self.model_fingerprint}")
+            raise UserError(
+                f"{location} holds latents of model {found or 'unknown'}; the table is of {self.model_fingerprint}"
+            )
         if "latent" in table.column_names and table.schema.field("latent").type != pa.binary(packed_width(self.latent_dim)):
-            raise UserError(f"{location} has latents of type {table.schema.field('latent').type}, not N = {self.latent_dim} bits")
+            raise UserError(
+                f"{location} has latents of type {table.schema.field('latent').type}, not N = {self.latent_dim} bits"
+            )
         return table
 
 

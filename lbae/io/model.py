@@ -72,4 +72,6 @@ def load_model(uri: str, precision: Precision | None = None, device: torch.devic
 def check_model(what: str, found: str, model: Manifest) -> None:
     """UserError when something was made with another model than this one."""
     if found != model.fingerprint:
-        raise UserError(f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was made with")
+        raise UserError(
+            f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was made with"
+        )

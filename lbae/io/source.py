@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
 from jaxtyping import Bool
 
 from lbae.errors import UserError
@@ -125,7 +124,7 @@ def _file_shards(root: str, names: list[str]) -> list[Shard]:
 
 
 def read_shard(shard: Shard) -> pa.Table:
-    """Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the source's other columns."""
+    """Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns."""
     root = resolve(shard.root)
     if not shard.row_groups:
         columns: dict[str, Any] = {"key": list(shard.files)}

@@ -43,7 +43,7 @@ class Location:
 
     def open(self) -> IO[bytes]:
         """The file for reading."""
-        return self.fs.open(self.path, "rb")  # type: ignore[no-any-return]
+        return self.fs.open(self.path, "rb")
 
     def read_bytes(self) -> bytes:
         """The file's content."""

@@ -46,7 +46,9 @@ def moment_errors(moments: MomentSums, latents: np.ndarray) -> dict[str, float]:
     }
 
 
-def write_tour(out: str, *, bundle: str, moments: str, data: str, results: dict[str, Any], change: tuple[str, str]) -> dict[str, Any]:
+def write_tour(
+    out: str, *, bundle: str, moments: str, data: str, results: dict[str, Any], change: tuple[str, str]
+) -> dict[str, Any]:
     """Write the pictures, ``report.json`` and ``report.html`` to the folder ``out``.
 
     ``results`` holds what each stage's job returned; ``change`` names the attribute to unset and the one to set in the edit,
@@ -83,7 +85,9 @@ def write_tour(out: str, *, bundle: str, moments: str, data: str, results: dict[
         "moments": figures.moment_match(sums.second, {k: v.T.astype(np.float32) @ v / len(v) for k, v in samples.items()}),
         "lifts": figures.lifts(loaded.attributes),
     }
-    (folder / "report.html").write_bytes(page("Latent Bernoulli Autoencoder: a tour", _sections(encoded, drawn, report)).encode())
+    (folder / "report.html").write_bytes(
+        page("Latent Bernoulli Autoencoder: a tour", _sections(encoded, drawn, report)).encode()
+    )
     return report
 
 
@@ -110,8 +114,8 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
         ),
         Section(
             title="Samples: hyperplane",
-            text=f"New images. A random hyperplane splits the unit vectors of one of {stages['fit']['components']} components;"
-            " nothing was learned for it but moments.",
+            text="New images. A random hyperplane splits the unit vectors of one of"
+            f" {stages['fit']['components']} components; nothing was learned for it but moments.",
             pictures=[pictures["samples"]],
         ),
         Section(
@@ -126,8 +130,8 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
         ),
         Section(
             title="Attribute edit",
-            text=f"Top row: reconstructions of held-out images with {edit['unset']}. Below: {edit['set']} set and {edit['unset']}"
-            f" unset at strengths {', '.join(map(str, _STRENGTHS[1:]))}.",
+            text=f"Top row: reconstructions of held-out images with {edit['unset']}. Below: {edit['set']} set and"
+            f" {edit['unset']} unset at strengths {', '.join(map(str, _STRENGTHS[1:]))}.",
             pictures=[pictures["edit"]],
         ),
         Section(title="The run in figures", pictures=[drawn["losses"], drawn["bits"], drawn["moments"], drawn["lifts"]]),

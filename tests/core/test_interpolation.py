@@ -38,7 +38,7 @@ def test_flips_spread_over_the_path():
 
 def test_slerp_keeps_to_the_sphere():
     a, b = np.random.default_rng(1).normal(size=(2, 31))
-    assert [round(float(np.linalg.norm(slerp(a, b, t))), 12) for t in (0, 0.3, 1)] == [1.0, 1.0, 1.0]
+    assert [round(float(np.linalg.norm(slerp(a, b, t))), 12) for t in (0.0, 0.3, 1.0)] == [1.0, 1.0, 1.0]
     np.testing.assert_allclose(slerp(a, a, 0.5), a / np.linalg.norm(a))
 
 

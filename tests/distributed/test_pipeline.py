@@ -1,0 +1,210 @@
+"""The stages on a real local Ray: what they publish, how it agrees with single-process mathematics, what they refuse."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import lbae
+from lbae import presets
+from lbae.core.moments import moment_sums
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.packing import unpack
+from lbae.distributed.encode import encode, pool_for
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
+from lbae.distributed.session import root_cause
+from lbae.distributed.train import train
+from lbae.errors import LbaeError, UserError
+from lbae.io.artifact import read_manifest
+from lbae.io.bundle import load_bundle
+from lbae.io.decode import decode_every
+from lbae.io.describe import describe
+from lbae.io.latent_table import open_latent_table, packed_latents
+from lbae.io.model import load_network, save_model
+from lbae.io.moments import load_moments
+from lbae.io.source import plan
+from tests.conftest import image_table
+
+
+def latents_of(uri: str) -> dict[str, bytes]:
+    table = open_latent_table(uri)
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    return dict(zip(rows["key"].to_pylist(), rows["latent"].to_pylist(), strict=True))
+
+
+def test_training_learns_and_publishes_the_best_epoch(pipeline):
+    result = pipeline.results["train"]
+    losses = [epoch["validation_loss"] for epoch in result["history"]]
+    assert losses[-1] < losses[0]
+    assert result["best_epoch"] == 1 + int(np.argmin(losses))
+    assert result["images"] + result["bad"] < 600
+    _, config, manifest = load_network(pipeline.model)
+    assert (config.train.epochs, config.train.batch_size, manifest.config["workers"]) == (3, 16, 2)
+
+
+def test_the_table_holds_every_image_once_with_the_models_latents(pipeline):
+    images = [
+        (key, image)
+        for part in decode_every(plan(str(pipeline.data)), load_network(pipeline.model)[1].model)
+        for key, image in zip(part.rows["key"].to_pylist(), part.images, strict=True)
+    ]
+    found = latents_of(pipeline.latents)
+    assert sorted(found) == sorted(key for key, _ in images)
+    assert pipeline.results["encode"]["rows"] == 600
+    codec = lbae.load_model(pipeline.model, precision=pipeline.results["encode"]["precision"])
+    z = codec.encode(np.stack([image for _, image in images]))
+    packed = np.stack([np.frombuffer(found[key], dtype=np.uint8) for key, _ in images])
+    # Threads may split a product otherwise than in the actor; bits whose activation is zero to rounding may differ.
+    assert (unpack(packed, z.shape[1]) != z).mean() < 0.001
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 7])
+def test_sums_are_the_same_for_any_number_of_tasks(pipeline, tmp_path, tasks):
+    reduce(latents=pipeline.latents, out=str(tmp_path / "m"), tasks=tasks)
+    sums, _ = load_moments(str(tmp_path / "m"))
+    table = open_latent_table(pipeline.latents)
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    label = np.array(rows["label"].to_pylist())
+    present = label[:, None] == np.arange(10)
+    expected = moment_sums(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
+    assert sums.attributes == tuple(f"label={i}" for i in range(10))
+    np.testing.assert_array_equal(sums.sums, expected.sums)
+    assert read_manifest(str(tmp_path / "m")).fingerprint == pipeline.results["reduce"]["fingerprint"]
+
+
+def test_a_bundle_does_everything_without_ray(pipeline):
+    bundle = load_bundle(pipeline.bundle)
+    images = next(iter(decode_every(plan(str(pipeline.data)), bundle.codec.config))).images[:9]
+    assert bundle.sample(5, seed=1).shape == (5, 28, 28, 1)
+    np.testing.assert_array_equal(bundle.sample(5, seed=1), bundle.sample(300, seed=1)[:5])
+    ends = bundle.interpolate(images[0], images[1], 7)[[0, -1]]
+    np.testing.assert_array_equal(ends, bundle.reconstruct(images[:2]))
+    edited, changed = bundle.edit(images, ["label=7"], ["label=1"])
+    assert edited.shape == images.shape
+    assert 0 < changed.max() < bundle.prior.latent_dim
+    assert len(bundle.prior.weights) == 3
+
+
+def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):
+    result = fit(
+        model=pipeline.model, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"), by="label"
+    )
+    bundle = load_bundle(str(tmp_path / "b"))
+    sums, _ = load_moments(pipeline.moments)
+    n = sums.latent_dim
+    assert result["components"] == 10
+    np.testing.assert_allclose(bundle.prior.weights, sums.sums[n : n + 10, -1] / sums.count)
+
+
+def test_auto_prints_the_scores_it_chose_by(pipeline, tmp_path):
+    result = fit(model=pipeline.model, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"))
+    assert [s["components"] for s in result["scores"]] == [1]  # 600 rows are too few for ten components of 128 bits
+
+
+def test_every_stage_run_again_says_already(pipeline):
+    again = [
+        train(data=str(pipeline.data), out=pipeline.model, preset="demo", epochs=3, workers=2, batch_size=16),
+        encode(model=pipeline.model, data=str(pipeline.data), out=pipeline.latents),
+        reduce(latents=pipeline.latents, out=pipeline.moments),
+        fit(model=pipeline.model, latents=pipeline.latents, moments=pipeline.moments, out=pipeline.bundle, components="3"),
+    ]
+    for result, first in zip(again, pipeline.results.values(), strict=True):
+        assert result == {**first, "already": True}
+
+
+def test_bad_images_are_quarantined_counted_and_bounded(pipeline, tmp_path):
+    good = pq.read_table(pipeline.data / "b.parquet").slice(0, 60)["image"].to_pylist()
+    cells = [cell["bytes"] for cell in good]
+    cells[7], cells[20] = b"not an image", None
+    image_table(tmp_path / "data.parquet", cells, label=list(range(60)))
+    data, out = str(tmp_path / "data.parquet"), str(tmp_path / "latents")
+    with pytest.raises(LbaeError, match=r"2 of 60 images .* could not be decoded, more than the allowed") as error:
+        encode(model=pipeline.model, data=data, out=out)
+    assert error.value.exit_code == 1
+    result = encode(model=pipeline.model, data=data, out=out, max_bad_fraction=0.05)
+    assert (result["rows"], result["bad"]) == (58, 2)
+    quarantine = pq.read_table(f"{out}/quarantine")
+    assert quarantine["key"].to_pylist() == ["data.parquet:7", "data.parquet:20"]
+    assert "UnidentifiedImageError" in quarantine["error"][0].as_py()
+    assert sorted(latents_of(out)) == sorted(f"data.parquet:{i}" for i in range(60) if i not in (7, 20))
+
+
+def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
+    other = str(tmp_path / "other")
+    config = presets.get("demo").replace(latent_dim=32)
+    save_model(other, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    theirs, ours = read_manifest(other).fingerprint, read_manifest(pipeline.model).fingerprint
+    with pytest.raises(UserError, match=f"was made with model {ours}, not with model {theirs}"):
+        fit(model=other, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"))
+    table = str(tmp_path / "latents")
+    encode(model=other, data=str(pipeline.data), out=table)
+    with pytest.raises(UserError, match=f"moment sums .* was made with model {ours}, not with model {theirs}"):
+        fit(model=other, latents=table, moments=pipeline.moments, out=str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
+    shutil.copytree(pipeline.bundle, tmp_path / "b")
+    weights = tmp_path / "b" / "prior.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\xc0\x7f")
+    with pytest.raises(LbaeError, match="are not the ones its manifest was written for"):
+        load_bundle(str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"components": "0"}, "components is '0'; allowed: auto, or a whole number from 1"),
+        ({"components": "601"}, "components is 601; allowed: 1 to the 600 rows"),
+        ({"components": "3", "by": "label"}, "give --components or --by, not both"),
+        ({"by": "lable"}, "unknown class column 'lable'; did you mean 'label'"),
+    ],
+)
+def test_mistakes_in_fit_are_named(pipeline, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        fit(model=pipeline.model, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "mnst"}, "unknown preset 'mnst'; did you mean 'mnist'"),
+        ({"workers": 99}, "99 workers were asked for; the cluster has 0 GPUs and 2 CPUs"),
+        ({"workers": 2, "batch_size": 33}, "batch_size 33 is not a multiple of 2 workers"),
+        ({"epochs": 0}, "epochs is 0; allowed: 1 or more"),
+        ({"data": "nowhere"}, "data .*nowhere does not exist"),
+    ],
+)
+def test_mistakes_in_train_are_named(pipeline, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        train(**{"data": str(pipeline.data), "out": str(tmp_path / "m"), "preset": "demo", **change})
+    assert not (tmp_path / "m").exists()
+
+
+def test_describe_names_kind_lineage_and_bits(pipeline):
+    table, sums = describe(pipeline.latents), describe(pipeline.moments)
+    assert table["kind"] == "latent table"
+    assert table["schema"]["latent"] == "fixed_size_binary[16]"
+    assert sums["parents"]["latents"] == table["fingerprint"]
+    assert sums["bits"]["latent_dim"] == 128
+    assert 0 < sums["bits"]["mean_entropy"] <= 1
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (2, 0), (7, 0), (64, 0), (8, 1), (8, 8)])
+def test_encoders_leave_room_for_decoding(cpus, gpus):
+    pool = pool_for(cpus, gpus)
+    assert pool.actors * pool.cpus + pool.decode_cpus <= cpus
+    assert pool.cpus != pool.decode_cpus
+    assert pool.actors * pool.gpus <= gpus
+
+
+def test_the_root_cause_is_one_line():
+    assert str(root_cause(ValueError("Traceback:\n  File x\nboom"))) == "boom"
+    user = UserError("mine")
+    assert root_cause(RuntimeError("outer")).exit_code == 1
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = user
+    assert root_cause(wrapped) is user

@@ -1,0 +1,75 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lbae.config import ModelConfig
+from lbae.errors import UserError
+from lbae.io.images import ImageError, decode_image, encode_png, grid, is_picture, square_grid
+
+GREY = ModelConfig(image_channels=1, padding=2)
+COLOUR = ModelConfig()
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_an_image_of_the_content_size_keeps_its_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(pixels), GREY), pixels)
+
+
+def test_another_size_is_resized_and_centre_cropped():
+    wide = np.zeros((64, 192, 3), dtype=np.uint8)
+    wide[:, 64:128] = 255
+    assert decode_image(saved(Image.fromarray(wide), "PNG"), COLOUR).min() > 200
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1"])
+def test_every_mode_becomes_the_models(mode):
+    image = Image.new("RGB", (40, 40), (200, 30, 30)).convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode_image(saved(image, kind), COLOUR).shape == (32, 32, 3)
+    assert decode_image(saved(image, kind), GREY).shape == (28, 28, 1)
+
+
+def test_exif_orientation_is_followed():
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    pixels[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert decode_image(saved(Image.fromarray(pixels), "PNG", exif=exif), COLOUR)[:16].max() == 0
+
+
+@pytest.mark.parametrize("data", [None, b"", b"not an image", saved(Image.new("L", (50, 50)), "JPEG")[:200]])
+def test_what_is_no_image_is_an_image_error(data):
+    with pytest.raises(ImageError):
+        decode_image(data, GREY)
+
+
+def test_a_decompression_bomb_is_an_image_error(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match="exceeds limit"):
+        decode_image(saved(Image.new("L", (40, 40)), "PNG"), GREY)
+
+
+def test_grid_puts_images_row_by_row():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(2, 2)
+    picture = grid(images, columns=2, scale=1, gap=1)
+    assert picture.shape == (7, 7, 1)
+    assert [picture[1, 1, 0], picture[1, 4, 0], picture[4, 1, 0], picture[4, 4, 0]] == [0, 1, 2, 255]
+    assert (
+        square_grid(np.zeros((9, 2, 2, 1), dtype=np.uint8)).shape[0]
+        == square_grid(np.zeros((9, 2, 2, 1), np.uint8)).shape[1]
+    )
+
+
+def test_output_names():
+    assert is_picture("s3://bucket/a.PNG")
+    assert not is_picture("runs.v2/samples")
+    with pytest.raises(UserError, match="pictures are written as PNG"):
+        is_picture("a.jpg")

@@ -1,0 +1,116 @@
+import hashlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lbae.config import ModelConfig
+from lbae.errors import LbaeError, UserError
+from lbae.io import source
+from lbae.io.decode import check_bad_share, decode_every, decode_rows
+from lbae.io.source import held_out, plan, read_shard
+from tests.conftest import image_table
+
+GREY = ModelConfig(image_channels=1, padding=2)
+
+
+def keys(uri) -> list[str]:
+    return [key for shard in plan(str(uri)).shards for key in read_shard(shard)["key"].to_pylist()]
+
+
+def test_a_table_is_planned_by_row_groups(digits, monkeypatch):
+    monkeypatch.setattr(source, "ROWS_PER_SHARD", 250)
+    planned = plan(str(digits))
+    assert [(s.rows, s.start, s.row_groups) for s in planned.shards] == [
+        (200, 0, (0, 1)),
+        (150, 200, (2, 3)),
+        (250, 350, (0, 1, 2)),
+    ]
+    assert planned.rows == 600
+    assert keys(digits) == [f"a.parquet:{i}" for i in range(350)] + [f"b.parquet:{i}" for i in range(250)]
+
+
+def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
+    whole = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
+    monkeypatch.setattr(source, "ROWS_PER_SHARD", 100)
+    cut = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
+    assert cut.equals(whole)
+    assert whole.column_names == ["key", "bytes", "path", "label"]
+
+
+def test_class_folders_become_a_label(folder_of_images):
+    table = read_shard(plan(str(folder_of_images)).shards[0])
+    assert table["key"].to_pylist()[:2] == ["dark/01.png", "dark/03.png"]
+    assert set(table["label"].to_pylist()) == {"dark", "light"}
+
+
+def test_one_file_is_a_source(digits):
+    assert plan(str(digits / "b.parquet")).rows == 250
+
+
+def test_a_flat_folder_has_no_label_and_hidden_files_are_no_images(tmp_path, folder_of_images):
+    (tmp_path / "a.png").write_bytes((folder_of_images / "dark" / "01.png").read_bytes())
+    (tmp_path / ".DS_Store").write_bytes(b"junk")
+    table = read_shard(plan(str(tmp_path)).shards[0])
+    assert table.column_names == ["key", "bytes", "path"]
+    assert table["key"].to_pylist() == ["a.png"]
+
+
+def test_a_changed_source_has_another_fingerprint(tmp_path):
+    image_table(tmp_path / "a.parquet", [b"one"])
+    before = plan(str(tmp_path)).fingerprint
+    assert plan(str(tmp_path)).fingerprint == before
+    image_table(tmp_path / "a.parquet", [b"one", b"two"])
+    assert plan(str(tmp_path)).fingerprint != before
+
+
+def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((folder_of_images / "dark" / "01.png").read_bytes())
+    shard = plan(str(tmp_path)).shards[0]
+    (tmp_path / "b.png").unlink()
+    decoded = decode_rows(read_shard(shard), GREY)
+    assert len(decoded.images) == 1
+    assert decoded.quarantine.to_pylist() == [{"key": "b.png", "path": "b.png", "error": "no bytes"}]
+
+
+def test_workers_share_the_rows_between_them(digits, monkeypatch):
+    monkeypatch.setattr(source, "ROWS_PER_SHARD", 100)
+    planned = plan(str(digits))
+    shares = [
+        [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()] for rank in range(7)
+    ]
+    assert sorted(key for share in shares for key in share) == sorted(keys(digits))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_held_out_rows_are_those_whose_hash_ends_in_zero():
+    names = [f"part:{i}" for i in range(500)]
+    expected = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0 for name in names]
+    assert held_out(pa.chunked_array([names])).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "nothing", "does not exist"),
+        (lambda p: p, "holds no images"),
+        (lambda p: pq.write_table(pa.table({"x": [1]}), p / "a.parquet") or p, r"no column 'image' .*\(columns: x\)"),
+        (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
+        (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),
+    ],
+)
+def test_bad_sources_are_named(tmp_path, make, message):
+    with pytest.raises(UserError, match=message):
+        plan(str(make(tmp_path)))
+
+
+def test_an_empty_uri_is_named():
+    with pytest.raises(UserError, match="empty URI"):
+        plan("")
+
+
+def test_too_many_bad_images_fail():
+    check_bad_share("x", 1, 100, 0.01)
+    with pytest.raises(LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"):
+        check_bad_share("x", 2, 100, 0.01)

@@ -1,0 +1,160 @@
+"""The jobs as a user runs them: processes, last lines, exit codes, mistakes."""
+
+import json
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from lbae.io.source import plan, read_shard
+from tests.conftest import picture_size
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def picture(pipeline, tmp_path_factory) -> Path:
+    """One digit as a file."""
+    path = tmp_path_factory.mktemp("picture") / "digit.png"
+    path.write_bytes(read_shard(plan(str(pipeline.data)).shards[0])["bytes"][0].as_py())
+    return path
+
+
+def result_of(outcome) -> dict:
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out.strip().splitlines()[-1])
+
+
+def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
+    facts = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "s.png"))
+    assert (facts["num"], facts["seed"]) == (9, 4)
+    assert picture_size(tmp_path / "s.png") == (176, 176)
+    table = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "table"))
+    assert table["rows"] == 9
+    rows = read_shard(plan(str(tmp_path / "table")).shards[0])
+    assert rows["key"].to_pylist()[0] == "data/part-00000.parquet:0"
+    again = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "table"))
+    assert again["already"] is True
+    refused = job("sample", "--bundle", pipeline.bundle, "--num", 8, "--out", tmp_path / "table")
+    assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
+
+
+def test_reconstruct_writes_originals_above_reconstructions(job, pipeline, tmp_path):
+    out = tmp_path / "r.png"
+    facts = result_of(job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", out))
+    assert facts["images"] == 20
+    assert 0 < facts["mse"] < 0.2
+    assert picture_size(out) == (16 * 58 + 2, 4 * 58 + 2)
+    table = tmp_path / "table"
+    facts = result_of(job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", table))
+    assert facts["rows"] == plan(str(table)).rows == 20
+
+
+def test_interpolate_writes_a_strip(job, pipeline, picture, tmp_path):
+    ends = ("--source", picture, "--target", picture)
+    result_of(job("interpolate", "--bundle", pipeline.bundle, *ends, "--steps", 5, "--out", tmp_path / "i.png"))
+    with Image.open(tmp_path / "i.png") as image:
+        strip = np.asarray(image)
+    assert strip.shape == (60, 5 * 58 + 2)
+    np.testing.assert_array_equal(strip[:, :60], strip[:, -60:])
+
+
+def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path):
+    change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8)
+    facts = result_of(job("edit", "--bundle", pipeline.bundle, "--image", picture, *change, "--out", tmp_path / "e.png"))
+    assert 0 <= facts["bits_changed"] <= facts["latent_dim"] == 128
+    assert picture_size(tmp_path / "e.png") == (118, 60)
+
+
+def test_show_describes(job, pipeline):
+    facts = result_of(job("show", pipeline.bundle))
+    assert facts["kind"] == "bundle"
+    assert set(facts["parents"]) == {"model", "latents", "moments"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", "--preset demo --data {data} --out {tmp}/m --epohcs 3", "unknown option --epohcs; did you mean --epochs?"),
+        ("train", "--preset demo --data {data}", "Missing from .*train.py: --out"),
+        ("train", "--preset dmo --data {data} --out {tmp}/m", "unknown preset 'dmo'; did you mean 'demo'"),
+        ("train", "--preset demo --data {tmp}/none --out {tmp}/m", "does not exist"),
+        ("train", "--preset demo --data {data} --out {bundle}", "already holds a bundle"),
+        ("encode", "--model {moments} --data {data} --out {tmp}/l", "is a moment sums; a model is needed here"),
+        ("encode", "--model {model} --data {tmp} --out {tmp}/l", "holds no images"),
+        ("encode", "--model {tmp} --data {data} --out {tmp}/l", "is not a finished artifact"),
+        ("reduce", "--latents {latents} --out {tmp}/m --attributes labl", "unknown attribute 'labl'; did you mean 'label'"),
+        ("sample", "--bundle {bundle} --num zero --out {tmp}/s.png", "Error parsing --num: invalid literal"),
+        ("sample", "--bundle {bundle} --num 0 --out {tmp}/s.png", "num is 0"),
+        ("sample", "--bundle {tmp}/none --out {tmp}/s.png", "it does not exist"),
+        (
+            "edit",
+            "--bundle {bundle} --image {png} --set label=77 --out {tmp}/e.png",
+            "unknown attribute 'label=77'.*known: label=0",
+        ),
+        (
+            "edit",
+            "--bundle {bundle} --image {png} --set label=7 --strength 1.5 --out {tmp}/e.png",
+            "strength is 1.5; allowed: 0",
+        ),
+        ("edit", "--bundle {bundle} --image {tmp} --set label=7 --out {tmp}/e.png", "cannot be read as an image"),
+        ("interpolate", "--bundle {bundle} --source {png} --target {png} --steps 1 --out {tmp}/i.png", "steps is 1"),
+        ("show", "{tmp}", "is not a finished artifact"),
+        ("serve", "--bundle {model}", "is a model; a bundle is needed here"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, monkeypatch, capsys, name, arguments, message):
+    places = {"data": pipeline.data, "model": pipeline.model, "latents": pipeline.latents, "moments": pipeline.moments}
+    filled = arguments.format(**places, bundle=pipeline.bundle, png=picture, tmp=tmp_path).split()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *filled])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert re.fullmatch(f"error: .*{message}.*\n", err), err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_leaves_the_process_with_exit_code_two(job):
+    outcome = job("sample", "--bundle", "nowhere", "--out", "s.png")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "error: there is no artifact at nowhere: it does not exist\n"
+
+
+def test_serve_answers_until_it_is_told_to_stop(pipeline):
+    command = [sys.executable, "jobs/serve.py", "--bundle", pipeline.bundle, "--port", "18123"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        facts = json.loads(process.stdout.readline())
+        url = facts["url"]
+        assert url == "http://127.0.0.1:18123"
+        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
+        answers = [httpx.post(f"{url}/v1/sample", json={"n": n, "seed": 3}, timeout=60) for n in (4, 4)]
+        assert answers[0].headers["content-type"] == "image/png"
+        assert answers[0].content == answers[1].content
+        assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/readyz", timeout=5)
+        except httpx.TransportError:
+            return
+        if httpx.get(f"{url}/readyz", timeout=5).status_code == 404:
+            return
+        time.sleep(0.5)
+    pytest.fail("the service still answers after it was stopped")

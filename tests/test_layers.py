@@ -1,0 +1,85 @@
+"""The direction of the layers, and the names of the jobs."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["", "core", "io", "report", "web", "distributed"]
+BANNED = {  # what a layer may not import, by the reason it exists
+    "": {"ray", "torch", "numpy", "pyarrow", "PIL", "fastapi", "tyro", "rich"},
+    "core": {"ray", "pyarrow", "fsspec", "s3fs", "PIL", "fastapi", "matplotlib", "safetensors", "rich"},
+    "io": {"ray", "fastapi", "matplotlib"},
+    "report": {"ray", "fastapi"},
+    "web": {"ray"},
+    "distributed": set(),
+}
+MODULES = sorted((ROOT / "lbae").rglob("*.py"))
+BESIDE_THE_LAYERS = {"lbae/cli.py"}
+
+
+def layer(path: Path) -> str:
+    parts = path.relative_to(ROOT / "lbae").parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports(path: Path) -> list[str]:
+    """Modules imported when the file is imported: those inside functions do not count."""
+    found: list[str] = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
+    if str(path.relative_to(ROOT)) in BESIDE_THE_LAYERS:
+        return
+    mine = layer(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        assert top not in BANNED[mine], f"{path} imports {name}"
+        if top == "lbae":
+            target = rest.split(".")[0] if rest.split(".")[0] in LAYERS else ""
+            assert LAYERS.index(target) <= LAYERS.index(mine), f"{path} imports {name}"
+        if mine == "distributed" and name.startswith("lbae.distributed."):
+            assert name.startswith("lbae.distributed.session."), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["core", "io", "report", "web"])
+def test_nothing_above_the_distributed_layer_loads_ray(package):
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / "lbae" / package).glob("*.py")]
+    names = [name.removesuffix(".__init__") for name in modules]
+    code = f"import sys, {', '.join(names)}; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_check_for_ray_can_fail():
+    code = "import sys, lbae.distributed.session; assert 'ray' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT).returncode == 1
+
+
+def test_shapes_are_checked_in_core():
+    """Meta-test: the jaxtyping hook is on in this run."""
+    import numpy as np
+
+    from lbae.core.packing import pack
+
+    with pytest.raises(Exception, match="Type-check error"):
+        pack(np.zeros(3, dtype=np.int8))
+
+
+def test_no_job_shadows_a_module():
+    taken = set(sys.stdlib_module_names) | {name for name in importlib.metadata.packages_distributions() if name != "jobs"}
+    assert not taken & {path.stem for path in (ROOT / "jobs").glob("*.py")}
+
+
+def test_jobs_are_short():
+    assert {p.name: n for p in (ROOT / "jobs").glob("*.py") if (n := len(p.read_text().splitlines())) > 60} == {}
