@@ -1,12 +1,12 @@
 """Serve a bundle over HTTP with Ray Serve until interrupted."""
 
-import contextlib
 import json
 import signal
+import threading
 from typing import Any
 
 from lbae.cli import run
-from lbae.distributed import serve as service
+from lbae.distributed.serve import serving
 from lbae.distributed.session import session
 from lbae.io import bundle as bundle_io
 from lbae.io.artifact import read_manifest
@@ -23,11 +23,12 @@ def serve(*, bundle: str, port: int = 8000, host: str = "127.0.0.1", replicas: i
         address: Ray cluster to join; found or started when not given.
     """
     read_manifest(bundle, bundle_io.KIND)
-    with session(address):
-        print(json.dumps(service.start(bundle, port, host, replicas)), flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        service.stop()
+    with session(address), serving(bundle, port, host, replicas) as facts:
+        print(json.dumps(facts), flush=True)
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        stop.wait()
 
 
 if __name__ == "__main__":

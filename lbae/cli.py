@@ -31,6 +31,9 @@ def run(job: Callable[..., dict[str, Any] | None]) -> None:
     except LbaeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # storage: no space, no permission, no connection
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,8 @@
 """Shared fixtures: one local Ray for the whole run, a small image folder, a small trained pipeline."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -85,35 +87,57 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def readme_blocks(language: str) -> list[str]:
+    """The README's code blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]]:
+    """Run a block of the README as it stands there, but for the two folders; the JSON objects its jobs print."""
+    script = re.sub(r"IMAGES=\S+", f"IMAGES={images}", block)
+    script = re.sub(r"OUT=\S+", f"OUT={out}", script).replace("source .venv/bin/activate", "")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OUT": str(out)}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """URIs and results of one run of all stages."""
+    """What the README's first block made of the digits, and what its jobs printed."""
 
     data: Path
-    model: str
-    latents: str
-    moments: str
-    bundle: str
-    results: dict[str, dict[str, Any]]
+    out: Path
+    results: list[dict[str, Any]]
+
+    @property
+    def model(self) -> str:
+        return str(self.out / "model")
+
+    @property
+    def latents(self) -> str:
+        return str(self.out / "latents")
+
+    @property
+    def moments(self) -> str:
+        return str(self.out / "moments")
+
+    @property
+    def bundle(self) -> str:
+        return str(self.out / "bundle")
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """Arguments of ``fit``."""
+        return {"model": self.model, "latents": self.latents, "moments": self.moments}
 
 
 @pytest.fixture(scope="session")
 def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A model trained for three epochs by two workers, its latents, moments and bundle."""
-    from lbae.distributed.encode import encode
-    from lbae.distributed.fit import fit
-    from lbae.distributed.reduce import reduce
-    from lbae.distributed.train import train
-
-    root = tmp_path_factory.mktemp("pipeline")
-    model, latents, moments, bundle = (str(root / name) for name in ("model", "latents", "moments", "bundle"))
-    results = {
-        "train": train(data=str(digits), out=model, preset="demo", epochs=3, workers=2, batch_size=16),
-        "encode": encode(model=model, data=str(digits), out=latents),
-        "reduce": reduce(latents=latents, out=moments),
-        "fit": fit(model=model, latents=latents, moments=moments, out=bundle, components="3"),
-    }
-    return Pipeline(digits, model, latents, moments, bundle, results)
+    """The README's "on your own folder of images", done with 600 digits."""
+    out = tmp_path_factory.mktemp("pipeline")
+    return Pipeline(digits, out, run_readme(readme_blocks("bash")[0], out, digits))
 
 
 def image_table(path: Path, cells: list[bytes | None], **columns: list[Any]) -> None:

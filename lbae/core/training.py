@@ -16,6 +16,10 @@ from lbae.config import Loss, Precision, TrainConfig
 from lbae.core.codec import autocast, to_network
 from lbae.core.network import LatentBernoulliAutoencoder
 
+# A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
+# first layers, would weigh on the running statistics for a hundred steps.
+_BATCHNORM_MOMENTUM = 0.1
+
 
 def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
     """Error of the reconstruction, summed over channels and pixels, averaged over the batch."""
@@ -97,12 +101,15 @@ def train_epoch(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     state.network.train()
+    norms = [module for module in state.network.modules() if isinstance(module, nn.BatchNorm2d)]
     device = _device(state.network)
     total = torch.zeros((), device=device, dtype=torch.float64)
     for step in range(steps):
-        rate = learning_rate(epoch * steps + step, config.epochs * steps, config)
+        behind = epoch * steps + step
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(behind, config.epochs * steps, config)
+        for module in norms:
+            module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
         index = order[step * batch : (step + 1) * batch].to(images.device)
         pixels = to_network(images[index].to(device), state.network.config)
         total += training_step(stepped, state.optimizer, pixels, config.loss, precision)

@@ -18,9 +18,10 @@ from lbae.distributed.session import add_tree, cluster_cpus, session
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io
+from lbae.io import model as model_io
+from lbae.io.artifact import read_manifest
 from lbae.io.attributes import candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
-from lbae.io.model import check_model, load_network
 from lbae.io.moments import load_moments
 from lbae.io.source import held_out
 from lbae.io.storage import absolute
@@ -59,27 +60,11 @@ def fit(
         address: Ray cluster to join; found or started when not given.
     """
     count = _component_count(components, by)
-    _, _config, model_manifest = load_network(model)
-    table = open_latent_table(absolute(latents))
-    sums, moments_manifest = load_moments(moments)
-    check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
-    check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
-    if moments_manifest.parents["latents"] != table.manifest.fingerprint:
-        raise UserError(
-            f"moment sums {moments} are of latents {moments_manifest.parents['latents']}, not of {latents}"
-            f" ({table.manifest.fingerprint}); reduce that table first"
-        )
-    if sums.count < 2:
-        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
+    table, sums, parents = _inputs(model, latents, moments)
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
         raise unknown("class column", by, candidate_columns(table.schema()))
-    parents = {
-        "model": model_manifest.fingerprint,
-        "latents": table.manifest.fingerprint,
-        "moments": moments_manifest.fingerprint,
-    }
     settings = {"components": components, "by": by, "seed": seed, "precision": table.manifest.result["precision"]}
     done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
     if done:
@@ -87,8 +72,8 @@ def fit(
     started = time.monotonic()
     with session(address):
         pooled_factor = _factor.remote(sums.moment_matrix, NORMALS_FLOOR, np.float64)
-        names, assign, scores = _partition(table, count, by, seed)
-        prior = _prior(table, assign, len(names))
+        groups, assign, scores = _partition(table, count, by, seed)
+        prior = _prior(table, assign, groups)
         pooled_factor = ray.get(pooled_factor)
     result = {
         "components": len(prior.weights),
@@ -108,6 +93,24 @@ def fit(
     )
 
 
+def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, MomentSums, dict[str, str]]:
+    """The table, its sums and all fingerprints; UserError when they do not belong together."""
+    model_manifest = read_manifest(model, model_io.KIND)
+    table = open_latent_table(absolute(latents))
+    sums, moments_manifest = load_moments(moments)
+    model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
+    model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
+    if moments_manifest.parents["latents"] != table.manifest.fingerprint:
+        raise UserError(
+            f"moment sums {moments} are of latents {moments_manifest.parents['latents']}, not of {latents}"
+            f" ({table.manifest.fingerprint}); reduce that table first"
+        )
+    if sums.count < 2:
+        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
+    manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
+    return table, sums, {name: manifest.fingerprint for name, manifest in manifests.items()}
+
+
 def _component_count(components: str, by: str | None) -> int | None:
     """The number asked for, None for auto."""
     if components == "auto":
@@ -119,20 +122,15 @@ def _component_count(components: str, by: str | None) -> int | None:
     return int(components)
 
 
-def _partition(
-    table: LatentTable, count: int | None, by: str | None, seed: int
-) -> tuple[list[str], Assign, list[Candidate]]:
-    """Names of the components, the function that finds the component of every row, and the scores it was chosen by."""
+def _partition(table: LatentTable, count: int | None, by: str | None, seed: int) -> tuple[int, Assign, list[Candidate]]:
+    """How many components, the function that finds the component of every row, and the scores it was chosen by."""
     if by is not None:
         values = sorted({v for part in table.parts for v in table.read(part, [by])[by].to_pylist() if v is not None})
         index = {value: i for i, value in enumerate(values)}
-        return (
-            [f"{by}={value}" for value in values],
-            lambda rows: np.array([index.get(v, -1) for v in rows[by].to_pylist()], dtype=np.int64),
-            [],
-        )
+        # Rows without a value belong to no component.
+        return len(values), lambda rows: np.array([index.get(v, -1) for v in rows[by].to_pylist()], dtype=np.int64), []
     if count == 1:
-        return ["all"], lambda rows: np.zeros(len(rows), dtype=np.int64), []
+        return 1, lambda rows: np.zeros(len(rows), dtype=np.int64), []
     latents, keys = _subset(table, seed)
     scores: list[Candidate] = []
     if count is None:
@@ -142,11 +140,7 @@ def _partition(
         scores = choose_components(latents, held, [c for c in _CANDIDATES if c <= max(1, limit)], seed) if held.any() else []
         count = scores[0].components if scores else 1
     centers = cluster_centers(latents, min(count, len(latents)), seed)
-    return (
-        [f"cluster {i}" for i in range(len(centers))],
-        lambda rows: nearest_center(unpack(packed_latents(rows), table.latent_dim), centers),
-        scores,
-    )
+    return len(centers), lambda rows: nearest_center(unpack(packed_latents(rows), table.latent_dim), centers), scores
 
 
 def _subset(table: LatentTable, seed: int) -> tuple[np.ndarray, pa.ChunkedArray]:

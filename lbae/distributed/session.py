@@ -3,6 +3,7 @@
 import functools
 import logging
 import operator
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,11 @@ import ray
 from ray.exceptions import RayTaskError
 
 from lbae.errors import LbaeError
+from lbae.report.progress import ProgressLine
 
 _STORE_BYTES = 2 * 2**30
 _FAN_IN = 8
+_POLL_S = 0.5
 
 
 @contextmanager
@@ -81,3 +84,46 @@ def add_tree(results: Sequence[Any], on_done: Callable[[int], None] = lambda don
 @ray.remote
 def _add(*parts: Any) -> Any:
     return functools.reduce(operator.add, parts)
+
+
+@ray.remote(num_cpus=0)
+class Meter:
+    """Counts what workers have done, for the driver's progress line."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._note = ""
+
+    def begin(self, done: int, total: int) -> None:
+        """Set what was done before and what is to do in all."""
+        self._done, self._total = done, total
+
+    def add(self, done: int) -> None:
+        """Count."""
+        self._done += done
+
+    def say(self, note: str) -> None:
+        """Set a word on it."""
+        self._note = note
+
+    def read(self) -> tuple[int, int, str]:
+        """Done, total, note."""
+        return self._done, self._total, self._note
+
+
+@contextmanager
+def watched(meter: Any, line: ProgressLine) -> Iterator[None]:
+    """Show a :class:`Meter` on a progress line while the main thread waits for something else."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(_POLL_S):
+            line.update(*ray.get(meter.read.remote()))
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,9 +1,6 @@
 """Training as a Ray Train job: DDP over resident shards, a checkpoint an epoch, a published model at the end."""
 
-import contextlib
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +21,7 @@ from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch, TrainState, initial_state
 from lbae.core.training import train as train_network
-from lbae.distributed.session import cluster_cpus, cluster_gpus, root_cause, session
+from lbae.distributed.session import Meter, cluster_cpus, cluster_gpus, root_cause, session, watched
 from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
@@ -34,28 +31,6 @@ from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
 
 _CHECKPOINT = "state.pt"
-_POLL_S = 0.5
-
-
-@ray.remote(num_cpus=0)
-class _Meter:
-    """Counts the images that the workers have trained on, for the driver's progress line."""
-
-    def __init__(self) -> None:
-        self.images = self.total = 0
-        self.note = ""
-
-    def begin(self, images: int, total: int) -> None:
-        self.images, self.total = images, total
-
-    def add(self, images: int) -> None:
-        self.images += images
-
-    def say(self, note: str) -> None:
-        self.note = note
-
-    def read(self) -> tuple[int, int, str]:
-        return self.images, self.total, self.note
 
 
 def train(
@@ -109,8 +84,7 @@ def train(
         folder = absolute(storage or f"{absolute(out)}-checkpoints")
         if overwrite:
             (resolve(folder) / run_name).remove()
-        best, metrics = _run(config, images, scaling, folder, run_name)
-        check_bad_share(data, metrics["bad"], images.rows, max_bad_fraction)
+        best, metrics = _run(config, images, scaling, folder, run_name, max_bad_fraction)
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(best)
         result = {
@@ -136,21 +110,32 @@ def _scaling(workers: int | None, config: Config) -> ray.train.ScalingConfig:
 
 
 def _run(
-    config: Config, images: image_source.Source, scaling: ray.train.ScalingConfig, folder: str, name: str
+    config: Config,
+    images: image_source.Source,
+    scaling: ray.train.ScalingConfig,
+    folder: str,
+    name: str,
+    max_bad_fraction: float,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the best weights and the metrics reported with them."""
-    meter = _Meter.remote()  # type: ignore[attr-defined]
+    meter = Meter.remote()  # type: ignore[attr-defined]
     cpus = (scaling.resources_per_worker or {})["CPU"]
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"config": config.to_dict(), "source": images, "meter": meter, "threads": int(cpus)},
+        train_loop_config={
+            "config": config.to_dict(),
+            "source": images,
+            "meter": meter,
+            "threads": int(cpus),
+            "max_bad_fraction": max_bad_fraction,
+        },
         scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name, storage_path=folder, checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1)
         ),
     )
     try:
-        with _progress(meter, config.train.epochs * images.rows):
+        with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(meter, line):
             result = trainer.fit()
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", None) or {0: error}
@@ -160,25 +145,6 @@ def _run(
     with result.checkpoint.as_directory() as path:
         state = torch.load(Path(path, _CHECKPOINT), weights_only=True, map_location="cpu")
     return state["best"], state["metrics"]
-
-
-@contextlib.contextmanager
-def _progress(meter: Any, total: int) -> Iterator[None]:
-    """Show the meter while the trainer blocks the driver's main thread."""
-    stop = threading.Event()
-    with ProgressLine("train", total, "images") as line:
-
-        def poll() -> None:
-            while not stop.wait(_POLL_S):
-                line.update(*ray.get(meter.read.remote()))
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -201,6 +167,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if world > 1:
         torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
     trained, bad = (int(n) for n in sum_over_workers(counts))
+    check_bad_share(settings["source"].uri, bad, settings["source"].rows, settings["max_bad_fraction"])
     if not int(smallest):
         raise UserError(f"{trained} training images are too few for {world} workers; lower --workers")
     batch = min(config.train.batch_size // world, int(smallest))

@@ -56,5 +56,5 @@ def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
     if bad > allowed * total:
         raise LbaeError(
             f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of {allowed:g}"
-            " (--max-bad-fraction); the quarantine table or `jobs/show.py` names them"
+            " (--max-bad-fraction); `jobs/encode.py` names them in a quarantine table"
         )
