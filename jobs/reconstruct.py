@@ -34,7 +34,7 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
         return {"out": out, **result}
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
     if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite):
-        return {**done.result, "already": True}
+        return done
     rebuilt = [loaded.reconstruct(images)]
     return {**image_table.save_image_table(out, rebuilt, parents=parents, config={"num": num}), **result}
 

@@ -36,7 +36,7 @@ def sample(*, bundle: str, out: str, num: int = 64, seed: int = 0, overwrite: bo
         return {"out": out, **facts}
     parents, settings = {"bundle": loaded.fingerprint}, {"num": num, "seed": seed}
     if done := artifact.begin(out, image_table.KIND, parents, settings, overwrite):
-        return {**done.result, "already": True}
+        return done
     return {**image_table.save_image_table(out, _batches(loaded, num, seed), parents=parents, config=settings), **facts}
 
 

@@ -130,6 +130,14 @@ def test_a_mistake_leaves_the_process_with_exit_code_two(job):
     assert outcome.err == "error: there is no artifact at nowhere: it does not exist\n"
 
 
+def test_storage_that_fails_is_one_line_and_exit_code_one(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sample.py", "--bundle", pipeline.bundle, "--num", "1", "--out", "/proc/none/s.png"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "jobs" / "sample.py"), run_name="__main__")
+    assert stop.value.code == 1
+    assert re.fullmatch(r"error: .*/proc/none.*\n", capsys.readouterr().err)
+
+
 def test_serve_answers_until_it_is_told_to_stop(pipeline):
     command = [sys.executable, "jobs/serve.py", "--bundle", pipeline.bundle, "--port", "18123"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -125,7 +125,8 @@ def evaluate(
     network.eval()
     device = _device(network)
     total = torch.zeros((), device=device, dtype=torch.float64)
-    for chunk in torch.split(images, batch):
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
         pixels = to_network(chunk.to(device), network.config)
         with autocast(device, precision):
             logits = network(pixels)

@@ -4,6 +4,7 @@ One row of the Ray data set is one shard of the source, so every shard becomes o
 number of actors: no row is lost, doubled or moved.
 """
 
+import pickle
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,8 @@ def encode(
     settings = {"latent_dim": config.model.latent_dim}
     done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite)
     if done:
-        check_bad_share(data, done.result["bad"], images.rows, max_bad_fraction)
-        return {**done.result, "already": True}
+        check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
+        return done
     started = time.monotonic()
     with session(address), ProgressLine("encode", images.rows, "images") as line:
         stats = []
@@ -110,7 +111,7 @@ def _pipeline(model: str, fingerprint: str, config: Config, images: image_source
     count = len(images.shards)
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
-        shard = images.shards[row["id"]]
+        shard: image_source.Shard = pickle.loads(row["shard"])
         decoded = decode_rows(image_source.read_shard(shard), config.model)
         shape = np.asarray(decoded.images.shape)
         return {
@@ -121,7 +122,7 @@ def _pipeline(model: str, fingerprint: str, config: Config, images: image_source
             "quarantine": _to_ipc(decoded.quarantine),
         }
 
-    shards = ray.data.range(count, override_num_blocks=count)
+    shards = ray.data.from_items([{"shard": pickle.dumps(s)} for s in images.shards], override_num_blocks=count)
     decoded = shards.map(decode, num_cpus=pool.decode_cpus)
     return decoded.map(
         _Encoder,

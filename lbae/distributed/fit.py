@@ -68,7 +68,7 @@ def fit(
     settings = {"components": components, "by": by, "seed": seed, "precision": table.manifest.result["precision"]}
     done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
     if done:
-        return {**done.result, "already": True}
+        return done
     started = time.monotonic()
     with session(address):
         pooled_factor = _factor.remote(sums.moment_matrix, NORMALS_FLOOR, np.float64)

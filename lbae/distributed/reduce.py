@@ -51,7 +51,7 @@ def reduce(
         chosen = select_attributes(attributes, _values(table, candidates))
         done = artifact.begin(out, moments_io.KIND, parents, settings, overwrite)
         if done:
-            return {**done.result, "already": True}
+            return done
         started = time.monotonic()
         with ProgressLine("reduce", table.manifest.rows, "rows") as line:
             sums = _sums(table, chosen, tasks or 2 * cluster_cpus(), line)

@@ -1,5 +1,6 @@
 """Training as a Ray Train job: DDP over resident shards, a checkpoint an epoch, a published model at the end."""
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,7 @@ def train(
         run = {"workers": scaling.num_workers}
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
-            return {**done.result, "already": True}
+            return done
         started = time.monotonic()
         run_name = artifact.digest_json([config.to_dict(), run, parents])
         folder = absolute(storage or f"{absolute(out)}-checkpoints")
@@ -105,7 +106,7 @@ def _scaling(workers: int | None, config: Config) -> ray.train.ScalingConfig:
         raise UserError(f"{count} workers were asked for; the cluster has {gpus} GPUs and {cpus} CPUs: lower --workers")
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
-    per_worker = {"CPU": max(1, cpus // count)} if not gpus else {"CPU": 1, "GPU": 1}
+    per_worker = {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
     return ray.train.ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker=per_worker)
 
 
@@ -119,14 +120,12 @@ def _run(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the best weights and the metrics reported with them."""
     meter = Meter.remote()  # type: ignore[attr-defined]
-    cpus = (scaling.resources_per_worker or {})["CPU"]
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
             "config": config.to_dict(),
             "source": images,
             "meter": meter,
-            "threads": int(cpus),
             "max_bad_fraction": max_bad_fraction,
         },
         scaling_config=scaling,
@@ -152,7 +151,7 @@ def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config = Config.from_dict(settings["config"])
-    torch.set_num_threads(settings["threads"])
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     precision = best_precision(device)
 

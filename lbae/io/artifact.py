@@ -92,25 +92,25 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
-def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool) -> Manifest | None:
+def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
     """Make ``out`` ready to be written.
 
-    Returns the manifest when the same artifact (config and parents) already stands there: nothing is left to do. Leftovers
-    of an unfinished run and, with ``overwrite``, another artifact are removed. UserError when ``out`` holds another artifact
-    or files that are no artifact's.
+    Returns the job's result, marked ``already``, when the same artifact (config and parents) stands there. Leftovers of an
+    unfinished run and, with ``overwrite``, another artifact are removed. UserError when ``out`` holds another artifact or
+    files that are no artifact's.
     """
     location = resolve(out)
     if (location / MANIFEST).exists():
         manifest = read_manifest(out)
         if (manifest.kind, manifest.parents, manifest.config) == (kind, parents, config):
             if not overwrite:
-                return manifest
+                return {"out": absolute(out), **manifest.result, "already": True}
         elif not overwrite:
             why = _differences(manifest, kind, parents, config)
             raise UserError(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
         location.remove()
     elif location.exists():
-        if not (location / _BEGUN).exists() and (location.is_file() or location.files()):
+        if not (location / _BEGUN).exists() and not location.is_empty_folder():
             raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
         location.remove()
     (location / _BEGUN).write_bytes(json.dumps({"kind": kind}).encode())
@@ -130,7 +130,7 @@ def publish(
 ) -> dict[str, Any]:
     """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint."""
     location = resolve(out)
-    result = {"kind": kind, "out": absolute(out), "fingerprint": fingerprint, "rows": rows, **result}
+    result = {"kind": kind, "fingerprint": fingerprint, "rows": rows, **result}
     manifest = Manifest(
         kind=kind,
         fingerprint=fingerprint,
@@ -144,7 +144,7 @@ def publish(
     )
     (location / MANIFEST).write_bytes(json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode())
     (location / _BEGUN).remove()
-    return result
+    return {"out": absolute(out), **result}
 
 
 def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config: dict[str, Any]) -> str:

@@ -41,6 +41,10 @@ class Location:
         """Whether there is a file here."""
         return bool(self.fs.isfile(self.path))
 
+    def is_empty_folder(self) -> bool:
+        """Whether there is a folder here with nothing in it, hidden files included."""
+        return not self.is_file() and not self.fs.ls(self.path)
+
     def open(self) -> IO[bytes]:
         """The file for reading."""
         return self.fs.open(self.path, "rb")

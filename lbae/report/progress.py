@@ -28,7 +28,7 @@ class ProgressLine:
         self.what, self.total, self.unit = what, total, unit
         self.done = self._before = 0
         self._note = ""
-        self._started = self._logged = time.monotonic()
+        self._started = self._updated = self._logged = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal
         self._bar = Progress(
@@ -54,8 +54,9 @@ class ProgressLine:
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Set how much is done, and a word on it. The rate counts from the first thing done, after start-up."""
+        self._updated = time.monotonic()
         if not self.done and done:
-            self._started, self._before = time.monotonic(), done
+            self._started, self._before = self._updated, done
         self.done, self.total, self._note = done, total or self.total, note or self._note
         self._bar.update(self._task, completed=done, total=self.total, note=self._note)
         if not self._live and time.monotonic() - self._logged > _LOG_EVERY_S:
@@ -65,6 +66,6 @@ class ProgressLine:
         self._logged = time.monotonic()
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         if self.done > self._before:
-            rate = (self.done - self._before) / (self._logged - self._started)
+            rate = (self.done - self._before) / (self._updated - self._started)
             text += f", {rate:,.0f} {self.unit}/s, {(self.total - self.done) / rate:.0f} s left"
         print(f"{text}  {self._note}".rstrip(), file=sys.stderr, flush=True)

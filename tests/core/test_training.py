@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import initial_state, learning_rate, reconstruction_loss, train
+from lbae.core.training import initial_state, learning_rate, reconstruction_loss, train, train_epoch
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 8))
 CONFIG = TrainConfig(loss="mse", batch_size=16, epochs=4, learning_rate=3e-3)
@@ -71,6 +71,20 @@ def test_a_run_continued_from_its_state_equals_one_that_never_stopped():
     continued.optimizer.load_state_dict(half.optimizer.state_dict())
     continued.history = list(half.history)
     assert run(CONFIG, 4, continued).history == whole.history
+
+
+def test_a_run_without_held_out_images_has_no_validation_loss():
+    state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
+    images = squares(32)
+    train(state, state.network, images, images[:0], CONFIG, batch=16, steps=2, precision="float32")
+    assert [epoch.validation_loss for epoch in state.history] == [None] * 4
+
+
+def test_running_statistics_forget_where_they_started():
+    """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
+    state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
+    train_epoch(state, state.network, squares(16), CONFIG, batch=16, steps=1, precision="float32")
+    assert state.network.encoder[1].running_var.max() < 0.1  # the weights are N(0, 0.02), the initial variance 1
 
 
 def test_learning_rate_warms_up_and_ends_near_zero():

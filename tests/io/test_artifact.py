@@ -19,19 +19,15 @@ def test_a_published_artifact_reads_back(tmp_path):
     result = made(tmp_path / "m")
     manifest = read_manifest(str(tmp_path / "m"), "model")
     assert (manifest.kind, manifest.fingerprint, manifest.rows, manifest.files) == ("model", "f1", 5, ("weights",))
-    assert (
-        manifest.result
-        == result
-        == {"kind": "model", "out": str(tmp_path / "m"), "fingerprint": "f1", "rows": 5, "loss": 1.5}
-    )
+    assert manifest.result == {"kind": "model", "fingerprint": "f1", "rows": 5, "loss": 1.5}
+    assert result == {"out": str(tmp_path / "m"), **manifest.result}
     assert {"lbae", "torch", "numpy", "pyarrow", "ray"} <= manifest.packages.keys()
 
 
 def test_the_same_make_is_already_there(tmp_path):
-    made(tmp_path / "m")
-    manifest = begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False)
-    assert manifest is not None
-    assert manifest.fingerprint == "f1"
+    result = made(tmp_path / "m")
+    again = begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False)
+    assert again == {**result, "already": True}
 
 
 def test_another_make_is_refused_by_name_and_replaced_when_told(tmp_path):
@@ -47,13 +43,14 @@ def test_another_make_is_refused_by_name_and_replaced_when_told(tmp_path):
     assert not (tmp_path / "m" / "weights").exists()
 
 
-def test_files_of_somebody_else_are_never_touched(tmp_path):
+@pytest.mark.parametrize("name", ["thesis.txt", ".thesis"])
+def test_files_of_somebody_else_are_never_touched(tmp_path, name):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "thesis.txt").write_text("years of work")
+    (tmp_path / "m" / name).write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="already exists and is no artifact of this package"):
             begin(str(tmp_path / "m"), "model", {}, {}, overwrite)
-    assert (tmp_path / "m" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "m" / name).read_text() == "years of work"
 
 
 def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):

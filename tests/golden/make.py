@@ -1,0 +1,73 @@
+"""Write the golden artifacts of the current format version: ``python -m tests.golden.make``. Once a version, never again."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lbae.config import Config, ModelConfig, TrainConfig
+from lbae.core.attributes import attribute_statistics
+from lbae.core.hyperplane import HyperplanePrior, hyperplane_factor
+from lbae.core.moments import moment_sums
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.packing import pack
+from lbae.io import artifact, latent_table
+from lbae.io.bundle import save_bundle
+from lbae.io.model import save_model
+from lbae.io.moments import save_moments
+
+HERE = Path(__file__).parent
+CONFIG = Config(
+    model=ModelConfig(latent_dim=11, image_size=16, image_channels=1, channels=(2, 2)), train=TrainConfig(epochs=1)
+)
+
+
+def latents() -> np.ndarray:
+    """Forty latents of 11 bits that go with a label."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(40, 11)) + np.where(np.arange(40) % 2, 0.8, -0.4)[:, None]
+    return np.where(hidden >= 0, np.int8(1), np.int8(-1))
+
+
+def main() -> None:
+    """Write model, latents, moments and bundle."""
+    root = HERE / f"v{artifact.FORMAT_VERSION}"
+    network = LatentBernoulliAutoencoder(CONFIG.model, torch.Generator().manual_seed(0))
+    model = save_model(str(root / "model"), network, CONFIG, parents={}, run={}, result={"images": 0})
+    keys = pa.array([f"image-{i}" for i in range(40)])
+    label = pa.table({"label": [i % 2 for i in range(40)]})
+    part = latent_table.latent_part(keys, pack(latents()), label, 11, model["fingerprint"])
+    out = str(root / "latents")
+    latent_table.write_parquet(out, "data/part-00000.parquet", part)
+    parents = {"model": model["fingerprint"], "data": "none"}
+    made = artifact.publish(
+        out,
+        latent_table.KIND,
+        fingerprint="golden",
+        parents=parents,
+        config={"latent_dim": 11},
+        rows=40,
+        files=["data/part-00000.parquet"],
+        result={"precision": "float32"},
+    )
+    present = (np.arange(40) % 2 == 1)[:, None]
+    sums = moment_sums(pack(latents()), 11, ("label",), present, ~present)
+    parents = {"latents": made["fingerprint"], "model": model["fingerprint"]}
+    moments = save_moments(str(root / "moments"), sums, parents=parents, config={"attributes": "all"}, result={})
+    factor = hyperplane_factor(sums.moment_matrix)
+    save_bundle(
+        str(root / "bundle"),
+        model=str(root / "model"),
+        prior=HyperplanePrior(weights=np.ones(1), factors=factor[None].astype(np.float32)),
+        pooled_factor=hyperplane_factor(sums.moment_matrix, 1e-2),
+        attributes=attribute_statistics(sums),
+        parents={**parents, "moments": moments["fingerprint"]},
+        config={"precision": "float32"},
+        rows=40,
+        result={},
+    )
+
+
+if __name__ == "__main__":
+    main()

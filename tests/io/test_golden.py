@@ -1,0 +1,38 @@
+"""Artifacts written by every format version so far still read, with the same content."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import lbae
+from lbae.core.packing import unpack
+from lbae.io.latent_table import open_latent_table, packed_latents
+from lbae.io.moments import load_moments
+from tests import reference
+from tests.golden.make import HERE, latents
+
+VERSIONS = sorted(path for path in HERE.iterdir() if path.is_dir() and path.name.startswith("v"))
+
+
+@pytest.mark.parametrize("root", VERSIONS, ids=lambda path: path.name)
+def test_a_version_still_reads(root: Path):
+    table = open_latent_table(str(root / "latents"))
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    np.testing.assert_array_equal(unpack(packed_latents(rows), 11), latents())
+    present = (np.array(rows["label"].to_pylist()) == 1)[:, None]
+    sums, _ = load_moments(str(root / "moments"))
+    np.testing.assert_array_equal(sums.sums, reference.moment_sums(latents(), present, ~present))
+    bundle = lbae.load_bundle(str(root / "bundle"), device="cpu")
+    assert bundle.attributes.names == ("label",)
+    assert bundle.sample(3, seed=0).shape == (3, 16, 16, 1)
+    model = lbae.load_model(str(root / "model"), device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(model.encode(images), bundle.encode(images))
+
+
+def test_there_is_a_golden_of_the_current_version():
+    from lbae.io.artifact import FORMAT_VERSION
+
+    assert (HERE / f"v{FORMAT_VERSION}").is_dir()
