@@ -57,7 +57,7 @@ def write_tour(
     loaded, sums = load_bundle(bundle), load_moments(moments)[0]
     images, labels = held_out_images(loaded, data)
     rebuilt, error = reconstructions(loaded, images[:32])
-    start, end = (images[labels == name.partition("=")[2]] for name in change)
+    edited, bits_changed = _edits(loaded, images[labels == change[0].partition("=")[2]][:_FRAMES], change)
     hyperplane = loaded.prior.sample(_FIDELITY_SAMPLES, 0)
     direct = sample_direct(sums, _FIDELITY_SAMPLES, np.random.default_rng(0))
     pictures = {
@@ -65,12 +65,12 @@ def write_tour(
         "samples": grid(loaded.decode(hyperplane[:_SAMPLES]), 16),
         "samples_direct": grid(loaded.decode(direct[:_SAMPLES]), 16),
         "interpolation": _paths(loaded, images),
-        "edit": _edits(loaded, start[:_FRAMES], change),
+        "edit": edited,
     }
     report = {
         "reconstruction_of_held_out_images": error,
         "moments_of_samples": {"hyperplane": moment_errors(sums, hyperplane), "direct": moment_errors(sums, direct)},
-        "edit": {"unset": change[0], "set": change[1], "images": len(start), "goal_images": len(end)},
+        "edit": {"unset": change[0], "set": change[1], "mean_bits_changed": bits_changed},
         "stages": {name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()},
     }
     folder = resolve(out)
@@ -96,10 +96,12 @@ def _paths(bundle: Bundle, images: np.ndarray) -> np.ndarray:
     return grid(np.concatenate([bundle.interpolate(a, b, _FRAMES) for a, b in pairs]), _FRAMES)
 
 
-def _edits(bundle: Bundle, images: np.ndarray, change: tuple[str, str]) -> np.ndarray:
+def _edits(bundle: Bundle, images: np.ndarray, change: tuple[str, str]) -> tuple[np.ndarray, dict[str, float]]:
+    """A row of pictures a strength, and how many bits each strength changed on average."""
     latents = bundle.encode(images)
     rows = [edit_bits(bundle.attributes, latents, [change[1]], [change[0]], strength) for strength in _STRENGTHS]
-    return grid(bundle.decode(np.concatenate(rows)), len(images))
+    changed = {str(s): round(float((row != latents).sum(axis=1).mean()), 1) for s, row in zip(_STRENGTHS, rows, strict=True)}
+    return grid(bundle.decode(np.concatenate(rows)), len(images)), changed
 
 
 def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[str, Any]) -> list[Section]:
