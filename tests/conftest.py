@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,23 @@ def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFa
     """The README's "on your own folder of images", done with 600 digits."""
     out = tmp_path_factory.mktemp("pipeline")
     return Pipeline(digits, out, run_readme(readme_blocks("bash")[0], out, digits))
+
+
+@contextmanager
+def service(*arguments: str) -> Iterator[dict[str, Any]]:
+    """``python jobs/serve.py ARGUMENTS``: the JSON line it prints once it answers; ended as by Ctrl-C."""
+    command = [sys.executable, str(ROOT / "jobs" / "serve.py"), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield json.loads(line)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 def image_table(path: Path, cells: list[bytes | None], **columns: list[Any]) -> None:

@@ -2,13 +2,10 @@
 
 import re
 import shlex
-import signal
-import subprocess
-import sys
 
 import httpx
 
-from tests.conftest import ROOT, picture_size, readme_blocks, run_readme
+from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 
 BASH, PYTHON = readme_blocks("bash"), readme_blocks("python")
 README = (ROOT / "README.md").read_text()
@@ -43,22 +40,13 @@ def test_python(pipeline):
 
 def test_serving(pipeline):
     serve, curl = BASH[2].strip().splitlines()
-    command = [sys.executable, *shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[1:]]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline().startswith('{"url"')
+    with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]):
         words = shlex.split(curl)
         header = dict([words[words.index("-H") + 1].split(": ")])
         body = words[words.index("-d") + 1]
         answer = httpx.post(words[-1].replace("8000", PORT), content=body, headers=header, timeout=60)
-        assert answer.status_code == 200
-        assert answer.content.startswith(b"\x89PNG")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    assert answer.status_code == 200
+    assert answer.content.startswith(b"\x89PNG")
 
 
 def test_every_job_is_in_the_readme():

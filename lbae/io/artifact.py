@@ -21,7 +21,7 @@ from lbae.io.storage import absolute, resolve
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Marks a folder as one that a job of this package began and may clear.
-_BEGUN = ".unfinished"
+BEGUN = ".unfinished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +110,10 @@ def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], 
             raise UserError(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
         location.remove()
     elif location.exists():
-        if not (location / _BEGUN).exists() and not location.is_empty_folder():
+        if not (location / BEGUN).exists() and not location.is_empty_folder():
             raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
         location.remove()
-    (location / _BEGUN).write_bytes(json.dumps({"kind": kind}).encode())
+    (location / BEGUN).write_bytes(json.dumps({"kind": kind}).encode())
     return None
 
 
@@ -143,7 +143,7 @@ def publish(
         packages=_versions(),
     )
     (location / MANIFEST).write_bytes(json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode())
-    (location / _BEGUN).remove()
+    (location / BEGUN).remove()
     return {"out": absolute(out), **result}
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from lbae.errors import UserError
-from lbae.io.artifact import MANIFEST, digest_json, read_manifest
+from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
 from lbae.io.storage import readable, resolve
 
 ROWS_PER_SHARD = 2048
@@ -54,7 +54,7 @@ class Source:
 def plan(uri: str) -> Source:
     """Plan a source. UserError when it is missing, empty, unfinished or a table without an ``image`` column."""
     location = readable(uri, "data")
-    if (location / ".unfinished").exists():
+    if (location / BEGUN).exists():
         read_manifest(uri)
     listed = [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
