@@ -31,6 +31,8 @@ def ray_session() -> Iterator[str]:
     """A local Ray with two logical CPUs; jobs started in subprocesses join it through RAY_ADDRESS."""
     import ray
 
+    # As after `source .venv/bin/activate`: jobs and `ray job submit` find this run's python.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     context = ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
     address = context.address_info["address"]
     os.environ["RAY_ADDRESS"] = address
@@ -98,7 +100,7 @@ def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]
     """Run a block of the README as it stands there, but for the two folders; the JSON objects its jobs print."""
     script = re.sub(r"IMAGES=\S+", f"IMAGES={images}", block)
     script = re.sub(r"OUT=\S+", f"OUT={out}", script).replace("source .venv/bin/activate", "")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OUT": str(out)}
+    environment = {**os.environ, "OUT": str(out)}
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
