@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
@@ -31,6 +31,8 @@ def decode_image(data: bytes | None, config: ModelConfig) -> UInt8[np.ndarray, "
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as opened:
                 image = ImageOps.exif_transpose(opened).convert("L" if config.image_channels == 1 else "RGB")
+    except UnidentifiedImageError as error:  # its own message names an address in memory
+        raise ImageError("UnidentifiedImageError: no image format that is known") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers run into
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
     if image.size != (side, side):

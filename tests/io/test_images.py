@@ -51,6 +51,11 @@ def test_what_is_no_image_is_an_image_error(data):
         decode_image(data, GREY)
 
 
+def test_the_error_of_a_file_is_the_same_in_every_run():
+    with pytest.raises(ImageError, match=r"^UnidentifiedImageError: no image format that is known$"):
+        decode_image(b"not an image", GREY)
+
+
 def test_a_decompression_bomb_is_an_image_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="exceeds limit"):
