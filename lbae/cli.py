@@ -17,17 +17,20 @@ from typing import Any
 
 import tyro
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, UserError, unknown
+
+Job = Callable[..., dict[str, Any] | None]
 
 
-def run(job: Callable[..., dict[str, Any] | None]) -> None:
-    """Call ``job`` with the command line's options, print its result as the last line, and exit.
+def run(job: Job | dict[str, Job]) -> None:
+    """Call ``job`` (or the one of several that the first argument names) with the command line's options, print its result
+    as the last line, and exit.
 
     Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted; a mistake is one line, without a traceback.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        result = _parse(job, sys.argv[1:])()
+        result = _parse(*_choose(job, sys.argv[1:]))()
     except LbaeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -39,6 +42,16 @@ def run(job: Callable[..., dict[str, Any] | None]) -> None:
         sys.exit(130)
     if result is not None:
         print(json.dumps(result), flush=True)
+
+
+def _choose(job: Job | dict[str, Job], arguments: list[str]) -> tuple[Job, list[str]]:
+    if not isinstance(job, dict):
+        return job, arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        raise UserError(f"say what to do: {', '.join(job)} (each has its own --help)")
+    if arguments[0] not in job:
+        raise unknown("command", arguments[0], job)
+    return job[arguments[0]], arguments[1:]
 
 
 def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
@@ -63,7 +76,8 @@ def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
 
 
 def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
-    known = ["--help", *("--" + name.strip("_").replace("_", "-") for name in inspect.signature(job).parameters)]
+    named = [p.name for p in inspect.signature(job).parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+    known = ["--help", *("--" + name.strip("_").replace("_", "-") for name in named)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in known:

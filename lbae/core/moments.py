@@ -8,14 +8,7 @@ same bits. As a real variable an attribute is a = p - q, averaged over the rows 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
-
-from lbae.core.packing import unpack
-
-# A float32 sum of products of -1, 0 and +1 is exact while no partial sum can reach 2**24: at most 2**24 - 1 rows a block.
-# 2**15 rows keep the unpacked block of N = 1500 below 200 MB.
-_BLOCK_ROWS = 2**15
+from jaxtyping import Float64, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +25,27 @@ class MomentSums:
             raise ValueError(f"moment sums have shape {self.sums.shape}; N and the attributes need {(side, side)}")
 
     def __add__(self, other: "MomentSums") -> "MomentSums":
-        if (self.latent_dim, self.attributes) != (other.latent_dim, other.attributes):
-            raise ValueError("moment sums of different latent_dim or attributes cannot be added")
+        self._check_same(other)
         return MomentSums(sums=self.sums + other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
+
+    def __sub__(self, other: "MomentSums") -> "MomentSums":
+        """Without the rows of ``other``; ValueError when no table that holds those rows has these sums."""
+        self._check_same(other)
+        rest = MomentSums(sums=self.sums - other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
+        if not rest._is_possible():
+            raise ValueError("the rows to remove are not among the rows summed")
+        return rest
+
+    def _check_same(self, other: "MomentSums") -> None:
+        if (self.latent_dim, self.attributes) != (other.latent_dim, other.attributes):
+            raise ValueError("moment sums of different latent_dim or attributes cannot be added or subtracted")
+
+    def _is_possible(self) -> bool:
+        """What sums of K rows satisfy: |S_ij| <= K, counts are not negative, bits alone give K on the diagonal."""
+        n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
+        return bool(
+            (np.diag(self.sums)[:n] == self.count).all() and (np.abs(self.sums) <= self.count).all() and (counts >= 0).all()
+        )
 
     @property
     def count(self) -> int:
@@ -66,26 +77,3 @@ def moment_matrix(mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N
     matrix[0, 1:] = matrix[1:, 0] = mean
     matrix[1:, 1:] = second
     return matrix
-
-
-def moment_sums(
-    packed: UInt8[np.ndarray, "K B"],
-    latent_dim: int,
-    attributes: tuple[str, ...] = (),
-    present: Bool[np.ndarray, "K A"] | None = None,
-    absent: Bool[np.ndarray, "K A"] | None = None,
-) -> MomentSums:
-    """Sums over the rows of packed latents and of attribute indicators (set: ``present``, known to be unset: ``absent``)."""
-    rows = len(packed)
-    if present is None or absent is None:
-        present = absent = np.zeros((rows, 0), dtype=bool)
-    side = latent_dim + 2 * len(attributes) + 1
-    total = np.zeros((side, side), dtype=np.int64)
-    for start in range(0, rows, _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        latents = unpack(packed[block], latent_dim)
-        ones = np.ones((len(latents), 1), dtype=np.int8)
-        columns = [latents, present[block].astype(np.int8), absent[block].astype(np.int8), ones]
-        s = torch.from_numpy(np.concatenate(columns, axis=1)).float()
-        total += (s.T @ s).numpy().astype(np.int64)
-    return MomentSums(sums=total, latent_dim=latent_dim, attributes=attributes)

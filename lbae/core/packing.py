@@ -14,8 +14,8 @@ def pack(latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K B"]:
     return np.packbits(latents > 0, axis=1, bitorder="little")
 
 
-def unpack(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> Int8[np.ndarray, "K {latent_dim}"]:
-    """Inverse of :func:`pack`. ValueError when the width is not ceil(N/8) or a padding bit is set."""
+def check_packed(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> None:
+    """ValueError when the width is not ceil(N/8) or a padding bit is set."""
     if packed.shape[1] != packed_width(latent_dim):
         raise ValueError(
             f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs {packed_width(latent_dim)}"
@@ -23,5 +23,10 @@ def unpack(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> Int8[np.ndarray
     used = latent_dim % 8
     if used and packed.size and (packed[:, -1] >> used).any():
         raise ValueError(f"padding bits are set in packed latents of N = {latent_dim}; they must be 0")
+
+
+def unpack(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> Int8[np.ndarray, "K {latent_dim}"]:
+    """Inverse of :func:`pack`, with the errors of :func:`check_packed`."""
+    check_packed(packed, latent_dim)
     bits = np.unpackbits(packed, axis=1, count=latent_dim, bitorder="little")
     return (bits.astype(np.int8) << 1) - 1

@@ -165,7 +165,7 @@ class _Encoder:
             "rows": len(part),
             "bad": len(quarantine),
             "ones": int(np.unpackbits(packed).sum()),
-            "digest": f"{latent_table.part_digest(part):x}",
+            "digest": part.schema.metadata[b"lbae.rows_digest"].decode(),
             "device": torch.cuda.get_device_name() if self.codec.device.type == "cuda" else "cpu",
             "precision": self.codec.precision,
         }

@@ -1,7 +1,6 @@
 """Fitting a prior: clusters on a subset, grouped moment sums over the whole table, one factor a task, one bundle."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from lbae.core.attributes import attribute_statistics
 from lbae.core.hyperplane import SAMPLING_FLOOR, HyperplanePrior, hyperplane_factor
 from lbae.core.interpolation import NORMALS_FLOOR
 from lbae.core.mixture import Candidate, choose_components, cluster_centers, nearest_center
-from lbae.core.moments import MomentSums, moment_sums
+from lbae.core.moments import MomentSums
 from lbae.core.packing import unpack
-from lbae.distributed.session import add_tree, cluster_cpus, session
+from lbae.distributed.session import session
+from lbae.distributed.sums import Assign, Spent, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io
@@ -24,14 +24,12 @@ from lbae.io.attributes import candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
 from lbae.io.moments import load_moments
 from lbae.io.source import held_out
-from lbae.io.storage import absolute
+from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
 
 _CANDIDATES = (1, 10, 50, 200)
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET = 20_000
-_GROUP_BYTES = 128 * 2**20  # of grouped sums in one process at a time
-Assign = Callable[[pa.Table], np.ndarray]
 
 
 def fit(
@@ -71,9 +69,10 @@ def fit(
         return done
     started = time.monotonic()
     with session(address):
-        pooled_factor = _factor.remote(sums.moment_matrix, NORMALS_FLOOR, np.float64)
+        pooled_factor = _factor.remote(sums.moment_matrix)
         groups, assign, scores = _partition(table, count, by, seed)
-        prior = _prior(table, assign, groups)
+        columns = ["latent"] if by is None else ["latent", by]
+        prior = _prior(table, assign, groups, columns, str(resolve(out) / "by-component"))
         pooled_factor = ray.get(pooled_factor)
     result = {
         "components": len(prior.weights),
@@ -100,10 +99,11 @@ def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, Moment
     sums, moments_manifest = load_moments(moments)
     model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
     model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
-    if moments_manifest.parents["latents"] != table.manifest.fingerprint:
+    summed = moments_manifest.parents.get("latents", "of several tables")
+    if summed != table.manifest.fingerprint:
         raise UserError(
-            f"moment sums {moments} are of latents {moments_manifest.parents['latents']}, not of {latents}"
-            f" ({table.manifest.fingerprint}); reduce that table first"
+            f"moment sums {moments} are of latents {summed}, not of {latents} ({table.manifest.fingerprint});"
+            " reduce that table first"
         )
     if sums.count < 2:
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
@@ -155,41 +155,29 @@ def _subset(table: LatentTable, seed: int) -> tuple[np.ndarray, pa.ChunkedArray]
     return unpack(packed_latents(subset), table.latent_dim), subset["key"]
 
 
-def _prior(table: LatentTable, assign: Assign, components: int) -> HyperplanePrior:
-    """Moment sums a component, then a factor a component, a few components at a time to bound the memory."""
-    at_once = max(1, _GROUP_BYTES // (8 * (table.latent_dim + 1) ** 2))
-    weights: list[int] = []
-    factors: list[np.ndarray] = []
+def _prior(table: LatentTable, assign: Assign, components: int, columns: list[str], scratch: str) -> HyperplanePrior:
+    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
+    weights: dict[int, Any] = {}
+    factors: dict[int, Any] = {}
+    groups = scan(table, []).groups
     with ProgressLine("fit", components, "components") as line:
-        for first in range(0, components, at_once):
-            groups = range(first, min(first + at_once, components))
-            sums = [group for group in _grouped_sums(table, assign, groups) if group.count]
-            weights += [group.count for group in sums]
-            factors += ray.get([_factor.remote(group.moment_matrix, SAMPLING_FLOOR, np.float32) for group in sums])
-            line.update(groups.stop)
-    share = np.array(weights, dtype=np.float64)
-    return HyperplanePrior(weights=share / share.sum(), factors=np.stack(factors))
+        sums_of = grouped_sums_of(table, groups, assign, components, columns, (), scratch, Spent())
+        for done, (component, sums) in enumerate(sums_of, start=1):
+            weights[component], factors[component] = _component.remote(sums)
+            line.update(done)
+        resolve(scratch).remove()
+        found = [(weight, factors[c]) for c in sorted(weights) if (weight := ray.get(weights[c]))]
+    share = np.array([weight for weight, _ in found], dtype=np.float64)
+    return HyperplanePrior(weights=share / share.sum(), factors=np.stack(ray.get([factor for _, factor in found])))
+
+
+@ray.remote(num_returns=2)
+def _component(sums: MomentSums) -> tuple[int, np.ndarray | None]:
+    """Rows and factor of a component; no factor for one without rows."""
+    factor = hyperplane_factor(sums.moment_matrix, SAMPLING_FLOOR).astype(np.float32) if sums.count else None
+    return sums.count, factor
 
 
 @ray.remote
-def _factor(matrix: np.ndarray, floor: float, dtype: type) -> np.ndarray:
-    return hyperplane_factor(matrix, floor).astype(dtype)
-
-
-def _grouped_sums(table: LatentTable, assign: Assign, groups: range) -> list[MomentSums]:
-    """Moment sums of the rows of each group; a task's partial is one array, so that partials add."""
-
-    @ray.remote
-    def partial(parts: list[str]) -> np.ndarray:
-        side = table.latent_dim + 1
-        total = np.zeros((len(groups), side, side), dtype=np.int64)
-        for part in parts:
-            rows = table.read(part)
-            packed, component = packed_latents(rows), assign(rows)
-            for position, group in enumerate(groups):
-                total[position] += moment_sums(packed[component == group], table.latent_dim).sums
-        return total
-
-    tasks = min(2 * cluster_cpus(), len(table.parts))
-    sums = add_tree([partial.remote(table.parts[i::tasks]) for i in range(tasks)])
-    return [MomentSums(sums=group, latent_dim=table.latent_dim) for group in sums]
+def _factor(matrix: np.ndarray) -> np.ndarray:
+    return hyperplane_factor(matrix, NORMALS_FLOOR)

@@ -1,20 +1,28 @@
-"""Reducing a latent table to moment sums: one partial a task, added in a tree; integers, so any sharding gives the same."""
+"""Reducing a latent table to moment sums: whole, by the values of a column, or what was added since the last time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import ray
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
 
-from lbae.core.moments import MomentSums, moment_sums
-from lbae.distributed.session import add_tree, cluster_cpus, session
-from lbae.errors import UserError
+from lbae.core.moments import MomentSums
+from lbae.distributed.session import cluster_cpus, session
+from lbae.distributed.sums import Scan, Spent, grouped_sums_of, moment_sums_of, scan
+from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import moments as moments_io
-from lbae.io.attributes import Attribute, candidate_columns, column_values, indicators, select_attributes
-from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
-from lbae.io.storage import absolute
+from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns, select_attributes
+from lbae.io.latent_table import LatentTable, open_latent_table
+from lbae.io.moments import Lineage
+from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
+
+_KEYS_A_PARTITION = 2**20
 
 
 def reduce(
@@ -22,6 +30,9 @@ def reduce(
     latents: str,
     out: str,
     attributes: str = "all",
+    by: str | None = None,
+    update: bool = False,
+    unique: bool = False,
     tasks: int | None = None,
     overwrite: bool = False,
     address: str | None = None,
@@ -32,73 +43,173 @@ def reduce(
         latents: URI of the latent table.
         out: URI of the moment sums.
         attributes: all, none, or a comma-separated list of columns and ``column=value`` names.
-        tasks: how many tasks share the part files; two a CPU when not given. The sums do not depend on it.
+        by: a class or yes/no column; one set of sums for each of its values.
+        update: add to the sums at ``out`` the part files that they do not hold yet.
+        unique: check that no key occurs twice.
+        tasks: how many tasks share the rows; by CPUs and rows when not given. The sums do not depend on it.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
+    if tasks is not None and tasks < 1:
+        raise UserError(f"tasks is {tasks}; allowed: 1 or more")
+    if by is not None and (update or tasks):
+        raise UserError("--by makes new sums with tasks of its own; give it without --update and --tasks")
     table = open_latent_table(absolute(latents))
     if not table.manifest.rows:
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
-    parents = {"latents": table.manifest.fingerprint, "model": table.model_fingerprint}
-    settings = {"attributes": attributes}
-    candidates = candidate_columns(table.schema())
-    if attributes not in ("all", "none"):
-        asked = {name.strip().partition("=")[0] for name in attributes.split(",")}
-        candidates = [name for name in candidates if name in asked] or candidates
-    if attributes == "none":
-        candidates = []
+    columns = _columns(table, attributes, by)
+    settings = {"attributes": attributes, "by": by}
+    started = time.monotonic()
     with session(address):
-        chosen = select_attributes(attributes, _values(table, candidates))
-        done = artifact.begin(out, moments_io.KIND, parents, settings, overwrite)
+        found = scan(table, columns)
+        if found.rows != table.manifest.rows:
+            raise UserError(
+                f"the part files of {latents} hold {found.rows} rows, its manifest says {table.manifest.rows}:"
+                " a file was replaced; encode the table again"
+            )
+        if unique:
+            _check_unique(table)
+        chosen = select_attributes(attributes, found.values)
+        if update and (resolve(out) / artifact.MANIFEST).exists():
+            return _update(table, found, chosen, out, settings, tasks, started)
+        kind = moments_io.GROUPED_KIND if by else moments_io.KIND
+        done = artifact.begin(out, kind, _parents(table), settings, overwrite)
         if done:
             return done
-        started = time.monotonic()
-        with ProgressLine("reduce", table.manifest.rows, "rows") as line:
-            sums = _sums(table, chosen, tasks or 2 * cluster_cpus(), line)
-        result = {"seconds": round(time.monotonic() - started, 1)}
-        return moments_io.save_moments(out, sums, parents=parents, config=settings, result=result)
+        if by:
+            return _by_group(table, found, chosen, out, settings, started)
+        sums, facts = _sums(table, found, chosen, tasks)
+    return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
 
 
-def _chunks(parts: Sequence[str], count: int) -> list[list[str]]:
-    """Parts dealt out to at most ``count`` tasks."""
-    return [list(parts[i::count]) for i in range(min(count, len(parts)))]
+def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
+    """The columns whose values must be known; UserError when there is no such column."""
+    candidates = candidate_columns(table.schema())
+    if by is not None and by not in candidates:
+        raise unknown("class column", by, candidates)
+    if attributes == "all":
+        return candidates
+    asked = set() if attributes == "none" else {name.strip().partition("=")[0] for name in attributes.split(",")}
+    if strange := asked - set(candidates):
+        raise unknown("attribute", min(strange), candidates)
+    return [name for name in candidates if name in asked | {by}]
 
 
-def _values(table: LatentTable, columns: list[str]) -> dict[str, set[Any]]:
-    """Distinct values of the columns over the whole table."""
-    if not columns:
-        return {}
-
-    @ray.remote
-    def scan(parts: list[str]) -> dict[str, set[Any]]:
-        found: dict[str, set[Any]] = {name: set() for name in columns}
-        for part in parts:
-            for name, values in column_values(table.read(part, columns), columns).items():
-                found[name] |= values
-        return found
-
-    merged: dict[str, set[Any]] = {name: set() for name in columns}
-    for found in ray.get([scan.remote(parts) for parts in _chunks(table.parts, 2 * cluster_cpus())]):
-        for name, values in found.items():
-            merged[name] |= values
-    return merged
+def _sums(
+    table: LatentTable, found: Scan, attributes: tuple[Attribute, ...], tasks: int | None
+) -> tuple[MomentSums, dict[str, Any]]:
+    with ProgressLine("reduce", found.rows, "rows") as line:
+        sums, spent = moment_sums_of(table, found.groups, attributes, tasks, line.update)
+    return sums, spent.facts()
 
 
-def _sums(table: LatentTable, attributes: tuple[Attribute, ...], tasks: int, line: ProgressLine) -> MomentSums:
-    names = tuple(attribute.name for attribute in attributes)
-    columns = ["latent", *dict.fromkeys(attribute.column for attribute in attributes)]
+def _save(
+    out: str,
+    sums: MomentSums,
+    table: LatentTable,
+    found: Scan,
+    attributes: tuple[Attribute, ...],
+    settings: dict[str, Any],
+    result: dict[str, Any],
+    generation: int = 1,
+) -> dict[str, Any]:
+    lineage = Lineage(
+        tables={table.manifest.fingerprint: table.manifest.rows},
+        parts=dict.fromkeys(found.digests.values(), 1),
+        attributes=attributes,
+    )
+    return moments_io.save_moments(
+        out, sums, lineage, parents=_parents(table), config=settings, result=result, generation=generation
+    )
 
-    @ray.remote
-    def partial(parts: list[str]) -> MomentSums:
-        total: MomentSums | None = None
-        for part in parts:
-            rows = table.read(part, columns)
-            present, absent = indicators(rows, attributes)
-            sums = moment_sums(packed_latents(rows), table.latent_dim, names, present, absent)
-            total = sums if total is None else total + sums
-        assert total is not None
-        return total
 
-    rows_per_task = table.manifest.rows / min(tasks, len(table.parts))
-    chunks = _chunks(table.parts, tasks)
-    return add_tree([partial.remote(parts) for parts in chunks], lambda done: line.update(round(done * rows_per_task)))
+def _parents(table: LatentTable) -> dict[str, str]:
+    return {"latents": table.manifest.fingerprint, "model": table.model_fingerprint}
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
+
+
+def _update(
+    table: LatentTable,
+    found: Scan,
+    attributes: tuple[Attribute, ...],
+    out: str,
+    settings: dict[str, Any],
+    tasks: int | None,
+    started: float,
+) -> dict[str, Any]:
+    """The next generation of the sums at ``out``: the part files that they do not hold are added."""
+    sums, manifest = moments_io.load_moments(out)
+    lineage = moments_io.load_lineage(out, manifest)
+    if manifest.parents["model"] != table.model_fingerprint:
+        raise UserError(
+            f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as {table.uri} holds"
+        )
+    if (manifest.config, lineage.attributes) != (settings, attributes):
+        names = ", ".join(attribute.name for attribute in attributes) or "none"
+        raise UserError(
+            f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; those of the table are now {names}:"
+            " give the same --attributes, or reduce the whole table with --overwrite"
+        )
+    if gone := lineage.parts.keys() - set(found.digests.values()):
+        raise UserError(
+            f"{out} sums {len(gone)} part files that {table.uri} does not hold (any more); reduce the table with --overwrite"
+        )
+    new = {part for part, digest in found.digests.items() if digest not in lineage.parts}
+    if not new:
+        return {"out": absolute(out), **manifest.result, "already": True}
+    artifact.sweep(out, manifest)
+    rest = replace(found, groups=[group for group in found.groups if group.part in new])
+    added, facts = _sums(table, rest, attributes, tasks)
+    result = {"added_rows": rest.rows, **facts, "seconds": _since(started)}
+    return _save(out, sums + added, table, found, attributes, settings, result, manifest.generation + 1)
+
+
+def _by_group(
+    table: LatentTable,
+    found: Scan,
+    attributes: tuple[Attribute, ...],
+    out: str,
+    settings: dict[str, Any],
+    started: float,
+) -> dict[str, Any]:
+    """One set of sums a value of a column; rows without a value belong to none and are counted."""
+    by = settings["by"]
+    if not 0 < len(found.values[by]) <= MAX_CLASSES:
+        raise UserError(f"column {by!r} has {len(found.values[by])} or more distinct values; allowed: 1 to {MAX_CLASSES}")
+    values = pa.array(sorted(found.values[by]))
+    columns = ["latent", *dict.fromkeys([by, *(attribute.column for attribute in attributes)])]
+    scratch = str(resolve(out) / "by-group")
+    spent = Spent()
+
+    def assign(rows: pa.Table) -> np.ndarray:
+        return pc.fill_null(pc.index_in(rows[by].cast(values.type), values), -1).to_numpy()
+
+    def groups(line: ProgressLine) -> Iterator[tuple[int, MomentSums]]:
+        for index, sums in grouped_sums_of(table, found.groups, assign, len(values), columns, attributes, scratch, spent):
+            yield index, ray.get(sums)
+            line.update(spent.rows)
+
+    def result() -> dict[str, Any]:
+        resolve(scratch).remove()
+        return {"ungrouped_rows": found.rows - spent.rows, **spent.facts(), "seconds": _since(started)}
+
+    with ProgressLine("reduce", found.rows, "rows") as line:
+        names = [f"{by}={value}" for value in values.to_pylist()]
+        return moments_io.save_groups(out, names, groups(line), parents=_parents(table), config=settings, result=result)
+
+
+def _check_unique(table: LatentTable) -> None:
+    """UserError with some of the keys that occur more than once."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    places = [resolve(table.uri) / part for part in table.parts]
+    partitions = max(2 * cluster_cpus(), table.manifest.rows // _KEYS_A_PARTITION)
+    keys = ray.data.read_parquet([place.path for place in places], filesystem=places[0].fs, columns=["key"])
+    counts = keys.groupby("key", num_partitions=partitions).count()
+    twice = counts.map_batches(
+        lambda rows: rows.filter(pc.greater(rows["count()"], 1)), batch_format="pyarrow", batch_size=None
+    )
+    if found := [row["key"] for row in twice.take(5)]:
+        raise UserError(f"keys of {table.uri} occur more than once: {', '.join(sorted(found))}; encode the table again")

@@ -2,9 +2,8 @@
 
 import functools
 import logging
-import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +14,12 @@ from lbae.errors import LbaeError
 from lbae.report.progress import ProgressLine
 
 _STORE_BYTES = 2 * 2**30
-_FAN_IN = 8
 _POLL_S = 0.5
 
 
 @contextmanager
 def session(address: str | None = None) -> Iterator[None]:
-    """Connect to ``address``, else to the cluster named by RAY_ADDRESS or started on this machine, else start a local Ray.
+    """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
 
     A Ray that is connected already (a notebook's, a test's) is used and left alone. Errors of this package that tasks raise
     come out as themselves; LbaeError when an address is given and nothing answers there.
@@ -41,12 +39,15 @@ def session(address: str | None = None) -> Iterator[None]:
 def _connect(address: str | None) -> None:
     for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
         logging.getLogger(name).setLevel(logging.ERROR)
+    quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        ray.init(address=address or "auto", logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            quiet(object_store_memory=_STORE_BYTES)
+        except ValueError:  # not for a cluster that stands; "auto" would also join the local Ray of another job
+            quiet()
     except ConnectionError as error:
-        if address:
-            raise LbaeError(f"no Ray cluster answers at {address}: {error}") from error
-        ray.init(address="local", logging_level=logging.ERROR, log_to_driver=False, object_store_memory=_STORE_BYTES)
+        place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
+        raise LbaeError(f"no Ray cluster answers at {place}: {error}") from error
 
 
 def root_cause(error: BaseException) -> LbaeError:
@@ -68,22 +69,6 @@ def cluster_cpus() -> int:
 def cluster_gpus() -> int:
     """GPUs of the cluster as Ray counts them."""
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-def add_tree(results: Sequence[Any], on_done: Callable[[int], None] = lambda done: None) -> Any:
-    """The sum of the results of tasks, added in a tree of tasks with bounded fan-in; ``on_done`` hears how many ended."""
-    pending = list(results)
-    while pending:
-        _, pending = ray.wait(pending)
-        on_done(len(results) - len(pending))
-    while len(results) > 1:
-        results = [_add.remote(*results[i : i + _FAN_IN]) for i in range(0, len(results), _FAN_IN)]
-    return ray.get(results[0])
-
-
-@ray.remote
-def _add(*parts: Any) -> Any:
-    return functools.reduce(operator.add, parts)
 
 
 @ray.remote(num_cpus=0)

@@ -36,6 +36,7 @@ class Manifest:
     files: tuple[str, ...]
     result: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    generation: int = 1
     created: str = ""
     packages: dict[str, str] = field(default_factory=dict)
 
@@ -127,8 +128,12 @@ def publish(
     rows: int,
     files: Iterable[str],
     result: dict[str, Any],
+    generation: int = 1,
 ) -> dict[str, Any]:
-    """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint."""
+    """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint.
+
+    A later generation replaces the manifest of an artifact whose own files it leaves alone.
+    """
     location = resolve(out)
     result = {"kind": kind, "fingerprint": fingerprint, "rows": rows, **result}
     manifest = Manifest(
@@ -139,12 +144,20 @@ def publish(
         rows=rows,
         files=tuple(sorted(files)),
         result=result,
+        generation=generation,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         packages=_versions(),
     )
     (location / MANIFEST).write_bytes(json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode())
     (location / BEGUN).remove()
     return {"out": absolute(out), **result}
+
+
+def sweep(out: str, manifest: Manifest) -> None:
+    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update."""
+    for name, _ in resolve(out).files():
+        if name not in (*manifest.files, MANIFEST):
+            (resolve(out) / name).remove()
 
 
 def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config: dict[str, Any]) -> str:

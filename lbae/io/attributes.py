@@ -2,9 +2,10 @@
 
 bool column: one attribute, null is unknown. Integer column of 0, 1 and -1 alone: one attribute, set when 1; where -1 occurs
 in the column, -1 is unset and 0 unknown, else 0 is unset. Any other integer or string column: one attribute a class, named
-``column=value``, null is unknown.
+``column=value``, null is unknown; -1 among classes is refused, because it is nearly always meant as unknown.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,14 +44,28 @@ def column_values(table: pa.Table, columns: Iterable[str]) -> dict[str, set[Valu
     return {name: set(pc.unique(table[name]).drop_null()[: MAX_CLASSES + 1].to_pylist()) for name in columns}
 
 
+def merge_values(seen: Iterable[set[Value]]) -> set[Value]:
+    """The distinct values of a column from those of its parts, no more than one over the class limit."""
+    merged: set[Value] = set()
+    for values in seen:
+        merged.update(itertools.islice(values - merged, max(0, MAX_CLASSES + 1 - len(merged))))
+    return merged
+
+
 def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
     """The attributes of one column with these values; none when it has too many classes."""
     if values <= {True, False} and any(isinstance(v, bool) for v in values):
         return [Attribute(name=column, column=column, yes=True, no=False)]
-    if values <= {-1, 0, 1} and 1 in values and len(values) > 1:
+    if values == {0, 1} or (values <= {-1, 0, 1} and -1 in values):
         return [Attribute(name=column, column=column, yes=1, no=-1 if -1 in values else 0)]
     if len(values) > MAX_CLASSES:
         return []
+    if -1 in values:
+        others = ", ".join(map(str, sorted(values - {-1, 0, 1})[:5]))
+        raise UserError(
+            f"column {column!r} holds -1 and {others}: with -1 (unset) only 0 (unknown) and 1 (set) are allowed, and an"
+            " unknown class is null; mend the column, or leave it out of --attributes"
+        )
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 

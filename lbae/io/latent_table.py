@@ -5,7 +5,10 @@ that could not be decoded: key, path, error), ``manifest.json``. Format version 
 """
 
 import io
+import itertools
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +16,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
-from lbae.core.packing import packed_width
+from lbae.core.packing import check_packed, packed_width
 from lbae.errors import UserError
-from lbae.io.artifact import FORMAT_VERSION, Manifest, RowDigest, read_manifest
-from lbae.io.storage import resolve
+from lbae.io.artifact import FORMAT_VERSION, Manifest, RowDigest, digest, read_manifest
+from lbae.io.storage import Location, resolve
 
 KIND = "latent table"
+_BATCH_ROWS = 2**15
 
 
-def write_parquet(uri: str, name: str, table: pa.Table) -> None:
-    """Write one part file under its final name."""
+def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
+    """Write one part file under its final name, in row groups of these lengths when any are given."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading verifies.
+    plain = [column for column in table.column_names if column != "latent"]
+    with pq.ParquetWriter(
+        buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
+    ) as writer:
+        start = 0
+        for length in row_groups or [len(table)]:
+            writer.write_table(table.slice(start, length), row_group_size=max(1, length))
+            start += length
     (resolve(uri) / name).write_bytes(buffer.getvalue())
 
 
@@ -36,27 +48,39 @@ def latent_part(
     latent = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(packed), [None, pa.py_buffer(np.ascontiguousarray(packed))]
     )
+    taken = {"key": keys, "latent": latent}
+    rest = {name: columns[name] for name in columns.column_names if name not in taken}
+    part = pa.table({**taken, **rest})
     metadata = {
         "lbae.format_version": str(FORMAT_VERSION),
         "lbae.latent_dim": str(latent_dim),
         "lbae.bit_order": "lsb",
         "lbae.model_fingerprint": model_fingerprint,
+        "lbae.rows_digest": f"{part_digest(part):x}",
     }
-    taken = {"key": keys, "latent": latent}
-    rest = {name: columns[name] for name in columns.column_names if name not in taken}
-    return pa.table({**taken, **rest}).replace_schema_metadata(metadata)
+    return part.replace_schema_metadata(metadata)
 
 
 def part_digest(part: pa.Table) -> int:
     """Sum of the row hashes of a part: all columns count, the order of the rows does not."""
     names = part.column_names[2:]
     rest = part.select(names).to_pylist() if names else [{}] * len(part)
-    digest = RowDigest()
-    digest.add(
+    total = RowDigest()
+    total.add(
         key.encode() + b"\0" + latent + json.dumps(row, sort_keys=True, default=str).encode()
         for key, latent, row in zip(part["key"].to_pylist(), part["latent"].to_pylist(), rest, strict=True)
     )
-    return digest.total
+    return total.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """A row group of a part file."""
+
+    part: str
+    index: int
+    rows: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,27 +107,60 @@ class LatentTable:
 
     def schema(self) -> pa.Schema:
         """Columns of the table."""
-        with (resolve(self.uri) / self.parts[0]).open() as file:
-            return pq.read_schema(file)
+        with self._open(self.parts[0]) as file:
+            return file.schema_arrow
 
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
-        """One part. UserError when it is damaged, of another width or of another model."""
+        """One part, with the errors of :meth:`batches`."""
+        with self._open(part) as file:
+            return file.read(columns=columns)
+
+    def footer(self, part: str, columns: Sequence[str]) -> tuple[list[RowGroup], str]:
+        """The row groups of a part with the stored size of some columns, and the digest of its rows."""
+        with self._open(part) as file:
+            groups = []
+            for index in range(file.num_row_groups):
+                group = file.metadata.row_group(index)
+                chunks = (group.column(i) for i in range(group.num_columns))
+                stored = sum(c.total_compressed_size for c in chunks if c.path_in_schema in columns)
+                groups.append(RowGroup(part=part, index=index, rows=group.num_rows, stored_bytes=stored))
+            written = (file.schema_arrow.metadata or {}).get(b"lbae.rows_digest", b"").decode()
+        return groups, written or digest(self.manifest.fingerprint.encode(), part.encode())
+
+    def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:
+        """Rows of some row groups, at most 2**15 at a time.
+
+        UserError when a part is damaged, of another width or of another model, or when a latent has padding bits set.
+        """
+        for part, run in itertools.groupby(groups, key=lambda group: group.part):
+            with self._open(part) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group.index for group in run], columns=columns):
+                    rows = pa.Table.from_batches([batch])
+                    try:
+                        check_packed(packed_latents(rows), self.latent_dim)
+                    except ValueError as error:
+                        raise UserError(f"{resolve(self.uri) / part} cannot be used: {error}") from error
+                    yield rows
+
+    @contextmanager
+    def _open(self, part: str) -> Iterator[pq.ParquetFile]:
         location = resolve(self.uri) / part
         try:
-            with location.open() as file:
-                table = pq.read_table(file, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+            with location.open() as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+                self._check(location, file.schema_arrow)
+                yield file
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{location} cannot be read as Parquet: {error}") from error
-        found = (table.schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
+
+    def _check(self, location: Location, schema: pa.Schema) -> None:
+        found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
         if found != self.model_fingerprint:
             raise UserError(
                 f"{location} holds latents of model {found or 'unknown'}; the table is of {self.model_fingerprint}"
             )
-        if "latent" in table.column_names and table.schema.field("latent").type != pa.binary(packed_width(self.latent_dim)):
-            raise UserError(
-                f"{location} has latents of type {table.schema.field('latent').type}, not N = {self.latent_dim} bits"
-            )
-        return table
+        kind = schema.field("latent").type
+        if kind != pa.binary(packed_width(self.latent_dim)):
+            raise UserError(f"{location} has latents of type {kind}, not N = {self.latent_dim} bits")
 
 
 def open_latent_table(uri: str) -> LatentTable:

@@ -1,4 +1,4 @@
-"""Figures of a run: losses over epochs, how often every bit is set, what an attribute does to the bits."""
+"""Figures: losses over epochs, how often every bit is set, what an attribute does to the bits, drift between tables."""
 
 import io
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from lbae.core.attributes import AttributeStatistics
+from lbae.core.drift import Drift
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
 
@@ -67,4 +69,15 @@ def lifts(statistics: AttributeStatistics) -> bytes:
     axes.set_yticks(range(len(statistics.names)), statistics.names)
     axes.grid(visible=False)
     figure.colorbar(image, label="change of E[b]")
+    return _png(figure)
+
+
+def drift(found: Drift) -> bytes:
+    """z-score of every bit, sorted, against what chance alone would give."""
+    title = f"Distance of the moment matrices {found.frobenius:.2f}, by chance {found.expected:.2f}"
+    figure, axes = _axes(title, "bit, sorted", "z-score of the difference of means")
+    size = len(found.z)
+    axes.plot(stats.norm.ppf((np.arange(size) + 0.5) / size), color="grey", linewidth=1, label="by chance")
+    axes.plot(np.sort(found.z), color=_BLUE, label="found")
+    axes.legend(frameon=False)
     return _png(figure)

@@ -8,7 +8,7 @@ from lbae import presets
 from lbae.core.codec import Codec, best_precision, to_network
 from lbae.core.correlation import nearest_correlation
 from lbae.core.hyperplane import BLOCK, HyperplanePrior, gram_matrix, hyperplane_factor
-from lbae.core.moments import moment_sums
+from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack, unpack
 from lbae.core.training import initial_state, train_epoch, training_step

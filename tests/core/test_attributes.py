@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbae.core.attributes import AttributeStatistics, attribute_statistics, edit_bits
-from lbae.core.moments import moment_sums
+from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from lbae.errors import UserError
 from tests import reference

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lbae.core.direct import sample_direct
 from lbae.core.hyperplane import BLOCK, HyperplanePrior, gram_matrix, hyperplane_factor, split
-from lbae.core.moments import moment_sums
+from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from tests import reference
 

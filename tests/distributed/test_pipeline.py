@@ -9,7 +9,7 @@ import pytest
 
 import lbae
 from lbae import presets
-from lbae.core.moments import moment_sums
+from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import unpack
 from lbae.distributed.encode import encode, pool_for

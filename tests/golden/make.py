@@ -9,7 +9,7 @@ import torch
 from lbae.config import Config, ModelConfig, TrainConfig
 from lbae.core.attributes import attribute_statistics
 from lbae.core.hyperplane import HyperplanePrior, hyperplane_factor
-from lbae.core.moments import moment_sums
+from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack
 from lbae.io import artifact, latent_table

@@ -1,0 +1,83 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lbae.core import kernel
+from lbae.core.kernel import BLOCK_ROWS, MomentAccumulator, moment_sums, unpack_rows
+from lbae.core.packing import pack
+from tests import reference
+
+GPU = pytest.param(("cuda", "int8"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+BACKENDS = [("cpu", "int8"), ("cpu", "float32"), GPU]
+
+
+def rows(seed: int, count: int, n: int, attributes: int):
+    rng = np.random.default_rng(seed)
+    latents = rng.choice(np.array([-1, 1], dtype=np.int8), size=(count, n))
+    value = rng.integers(-1, 2, size=(count, attributes))
+    return latents, value == 1, value == -1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 20), st.integers(0, 3))
+@example(0, 5, 16, 0)  # no padding bits
+@example(1, 0, 3, 1)
+def test_sums_equal_the_definition(backend, seed, count, n, attributes):
+    device, arithmetic = backend
+    latents, present, absent = rows(seed, count, n, attributes)
+    names = tuple(f"a{i}" for i in range(attributes))
+    sums = moment_sums(pack(latents), n, names, present, absent, device, arithmetic)
+    assert sums.count == count
+    np.testing.assert_array_equal(sums.sums, reference.moment_sums(latents, present, absent))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [383, 384, 385, 900])
+def test_strips_and_blocks_do_not_show(backend, n):
+    device, arithmetic = backend
+    count = BLOCK_ROWS + 77
+    latents, present, absent = rows(n, count, n, 2)
+    s = np.concatenate([latents, present, absent, np.ones((count, 1))], axis=1)
+    found = moment_sums(pack(latents), n, ("a", "b"), present, absent, device, arithmetic)
+    np.testing.assert_array_equal(found.sums, s.T @ s)  # float64 is exact below 2**53
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 40), min_size=1, max_size=6), st.randoms())
+def test_any_sharding_and_order_gives_the_same_sums(seed, cuts, random):
+    latents, present, absent = rows(seed, 40, 17, 2)
+    names = ("a", "b")
+    whole = moment_sums(pack(latents), 17, names, present, absent)
+    order = np.random.default_rng(seed).permutation(40)
+    edges = sorted({0, 40, *cuts})
+    shards = [order[a:b] for a, b in itertools.pairwise(edges)]
+    random.shuffle(shards)
+    parts = [moment_sums(pack(latents[s]), 17, names, present[s], absent[s]) for s in shards]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    np.testing.assert_array_equal(total.sums, whole.sums)
+    np.testing.assert_array_equal((total - parts[0]).sums, whole.sums - parts[0].sums)
+
+
+def test_padding_bits_and_long_blocks_are_refused():
+    none = np.zeros((1, 0), dtype=bool)
+    cpu = torch.device("cpu")
+    with pytest.raises(ValueError, match="padding bits are set in packed latents of N = 11"):
+        unpack_rows(np.array([[255, 255]], dtype=np.uint8), 11, none, none, cpu)
+    with pytest.raises(ValueError, match="3 bytes wide; N = 11 needs 2"):
+        unpack_rows(np.zeros((1, 3), dtype=np.uint8), 11, none, none, cpu)
+    total = MomentAccumulator(3)
+    with pytest.raises(ValueError, match="a block has 32776 rows; allowed: at most 32768"):
+        total.add(torch.zeros((BLOCK_ROWS + 8, 32), dtype=torch.int8))
+
+
+def test_int8_only_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_vnni": False})
+    assert kernel.best_backend(torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+    assert kernel.best_backend(torch.device("cpu")) == "int8"
+    assert kernel.best_backend(torch.device("cuda")) == "int8"
