@@ -1,5 +1,6 @@
 """Shared fixtures: one local Ray for the whole run, a small image folder, a small trained pipeline."""
 
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+from lbae.core.packing import pack
+from lbae.io import artifact
+from lbae.io.latent_table import KIND, latent_part, write_parquet
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
@@ -89,6 +94,45 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     return root
+
+
+def write_latents(
+    uri: Path | str, latents: np.ndarray, columns: dict[str, list] | None = None, *, parts: int = 3, model: str = "m1"
+) -> str:
+    """Publish a latent table of these latents with keys k0, k1, ..., in part files of row groups of at most 100 rows."""
+    return write_packed(uri, pack(latents), latents.shape[1], columns, parts=parts, model=model)
+
+
+def write_packed(
+    uri: Path | str,
+    packed: np.ndarray,
+    latent_dim: int,
+    columns: dict[str, list] | None = None,
+    *,
+    parts: int,
+    model: str = "m1",
+    row_group: int = 100,
+) -> str:
+    """The same of packed latents."""
+    uri, rest, files = str(uri), pa.table(columns or {}), []
+    edges = np.linspace(0, len(packed), parts + 1).astype(int)
+    for index, (first, last) in enumerate(itertools.pairwise(edges)):
+        keys = pa.array([f"k{i}" for i in range(first, last)])
+        part = latent_part(keys, packed[first:last], rest.slice(first, last - first), latent_dim, model)
+        files.append(f"data/part-{index:05d}.parquet")
+        lengths = [min(row_group, last - start) for start in range(first, last, row_group)]
+        write_parquet(uri, files[-1], part, lengths)
+    artifact.publish(
+        uri,
+        KIND,
+        fingerprint=artifact.digest(packed.tobytes(), repr(columns).encode(), model.encode()),
+        parents={"model": model, "data": "d"},
+        config={"latent_dim": latent_dim},
+        rows=len(packed),
+        files=files,
+        result={"precision": "float32"},
+    )
+    return uri
 
 
 def readme_blocks(language: str) -> list[str]:

@@ -178,7 +178,7 @@ def _by_group(
     """One set of sums a value of a column; rows without a value belong to none and are counted."""
     by = settings["by"]
     if not 0 < len(found.values[by]) <= MAX_CLASSES:
-        raise UserError(f"column {by!r} has {len(found.values[by])} or more distinct values; allowed: 1 to {MAX_CLASSES}")
+        raise UserError(f"column {by!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make groups")
     values = pa.array(sorted(found.values[by]))
     columns = ["latent", *dict.fromkeys([by, *(attribute.column for attribute in attributes)])]
     scratch = str(resolve(out) / "by-group")
@@ -206,8 +206,8 @@ def _check_unique(table: LatentTable) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     places = [resolve(table.uri) / part for part in table.parts]
     partitions = max(2 * cluster_cpus(), table.manifest.rows // _KEYS_A_PARTITION)
-    keys = ray.data.read_parquet([place.path for place in places], filesystem=places[0].fs, columns=["key"])
-    counts = keys.groupby("key", num_partitions=partitions).count()
+    rows = ray.data.read_parquet([place.path for place in places], filesystem=places[0].fs)
+    counts = rows.select_columns(["key"]).groupby("key", num_partitions=partitions).count()
     twice = counts.map_batches(
         lambda rows: rows.filter(pc.greater(rows["count()"], 1)), batch_format="pyarrow", batch_size=None
     )

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ def session(address: str | None = None) -> Iterator[None]:
     A Ray that is connected already (a notebook's, a test's) is used and left alone. Errors of this package that tasks raise
     come out as themselves; LbaeError when an address is given and nothing answers there.
     """
+    # A task that fails fails all its results; the one that is asked for carries the error, the others would print it.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
     if not joined:
         _connect(address)

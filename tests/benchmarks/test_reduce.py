@@ -1,0 +1,87 @@
+"""Two million synthetic latents of 1,500 bits: the kernel against a bare product, the task graph against the kernel.
+
+``LBAE_BENCH_ROWS`` sets another number of rows.
+"""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from lbae.core.kernel import BLOCK_ROWS, moment_sums
+from lbae.core.packing import packed_width, unpack
+from lbae.distributed.sums import moment_sums_of, scan
+from lbae.io.latent_table import open_latent_table
+from tests.conftest import write_packed
+
+N = 1500
+ROWS = int(os.environ.get("LBAE_BENCH_ROWS", 2_000_000))
+ROW_GROUP = 2**15
+
+
+def packed(rows: int) -> np.ndarray:
+    bits = np.random.default_rng(0).integers(0, 256, (rows, packed_width(N)), dtype=np.uint8)
+    bits[:, -1] &= 2 ** (N % 8) - 1
+    return bits
+
+
+@pytest.fixture(scope="module")
+def block() -> np.ndarray:
+    return packed(4 * BLOCK_ROWS)
+
+
+def test_kernel_against_a_bare_product(compare, block):
+    left = torch.from_numpy(unpack(block, N))
+    compare(lambda: moment_sums(block, N), lambda: torch._int_mm(left.T, left), "as fast as one bare int8 product")
+
+
+def test_kernel_against_float64(compare, block):
+    few = block[:BLOCK_ROWS]
+    latents = unpack(few, N).astype(np.float64)
+    compare(lambda: moment_sums(few, N), lambda: latents.T @ latents, "as fast as float64 NumPy, its unpacking not counted")
+
+
+def test_graph_against_the_kernel(tmp_path: Path):
+    """Rounds in turn on warm workers; the kernel works with two threads, the graph with two tasks of one thread."""
+    bits = packed(ROWS)
+    tables = {
+        share: open_latent_table(
+            write_packed(tmp_path / str(share), bits[: ROWS // share], N, parts=16 // share, row_group=ROW_GROUP)
+        )
+        for share in (4, 2, 1)
+    }
+    ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
+    try:
+        graph: dict[int, list[float]] = {share: [] for share in tables}
+        kernel, peaks = [], {}
+        for _ in range(4):
+            started = time.perf_counter()
+            expected = moment_sums(bits, N)
+            kernel.append(time.perf_counter() - started)
+            for share, table in tables.items():
+                started = time.perf_counter()
+                sums, spent = moment_sums_of(table, scan(table, []).groups, (), None, lambda rows: None)
+                graph[share].append(time.perf_counter() - started)
+                peaks.setdefault(share, max(ray.get([_peak.remote() for _ in range(4)])))
+            np.testing.assert_array_equal(sums.sums, expected.sums)
+    finally:
+        ray.shutdown()
+    ratios = [g / k for g, k in zip(graph[1][1:], kernel[1:], strict=True)]
+    print(f"\ngraph: {np.median(ratios):.2f} times the kernel's time ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"  {spent.facts()}")
+    for share, seconds in graph.items():
+        middle = np.median(seconds[1:])
+        print(
+            f"  {ROWS // share:,} rows: {middle:.2f} s, {1e6 * middle * share / ROWS:.2f} s a million;"
+            f" peak memory of a worker {peaks[share] / 2**20:.0f} MB, the latents {bits.nbytes / share / 2**20:.0f} MB"
+        )
+
+
+@ray.remote
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

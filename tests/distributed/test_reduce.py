@@ -1,0 +1,252 @@
+"""Moment sums on a real Ray equal those in memory, for any sharding, by group, updated; a refusal publishes nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbae.core.kernel import moment_sums
+from lbae.core.packing import pack
+from lbae.distributed.reduce import reduce
+from lbae.distributed.sums import Spent, deal, grouped_sums_of, moment_sums_of, scan
+from lbae.errors import UserError
+from lbae.io.artifact import read_manifest
+from lbae.io.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
+from lbae.io.moments import load_group, load_moments
+from tests.conftest import write_latents
+
+N = 21
+RNG = np.random.default_rng(0)
+LATENTS = RNG.choice(np.array([-1, 1], dtype=np.int8), size=(1000, N))
+KIND = ["cat", "dog", None, "eel"] * 250
+SMILING = [True, None, False, True, False] * 200
+COLUMNS = {"kind": KIND, "smiling": SMILING}
+NAMES = ("kind=cat", "kind=dog", "kind=eel", "smiling")
+
+
+def in_memory(rows: slice | np.ndarray = slice(None)):
+    kind, smiling = np.array(KIND, dtype=object)[rows, None], np.array(SMILING, dtype=object)[rows, None]
+    classes = np.array(["cat", "dog", "eel"], dtype=object)
+    present = np.concatenate([kind == classes, smiling == np.array([True])], axis=1)
+    absent = np.concatenate([(kind != classes) & (kind != None), smiling == np.array([False])], axis=1)  # noqa: E711
+    return moment_sums(pack(LATENTS[rows]), N, NAMES, present, absent)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def connected(ray_session):
+    return ray_session
+
+
+@pytest.fixture
+def latents(tmp_path) -> str:
+    return write_latents(tmp_path / "latents", LATENTS, COLUMNS)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 7, 1000, None])
+def test_any_number_of_tasks_gives_the_sums_of_memory(latents, tmp_path, tasks):
+    result = reduce(latents=latents, out=str(tmp_path / "m"), tasks=tasks)
+    sums, _ = load_moments(str(tmp_path / "m"))
+    assert sums.attributes == NAMES
+    np.testing.assert_array_equal(sums.sums, in_memory().sums)
+    groups = sum(pq.ParquetFile(path).num_row_groups for path in Path(latents).rglob("*.parquet"))
+    assert result["tasks"] == min(tasks or 4, groups)
+    assert result["bytes_read"] > 1000 * 3
+    assert {"read", "unpack", "product"} <= set(result["task_seconds"])
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=60), st.integers(1, 80))
+def test_row_groups_are_dealt_out_once_in_order_and_evenly(rows, tasks):
+    groups = [RowGroup(part="p", index=i, rows=n, stored_bytes=0) for i, n in enumerate(rows)]
+    runs = deal(groups, tasks)
+    assert [group for run in runs for group in run] == groups
+    assert len(runs) <= tasks
+    assert all(runs)
+    assert max(sum(group.rows for group in run) for run in runs) < sum(rows) / tasks + max(rows)
+
+
+def test_one_set_of_sums_a_value_of_a_column(latents, tmp_path):
+    result = reduce(latents=latents, out=str(tmp_path / "g"), by="kind")
+    assert result["groups"] == {"kind=cat": 250, "kind=dog": 250, "kind=eel": 250}
+    assert (result["rows"], result["ungrouped_rows"]) == (750, 250)
+    for kind in ("cat", "dog", "eel"):
+        rows = np.flatnonzero(np.array(KIND, dtype=object) == kind)
+        np.testing.assert_array_equal(load_group(str(tmp_path / "g"), f"kind={kind}").sums, in_memory(rows).sums)
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["groups", "manifest.json"]
+    with pytest.raises(UserError, match="has no group 'kind=fox'; it has kind=cat, kind=dog, kind=eel"):
+        load_group(str(tmp_path / "g"), "kind=fox")
+    assert reduce(latents=latents, out=str(tmp_path / "g"), by="kind") == {**result, "already": True}
+
+
+def test_groups_can_come_from_python(latents, tmp_path):
+    table = open_latent_table(latents)
+    by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
+    groups = scan(table, []).groups
+    sums = grouped_sums_of(table, groups, by_first_bits, 9, ["latent"], (), str(tmp_path / "scratch"), Spent())
+    found = {index: ray.get(ref) for index, ref in sums}
+    bits = pack(LATENTS)[:, 0] % 8
+    assert sorted(found) == list(range(9))
+    for index, group in found.items():
+        np.testing.assert_array_equal(group.sums, moment_sums(pack(LATENTS[bits == index + 1]), N).sums)
+
+
+def grow(latents: str, count: int, columns: dict) -> None:
+    """Append a part file of the first ``count`` latents, negated, and publish the table anew."""
+    manifest = read_manifest(latents)
+    keys = pa.array([f"new{i}" for i in range(count)])
+    part = latent_part(keys, pack(-LATENTS[:count]), pa.table(columns), N, "m1")
+    write_parquet(latents, "data/part-00009.parquet", part)
+    tree = json.loads((Path(latents) / "manifest.json").read_text())
+    tree |= {"rows": manifest.rows + count, "files": [*manifest.files, "data/part-00009.parquet"], "fingerprint": "grown"}
+    (Path(latents) / "manifest.json").write_text(json.dumps(tree))
+
+
+def test_an_update_reads_only_new_part_files(latents, tmp_path):
+    out = str(tmp_path / "m")
+    first = reduce(latents=latents, out=out, update=True)
+    assert reduce(latents=latents, out=out, update=True) == {**first, "already": True}
+    old = load_moments(out)[1]
+    for path in (Path(latents) / "data").glob("part-0000[0-2]*"):  # seen parts are not read again: latents may be gone
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(1, "latent", pa.array([b"\xff" * 3] * len(table), pa.binary(3))), path)
+    grow(latents, 40, {"kind": ["dog"] * 40, "smiling": [True] * 40})
+    result = reduce(latents=latents, out=out, update=True)
+    assert (result["rows"], result["added_rows"], result["tables"]) == (1040, 40, {"grown": 1040})
+    present = np.tile([False, True, False, True], (40, 1))
+    absent = np.tile([True, False, True, False], (40, 1))
+    added = moment_sums(pack(-LATENTS[:40]), N, NAMES, present, absent)
+    sums, manifest = load_moments(out)
+    np.testing.assert_array_equal(sums.sums, (in_memory() + added).sums)
+    assert manifest.generation == 2
+    assert all((tmp_path / "m" / name).exists() for name in old.files), "a reader of the old manifest finds its files"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"kind": ["fox"] * 9, "smiling": [True] * 9}, {}, "the table are now kind=cat, kind=dog, kind=eel, kind=fox"),
+        ({"kind": ["dog"] * 9, "smiling": [True] * 9}, {"attributes": "none"}, "now none: give the same --attributes"),
+    ],
+)
+def test_an_update_with_other_attributes_is_refused(latents, tmp_path, change, options, message):
+    before = reduce(latents=latents, out=str(tmp_path / "m"))
+    grow(latents, 9, change)
+    with pytest.raises(UserError, match=message):
+        reduce(latents=latents, out=str(tmp_path / "m"), update=True, **options)
+    assert load_moments(str(tmp_path / "m"))[1].fingerprint == before["fingerprint"]
+
+
+def test_an_update_notices_parts_that_were_changed(latents, tmp_path):
+    reduce(latents=latents, out=str(tmp_path / "m"))
+    shutil.rmtree(latents)
+    write_latents(latents, np.concatenate([LATENTS[:500], -LATENTS[500:]]), COLUMNS)
+    with pytest.raises(UserError, match=r"sums 2 part files that .* does not hold"):
+        reduce(latents=latents, out=str(tmp_path / "m"), update=True)
+
+
+def damage(latents: str, how: str) -> None:
+    path = Path(latents) / "data" / "part-00001.parquet"
+    table, data = pq.read_table(path), path.read_bytes()
+    keys, count = table["key"].combine_chunks(), len(table)
+    rest = table.select(["kind", "smiling"])
+    bits = packed_latents(table).copy()
+    if how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "a flipped bit":
+        place = data.index(bits[0].tobytes()) if bits[0].tobytes() in data else len(data) // 4
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    elif how == "gone":
+        path.unlink()
+    elif how == "fewer rows":
+        write_parquet(latents, "data/part-00001.parquet", table.slice(1))
+    elif how == "another width":
+        wide = latent_part(keys, np.zeros((count, 9), dtype=np.uint8), rest, 72, "m1")
+        write_parquet(latents, "data/part-00001.parquet", wide)
+    elif how == "another model":
+        write_parquet(latents, "data/part-00001.parquet", latent_part(keys, bits, rest, N, "m2"))
+    elif how == "padding bits":
+        bits[7, 2] |= 128
+        write_parquet(latents, "data/part-00001.parquet", latent_part(keys, bits, rest, N, "m1"))
+    elif how == "a key twice":
+        again = pa.concat_arrays([keys.slice(0, count - 1), pa.array(["k3"])])
+        write_parquet(latents, "data/part-00001.parquet", latent_part(again, bits, rest, N, "m1"))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", "part-00001.parquet cannot be read as Parquet"),
+        ("a flipped bit", "part-00001.parquet cannot be read as Parquet"),
+        ("gone", "part-00001.parquet cannot be read as Parquet"),
+        ("fewer rows", "hold 999 rows, its manifest says 1000: a file was replaced"),
+        ("another width", r"part-00001.parquet has latents of type fixed_size_binary\[9\], not N = 21 bits"),
+        ("another model", "part-00001.parquet holds latents of model m2; the table is of m1"),
+        ("padding bits", "part-00001.parquet cannot be used: padding bits are set in packed latents of N = 21"),
+        ("a key twice", "keys of .* occur more than once: k3;"),
+    ],
+)
+def test_damage_is_named_and_nothing_is_published(latents, tmp_path, how, message):
+    damage(latents, how)
+    with pytest.raises(UserError, match=message):
+        reduce(latents=latents, out=str(tmp_path / "m"), unique=how == "a key twice")
+    assert not (tmp_path / "m" / "manifest.json").exists()
+
+
+def test_unique_keys_pass(latents, tmp_path):
+    assert reduce(latents=latents, out=str(tmp_path / "m"), unique=True)["rows"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            {"age": [-1, 0, 1, 2]},
+            {},
+            "column 'age' holds -1 and 2: with -1 .unset. only 0 .unknown. and 1 .set. are allowed",
+        ),
+        ({"age": [1, 2, 3, 4]}, {"attributes": "aeg"}, "unknown attribute 'aeg'; did you mean 'age'"),
+        ({"age": [1, 2, 3, 4]}, {"attributes": "age=5"}, "unknown attribute 'age=5'"),
+        ({"age": [1, 2, 3, 4]}, {"by": "aeg"}, "unknown class column 'aeg'; did you mean 'age'"),
+        ({"age": [1, 2, 3, 4]}, {"by": "age", "update": True}, "give it without --update"),
+        ({"age": [1, 2, 3, 4]}, {"tasks": 0}, "tasks is 0; allowed: 1 or more"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, columns, options, message):
+    latents = write_latents(tmp_path / "latents", LATENTS[:4], columns)
+    with pytest.raises(UserError, match=message):
+        reduce(latents=latents, out=str(tmp_path / "m"), **options)
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_empty_table_and_too_many_groups_are_refused(tmp_path):
+    empty = write_latents(tmp_path / "empty", LATENTS[:0], parts=0)
+    with pytest.raises(UserError, match="holds no rows; there is nothing to reduce"):
+        reduce(latents=empty, out=str(tmp_path / "m"))
+    many = write_latents(tmp_path / "many", LATENTS, {"id": list(range(1000))})
+    with pytest.raises(UserError, match="column 'id' has more than 200 distinct values, or none"):
+        reduce(latents=many, out=str(tmp_path / "m"), by="id")
+
+
+def test_partials_of_one_node_are_added_there(latents):
+    table = open_latent_table(latents)
+    seen: list[int] = []
+    sums, spent = moment_sums_of(table, scan(table, []).groups, (), 12, seen.append)
+    np.testing.assert_array_equal(sums.sums, moment_sums(pack(LATENTS), N).sums)
+    assert spent.tasks > 8, "more than one merge adds up"
+    assert (spent.rows, spent.moved_bytes) == (1000, 0)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1000
+
+
+def test_attributes_can_be_named(latents, tmp_path):
+    reduce(latents=latents, out=str(tmp_path / "m"), attributes="smiling,kind=dog")
+    sums, _ = load_moments(str(tmp_path / "m"))
+    assert sums.attributes == ("smiling", "kind=dog")
+    assert sums.sums[N, -1] == pc.sum(pa.array(SMILING)).as_py()
