@@ -26,7 +26,7 @@ Backend = Literal["int8", "float32"]
 BLOCK_ROWS = 2**15  # 50 MB unpacked at N = 1500
 # Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste less, wider
 # ones are quicker a product.
-_STRIP = 384
+_STRIP = 512
 _CPU_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
@@ -37,37 +37,8 @@ def best_backend(device: torch.device) -> Backend:
     return "int8" if any(torch.cpu.get_capabilities().get(name) for name in _CPU_INT8) else "float32"
 
 
-def unpack_rows(
-    packed: UInt8[np.ndarray, "K B"],
-    latent_dim: int,
-    present: Bool[np.ndarray, "K A"],
-    absent: Bool[np.ndarray, "K A"],
-    device: torch.device,
-) -> Int8[Tensor, "R C"]:
-    """The rows [b; p; q; 1] as 0 and 1, zeros between and behind. R and C are rounded up to what int8 products on GPUs ask.
-
-    ValueError when the packed width is not N's or a padding bit is set.
-    """
-    check_packed(packed, latent_dim)
-    latent_bytes = packed.shape[1]
-    flags = np.concatenate([present, absent, np.ones((len(packed), 1), dtype=bool)], axis=1)
-    flags = np.packbits(flags, axis=1, bitorder="little")
-    rows = np.zeros((-len(packed) % 8 + len(packed), _width(latent_bytes + flags.shape[1])), dtype=np.uint8)
-    rows[: len(packed), :latent_bytes] = packed
-    rows[: len(packed), latent_bytes : latent_bytes + flags.shape[1]] = flags
-    if device.type == "cpu":
-        return torch.from_numpy(np.unpackbits(rows, axis=1, bitorder="little").view(np.int8))
-    shifts = torch.arange(8, dtype=torch.uint8, device=device)
-    bits = (torch.from_numpy(rows).to(device)[:, :, None] >> shifts) & 1
-    return bits.reshape(len(rows), -1).to(torch.int8)
-
-
-def _width(used: int) -> int:
-    return -used % 4 + used
-
-
 class MomentAccumulator:
-    """Adds up unpacked blocks; its memory is the sums and one block's product, whatever the number of rows."""
+    """Adds up blocks of rows; its memory is one unpacked block and the sums, whatever the number of rows."""
 
     def __init__(
         self,
@@ -75,25 +46,44 @@ class MomentAccumulator:
         attributes: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
         backend: Backend | None = None,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
-        self.latent_dim, self.attributes = latent_dim, attributes
+        self.latent_dim, self.attributes, self.block_rows = latent_dim, attributes, _round_up(block_rows)
         self.device = torch.device(device)
         self.backend: Backend = backend or best_backend(self.device)
         flags = 2 * len(attributes) + 1
-        side = 8 * _width(packed_width(latent_dim) + packed_width(flags))
-        self._counts = torch.zeros((side, side), dtype=torch.int64, device=self.device)
-        first = 8 * packed_width(latent_dim)
+        self._bytes = packed_width(latent_dim), packed_width(flags)
+        width = _round_up(sum(self._bytes))
+        first = 8 * self._bytes[0]
         self._used = np.r_[:latent_dim, first : first + flags]
+        self._bits = torch.empty((width, 8, self.block_rows), dtype=torch.uint8, device=self.device)
+        self._counts = torch.zeros((8 * width, 8 * width), dtype=torch.int64, device=self.device)
 
-    def add(self, bits: Int8[Tensor, "R C"]) -> None:
-        """Add the rows of :func:`unpack_rows`, at most ``BLOCK_ROWS`` at a time."""
-        if len(bits) > BLOCK_ROWS:
-            raise ValueError(f"a block has {len(bits)} rows; allowed: at most {BLOCK_ROWS}")
-        columns = bits.T
-        if self.device.type == "cuda":
-            columns = columns.contiguous()  # the layout that cuBLAS multiplies int8 in
-        if self.backend == "float32":
-            columns = columns.float()
+    def unpack(
+        self, packed: UInt8[np.ndarray, "K B"], present: Bool[np.ndarray, "K A"], absent: Bool[np.ndarray, "K A"]
+    ) -> Int8[Tensor, "C R"]:
+        """[b; p; q; 1] of a block as columns of 0 and 1, with zeros between and behind; the next call overwrites them.
+
+        ValueError when the packed width is not N's, when a padding bit is set, and for more than ``block_rows`` rows.
+        """
+        check_packed(packed, self.latent_dim)
+        rows, (latent_bytes, flag_bytes) = len(packed), self._bytes
+        if rows > self.block_rows:
+            raise ValueError(f"a block has {rows} rows; allowed: at most {self.block_rows}")
+        flags = np.concatenate([present, absent, np.ones((rows, 1), dtype=bool)], axis=1)
+        columns = torch.zeros((len(self._bits), _round_up(rows)), dtype=torch.uint8)
+        columns[:latent_bytes, :rows] = torch.from_numpy(np.require(packed, requirements="W")).T
+        columns[latent_bytes : latent_bytes + flag_bytes, :rows] = torch.from_numpy(
+            np.packbits(flags, axis=1, bitorder="little")
+        ).T
+        bits = self._bits[:, :, : columns.shape[1]]
+        shifts = torch.arange(8, dtype=torch.uint8, device=self.device)[:, None]
+        torch.bitwise_right_shift(columns.to(self.device)[:, None], shifts, out=bits)
+        return bits.bitwise_and_(1).flatten(0, 1).view(torch.int8)
+
+    def add(self, bits: Int8[Tensor, "C R"]) -> None:
+        """Add what :meth:`unpack` gave."""
+        columns = bits if self.backend == "int8" else bits.float()
         multiply = torch._int_mm if self.backend == "int8" else torch.mm
         for start in range(0, len(columns), _STRIP):
             product = multiply(columns[start : start + _STRIP], columns[start:].T)
@@ -111,6 +101,11 @@ class MomentAccumulator:
         return MomentSums(sums=sums, latent_dim=n, attributes=self.attributes)
 
 
+def _round_up(size: int) -> int:
+    """To a multiple of 8, as int8 products on GPUs ask (of bytes: 64 columns, so that a strip is never too narrow)."""
+    return -size % 8 + size
+
+
 def moment_sums(
     packed: UInt8[np.ndarray, "K B"],
     latent_dim: int,
@@ -123,8 +118,8 @@ def moment_sums(
     """Sums over the rows of packed latents and of attribute indicators (set: ``present``, known to be unset: ``absent``)."""
     if present is None or absent is None:
         present = absent = np.zeros((len(packed), len(attributes)), dtype=bool)
-    total = MomentAccumulator(latent_dim, attributes, device, backend)
-    for start in range(0, len(packed), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        total.add(unpack_rows(packed[block], latent_dim, present[block], absent[block], total.device))
+    total = MomentAccumulator(latent_dim, attributes, device, backend, min(BLOCK_ROWS, max(1, len(packed))))
+    for start in range(0, len(packed), total.block_rows):
+        block = slice(start, start + total.block_rows)
+        total.add(total.unpack(packed[block], present[block], absent[block]))
     return total.sums()

@@ -20,7 +20,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lbae.core.kernel import BLOCK_ROWS, MomentAccumulator, unpack_rows
+from lbae.core.kernel import BLOCK_ROWS, MomentAccumulator
 from lbae.core.moments import MomentSums
 from lbae.distributed.session import cluster_cpus
 from lbae.io.attributes import Attribute, column_values, indicators, merge_values
@@ -264,7 +264,7 @@ def _partial(table: LatentTable, run: Run, attributes: tuple[Attribute, ...]) ->
         if rows is None:
             return total.sums(), spent
         with spent.on("unpack"):
-            bits = unpack_rows(packed_latents(rows), table.latent_dim, *indicators(rows, attributes), _CPU)
+            bits = total.unpack(packed_latents(rows), *indicators(rows, attributes))
         with spent.on("product"):
             total.add(bits)
         spent.rows += len(rows)

@@ -101,10 +101,10 @@ def _load_sums(uri: str, name: str, manifest: Manifest) -> MomentSums:
 
 
 def load_lineage(uri: str, manifest: Manifest) -> Lineage:
-    """What went into moment sums; UserError for artifacts from before lineages were kept."""
+    """What went into moment sums; UserError for artifacts without a lineage file."""
     name = next((name for name in manifest.files if name.startswith("lineage")), None)
     if name is None:
-        raise UserError(f"{uri} does not say which part files it sums (made by lbae 0.1.0 or older); reduce its table again")
+        raise UserError(f"{uri} does not say which part files it sums (it has no lineage file); reduce its table again")
     tree = json.loads((resolve(uri) / name).read_bytes())
     return Lineage(
         tables=tree["tables"],
