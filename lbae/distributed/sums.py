@@ -246,7 +246,8 @@ class _Tree:
             for node, held in self._held.items()
             if len(held) >= least
         ]
-        holders = [node for node, held in self._held.items() if held]
+        # The root is wanted here: where this process's node holds a sum, the others come to it.
+        holders = sorted((node for node, held in self._held.items() if held), key=lambda node: node != _node())
         if not self._running and not merges and len(holders) > 1:
             merges = [[(node, self._held[node].pop()) for node in holders[:_FAN_IN]]]
         return merges

@@ -1,6 +1,7 @@
 """Moment sums on a real Ray equal those in memory, for any sharding, by group, updated; a refusal publishes nothing."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lbae.errors import UserError
 from lbae.io.artifact import read_manifest
 from lbae.io.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
 from lbae.io.moments import load_group, load_moments
-from tests.conftest import write_latents
+from tests.conftest import write_latents, write_packed
 
 N = 21
 RNG = np.random.default_rng(0)
@@ -95,6 +96,19 @@ def test_groups_can_come_from_python(latents, tmp_path):
     assert sorted(found) == list(range(9))
     for index, group in found.items():
         np.testing.assert_array_equal(group.sums, moment_sums(pack(LATENTS[bits == index + 1]), N).sums)
+
+
+@pytest.mark.slow
+def test_fifty_groups_of_1500_bits_fit_into_a_gigabyte_and_a_half_a_process(tmp_path):
+    packed = np.random.default_rng(0).integers(0, 256, (50_000, 188), dtype=np.uint8)
+    packed[:, -1] &= 15
+    table = open_latent_table(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
+    by_byte = lambda rows: packed_latents(rows)[:, 3].astype(np.int64) % 50  # noqa: E731
+    groups = scan(table, []).groups
+    sums = grouped_sums_of(table, groups, by_byte, 50, ["latent"], (), str(tmp_path / "scratch"), Spent())
+    assert sum(ray.get(ref).count for _, ref in sums) == 50_000
+    peak = ray.remote(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    assert max(ray.get([peak.remote() for _ in range(8)])) < 1.5 * 2**30
 
 
 def grow(latents: str, count: int, columns: dict) -> None:
