@@ -1,17 +1,13 @@
 """Set and unset attributes of an image: a PNG of its reconstruction beside the edited one."""
 
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from lbae.cli import run
+from lbae.cli import Names, run
 from lbae.errors import UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, is_picture
 from lbae.io.storage import resolve
 from lbae.report.pictures import load_image, strip
-
-Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 def edit(*, bundle: str, image: str, out: str, set: Names = (), unset: Names = (), strength: float = 1.0) -> dict[str, Any]:

@@ -13,13 +13,15 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from lbae.errors import LbaeError, UserError, unknown
 
 Job = Callable[..., dict[str, Any] | None]
+Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""An option that may be given several times."""
 
 
 def run(job: Job | dict[str, Job]) -> None:

@@ -44,6 +44,13 @@ def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
     assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
 
 
+def test_sample_gives_images_with_attributes(job, pipeline, tmp_path):
+    wanted = ("--given", "label=3", "--given-not", "label=5")
+    facts = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 4, *wanted, "--out", tmp_path / "s.png"))
+    assert facts["given"] == {"label=3": True, "label=5": False}
+    assert 0 < facts["acceptance"] < 0.5
+
+
 def test_reconstruct_writes_originals_above_reconstructions(job, pipeline, tmp_path):
     out = tmp_path / "r.png"
     facts = result_of(job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", out))
@@ -91,6 +98,16 @@ def test_show_describes(job, pipeline):
         ("reduce", "--latents {latents} --out {tmp}/m --attributes labl", "unknown attribute 'labl'; did you mean 'label'"),
         ("sample", "--bundle {bundle} --num zero --out {tmp}/s.png", "Error parsing --num: invalid literal"),
         ("sample", "--bundle {bundle} --num 0 --out {tmp}/s.png", "num is 0"),
+        (
+            "sample",
+            "--bundle {bundle} --given label=10 --out {tmp}/s.png",
+            "unknown attribute 'label=10'; did you mean 'label=1'",
+        ),
+        (
+            "sample",
+            "--bundle {bundle} --given label=1 --given-not label=1 --out {tmp}/s.png",
+            "'label=1' is both given and given-not",
+        ),
         ("sample", "--bundle {tmp}/none --out {tmp}/s.png", "it does not exist"),
         (
             "edit",

@@ -79,6 +79,26 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     )
 
 
+def joint_moments(moments: MomentSums) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
+    """E[x] and E[x xT] of x = [a; y], attributes before bits, each over the rows where it is known.
+
+    Pairs of attributes never known together count as uncorrelated; an attribute that is nowhere known as a fair coin.
+    """
+    n, a = moments.latent_dim, len(moments.attributes)
+    sums = moments.sums.astype(np.float64)
+    p, q = slice(n, n + a), slice(n + a, n + 2 * a)
+    known = sums[p, -1] + sums[q, -1]
+    mean, second = np.empty(a + n), np.empty((a + n, a + n))
+    mean[:a], mean[a:] = _ratio(sums[p, -1] - sums[q, -1], known, 0.0), moments.mean
+    both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
+    agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
+    second[:a, :a] = _ratio(agree, both, np.outer(mean[:a], mean[:a]))
+    second[:a, a:] = _ratio(sums[p, :n] - sums[q, :n], known[:, None], 0.0)
+    second[a:, :a], second[a:, a:] = second[:a, a:].T, moments.second
+    np.fill_diagonal(second, 1.0)
+    return mean, second
+
+
 def edit_bits(
     statistics: AttributeStatistics,
     latents: Int8[np.ndarray, "K N"],

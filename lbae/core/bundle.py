@@ -1,6 +1,6 @@
 """A trained system in one object: codec, prior, pooled factor and attribute statistics, with the public verbs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,8 @@ from jaxtyping import Float64, Int8, UInt8
 
 from lbae.core.attributes import AttributeStatistics, edit_bits
 from lbae.core.codec import Codec
-from lbae.core.hyperplane import HyperplanePrior
 from lbae.core.interpolation import interpolate
+from lbae.core.prior import Prior
 
 Images = UInt8[np.ndarray, "K H W C"]
 
@@ -20,7 +20,7 @@ class Bundle:
 
     fingerprint: str
     codec: Codec
-    prior: HyperplanePrior
+    prior: Prior
     pooled_factor: Float64[np.ndarray, "M M"]
     attributes: AttributeStatistics
 
@@ -36,9 +36,10 @@ class Bundle:
         """Images through the bottleneck and back."""
         return self.decode(self.encode(images))
 
-    def sample(self, count: int, seed: int) -> Images:
-        """``count`` new images; image i depends on the bundle, the seed and i only."""
-        return self.decode(self.prior.sample(count, seed))
+    def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
+        """``count`` new images, with attributes as ``given``; image i depends on the bundle, seed, ``given`` and i only."""
+        latents = self.prior.sample_given(count, seed, given)[0] if given else self.prior.sample(count, seed)
+        return self.decode(latents)
 
     def interpolate(self, source: UInt8[np.ndarray, "H W C"], target: UInt8[np.ndarray, "H W C"], steps: int) -> Images:
         """``steps`` images from the reconstruction of ``source`` to that of ``target``, both included."""

@@ -6,17 +6,10 @@ V VT = nearest correlation matrix to H; V lower triangular with unit rows, so V_
 b_i = +1 if sign<V_i, r> == sign<V_0, r> else -1 with r ~ N(0, I); sign(0) = +1
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Float32, Float64, Int8, Int64
+from jaxtyping import Float64
 
 from lbae.core.correlation import correlation_factor
-
-# Sampling factors keep a tiny floor: at 1e-2 a nearly constant bit flips several times too often.
-SAMPLING_FLOOR = 1e-6
-# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has a random stream of its own and is computed whole.
-BLOCK = 256
 
 
 def gram_matrix(moment_matrix: Float64[np.ndarray, "M M"]) -> Float64[np.ndarray, "M M"]:
@@ -24,42 +17,6 @@ def gram_matrix(moment_matrix: Float64[np.ndarray, "M M"]) -> Float64[np.ndarray
     return np.sin(np.pi / 2 * moment_matrix)
 
 
-def hyperplane_factor(
-    moment_matrix: Float64[np.ndarray, "M M"], floor: float = SAMPLING_FLOOR
-) -> Float64[np.ndarray, "M M"]:
+def hyperplane_factor(moment_matrix: Float64[np.ndarray, "M M"], floor: float) -> Float64[np.ndarray, "M M"]:
     """V for a moment matrix, boundary first: lower triangular, unit rows."""
     return correlation_factor(gram_matrix(moment_matrix), floor)
-
-
-def split(factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
-    """Latents on either side of the hyperplanes with the given normals; N = M - 1."""
-    positive = normals @ factor.T >= 0
-    return np.where(positive[:, 1:] == positive[:, :1], np.int8(1), np.int8(-1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class HyperplanePrior:
-    """A mixture of hyperplane samplers: component c is drawn with its weight, then split by its factor."""
-
-    weights: Float64[np.ndarray, "C"]
-    factors: Float32[np.ndarray, "C M M"]
-
-    @property
-    def latent_dim(self) -> int:
-        """N."""
-        return self.factors.shape[1] - 1
-
-    def sample(self, count: int, seed: int) -> Int8[np.ndarray, "{count} N"]:
-        """``count`` latents; latent i does not depend on ``count``."""
-        blocks = [self._block(seed, index) for index in range(-(-count // BLOCK))]
-        return np.concatenate(blocks)[:count] if blocks else np.empty((0, self.latent_dim), dtype=np.int8)
-
-    def _block(self, seed: int, index: int) -> Int8[np.ndarray, "B N"]:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
-        components = rng.choice(len(self.weights), size=BLOCK, p=self.weights)
-        normals = rng.standard_normal((BLOCK, self.latent_dim + 1), dtype=np.float32)
-        latents = np.empty((BLOCK, self.latent_dim), dtype=np.int8)
-        for component in np.unique(components):
-            rows: Int64[np.ndarray, R] = np.flatnonzero(components == component)
-            latents[rows] = split(self.factors[component], normals[rows])
-        return latents

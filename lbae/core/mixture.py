@@ -1,20 +1,35 @@
-"""Mixtures of moments: clusters of latents, each with moments of its own, and how many of them to use."""
+"""Mixtures of moments: clusters of latents with moments of their own, how many of them, and how far to trust each.
+
+A cluster's covariance is shrunk toward the pooled within-cluster one, because a cluster has few rows for N bits. Both the
+number of clusters and the shrinkage are those with the best mean log density of held-out latents under
+
+    sum_c w_c N(y; mu_c, (1 - a) S_c + a W + 0.01 I)
+
+with S_c the covariance of cluster c, W the pooled one. This score cannot be won by remembering, as the Fréchet distance can,
+and sees the number of components, as pairwise likelihood does not. It needs no repaired matrix.
+"""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 from scipy import linalg
 from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
 
+from lbae.core.kernel import moment_sums
+from lbae.core.packing import pack
+
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _NOISE = 0.01
 
+Latents = Int8[np.ndarray, "K N"]
+HeldOut = Int8[np.ndarray, "H N"]
+Labels = Int64[np.ndarray, "K"]
 
-def cluster_centers(latents: Int8[np.ndarray, "K N"], components: int, seed: int) -> Float32[np.ndarray, "C N"]:
+
+def cluster_centers(latents: Latents, components: int, seed: int) -> Float32[np.ndarray, "C N"]:
     """k-means centres of the latents as real vectors (squared Euclidean distance is 4 times Hamming's).
 
     Clusters that end up empty are dropped. Starting from random latents is as good here as k-means++ and far quicker.
@@ -31,63 +46,89 @@ def cluster_centers(latents: Int8[np.ndarray, "K N"], components: int, seed: int
     return centers[used].astype(np.float32)
 
 
-def nearest_center(latents: Int8[np.ndarray, "K N"], centers: Float32[np.ndarray, "C N"]) -> Int64[np.ndarray, "K"]:
+def nearest_center(latents: Latents, centers: Float32[np.ndarray, "C N"]) -> Labels:
     """Index of the nearest centre; the smallest index among equals."""
     offset = 0.5 * np.einsum("cn,cn->c", centers, centers)
     scores = latents.astype(np.float32) @ centers.T - offset
     return scores.argmax(axis=1)
 
 
+def within_covariance(latents: Latents, labels: Labels) -> Float64[np.ndarray, "N N"]:
+    """Covariance of the latents about the means of their clusters, pooled over the clusters."""
+    between = np.zeros((latents.shape[1],) * 2)
+    for label in np.unique(labels):
+        mean = latents[labels == label].mean(axis=0)
+        between += (labels == label).mean() * np.outer(mean, mean)
+    return moment_sums(pack(latents), latents.shape[1]).second - between
+
+
+def shrink(
+    mean: Float64[np.ndarray, "N"],
+    second: Float64[np.ndarray, "N N"],
+    within: Float64[np.ndarray, "N N"],
+    amount: float,
+) -> Float64[np.ndarray, "N N"]:
+    """E[y yT] of a cluster with its correlations moved by ``amount`` toward those of the pooled covariance ``within``.
+
+    Correlations and not covariances are mixed, so that every bit keeps its own mean and variance.
+    """
+    deviation = np.sqrt(np.maximum(np.diag(within), 0))
+    scale = np.divide(np.sqrt(np.maximum(1 - mean**2, 0)), deviation, out=np.zeros_like(mean), where=deviation > 0)
+    pooled = np.outer(mean, mean) + scale[:, None] * within * scale
+    shrunk = (1 - amount) * second + amount * pooled
+    np.fill_diagonal(shrunk, 1.0)
+    return shrunk
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A number of components with its best held-out score, in nats a latent."""
+    """A partition with its best shrinkage and the mean log density of held-out latents there, in nats a latent.
+
+    ``nats`` is NaN when no latents were held out; the shrinkage is then the largest tried.
+    """
 
     components: int
-    score: float
+    nats: float
     shrinkage: float
+    within: Float64[np.ndarray, "N N"]
+    centers: Float32[np.ndarray, "C N"] | None = None
+
+    def facts(self) -> dict[str, float | int | None]:
+        """For a job's last line."""
+        nats = None if np.isnan(self.nats) else round(self.nats, 3)
+        return {"components": self.components, "held_out_nats": nats, "shrinkage": self.shrinkage}
 
 
-def held_out_score(
-    train: Int8[np.ndarray, "K N"],
-    labels: Int64[np.ndarray, "K"],
-    held_out: Int8[np.ndarray, "H N"],
-) -> tuple[float, float]:
-    """Best mean log density of held-out latents over the shrinkages, and that shrinkage.
-
-    The density is sum_c w_c N(y; mu_c, (1 - a) S_c + a W + 0.01 I), W the pooled within-cluster covariance. Unlike the
-    Fréchet distance it cannot be won by remembering, and unlike pairwise likelihood it sees the number of components.
-    """
-    groups = [train[labels == c].astype(np.float64) for c in np.unique(labels)]
-    means = [group.mean(axis=0) for group in groups]
-    scatters = [(group - mean).T @ (group - mean) for group, mean in zip(groups, means, strict=True)]
-    pooled = sum(scatters) / len(train)
-    points = held_out.astype(np.float64)
-
-    def score(shrinkage: float) -> float:
-        logs = np.empty((len(groups), len(points)))
-        for c, (group, mean, scatter) in enumerate(zip(groups, means, scatters, strict=True)):
-            covariance = (1 - shrinkage) * scatter / len(group) + shrinkage * pooled
-            factor = linalg.cholesky(covariance + _NOISE * np.eye(len(mean)), lower=True)
-            white = linalg.solve_triangular(factor, (points - mean).T, lower=True)
-            normaliser = np.log(np.diag(factor)).sum() + 0.5 * len(mean) * np.log(2 * np.pi)
-            logs[c] = np.log(len(group) / len(train)) - 0.5 * np.einsum("nh,nh->h", white, white) - normaliser
-        return float(logsumexp(logs, axis=0).mean())
-
-    best = max(_SHRINKAGES, key=score)
-    return score(best), best
+def try_clusters(train: Latents, held_out: HeldOut, components: int, seed: int) -> Candidate:
+    """k-means clusters of the training latents, scored."""
+    centers = cluster_centers(train, components, seed)
+    return replace(try_partition(train, nearest_center(train, centers), held_out), centers=centers)
 
 
-def choose_components(
-    latents: Int8[np.ndarray, "K N"],
-    held_out: Bool[np.ndarray, "K"],
-    candidates: Sequence[int],
-    seed: int,
-) -> list[Candidate]:
-    """Score every candidate number of k-means components, best first."""
-    train, test = latents[~held_out], latents[held_out]
-    table = []
-    for components in candidates:
-        labels = nearest_center(train, cluster_centers(train, components, seed))
-        score, shrinkage = held_out_score(train, labels, test)
-        table.append(Candidate(components=components, score=score, shrinkage=shrinkage))
-    return sorted(table, key=lambda candidate: -candidate.score)
+def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidate:
+    """A given partition of the training latents, scored at every shrinkage. A single component has nothing to shrink to."""
+    within = within_covariance(train, labels)
+    clusters = np.unique(labels)
+    shrinkages = _SHRINKAGES if len(clusters) > 1 else (0.0,)
+    if not len(held_out):
+        return Candidate(components=len(clusters), nats=np.nan, shrinkage=shrinkages[-1], within=within)
+    logs = np.empty((len(shrinkages), len(clusters), len(held_out)))
+    for c, label in enumerate(clusters):
+        sums = moment_sums(pack(train[labels == label]), train.shape[1])
+        weight = np.log(sums.count / len(train))
+        covariance = sums.second - np.outer(sums.mean, sums.mean)
+        for s, amount in enumerate(shrinkages):
+            logs[s, c] = weight + _log_density(held_out, sums.mean, (1 - amount) * covariance + amount * within)
+    nats = logsumexp(logs, axis=1).mean(axis=1)
+    best = int(nats.argmax())
+    return Candidate(components=len(clusters), nats=float(nats[best]), shrinkage=shrinkages[best], within=within)
+
+
+def _log_density(
+    points: Latents, mean: Float64[np.ndarray, "N"], covariance: Float64[np.ndarray, "N N"]
+) -> Float64[np.ndarray, "K"]:
+    """Of a Gaussian with a little noise added."""
+    factor = linalg.cholesky(covariance + _NOISE * np.eye(len(mean)), lower=True, overwrite_a=True, check_finite=False)
+    white = linalg.solve_triangular(factor, points.T - mean[:, None], lower=True, overwrite_b=True, check_finite=False)
+    normaliser = np.log(np.diag(factor)).sum() + 0.5 * len(mean) * np.log(2 * np.pi)
+    return -0.5 * np.einsum("nh,nh->h", white, white) - normaliser

@@ -1,35 +1,42 @@
-"""Fitting a prior: clusters on a subset, grouped moment sums over the whole table, one factor a task, one bundle."""
+"""Fitting a prior: a partition chosen on a subset, grouped moment sums of the whole table, a factor a task, one bundle."""
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from lbae.core.attributes import attribute_statistics
-from lbae.core.hyperplane import SAMPLING_FLOOR, HyperplanePrior, hyperplane_factor
+from lbae.core.attributes import attribute_statistics, joint_moments
+from lbae.core.hyperplane import hyperplane_factor
 from lbae.core.interpolation import NORMALS_FLOOR
-from lbae.core.mixture import Candidate, choose_components, cluster_centers, nearest_center
+from lbae.core.mixture import Candidate, nearest_center, shrink, try_clusters, try_partition
 from lbae.core.moments import MomentSums
 from lbae.core.packing import unpack
-from lbae.distributed.session import session
-from lbae.distributed.sums import Assign, Spent, grouped_sums_of, scan
+from lbae.core.prior import Prior, Sampler
+from lbae.core.samplers import sampling_factor
+from lbae.distributed.session import cluster_cpus, session
+from lbae.distributed.sums import Assign, Run, Scan, Spent, deal, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io
 from lbae.io import model as model_io
 from lbae.io.artifact import read_manifest
-from lbae.io.attributes import candidate_columns
+from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
-from lbae.io.moments import load_moments
-from lbae.io.source import held_out
+from lbae.io.moments import load_lineage, load_moments
+from lbae.io.source import held_out, key_fractions
 from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
 
 _CANDIDATES = (1, 10, 50, 200)
 _MAX_PRIOR_BYTES = 512 * 2**20
-_SUBSET = 20_000
+_SUBSET_ROWS = 60_000
+_HELD_OUT_ROWS = 2_000
+_ROWS_A_COMPONENT = 50
+_TASK_ROWS = 2**20
 
 
 def fit(
@@ -40,6 +47,7 @@ def fit(
     out: str,
     components: str = "auto",
     by: str | None = None,
+    sampler: Literal["hyperplane", "gaussian"] = "gaussian",
     seed: int = 0,
     overwrite: bool = False,
     address: str | None = None,
@@ -52,31 +60,40 @@ def fit(
         moments: URI of the moment sums.
         out: URI of the bundle.
         components: number of mixture components, or auto to choose it by held-out score.
-        by: a class column; one component a class instead of clusters.
+        by: a class or yes/no column; one component a value instead of clusters.
+        sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
     count = _component_count(components, by)
-    table, sums, parents = _inputs(model, latents, moments)
+    table, sums, attributes, parents = _inputs(model, latents, moments)
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
         raise unknown("class column", by, candidate_columns(table.schema()))
-    settings = {"components": components, "by": by, "seed": seed, "precision": table.manifest.result["precision"]}
+    settings = {
+        "components": components,
+        "by": by,
+        "sampler": sampler,
+        "seed": seed,
+        "precision": table.manifest.result["precision"],
+    }
     done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
     if done:
         return done
     started = time.monotonic()
     with session(address):
-        pooled_factor = _factor.remote(sums.moment_matrix)
-        groups, assign, scores = _partition(table, count, by, seed)
-        columns = ["latent"] if by is None else ["latent", by]
-        prior = _prior(table, assign, groups, columns, str(resolve(out) / "by-component"))
+        pooled_factor = _pooled_factor.remote(sums.moment_matrix)
+        found = scan(table, [by] if by else [])
+        partition, tried = _by_class(table, found, by) if by else _clusters(table, found, count, seed)
+        prior = _prior(table, found, partition, attributes, sampler, str(resolve(out) / "by-component"))
         pooled_factor = ray.get(pooled_factor)
     result = {
         "components": len(prior.weights),
-        "scores": [{"components": s.components, "held_out_nats": round(s.score, 3)} for s in scores],
+        "sampler": sampler,
+        "shrinkage": partition.shrinkage,
+        "tried": tried,
         "seconds": round(time.monotonic() - started, 1),
     }
     return bundle_io.save_bundle(
@@ -92,8 +109,8 @@ def fit(
     )
 
 
-def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, MomentSums, dict[str, str]]:
-    """The table, its sums and all fingerprints; UserError when they do not belong together."""
+def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:
+    """The table, its sums with their attributes, all fingerprints; UserError when they do not belong together."""
     model_manifest = read_manifest(model, model_io.KIND)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
@@ -108,7 +125,8 @@ def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, Moment
     if sums.count < 2:
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    return table, sums, {name: manifest.fingerprint for name, manifest in manifests.items()}
+    attributes = load_lineage(moments, moments_manifest).attributes
+    return table, sums, attributes, {name: manifest.fingerprint for name, manifest in manifests.items()}
 
 
 def _component_count(components: str, by: str | None) -> int | None:
@@ -122,62 +140,134 @@ def _component_count(components: str, by: str | None) -> int | None:
     return int(components)
 
 
-def _partition(table: LatentTable, count: int | None, by: str | None, seed: int) -> tuple[int, Assign, list[Candidate]]:
-    """How many components, the function that finds the component of every row, and the scores it was chosen by."""
-    if by is not None:
-        values = sorted({v for part in table.parts for v in table.read(part, [by])[by].to_pylist() if v is not None})
-        index = {value: i for i, value in enumerate(values)}
-        # Rows without a value belong to no component.
-        return len(values), lambda rows: np.array([index.get(v, -1) for v in rows[by].to_pylist()], dtype=np.int64), []
-    if count == 1:
-        return 1, lambda rows: np.zeros(len(rows), dtype=np.int64), []
-    latents, keys = _subset(table, seed)
-    scores: list[Candidate] = []
-    if count is None:
-        # A component's moments need as many rows as it has bits, or its samples repeat its few rows.
-        limit = min(table.manifest.rows // table.latent_dim, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
-        held = held_out(keys)
-        scores = choose_components(latents, held, [c for c in _CANDIDATES if c <= max(1, limit)], seed) if held.any() else []
-        count = scores[0].components if scores else 1
-    centers = cluster_centers(latents, min(count, len(latents)), seed)
-    return len(centers), lambda rows: nearest_center(unpack(packed_latents(rows), table.latent_dim), centers), scores
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How rows come to components, and the pooled covariance with the share of it that a component takes."""
+
+    count: int
+    assign: Assign
+    columns: list[str]
+    within: np.ndarray
+    shrinkage: float
 
 
-def _subset(table: LatentTable, seed: int) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """A uniform subset of the latents that fits in memory, with its keys."""
-    share = min(1.0, _SUBSET / table.manifest.rows)
-    rng = np.random.default_rng(seed)
-    picked = []
-    for part in table.parts:
-        rows = table.read(part, ["key", "latent"])
-        picked.append(rows.filter(rng.random(len(rows)) < share) if share < 1 else rows)
-    subset = pa.concat_tables(picked)
-    return unpack(packed_latents(subset), table.latent_dim), subset["key"]
+def _by_class(table: LatentTable, found: Scan, by: str) -> tuple[Partition, list[dict[str, Any]]]:
+    """One component a value of a column; rows without a value belong to none."""
+    if not 0 < len(found.values[by]) <= MAX_CLASSES:
+        raise UserError(f"column {by!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make components")
+    values = pa.array(sorted(found.values[by]))
+
+    def assign(rows: pa.Table) -> np.ndarray:
+        return pc.fill_null(pc.index_in(rows[by].cast(values.type), values), -1).to_numpy()
+
+    subset = _subset(table, found, ["key", "latent", by])
+    labels = assign(subset)
+    known = labels >= 0
+    latents, held = unpack(packed_latents(subset), table.latent_dim)[known], held_out(subset["key"])[known]
+    tried: Candidate = ray.get(_try_classes.remote(latents, held, labels[known]))
+    partition = Partition(
+        count=len(values), assign=assign, columns=["latent", by], within=tried.within, shrinkage=tried.shrinkage
+    )
+    return partition, [tried.facts()]
 
 
-def _prior(table: LatentTable, assign: Assign, components: int, columns: list[str], scratch: str) -> HyperplanePrior:
-    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
-    weights: dict[int, Any] = {}
-    factors: dict[int, Any] = {}
-    groups = scan(table, []).groups
-    with ProgressLine("fit", components, "components") as line:
-        sums_of = grouped_sums_of(table, groups, assign, components, columns, (), scratch, Spent())
-        for done, (component, sums) in enumerate(sums_of, start=1):
-            weights[component], factors[component] = _component.remote(sums)
+def _clusters(table: LatentTable, found: Scan, count: int | None, seed: int) -> tuple[Partition, list[dict[str, Any]]]:
+    """The number of clusters asked for, or the one with the best held-out score."""
+    subset = _subset(table, found, ["key", "latent"])
+    latents, held = unpack(packed_latents(subset), table.latent_dim), held_out(subset["key"])
+    numbers = [min(count, int((~held).sum()))] if count else _numbers(table, held)
+    shared = ray.put(latents)
+    with ProgressLine("partitions", len(numbers), "tried") as line:
+        running = [_try_clusters.remote(shared, held, number, seed) for number in numbers]
+        while (done := len(ray.wait(running, num_returns=len(running), timeout=1)[0])) < len(running):
             line.update(done)
-        resolve(scratch).remove()
-        found = [(weight, factors[c]) for c in sorted(weights) if (weight := ray.get(weights[c]))]
-    share = np.array([weight for weight, _ in found], dtype=np.float64)
-    return HyperplanePrior(weights=share / share.sum(), factors=np.stack(ray.get([factor for _, factor in found])))
+        line.update(done)
+    tried: list[Candidate] = ray.get(running)
+    best = max(tried, key=lambda candidate: candidate.nats)
+    centers = best.centers
+    assert centers is not None
+
+    def assign(rows: pa.Table) -> np.ndarray:
+        return nearest_center(unpack(packed_latents(rows), table.latent_dim), centers)
+
+    partition = Partition(
+        count=len(centers), assign=assign, columns=["latent"], within=best.within, shrinkage=best.shrinkage
+    )
+    return partition, [candidate.facts() for candidate in tried]
 
 
-@ray.remote(num_returns=2)
-def _component(sums: MomentSums) -> tuple[int, np.ndarray | None]:
-    """Rows and factor of a component; no factor for one without rows."""
-    factor = hyperplane_factor(sums.moment_matrix, SAMPLING_FLOOR).astype(np.float32) if sums.count else None
-    return sums.count, factor
+def _numbers(table: LatentTable, held: np.ndarray) -> list[int]:
+    """Numbers of clusters to try: those with enough rows a component, and not too large a bundle."""
+    most = min(table.manifest.rows // _ROWS_A_COMPONENT, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
+    return [number for number in _CANDIDATES if number <= max(1, most)] if held.any() else [1]
 
 
 @ray.remote
-def _factor(matrix: np.ndarray) -> np.ndarray:
+def _try_clusters(latents: np.ndarray, held: np.ndarray, number: int, seed: int) -> Candidate:
+    return try_clusters(latents[~held], latents[held][:_HELD_OUT_ROWS], number, seed)
+
+
+@ray.remote
+def _try_classes(latents: np.ndarray, held: np.ndarray, labels: np.ndarray) -> Candidate:
+    return try_partition(latents[~held], labels[~held], latents[held][:_HELD_OUT_ROWS])
+
+
+def _subset(table: LatentTable, found: Scan, columns: list[str]) -> pa.Table:
+    """A uniform subset of the rows that fits in memory, the same for any number of tasks."""
+    share = min(1.0, _SUBSET_ROWS / found.rows)
+    runs = deal(found.groups, max(2 * cluster_cpus(), found.rows // _TASK_ROWS))
+    return pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in runs]))
+
+
+@ray.remote
+def _pick(table: LatentTable, run: Run, columns: list[str], share: float) -> pa.Table:
+    batches = table.batches(run, columns)
+    if share == 1:
+        return pa.concat_tables(batches)
+    return pa.concat_tables(rows.filter(pa.array(key_fractions(rows["key"]) < share)) for rows in batches)
+
+
+def _prior(
+    table: LatentTable,
+    found: Scan,
+    partition: Partition,
+    attributes: tuple[Attribute, ...],
+    sampler: Sampler,
+    scratch: str,
+) -> Prior:
+    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
+    weights: dict[int, Any] = {}
+    factors: dict[int, Any] = {}
+    within = ray.put(partition.within)
+    with ProgressLine("fit", partition.count, "components") as line:
+        columns = list(dict.fromkeys([*partition.columns, *(attribute.column for attribute in attributes)]))
+        sums_of = grouped_sums_of(
+            table, found.groups, partition.assign, partition.count, columns, attributes, scratch, Spent()
+        )
+        for component, sums in sums_of:
+            weights[component], factors[component] = _component.remote(sums, sampler, within, partition.shrinkage)
+        resolve(scratch).remove()
+        for done in range(1, partition.count + 1):
+            ray.wait(list(weights.values()), num_returns=done)
+            line.update(done)
+    used = [component for component in sorted(weights) if ray.get(weights[component])]
+    share = np.array([ray.get(weights[component]) for component in used], dtype=np.float64)
+    stacked = np.stack(ray.get([factors[component] for component in used]))
+    names = tuple(attribute.name for attribute in attributes)
+    return Prior(sampler=sampler, weights=share / share.sum(), factors=stacked, attributes=names)
+
+
+@ray.remote(num_returns=2)
+def _component(sums: MomentSums, sampler: Sampler, within: np.ndarray, shrinkage: float) -> tuple[int, np.ndarray | None]:
+    """Rows and factor of a component; no factor for one without rows."""
+    if not sums.count:
+        return 0, None
+    bits = slice(len(sums.attributes), None)
+    mean, second = joint_moments(sums)
+    second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
+    return sums.count, sampling_factor(sampler, mean, second, sums.count).astype(np.float32)
+
+
+@ray.remote
+def _pooled_factor(matrix: np.ndarray) -> np.ndarray:
     return hyperplane_factor(matrix, NORMALS_FLOOR)

@@ -16,7 +16,7 @@ from lbae.config import Config
 from lbae.core.attributes import AttributeStatistics
 from lbae.core.bundle import Bundle
 from lbae.core.codec import Codec
-from lbae.core.hyperplane import HyperplanePrior
+from lbae.core.prior import Prior
 from lbae.errors import LbaeError
 from lbae.io.artifact import digest, publish, read_manifest
 from lbae.io.model import build_network
@@ -51,7 +51,7 @@ def save_bundle(
     out: str,
     *,
     model: str,
-    prior: HyperplanePrior,
+    prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
     parents: dict[str, str],
@@ -59,7 +59,7 @@ def save_bundle(
     rows: int,
     result: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; ``config`` names the precision the latents were made at."""
+    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the sampler."""
     arrays = {f.name: getattr(attributes, f.name) for f in dataclasses.fields(attributes) if f.name != "names"}
     content = {
         "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
@@ -92,13 +92,20 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     if digest(*data.values()) != manifest.fingerprint:
         raise LbaeError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
     config = Config.from_dict(json.loads(data["config"]))
+    names = tuple(manifest.result["attributes"])
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     prior = safetensors.numpy.load(data["prior"])
+    factors = unpack_triangles(prior["factors"])
     arrays = safetensors.numpy.load(data["attributes"])
     return Bundle(
         fingerprint=manifest.fingerprint,
         codec=Codec(build_network(uri, data["weights"], config), manifest.config["precision"], chosen),
-        prior=HyperplanePrior(weights=prior["weights"], factors=unpack_triangles(prior["factors"])),
+        prior=Prior(
+            sampler=manifest.config.get("sampler", "hyperplane"),
+            weights=prior["weights"],
+            factors=factors,
+            attributes=names if factors.shape[1] > 1 + config.model.latent_dim else (),
+        ),
         pooled_factor=unpack_triangles(safetensors.numpy.load(data["pooled"])["factor"]),
-        attributes=AttributeStatistics(names=tuple(manifest.result["attributes"]), **arrays),
+        attributes=AttributeStatistics(names=names, **arrays),
     )

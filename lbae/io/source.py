@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from lbae.errors import UserError
 from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
@@ -152,6 +152,12 @@ def _bytes_or_none(shard: Shard, name: str) -> bytes | None:
         return (resolve(shard.root) / name).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
+    """A number in [0, 1) for every key, uniform and always the same: rows below p are a subset with the share p."""
+    digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
+    return np.fromiter((int.from_bytes(d[:8]) / 2**64 for d in digests), dtype=np.float64, count=len(keys))
 
 
 def held_out(keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:

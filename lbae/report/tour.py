@@ -7,8 +7,8 @@ import numpy as np
 
 from lbae.core.attributes import edit_bits
 from lbae.core.bundle import Bundle
-from lbae.core.direct import sample_direct
 from lbae.core.moments import MomentSums
+from lbae.core.samplers import fit
 from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png, grid
@@ -59,7 +59,7 @@ def write_tour(
     rebuilt, error = reconstructions(loaded, images[:32])
     edited, bits_changed = _edits(loaded, images[labels == change[0].partition("=")[2]][:_FRAMES], change)
     hyperplane = loaded.prior.sample(_FIDELITY_SAMPLES, 0)
-    direct = sample_direct(sums, _FIDELITY_SAMPLES, np.random.default_rng(0))
+    direct = fit("direct", sums).sample(_FIDELITY_SAMPLES, 0)
     pictures = {
         "reconstructions": rebuilt,
         "samples": grid(loaded.decode(hyperplane[:_SAMPLES]), 16),

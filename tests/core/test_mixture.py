@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from lbae.core.mixture import choose_components, cluster_centers, held_out_score, nearest_center
+from lbae.core.kernel import moment_sums
+from lbae.core.mixture import cluster_centers, nearest_center, shrink, try_clusters, try_partition, within_covariance
+from lbae.core.packing import pack
 
 
 def clouds(count: int, clusters: int, seed: int = 0):
@@ -25,23 +27,54 @@ def test_nearest_center_is_the_nearest():
     np.testing.assert_array_equal(nearest_center(latents, centers), distance.argmin(axis=1))
 
 
-def test_held_out_score_prefers_the_true_number_of_clouds():
-    latents, _ = clouds(4000, 8)
+def test_held_out_score_prefers_clusters_where_there_are_some():
+    latents, label = clouds(4000, 8)
     held = np.arange(4000) % 10 == 0
-    scores = choose_components(latents, held, [1, 8, 40], seed=0)
-    assert scores[0].components != 1
-    assert {s.components for s in scores} == {1, 8, 40}
-    assert scores[0].score > scores[-1].score
+    true = try_partition(latents[~held], label[~held], latents[held])
+    assert true.nats > try_clusters(latents[~held], latents[held], 1, 0).nats + 3
+    noise = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(4000, 32))
+    one, many = (try_clusters(noise[~held], noise[held], number, 0) for number in (1, 60))
+    assert one.nats > many.nats
+    assert many.facts() == {"components": 60, "held_out_nats": round(many.nats, 3), "shrinkage": many.shrinkage}
 
 
 def test_held_out_score_of_one_component_is_a_gaussian_density():
     latents, _ = clouds(500, 2)
     train, test = latents[:400], latents[400:]
-    score, _ = held_out_score(train, np.zeros(400, dtype=np.int64), test)
+    score = try_partition(train, np.zeros(400, dtype=np.int64), test)
     mean, covariance = train.mean(axis=0), np.cov(train.T.astype(float), bias=True) + 0.01 * np.eye(32)
     white = np.linalg.solve(np.linalg.cholesky(covariance), (test - mean).T)
     expected = -0.5 * (white**2).sum(axis=0).mean() - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
-    assert abs(score - expected) < 1e-8
+    assert abs(score.nats - expected) < 1e-8
+    assert score.shrinkage == 0
+
+
+def test_without_held_out_latents_there_is_no_score_and_full_shrinkage():
+    latents, label = clouds(100, 2)
+    candidate = try_partition(latents, label, latents[:0])
+    assert candidate.facts() == {"components": 2, "held_out_nats": None, "shrinkage": 0.5}
+
+
+def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
+    latents, label = clouds(300, 3)
+    expected = sum(np.cov(latents[label == c].T.astype(float), bias=True) * (label == c).mean() for c in range(3))
+    np.testing.assert_allclose(within_covariance(latents, label), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.3, 1.0])
+def test_shrinking_keeps_means_and_moves_correlations(amount):
+    latents, label = clouds(600, 3)
+    within = within_covariance(latents, label)
+    sums = moment_sums(pack(latents[label == 1]), 32)
+    second = shrink(sums.mean, sums.second, within, amount)
+    np.testing.assert_array_equal(np.diag(second), 1)
+
+    def correlations(covariance):
+        deviation = np.sqrt(np.diag(covariance))
+        return covariance / np.outer(deviation, deviation)
+
+    own, moved = (correlations(m - np.outer(sums.mean, sums.mean)) for m in (sums.second, second))
+    np.testing.assert_allclose(moved, (1 - amount) * own + amount * correlations(within), atol=1e-12)
 
 
 def test_more_components_than_latents_are_refused():

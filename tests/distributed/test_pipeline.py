@@ -96,9 +96,22 @@ def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):
     np.testing.assert_allclose(bundle.prior.weights, sums.sums[n : n + 10, -1] / sums.count)
 
 
-def test_auto_prints_the_scores_it_chose_by(pipeline, tmp_path):
+def test_auto_prints_what_it_chose_from(pipeline, tmp_path):
     result = fit(**pipeline.made_from, out=str(tmp_path / "b"))
-    assert [s["components"] for s in result["scores"]] == [1]  # 600 rows are too few for ten components of 128 bits
+    assert [tried["components"] for tried in result["tried"]] == [1, 10]  # 600 rows are too few for fifty components
+    best = max(result["tried"], key=lambda tried: tried["held_out_nats"])
+    assert (result["components"], result["shrinkage"]) == (best["components"], best["shrinkage"])
+
+
+@pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
+def test_a_bundle_draws_with_the_sampler_it_was_fitted_with(pipeline, tmp_path, sampler):
+    result = fit(**pipeline.made_from, out=str(tmp_path / "b"), components="3", sampler=sampler)
+    prior = load_bundle(str(tmp_path / "b")).prior
+    assert (prior.sampler, len(prior.factors), result["components"]) == (sampler, 3, 3)
+    assert (prior.latent_dim, prior.attributes) == (128, tuple(f"label={i}" for i in range(10)))
+    table = open_latent_table(pipeline.latents)
+    mean = unpack(packed_latents(pa.concat_tables(table.read(part) for part in table.parts)), 128).mean(axis=0)
+    assert np.sqrt(np.mean((prior.sample(20_000, 0).mean(axis=0) - mean) ** 2)) < 0.05
 
 
 def test_every_stage_run_again_says_already(pipeline):

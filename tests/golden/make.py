@@ -8,14 +8,15 @@ import torch
 
 from lbae.config import Config, ModelConfig, TrainConfig
 from lbae.core.attributes import attribute_statistics
-from lbae.core.hyperplane import HyperplanePrior, hyperplane_factor
+from lbae.core.hyperplane import hyperplane_factor
 from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack
+from lbae.core.samplers import fit
 from lbae.io import artifact, latent_table
 from lbae.io.bundle import save_bundle
 from lbae.io.model import save_model
-from lbae.io.moments import save_moments
+from lbae.io.moments import Lineage, save_moments
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -54,12 +55,13 @@ def main() -> None:
     present = (np.arange(40) % 2 == 1)[:, None]
     sums = moment_sums(pack(latents()), 11, ("label",), present, ~present)
     parents = {"latents": made["fingerprint"], "model": model["fingerprint"]}
-    moments = save_moments(str(root / "moments"), sums, parents=parents, config={"attributes": "all"}, result={})
-    factor = hyperplane_factor(sums.moment_matrix)
+    moments = save_moments(
+        str(root / "moments"), sums, Lineage(tables={}, parts={}), parents=parents, config={"attributes": "all"}, result={}
+    )
     save_bundle(
         str(root / "bundle"),
         model=str(root / "model"),
-        prior=HyperplanePrior(weights=np.ones(1), factors=factor[None].astype(np.float32)),
+        prior=fit("hyperplane", sums),
         pooled_factor=hyperplane_factor(sums.moment_matrix, 1e-2),
         attributes=attribute_statistics(sums),
         parents={**parents, "moments": moments["fingerprint"]},

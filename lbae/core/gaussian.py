@@ -1,0 +1,86 @@
+"""The dichotomised Gaussian (Macke et al. 2009): bits are thresholded Gaussians with exactly the latents' means.
+
+Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation of x_i and x_j is the tetrachoric one, with
+which both bits are +1 as often as in the latents:
+
+    P(x > h, y > k) = Phi(-h) Phi(-k) + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2 cos^2 u)) du
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy import special
+from torch import Tensor
+
+from lbae.core.correlation import correlation_factor
+
+_NODES, _WEIGHTS = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(16))
+_STEPS = 30
+_TOLERANCE = 1e-9
+_LIMIT = np.pi / 2 - 1e-4
+_CHUNK = 2**16
+
+
+def tetrachoric(
+    first: Float64[np.ndarray, "P"], second: Float64[np.ndarray, "P"], both: Float64[np.ndarray, "P"]
+) -> Float64[np.ndarray, "P"]:
+    """Correlations of bivariate Gaussians whose upper quadrants at the thresholds of P(b_i), P(b_j) have P(b_i, b_j).
+
+    Newton's method on the angle asin(rho), bracketed; all pairs at once, in chunks that fit a processor's cache.
+    """
+    chunks = (slice(start, start + _CHUNK) for start in range(0, len(both), _CHUNK))
+    solved = [_solve(*(torch.from_numpy(values[chunk]) for values in (first, second, both))) for chunk in chunks]
+    return torch.cat(solved).sin().numpy() if solved else np.empty(0)
+
+
+def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
+    h, k = -torch.special.ndtri(first), -torch.special.ndtri(second)
+    squares, product = h * h + k * k, h * k
+    excess = 2 * np.pi * (both - first * second)
+
+    def density(angle: Tensor) -> Tensor:
+        return torch.exp((product * angle.sin() - squares / 2) / angle.cos() ** 2)
+
+    low, high = torch.full_like(h, -_LIMIT), torch.full_like(h, _LIMIT)
+    angle = torch.zeros_like(h)
+    for _ in range(_STEPS):
+        half = angle / 2
+        error = -excess
+        for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
+            error = error + weight * half * density(half * (1 + node))
+        high, low = torch.where(error > 0, angle, high), torch.where(error > 0, low, angle)
+        step = angle - error / density(angle)
+        inside = (step > low) & (step < high)
+        following = torch.where(inside, step, (low + high) / 2)
+        if float((following - angle).abs().max()) < _TOLERANCE:
+            return following
+        angle = following
+    return angle
+
+
+def gaussian_correlation(
+    mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int
+) -> Float64[np.ndarray, "N N"]:
+    """Tetrachoric correlations of bits with these moments, not repaired; an empty cell of a pair counts half a row."""
+    share = (mean + 1) / 2
+    i, j = np.triu_indices(len(mean), 1)
+    both = (second[i, j] + mean[i] + mean[j] + 1) / 4
+    half = 0.5 / rows
+    least, most = np.maximum(0, share[i] + share[j] - 1) + half, np.minimum(share[i], share[j]) - half
+    varies = least < most
+    correlation = np.eye(len(mean))
+    found = tetrachoric(share[i][varies], share[j][varies], np.clip(both, least, most)[varies])
+    correlation[i[varies], j[varies]] = correlation[j[varies], i[varies]] = found
+    return correlation
+
+
+def gaussian_factor(
+    mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int, floor: float
+) -> Float64[np.ndarray, "M M"]:
+    """[[1, 0], [-t, L]] for moments over ``rows`` rows, which bound the probabilities of bits that never vary."""
+    half = 0.5 / rows
+    factor = np.zeros((len(mean) + 1, len(mean) + 1))
+    factor[0, 0] = 1.0
+    factor[1:, 0] = special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))
+    factor[1:, 1:] = correlation_factor(gaussian_correlation(mean, second, rows), floor)
+    return factor

@@ -1,0 +1,123 @@
+"""The prior: a mixture of samplers that all threshold correlated Gaussians, drawn block by block.
+
+Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its first entry are the
+attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0; z], z ~ N(0, I):
+
+    hyperplane (slides 12-15)     r_0 = |N(0, 1)|    turning r to the boundary's positive side changes no product of signs
+    all others                    r_0 = 1            column 0 of F holds the negative thresholds
+
+sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int8, Int64
+
+from lbae.errors import UserError, unknown
+
+Sampler = Literal["hyperplane", "gaussian", "direct", "independent"]
+
+# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own and is computed whole.
+BLOCK = 256
+MAX_TRIES = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """A mixture: component c is drawn with its weight, then attributes and latent from its factor; M = 1 + A + N."""
+
+    sampler: Sampler
+    weights: Float64[np.ndarray, "C"]
+    factors: Float32[np.ndarray, "C M M"]
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def latent_dim(self) -> int:
+        """N."""
+        return self.factors.shape[1] - 1 - len(self.attributes)
+
+    def sample(self, count: int, seed: int) -> Int8[np.ndarray, "{count} N"]:
+        """``count`` latents; latent i does not depend on ``count``."""
+        return self.sample_given(count, seed, {})[0]
+
+    def sample_given(self, count: int, seed: int, given: Mapping[str, bool]) -> tuple[Int8[np.ndarray, "{count} N"], float]:
+        """``count`` latents of draws whose attributes are as ``given``, and the share of draws that were.
+
+        Latent i does not depend on ``count``. UserError for an attribute the prior does not know, and when 10**6 tries
+        did not give a block of latents.
+        """
+        for name in given:
+            if name not in self.attributes:
+                raise unknown("attribute", name, self.attributes)
+        wanted = {1 + self.attributes.index(name): value for name, value in given.items()}
+        latents = np.empty((_whole_blocks(count), self.latent_dim), dtype=np.int8)
+        tries = 0
+        for start in range(0, len(latents), BLOCK):
+            components, heads, tried = self._accepted(seed, start // BLOCK, wanted)
+            tries += tried
+            normals = self._normals(_stream(seed, start // BLOCK), self.factors.shape[1])
+            normals[:, : heads.shape[1]] = heads
+            self._fill(latents[start : start + BLOCK], components, normals)
+        return latents[:count], len(latents) / max(1, tries)
+
+    def _accepted(
+        self, seed: int, index: int, wanted: Mapping[int, bool]
+    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
+        """For every latent of a block the component and the first normals of its first try that is as wanted."""
+        size = 1 + len(self.attributes)
+        components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
+        pending = np.ones(BLOCK, dtype=bool)
+        tries = 0
+        for attempt in range(MAX_TRIES // BLOCK):
+            rng = _stream(seed, index, 1 + attempt)  # a 0 at the end would give the stream of (seed, index)
+            chosen, normals = rng.choice(len(self.weights), size=BLOCK, p=self.weights), self._normals(rng, size)
+            tries += int(pending.sum())
+            taken = pending & self._has(chosen, normals, wanted)
+            components[taken], heads[taken] = chosen[taken], normals[taken]
+            pending &= ~taken
+            if not pending.any():
+                return components, heads, tries
+        rate = (BLOCK - pending.sum()) / tries
+        raise UserError(
+            f"{int(pending.sum())} of {BLOCK} latents were not found in {tries} tries (about {rate:.2g} of all draws have"
+            " these attributes): ask for fewer attributes at once"
+        )
+
+    def _has(
+        self, components: Int64[np.ndarray, "B"], normals: Float32[np.ndarray, "B H"], wanted: Mapping[int, bool]
+    ) -> Bool[np.ndarray, "B"]:
+        rows, values = list(wanted), np.array(list(wanted.values()))
+        sides = np.einsum("bh,bah->ba", normals, self.factors[:, rows, : normals.shape[1]][components])
+        return ((sides >= 0) == values).all(axis=1)
+
+    def _normals(self, rng: np.random.Generator, size: int) -> Float32[np.ndarray, "B {size}"]:
+        normals = rng.standard_normal((BLOCK, size), dtype=np.float32)
+        normals[:, 0] = np.abs(normals[:, 0]) if self.sampler == "hyperplane" else 1
+        return normals
+
+    def _fill(
+        self, latents: Int8[np.ndarray, "B N"], components: Int64[np.ndarray, "B"], normals: Float32[np.ndarray, "B M"]
+    ) -> None:
+        first = 1 + len(self.attributes)
+        for component in np.unique(components):
+            rows = np.flatnonzero(components == component)
+            latents[rows] = signs(normals[rows] @ self.factors[component, first:].T)
+
+
+def _whole_blocks(count: int) -> int:
+    return -(-count // BLOCK) * BLOCK
+
+
+def _stream(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def signs(values: Float32[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
+    """+1 where not negative, else -1."""
+    positive = (values >= 0).view(np.int8)
+    positive <<= 1
+    positive -= 1
+    return positive

@@ -1,0 +1,189 @@
+"""Samplers: their definitions, the moments of their samples, and that latent i depends on (prior, seed, i) alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbae.core import prior as prior_module
+from lbae.core.hyperplane import gram_matrix
+from lbae.core.kernel import moment_sums
+from lbae.core.moments import MomentSums
+from lbae.core.packing import pack
+from lbae.core.prior import BLOCK, Prior, Sampler, signs
+from lbae.core.samplers import fit
+from lbae.errors import UserError
+from tests import reference
+
+SAMPLERS: tuple[Sampler, ...] = ("hyperplane", "gaussian", "direct", "independent")
+
+
+def unit_rows(seed: int, size: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    factor = np.tril(rng.normal(size=(size, size)))
+    factor[0, 0] = 1.0
+    return factor / np.linalg.norm(factor, axis=1, keepdims=True)
+
+
+def prior_of(*factors: np.ndarray) -> Prior:
+    weights = np.full(len(factors), 1 / len(factors))
+    return Prior(sampler="hyperplane", weights=weights, factors=np.stack(factors).astype(np.float32))
+
+
+def correlated(count: int, n: int, seed: int = 0, offset: float = 0.5) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(count, 4)) @ rng.normal(size=(4, n)) + rng.normal(size=(count, n))
+    return np.where(hidden >= offset * rng.normal(size=n), np.int8(1), np.int8(-1))
+
+
+def sums_of(latents: np.ndarray) -> MomentSums:
+    return moment_sums(pack(latents), latents.shape[1])
+
+
+def test_hyperplane_moments_follow_the_arcsine_law():
+    factor = unit_rows(3, 13)
+    latents = prior_of(factor).sample(200_000, seed=7).astype(np.float32)
+    augmented = np.concatenate([np.ones((len(latents), 1), dtype=np.float32), latents], axis=1)
+    expected = 2 / np.pi * np.arcsin(np.clip(factor @ factor.T, -1, 1))
+    # Standard error of a mean of +-1 over 200,000 draws is at most 0.0022; five of them.
+    np.testing.assert_allclose(augmented.T @ augmented / len(latents), expected, atol=0.0112)
+
+
+def test_arcsine_law_agrees_with_orthant_probabilities():
+    for correlation in (-0.7, 0.0, 0.4, 0.9):
+        together = 2 * reference.orthant_probability(correlation)
+        assert abs((2 * together - 1) - 2 / np.pi * np.arcsin(correlation)) < 1e-6
+
+
+def test_gram_matrix_inverts_the_arcsine_law():
+    moments = np.array([[1.0, -0.3], [-0.3, 1.0]])
+    np.testing.assert_allclose(2 / np.pi * np.arcsin(gram_matrix(moments)), moments, atol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 10))
+@settings(deadline=None)
+def test_a_normal_on_the_boundarys_positive_side_splits_as_the_hyperplane_does(seed, size):
+    factor = unit_rows(seed, size)
+    normals = np.random.default_rng(seed).normal(size=(5, size))
+    expected = [reference.split(factor, normal) for normal in normals]
+    turned = normals * np.sign(normals[:, :1])
+    np.testing.assert_array_equal(signs((turned @ factor[1:].T).astype(np.float32)), expected)
+
+
+@pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
+def test_samples_have_the_moments_they_were_fitted_to(sampler):
+    sums = sums_of(correlated(5000, 12))
+    drawn = fit(sampler, sums).sample(100_000, seed=1).astype(np.float32)
+    # The tolerance is that of the repair; without one the standard error is 0.003.
+    np.testing.assert_allclose(drawn.mean(axis=0), sums.mean, atol=0.02 if sampler == "hyperplane" else 0.016)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), sums.second, atol=0.02)
+
+
+def test_independent_bits_have_the_means_and_nothing_else():
+    sums = sums_of(correlated(5000, 6))
+    drawn = fit("independent", sums).sample(100_000, seed=1).astype(np.float32)
+    np.testing.assert_allclose(drawn.mean(axis=0), sums.mean, atol=0.016)
+    second = np.outer(sums.mean, sums.mean)
+    np.fill_diagonal(second, 1)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), second, atol=0.016)
+
+
+def test_direct_binarisation_misses_the_correlations_that_the_others_hit():
+    latents = np.ones((4000, 2), dtype=np.int8)
+    latents[np.random.default_rng(0).random(4000) < 0.5] *= -1
+    flipped = np.random.default_rng(1).random(4000) < 0.1
+    latents[flipped, 1] *= -1
+    sums = sums_of(latents)
+    target = sums.second[0, 1]
+    found = {}
+    for sampler in SAMPLERS:
+        drawn = fit(sampler, sums).sample(100_000, 2).astype(float)
+        found[sampler] = (drawn[:, 0] * drawn[:, 1]).mean()
+    # The sign of a Gaussian with correlation rho has 2/pi asin(rho), here 0.59 in place of 0.8.
+    expected = {"hyperplane": target, "gaussian": target, "direct": 2 / np.pi * np.arcsin(target), "independent": 0}
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_bit_that_never_varies_stays_as_it_is(sampler):
+    latents = correlated(300, 8)
+    latents[:, 2], latents[:, 5] = 1, -1
+    latents[:, 6] = latents[:, 7]
+    drawn = fit(sampler, sums_of(latents)).sample(5000, 0)
+    assert (drawn[:, 2] == 1).all()
+    assert (drawn[:, 5] == -1).all()
+    assert {-1, 1} == set(np.unique(drawn[:, 0]))
+
+
+def test_fewer_than_two_rows_make_no_prior():
+    with pytest.raises(ValueError, match="moments of 1 rows; a prior needs at least 2"):
+        fit("gaussian", sums_of(np.ones((1, 4), dtype=np.int8)))
+
+
+@given(st.integers(1, 2 * BLOCK + 3), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=20)
+def test_a_latent_does_not_depend_on_how_many_are_drawn(count, seed):
+    prior = prior_of(unit_rows(1, 9), unit_rows(2, 9), unit_rows(3, 9))
+    np.testing.assert_array_equal(prior.sample(count, seed), prior.sample(2 * BLOCK + 3, seed)[:count])
+
+
+def test_seeds_differ_and_repeat():
+    prior = prior_of(unit_rows(1, 30))
+    np.testing.assert_array_equal(prior.sample(64, 5), prior.sample(64, 5))
+    assert (prior.sample(64, 5) != prior.sample(64, 6)).any()
+
+
+def test_nothing_asked_for_is_nothing_given():
+    assert prior_of(unit_rows(1, 9)).sample(0, 1).shape == (0, 8)
+
+
+def test_components_are_drawn_by_their_weights():
+    always, never = np.eye(5), np.eye(5)
+    always[1:], never[1:] = [1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]
+    prior = Prior(sampler="gaussian", weights=np.array([0.25, 0.75]), factors=np.stack([always, never]).astype(np.float32))
+    drawn = prior.sample(20_000, 0) > 0
+    assert (drawn.all(axis=1) | ~drawn.any(axis=1)).all()
+    assert abs(drawn[:, 0].mean() - 0.25) < 0.02
+
+
+def with_attribute(count: int = 4000, n: int = 12):
+    """Latents, an attribute that goes with them, known for three rows of four, and a rare one."""
+    latents = correlated(count, n)
+    noise = np.random.default_rng(1).normal(size=count)
+    present = np.stack([latents[:, 0] + latents[:, 1] + noise > 1, noise > 2], axis=1)
+    known = np.arange(count) % 4 > 0
+    sums = moment_sums(pack(latents), n, ("smiling", "rare"), present & known[:, None], ~present & known[:, None])
+    return latents[known], present[known], sums
+
+
+@pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
+@pytest.mark.parametrize("value", [True, False])
+def test_draws_given_an_attribute_have_its_moments(sampler, value):
+    latents, present, sums = with_attribute()
+    prior = fit(sampler, sums)
+    drawn, acceptance = prior.sample_given(20_000, 3, {"smiling": value})
+    share = present[:, 0].mean() if value else 1 - present[:, 0].mean()
+    assert acceptance == pytest.approx(share, abs=0.02)
+    np.testing.assert_allclose(drawn.mean(axis=0), latents[present[:, 0] == value].mean(axis=0), atol=0.15)
+    assert prior.sample(10, 0).shape == (10, 12)
+
+
+@given(st.integers(1, BLOCK + 3), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=10)
+def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed):
+    prior = fit("gaussian", with_attribute(400)[2])
+    given = {"smiling": True, "rare": False}
+    whole = prior.sample_given(BLOCK + 3, seed, given)[0]
+    np.testing.assert_array_equal(prior.sample_given(count, seed, given)[0], whole[:count])
+
+
+def test_impossible_and_unknown_attributes_are_named(monkeypatch):
+    latents = correlated(100, 6)
+    never = np.zeros((100, 1), dtype=bool)
+    prior = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never, ~never))
+    with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
+        prior.sample_given(4, 0, {"wingd": True})
+    monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
+    with pytest.raises(UserError, match=r"256 of 256 latents were not found in 1792 tries \(about 0 of all draws"):
+        prior.sample_given(4, 0, {"winged": True})
+    assert prior.sample_given(4, 0, {"winged": False})[1] == 1
