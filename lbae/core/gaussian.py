@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lbae.core.correlation import correlation_factor
 
-_NODES, _WEIGHTS = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(16))
-_STEPS = 30
-_TOLERANCE = 1e-9
+_NODES, _WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(16))
+_STEPS = 40
+_TOLERANCE = 1e-8
 _LIMIT = np.pi / 2 - 1e-4
 _CHUNK = 2**16
 
@@ -35,27 +35,32 @@ def tetrachoric(
 
 def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
     h, k = -torch.special.ndtri(first), -torch.special.ndtri(second)
-    squares, product = h * h + k * k, h * k
+    squares, product = (h * h + k * k) / 2, h * k
     excess = 2 * np.pi * (both - first * second)
+    solution = torch.zeros_like(h)
+    open_ = torch.arange(
+        len(h)
+    )  # the pairs not yet solved: most are after four steps, those near an empty cell after twenty
+    low, high, angle = torch.full_like(h, -_LIMIT), torch.full_like(h, _LIMIT), solution.clone()
 
-    def density(angle: Tensor) -> Tensor:
-        return torch.exp((product * angle.sin() - squares / 2) / angle.cos() ** 2)
+    def density(at: Tensor) -> Tensor:
+        return torch.exp((product * at.sin() - squares) / at.cos() ** 2)
 
-    low, high = torch.full_like(h, -_LIMIT), torch.full_like(h, _LIMIT)
-    angle = torch.zeros_like(h)
     for _ in range(_STEPS):
         half = angle / 2
         error = -excess
-        for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
-            error = error + weight * half * density(half * (1 + node))
+        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+            error += weight * half * density(half * (1 + node))
         high, low = torch.where(error > 0, angle, high), torch.where(error > 0, low, angle)
         step = angle - error / density(angle)
-        inside = (step > low) & (step < high)
-        following = torch.where(inside, step, (low + high) / 2)
-        if float((following - angle).abs().max()) < _TOLERANCE:
-            return following
-        angle = following
-    return angle
+        following = torch.where((step > low) & (step < high), step, (low + high) / 2)
+        solution[open_] = following
+        rest = (following - angle).abs() > _TOLERANCE
+        if not rest.any():
+            break
+        open_, low, high, angle = open_[rest], low[rest], high[rest], following[rest]
+        squares, product, excess = squares[rest], product[rest], excess[rest]
+    return solution
 
 
 def gaussian_correlation(

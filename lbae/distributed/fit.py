@@ -35,7 +35,6 @@ _CANDIDATES = (1, 10, 50, 200)
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
-_ROWS_A_COMPONENT = 50
 _TASK_ROWS = 2**20
 
 
@@ -197,8 +196,8 @@ def _clusters(table: LatentTable, found: Scan, count: int | None, seed: int) -> 
 
 
 def _numbers(table: LatentTable, held: np.ndarray) -> list[int]:
-    """Numbers of clusters to try: those with enough rows a component, and not too large a bundle."""
-    most = min(table.manifest.rows // _ROWS_A_COMPONENT, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
+    """Numbers of clusters to try: those with as many rows a component as bits, and not too large a bundle."""
+    most = min(table.manifest.rows // table.latent_dim, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
     return [number for number in _CANDIDATES if number <= max(1, most)] if held.any() else [1]
 
 
@@ -259,12 +258,13 @@ def _prior(
 
 @ray.remote(num_returns=2)
 def _component(sums: MomentSums, sampler: Sampler, within: np.ndarray, shrinkage: float) -> tuple[int, np.ndarray | None]:
-    """Rows and factor of a component; no factor for one without rows."""
+    """Rows and factor of a component; no factor for one without rows. One with fewer rows than bits is shrunk."""
     if not sums.count:
         return 0, None
-    bits = slice(len(sums.attributes), None)
     mean, second = joint_moments(sums)
-    second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
+    if sums.count < sums.latent_dim:
+        bits = slice(len(sums.attributes), None)
+        second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
     return sums.count, sampling_factor(sampler, mean, second, sums.count).astype(np.float32)
 
 

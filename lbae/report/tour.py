@@ -23,6 +23,10 @@ _SAMPLES = 64
 _FIDELITY_SAMPLES = 20_000
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FRAMES = 12
+_HOW = {
+    "hyperplane": "a random hyperplane through the unit vectors",
+    "gaussian": "thresholds on a Gaussian with the means and correlations",
+}
 
 
 def held_out_images(bundle: Bundle, data: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,18 +62,20 @@ def write_tour(
     images, labels = held_out_images(loaded, data)
     rebuilt, error = reconstructions(loaded, images[:32])
     edited, bits_changed = _edits(loaded, images[labels == change[0].partition("=")[2]][:_FRAMES], change)
-    hyperplane = loaded.prior.sample(_FIDELITY_SAMPLES, 0)
-    direct = fit("direct", sums).sample(_FIDELITY_SAMPLES, 0)
+    samples = {
+        loaded.prior.sampler: loaded.prior.sample(_FIDELITY_SAMPLES, 0),
+        "direct": fit("direct", sums).sample(_FIDELITY_SAMPLES, 0),
+    }
     pictures = {
         "reconstructions": rebuilt,
-        "samples": grid(loaded.decode(hyperplane[:_SAMPLES]), 16),
-        "samples_direct": grid(loaded.decode(direct[:_SAMPLES]), 16),
+        "samples": grid(loaded.decode(samples[loaded.prior.sampler][:_SAMPLES]), 16),
+        "samples_direct": grid(loaded.decode(samples["direct"][:_SAMPLES]), 16),
         "interpolation": _paths(loaded, images),
         "edit": edited,
     }
     report = {
         "reconstruction_of_held_out_images": error,
-        "moments_of_samples": {"hyperplane": moment_errors(sums, hyperplane), "direct": moment_errors(sums, direct)},
+        "moments_of_samples": {name: moment_errors(sums, latents) for name, latents in samples.items()},
         "edit": {"unset": change[0], "set": change[1], "mean_bits_changed": bits_changed},
         "stages": {name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()},
     }
@@ -78,7 +84,6 @@ def write_tour(
     for name, picture in encoded.items():
         (folder / f"{name}.png").write_bytes(picture)
     (folder / "report.json").write_bytes(json.dumps(report, indent=2).encode())
-    samples = {"direct": direct, "hyperplane": hyperplane}
     drawn = {
         "losses": figures.losses(results["train"]["history"], results["train"]["loss"]),
         "bits": figures.bit_means(sums.mean),
@@ -115,9 +120,9 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
             pictures=[pictures["reconstructions"]],
         ),
         Section(
-            title="Samples: hyperplane",
-            text="New images. A random hyperplane splits the unit vectors of one of"
-            f" {stages['fit']['components']} components; nothing was learned for it but moments.",
+            title=f"Samples: {stages['fit']['sampler']}",
+            text=f"New images, {_HOW[stages['fit']['sampler']]} of one of {stages['fit']['components']} components;"
+            " nothing was learned for them but moments.",
             pictures=[pictures["samples"]],
         ),
         Section(
