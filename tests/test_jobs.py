@@ -71,6 +71,17 @@ def test_interpolate_writes_a_strip(job, pipeline, picture, tmp_path):
     np.testing.assert_array_equal(strip[:, :60], strip[:, -60:])
 
 
+def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_path):
+    path = ("--source", picture, "--via", ROOT / "docs/one.png", "--via", ROOT / "docs/seven.png", "--target", picture)
+    facts = result_of(job("interpolate", "--bundle", pipeline.bundle, *path, "--steps", 4, "--out", tmp_path / "i.webp"))
+    assert facts["frames"] == 10
+    with Image.open(tmp_path / "i.webp") as image:
+        assert (image.size, image.n_frames) == ((112, 112), 18)
+        first = np.asarray(image.convert("L"))
+        image.seek(9)
+        np.testing.assert_array_equal(np.asarray(image.convert("L")), first)
+
+
 def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path):
     change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8)
     facts = result_of(job("edit", "--bundle", pipeline.bundle, "--image", picture, *change, "--out", tmp_path / "e.png"))
@@ -121,6 +132,7 @@ def test_show_describes(job, pipeline):
         ),
         ("edit", "--bundle {bundle} --image {tmp} --set label=7 --out {tmp}/e.png", "cannot be read as an image"),
         ("interpolate", "--bundle {bundle} --source {png} --target {png} --steps 1 --out {tmp}/i.png", "steps is 1"),
+        ("interpolate", "--bundle {bundle} --source {png} --target {png} --out {tmp}/i.gif", "ends in .png or .webp"),
         ("show", "{tmp}", "is not a finished artifact"),
         ("serve", "--bundle {model}", "is a model; a bundle is needed here"),
     ],

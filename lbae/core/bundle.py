@@ -41,10 +41,9 @@ class Bundle:
         latents = self.prior.sample_given(count, seed, given)[0] if given else self.prior.sample(count, seed)
         return self.decode(latents)
 
-    def interpolate(self, source: UInt8[np.ndarray, "H W C"], target: UInt8[np.ndarray, "H W C"], steps: int) -> Images:
-        """``steps`` images from the reconstruction of ``source`` to that of ``target``, both included."""
-        ends = self.encode(np.stack([source, target]))
-        return self.decode(interpolate(self.pooled_factor, ends[0], ends[1], steps))
+    def interpolate(self, images: Images, steps: int) -> Images:
+        """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its ends."""
+        return self.decode(interpolate(self.pooled_factor, self.encode(images), steps))
 
     def edit(
         self,

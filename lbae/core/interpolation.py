@@ -4,6 +4,8 @@ With V invertible every latent b has normals r with V r = m o [1; b], margins m 
 margins would flip all differing bits at one point of the path; margins |N(0, 1)|, those of a random normal, spread them.
 """
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float64, Int8
 from scipy import linalg
@@ -35,21 +37,19 @@ def slerp(source: Normal, target: Normal, t: float) -> Normal:
 
 
 def interpolate(
-    factor: Float64[np.ndarray, "M M"],
-    source: Int8[np.ndarray, "N"],
-    target: Int8[np.ndarray, "N"],
-    steps: int,
-    seed: int = 0,
-) -> Int8[np.ndarray, "{steps} N"]:
-    """``steps`` latents from ``source`` to ``target``, both ends included and exact.
+    factor: Float64[np.ndarray, "M M"], waypoints: Int8[np.ndarray, "P N"], steps: int, seed: int = 0
+) -> Int8[np.ndarray, "F N"]:
+    """A path of latents through all waypoints, each exact; ``steps`` a leg with both its ends, F = (P - 1)(steps - 1) + 1.
 
-    The boundary's side never changes along the path: both ends lie on its positive side and slerp adds them with positive
+    The boundary's side never changes along a leg: both ends lie on its positive side and slerp adds them with positive
     weights. A bit on which both ends agree keeps its sign for the same reason; a bit on which they differ changes it once.
     """
-    if steps < 2:
-        raise ValueError(f"steps is {steps}; a path needs at least its 2 ends")
-    # Margins are drawn anew for the second end: with those of the first, every differing bit would flip in the middle.
+    if steps < 2 or len(waypoints) < 2:
+        raise ValueError(f"{len(waypoints)} waypoints and steps = {steps}; a path needs at least 2 of each")
+    # Margins are drawn anew for every waypoint: with the same ones, every differing bit would flip in the middle of a leg.
     rng = np.random.default_rng(seed)
-    ends = [hyperplane_normal(factor, latent, rng) for latent in (source, target)]
-    path = np.stack([slerp(ends[0], ends[1], t) for t in np.linspace(0, 1, steps)])
-    return np.where(path @ factor.T >= 0, np.int8(1), np.int8(-1))[:, 1:]
+    normals = [hyperplane_normal(factor, latent, rng) for latent in waypoints]
+    path = [normals[0]]
+    for source, target in itertools.pairwise(normals):
+        path += [slerp(source, target, t) for t in np.linspace(0, 1, steps)[1:]]
+    return np.where(np.stack(path) @ factor.T >= 0, np.int8(1), np.int8(-1))[:, 1:]

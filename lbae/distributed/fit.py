@@ -115,17 +115,16 @@ def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, Moment
     sums, moments_manifest = load_moments(moments)
     model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
     model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
-    summed = moments_manifest.parents.get("latents", "of several tables")
-    if summed != table.manifest.fingerprint:
+    lineage = load_lineage(moments, moments_manifest)
+    if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
         raise UserError(
-            f"moment sums {moments} are of latents {summed}, not of {latents} ({table.manifest.fingerprint});"
-            " reduce that table first"
+            f"moment sums {moments} are of latents {', '.join(lineage.tables)}, not of {latents} alone"
+            f" ({table.manifest.fingerprint}); reduce that table first"
         )
     if sums.count < 2:
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    attributes = load_lineage(moments, moments_manifest).attributes
-    return table, sums, attributes, {name: manifest.fingerprint for name, manifest in manifests.items()}
+    return table, sums, lineage.attributes, {name: manifest.fingerprint for name, manifest in manifests.items()}
 
 
 def _component_count(components: str, by: str | None) -> int | None:

@@ -47,6 +47,15 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
     return buffer.getvalue()
 
 
+def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4, frame_ms: int = 80) -> bytes:
+    """Frames as a lossless animation that runs there and back for ever, enlarged ``scale`` times without smoothing."""
+    large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
+    first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
+    buffer = io.BytesIO()
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=frame_ms, loop=0, lossless=True)
+    return buffer.getvalue()
+
+
 def grid(images: UInt8[np.ndarray, "K H W C"], columns: int, scale: int = 2, gap: int = 2) -> UInt8[np.ndarray, "GH GW C"]:
     """One picture of all images, row by row, enlarged ``scale`` times without smoothing."""
     count, height, width, channels = images.shape

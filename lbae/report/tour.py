@@ -97,8 +97,8 @@ def write_tour(
 
 
 def _paths(bundle: Bundle, images: np.ndarray) -> np.ndarray:
-    pairs = [(images[2 * i], images[2 * i + 1]) for i in range(4)]
-    return grid(np.concatenate([bundle.interpolate(a, b, _FRAMES) for a, b in pairs]), _FRAMES)
+    paths = [bundle.interpolate(images[2 * i : 2 * i + 2], _FRAMES) for i in range(4)]
+    return grid(np.concatenate(paths), _FRAMES)
 
 
 def _edits(bundle: Bundle, images: np.ndarray, change: tuple[str, str]) -> tuple[np.ndarray, dict[str, float]]:

@@ -17,7 +17,7 @@ def latent(seed: int) -> np.ndarray:
 @settings(deadline=None)
 def test_ends_are_exact_and_every_bit_changes_at_most_once(a, b, steps):
     source, target = latent(a), latent(b)
-    path = interpolate(FACTOR, source, target, steps)
+    path = interpolate(FACTOR, np.stack([source, target]), steps)
     np.testing.assert_array_equal(path[0], source)
     np.testing.assert_array_equal(path[-1], target)
     np.testing.assert_array_equal((path[1:] != path[:-1]).sum(axis=0), source != target)
@@ -32,7 +32,7 @@ def test_a_normal_recovers_its_latent(seed):
 
 
 def test_flips_spread_over_the_path():
-    paths = [interpolate(FACTOR, latent(i), latent(i + 1), 12) for i in range(0, 40, 2)]
+    paths = [interpolate(FACTOR, np.stack([latent(i), latent(i + 1)]), 12) for i in range(0, 40, 2)]
     assert np.mean([len(np.unique(path, axis=0)) for path in paths]) >= 8
 
 
@@ -43,5 +43,14 @@ def test_slerp_keeps_to_the_sphere():
 
 
 def test_a_path_needs_its_ends():
-    with pytest.raises(ValueError, match="at least its 2 ends"):
-        interpolate(FACTOR, latent(0), latent(1), 1)
+    with pytest.raises(ValueError, match="2 waypoints and steps = 1; a path needs at least 2 of each"):
+        interpolate(FACTOR, np.stack([latent(0), latent(1)]), 1)
+    with pytest.raises(ValueError, match="1 waypoints"):
+        interpolate(FACTOR, latent(0)[None], 5)
+
+
+def test_a_path_leads_through_all_waypoints():
+    waypoints = np.stack([latent(seed) for seed in range(4)])
+    path = interpolate(FACTOR, waypoints, 6)
+    assert len(path) == 16
+    np.testing.assert_array_equal(path[::5], waypoints)

@@ -24,7 +24,7 @@ from lbae.io.decode import decode_every
 from lbae.io.describe import describe
 from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.model import load_network, save_model
-from lbae.io.moments import load_moments
+from lbae.io.moments import Lineage, load_moments, save_moments
 from lbae.io.source import plan
 from tests.conftest import image_table
 
@@ -80,7 +80,7 @@ def test_a_bundle_does_everything_without_ray(pipeline):
     images = next(iter(decode_every(plan(str(pipeline.data)), bundle.codec.config))).images[:9]
     assert bundle.sample(5, seed=1).shape == (5, 28, 28, 1)
     np.testing.assert_array_equal(bundle.sample(5, seed=1), bundle.sample(300, seed=1)[:5])
-    ends = bundle.interpolate(images[0], images[1], 7)[[0, -1]]
+    ends = bundle.interpolate(images[:2], 7)[[0, -1]]
     np.testing.assert_array_equal(ends, bundle.reconstruct(images[:2]))
     edited, changed = bundle.edit(images, ["label=7"], ["label=1"])
     assert edited.shape == images.shape
@@ -154,6 +154,14 @@ def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
     with pytest.raises(UserError, match=f"moment sums .* was made with model {ours}, not with model {theirs}"):
         fit(model=other, latents=table, moments=pipeline.moments, out=str(tmp_path / "b"))
     assert not (tmp_path / "b").exists()
+
+
+def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
+    sums, manifest = load_moments(pipeline.moments)
+    moments, parents = str(tmp_path / "m"), {"model": manifest.parents["model"]}
+    save_moments(moments, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), parents=parents, config={}, result={})
+    with pytest.raises(UserError, match=r"are of latents t1, t2, not of .*latents alone"):
+        fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
 
 def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
