@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from lbae.core.attributes import attribute_statistics, joint_moments
@@ -18,13 +17,13 @@ from lbae.core.packing import unpack
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import sampling_factor
 from lbae.distributed.session import cluster_cpus, session
-from lbae.distributed.sums import Assign, Run, Scan, Spent, deal, grouped_sums_of, scan
+from lbae.distributed.sums import Assign, Run, Scan, Spent, by_value, deal, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io
 from lbae.io import model as model_io
 from lbae.io.artifact import read_manifest
-from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns
+from lbae.io.attributes import Attribute, candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
 from lbae.io.moments import load_lineage, load_moments
 from lbae.io.source import held_out, key_fractions
@@ -151,13 +150,7 @@ class Partition:
 
 def _by_class(table: LatentTable, found: Scan, by: str) -> tuple[Partition, list[dict[str, Any]]]:
     """One component a value of a column; rows without a value belong to none."""
-    if not 0 < len(found.values[by]) <= MAX_CLASSES:
-        raise UserError(f"column {by!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make components")
-    values = pa.array(sorted(found.values[by]))
-
-    def assign(rows: pa.Table) -> np.ndarray:
-        return pc.fill_null(pc.index_in(rows[by].cast(values.type), values), -1).to_numpy()
-
+    values, assign = by_value(by, found.values[by])
     subset = _subset(table, found, ["key", "latent", by])
     labels = assign(subset)
     known = labels >= 0

@@ -5,18 +5,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
 from lbae.core.moments import MomentSums
 from lbae.distributed.session import cluster_cpus, session
-from lbae.distributed.sums import Scan, Spent, grouped_sums_of, moment_sums_of, scan
+from lbae.distributed.sums import Assign, Scan, Spent, by_value, grouped_sums_of, moment_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import moments as moments_io
-from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns, select_attributes
+from lbae.io.attributes import Attribute, candidate_columns, select_attributes
 from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import Lineage
 from lbae.io.storage import absolute, resolve
@@ -72,12 +70,13 @@ def reduce(
         chosen = select_attributes(attributes, found.values)
         if update and (resolve(out) / artifact.MANIFEST).exists():
             return _update(table, found, chosen, out, settings, tasks, started)
+        groups = by_value(by, found.values[by]) if by else None
         kind = moments_io.GROUPED_KIND if by else moments_io.KIND
         done = artifact.begin(out, kind, _parents(table), settings, overwrite)
         if done:
             return done
-        if by:
-            return _by_group(table, found, chosen, out, settings, started)
+        if groups:
+            return _by_group(table, found, groups, chosen, out, settings, started)
         sums, facts = _sums(table, found, chosen, tasks)
     return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
 
@@ -170,24 +169,19 @@ def _update(
 def _by_group(
     table: LatentTable,
     found: Scan,
+    groups: tuple[list[Any], Assign],
     attributes: tuple[Attribute, ...],
     out: str,
     settings: dict[str, Any],
     started: float,
 ) -> dict[str, Any]:
     """One set of sums a value of a column; rows without a value belong to none and are counted."""
-    by = settings["by"]
-    if not 0 < len(found.values[by]) <= MAX_CLASSES:
-        raise UserError(f"column {by!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make groups")
-    values = pa.array(sorted(found.values[by]))
+    by, (values, assign) = settings["by"], groups
     columns = ["latent", *dict.fromkeys([by, *(attribute.column for attribute in attributes)])]
     scratch = str(resolve(out) / "by-group")
     spent = Spent()
 
-    def assign(rows: pa.Table) -> np.ndarray:
-        return pc.fill_null(pc.index_in(rows[by].cast(values.type), values), -1).to_numpy()
-
-    def groups(line: ProgressLine) -> Iterator[tuple[int, MomentSums]]:
+    def sums_of(line: ProgressLine) -> Iterator[tuple[int, MomentSums]]:
         for index, sums in grouped_sums_of(table, found.groups, assign, len(values), columns, attributes, scratch, spent):
             yield index, ray.get(sums)
             line.update(spent.rows)
@@ -197,8 +191,8 @@ def _by_group(
         return {"ungrouped_rows": found.rows - spent.rows, **spent.facts(), "seconds": _since(started)}
 
     with ProgressLine("reduce", found.rows, "rows") as line:
-        names = [f"{by}={value}" for value in values.to_pylist()]
-        return moments_io.save_groups(out, names, groups(line), parents=_parents(table), config=settings, result=result)
+        names = [f"{by}={value}" for value in values]
+        return moments_io.save_groups(out, names, sums_of(line), parents=_parents(table), config=settings, result=result)
 
 
 def _check_unique(table: LatentTable) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,10 +24,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lbae.core.kernel import BLOCK_ROWS, MomentAccumulator
 from lbae.core.moments import MomentSums
 from lbae.distributed.session import cluster_cpus
-from lbae.io.attributes import Attribute, column_values, indicators, merge_values
+from lbae.errors import UserError
+from lbae.io.attributes import MAX_CLASSES, Attribute, column_values, indicators, merge_values
 from lbae.io.latent_table import LatentTable, RowGroup, packed_latents, write_parquet
 
 _FAN_IN = 8
+_TASKS_A_CPU = 4  # so that no worker is idle for long at the end
 _TASK_ROWS = 2**20  # at most so many rows a partial, so that a lost task costs seconds
 _GROUPING_ROWS = 2**18  # rows that a task which sorts by group holds
 _CPU = torch.device("cpu")  # a GPU would wait for the reading of Parquet
@@ -122,6 +125,18 @@ def deal(groups: Sequence[RowGroup], tasks: int) -> list[Run]:
     return list(runs.values())
 
 
+def by_value(column: str, values: set[Any]) -> tuple[list[Any], Assign]:
+    """Groups of rows with the same value of a column; rows without one belong to no group. UserError for too many values."""
+    if not 0 < len(values) <= MAX_CLASSES:
+        raise UserError(f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make groups")
+    known = pa.array(sorted(values))
+
+    def assign(rows: pa.Table) -> np.ndarray:
+        return pc.fill_null(pc.index_in(rows[column].cast(known.type), known), -1).to_numpy()
+
+    return known.to_pylist(), assign
+
+
 def moment_sums_of(
     table: LatentTable,
     groups: Sequence[RowGroup],
@@ -131,7 +146,7 @@ def moment_sums_of(
 ) -> tuple[MomentSums, Spent]:
     """Sums over the rows of some row groups; ``on_rows`` hears how many are done."""
     spent = Spent()
-    runs = deal(groups, tasks or max(2 * cluster_cpus(), sum(group.rows for group in groups) // _TASK_ROWS))
+    runs = deal(groups, tasks or max(_TASKS_A_CPU * cluster_cpus(), sum(group.rows for group in groups) // _TASK_ROWS))
     ((_, sums),) = _add_up(table, [runs], attributes, spent, on_rows)
     return ray.get(sums), spent
 
