@@ -41,7 +41,7 @@ class Bundle:
         latents = self.prior.sample_given(count, seed, given)[0] if given else self.prior.sample(count, seed)
         return self.decode(latents)
 
-    def interpolate(self, images: Images, steps: int) -> Images:
+    def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its ends."""
         return self.decode(interpolate(self.pooled_factor, self.encode(images), steps))
 
