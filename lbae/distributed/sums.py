@@ -29,7 +29,6 @@ from lbae.io.attributes import MAX_CLASSES, Attribute, column_values, indicators
 from lbae.io.latent_table import LatentTable, RowGroup, packed_latents, write_parquet
 
 _FAN_IN = 8
-_TASKS_A_CPU = 4  # so that no worker is idle for long at the end
 _TASK_ROWS = 2**20  # at most so many rows a partial, so that a lost task costs seconds
 _GROUPING_ROWS = 2**18  # rows that a task which sorts by group holds
 _CPU = torch.device("cpu")  # a GPU would wait for the reading of Parquet
@@ -146,7 +145,7 @@ def moment_sums_of(
 ) -> tuple[MomentSums, Spent]:
     """Sums over the rows of some row groups; ``on_rows`` hears how many are done."""
     spent = Spent()
-    runs = deal(groups, tasks or max(_TASKS_A_CPU * cluster_cpus(), sum(group.rows for group in groups) // _TASK_ROWS))
+    runs = deal(groups, tasks or max(2 * cluster_cpus(), sum(group.rows for group in groups) // _TASK_ROWS))
     ((_, sums),) = _add_up(table, [runs], attributes, spent, on_rows)
     return ray.get(sums), spent
 
