@@ -92,12 +92,19 @@ class MomentAccumulator:
     def sums(self) -> MomentSums:
         """The sums over all rows so far."""
         n = self.latent_dim
-        upper = self._counts.cpu().numpy()[np.ix_(self._used, self._used)]
-        sums = np.triu(upper) + np.triu(upper, 1).T
+        sums = self._counts.cpu().numpy()[np.ix_(self._used, self._used)]
+        for row in range(len(sums)):
+            sums[row:, row] = sums[row, row:]
         counts, rows = sums[:n, -1].copy(), sums[-1, -1]
-        sums[:n, :n] = 4 * sums[:n, :n] - 2 * (counts[:, None] + counts) + rows
-        sums[:n, n:] = 2 * sums[:n, n:] - sums[-1, n:]
-        sums[n:, :n] = sums[:n, n:].T
+        # In place: fresh memory for a dozen matrices can cost more than the products of a whole task.
+        latents, flags = sums[:n, :n], sums[:n, n:]
+        latents *= 4
+        latents -= 2 * counts
+        latents -= 2 * counts[:, None]
+        latents += rows
+        flags *= 2
+        flags -= sums[-1, n:]
+        sums[n:, :n] = flags.T
         return MomentSums(sums=sums, latent_dim=n, attributes=self.attributes)
 
 

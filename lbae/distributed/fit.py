@@ -16,7 +16,7 @@ from lbae.core.moments import MomentSums
 from lbae.core.packing import unpack
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import sampling_factor
-from lbae.distributed.session import cluster_cpus, session
+from lbae.distributed.session import session
 from lbae.distributed.sums import Assign, Run, Scan, Spent, by_value, deal, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
@@ -34,7 +34,6 @@ _CANDIDATES = (1, 10, 50, 200)
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
-_TASK_ROWS = 2**20
 
 
 def fit(
@@ -206,8 +205,7 @@ def _try_classes(latents: np.ndarray, held: np.ndarray, labels: np.ndarray) -> C
 def _subset(table: LatentTable, found: Scan, columns: list[str]) -> pa.Table:
     """A uniform subset of the rows that fits in memory, the same for any number of tasks."""
     share = min(1.0, _SUBSET_ROWS / found.rows)
-    runs = deal(found.groups, max(2 * cluster_cpus(), found.rows // _TASK_ROWS))
-    return pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in runs]))
+    return pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in deal(found.groups)]))
 
 
 @ray.remote

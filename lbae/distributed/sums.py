@@ -29,8 +29,7 @@ from lbae.io.attributes import MAX_CLASSES, Attribute, column_values, indicators
 from lbae.io.latent_table import LatentTable, RowGroup, packed_latents, write_parquet
 
 _FAN_IN = 8
-_TASK_ROWS = 2**20  # at most so many rows a partial, so that a lost task costs seconds
-_GROUPING_ROWS = 2**18  # rows that a task which sorts by group holds
+_TASK_ROWS = 2**18  # about so many rows a task at most: losing one costs a second or two, starting one under a tenth
 _CPU = torch.device("cpu")  # a GPU would wait for the reading of Parquet
 
 Run = list[RowGroup]
@@ -113,9 +112,12 @@ def _scan(table: LatentTable, parts: list[str], columns: list[str]) -> Scan:
     return Scan(groups=groups, digests=digests, values=values)
 
 
-def deal(groups: Sequence[RowGroup], tasks: int) -> list[Run]:
-    """Row groups dealt out to at most ``tasks`` tasks, in runs of about equal rows."""
+def deal(groups: Sequence[RowGroup], tasks: int | None = None) -> list[Run]:
+    """Row groups dealt out to at most ``tasks`` tasks (by default full rounds of all CPUs), in runs of about equal rows."""
     total = max(1, sum(group.rows for group in groups))
+    if tasks is None:
+        cpus = cluster_cpus()
+        tasks = cpus * -(-total // (cpus * _TASK_ROWS))
     runs: dict[int, Run] = defaultdict(list)
     before = 0
     for group in groups:
@@ -145,8 +147,7 @@ def moment_sums_of(
 ) -> tuple[MomentSums, Spent]:
     """Sums over the rows of some row groups; ``on_rows`` hears how many are done."""
     spent = Spent()
-    runs = deal(groups, tasks or max(2 * cluster_cpus(), sum(group.rows for group in groups) // _TASK_ROWS))
-    ((_, sums),) = _add_up(table, [runs], attributes, spent, on_rows)
+    ((_, sums),) = _add_up(table, [deal(groups, tasks)], attributes, spent, on_rows)
     return ray.get(sums), spent
 
 
@@ -166,10 +167,10 @@ def grouped_sums_of(
     No process holds the sums of more than one group, unless the caller keeps them.
     """
     sorted_table = dataclasses.replace(table, uri=scratch)
-    rows = sum(group.rows for group in groups)
-    runs = deal(groups, max(2 * cluster_cpus(), -(-rows // _GROUPING_ROWS)))
     assigned = ray.put(assign)
-    written = [_write_by_group.remote(table, sorted_table, run, assigned, columns, i) for i, run in enumerate(runs)]
+    written = [
+        _write_by_group.remote(table, sorted_table, run, assigned, columns, index) for index, run in enumerate(deal(groups))
+    ]
     by_group: dict[int, Run] = {index: [] for index in range(count)}
     for found in ray.get(written):
         for index, group in found:
@@ -277,7 +278,8 @@ def _partial(table: LatentTable, run: Run, attributes: tuple[Attribute, ...]) ->
         with spent.on("read"):
             rows = next(blocks, None)
         if rows is None:
-            return total.sums(), spent
+            with spent.on("finish"):
+                return total.sums(), spent
         with spent.on("unpack"):
             bits = total.unpack(packed_latents(rows), *indicators(rows, attributes))
         with spent.on("product"):
