@@ -33,26 +33,45 @@ def tetrachoric(
     return torch.cat(solved).sin().numpy() if solved else np.empty(0)
 
 
+def upper_quadrant(
+    h: Float64[np.ndarray, "P"], k: Float64[np.ndarray, "P"], correlation: Float64[np.ndarray, "P"]
+) -> Float64[np.ndarray, "P"]:
+    """P(x > h, y > k) of bivariate Gaussians with these correlations, pair by pair."""
+    parts = []
+    for start in range(0, len(h), _CHUNK):
+        x, y, rho = (torch.from_numpy(values[start : start + _CHUNK]) for values in (h, k, correlation))
+        angle = rho.asin().clamp(-_LIMIT, _LIMIT)
+        excess = _integral(angle, (x * x + y * y) / 2, x * y) / (2 * np.pi)
+        parts.append(torch.special.ndtr(-x) * torch.special.ndtr(-y) + excess)
+    return torch.cat(parts).numpy() if parts else np.empty(0)
+
+
+def _density(angle: Tensor, squares: Tensor, product: Tensor) -> Tensor:
+    return torch.exp((product * angle.sin() - squares) / angle.cos() ** 2)
+
+
+def _integral(angle: Tensor, squares: Tensor, product: Tensor) -> Tensor:
+    """The integral from 0 to ``angle``, by Gauss and Legendre."""
+    half = angle / 2
+    total = torch.zeros_like(angle)
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        total += weight * half * _density(half * (1 + node), squares, product)
+    return total
+
+
 def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
     h, k = -torch.special.ndtri(first), -torch.special.ndtri(second)
     squares, product = (h * h + k * k) / 2, h * k
     excess = 2 * np.pi * (both - first * second)
     solution = torch.zeros_like(h)
-    open_ = torch.arange(
-        len(h)
-    )  # the pairs not yet solved: most are after four steps, those near an empty cell after twenty
+    # The pairs not yet solved: most are after four steps, those near an empty cell after twenty.
+    open_ = torch.arange(len(h))
     low, high, angle = torch.full_like(h, -_LIMIT), torch.full_like(h, _LIMIT), solution.clone()
 
-    def density(at: Tensor) -> Tensor:
-        return torch.exp((product * at.sin() - squares) / at.cos() ** 2)
-
     for _ in range(_STEPS):
-        half = angle / 2
-        error = -excess
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-            error += weight * half * density(half * (1 + node))
+        error = _integral(angle, squares, product) - excess
         high, low = torch.where(error > 0, angle, high), torch.where(error > 0, low, angle)
-        step = angle - error / density(angle)
+        step = angle - error / _density(angle, squares, product)
         following = torch.where((step > low) & (step < high), step, (low + high) / 2)
         solution[open_] = following
         rest = (following - angle).abs() > _TOLERANCE

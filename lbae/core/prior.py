@@ -3,8 +3,8 @@
 Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its first entry are the
 attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0; z], z ~ N(0, I):
 
-    hyperplane (slides 12-15)     r_0 = |N(0, 1)|    turning r to the boundary's positive side changes no product of signs
-    all others                    r_0 = 1            column 0 of F holds the negative thresholds
+    hyperplane (slides 12-15), paper    r_0 = |N(0, 1)|    the boundary's positive side; no product of signs changes
+    all others                          r_0 = 1            column 0 of F holds the negative thresholds
 
 sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
 """
@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float32, Float64, Int8, Int64
 
 from lbae.errors import UserError, unknown
 
-Sampler = Literal["hyperplane", "gaussian", "direct", "independent"]
+Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
+
+HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
 # Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own and is computed whole.
 BLOCK = 256
@@ -95,7 +97,7 @@ class Prior:
 
     def _normals(self, rng: np.random.Generator, size: int) -> Float32[np.ndarray, "B {size}"]:
         normals = rng.standard_normal((BLOCK, size), dtype=np.float32)
-        normals[:, 0] = np.abs(normals[:, 0]) if self.sampler == "hyperplane" else 1
+        normals[:, 0] = np.abs(normals[:, 0]) if self.sampler in HYPERPLANES else 1
         return normals
 
     def _fill(

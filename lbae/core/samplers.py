@@ -1,13 +1,13 @@
 """The samplers by name: from moments to the factor that :class:`lbae.core.prior.Prior` draws with.
 
-``hyperplane`` and ``gaussian`` are the product's; ``direct`` (slide 16) and ``independent`` are baselines to show.
+``hyperplane`` and ``gaussian`` are the product's, the others baselines to show (:mod:`lbae.core.baselines`).
 """
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import linalg, special
 
 from lbae.core.attributes import joint_moments
+from lbae.core.baselines import direct_factor, independent_factor, paper_factor
 from lbae.core.gaussian import gaussian_factor
 from lbae.core.hyperplane import hyperplane_factor
 from lbae.core.moments import MomentSums, moment_matrix
@@ -27,32 +27,15 @@ def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> 
         factor = hyperplane_factor(moment_matrix(mean, second), SAMPLING_FLOOR)
     elif sampler == "gaussian":
         factor = gaussian_factor(mean, second, rows, SAMPLING_FLOOR)
+    elif sampler == "paper":
+        factor = paper_factor(moment_matrix(mean, second))
     elif sampler == "direct":
-        factor = _direct_factor(mean, second)
+        factor = direct_factor(mean, second)
     else:
-        factor = _independent_factor(mean, rows)
+        factor = independent_factor(mean, rows)
     constant = np.flatnonzero(np.abs(mean) == 1) + 1
     factor[constant] = 0.0
     factor[constant, 0] = mean[constant - 1]
-    return factor
-
-
-def _direct_factor(mean: Mean, second: Second) -> Factor:
-    """b = sign(L z + E[y]) with L LT the covariance (slide 16)."""
-    values, vectors = linalg.eigh(second - np.outer(mean, mean))
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    return _with_boundary(mean, linalg.qr(root.T, mode="r")[0].T)
-
-
-def _independent_factor(mean: Mean, rows: int) -> Factor:
-    half = 0.5 / rows
-    return _with_boundary(special.ndtri(np.clip((mean + 1) / 2, half, 1 - half)), np.eye(len(mean)))
-
-
-def _with_boundary(column: Mean, lower: Second) -> Factor:
-    factor = np.zeros((len(column) + 1, len(column) + 1))
-    factor[0, 0] = 1.0
-    factor[1:, 0], factor[1:, 1:] = column, lower
     return factor
 
 
