@@ -2,8 +2,9 @@
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import linalg, special
+from scipy import linalg
 
+from lbae.core.gaussian import gaussian_thresholds, with_thresholds
 from lbae.core.hyperplane import gram_matrix
 
 Mean = Float64[np.ndarray, "N"]
@@ -36,17 +37,9 @@ def direct_factor(mean: Mean, second: Second) -> Matrix:
     """b = sign(L z + E[y]) with L LT the covariance (slide 16)."""
     values, vectors = linalg.eigh(second - np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0))
-    return _with_boundary(mean, linalg.qr(root.T, mode="r")[0].T)
+    return with_thresholds(mean, linalg.qr(root.T, mode="r")[0].T)
 
 
 def independent_factor(mean: Mean, rows: int) -> Matrix:
     """Every bit on its own, as often +1 as in ``rows`` rows, but at least half a row's share."""
-    half = 0.5 / rows
-    return _with_boundary(special.ndtri(np.clip((mean + 1) / 2, half, 1 - half)), np.eye(len(mean)))
-
-
-def _with_boundary(column: Mean, lower: Second) -> Matrix:
-    factor = np.zeros((len(column) + 1, len(column) + 1))
-    factor[0, 0] = 1.0
-    factor[1:, 0], factor[1:, 1:] = column, lower
-    return factor
+    return with_thresholds(gaussian_thresholds(mean, rows), np.eye(len(mean)))

@@ -48,6 +48,11 @@ def expected_moments(prior: Prior) -> tuple[Mean, Second]:
     return mean, second
 
 
+def covariance(mean: Mean, second: Second) -> Second:
+    """E[y yT] - E[y] E[y]T."""
+    return second - np.outer(mean, mean)
+
+
 def moment_errors(mean: Mean, second: Second, target_mean: Mean, target_second: Second) -> dict[str, float]:
     """Root mean square and largest error of the means and of the pairs."""
     pairs = np.triu_indices(len(mean), 1)

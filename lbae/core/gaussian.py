@@ -12,8 +12,6 @@ from jaxtyping import Float64
 from scipy import special
 from torch import Tensor
 
-from lbae.core.correlation import correlation_factor
-
 _NODES, _WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(16))
 _STEPS = 40
 _TOLERANCE = 1e-8
@@ -98,13 +96,15 @@ def gaussian_correlation(
     return correlation
 
 
-def gaussian_factor(
-    mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int, floor: float
-) -> Float64[np.ndarray, "M M"]:
-    """[[1, 0], [-t, L]] for moments over ``rows`` rows, which bound the probabilities of bits that never vary."""
+def gaussian_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
+    """-t for bits with these means; a bit that never varies over ``rows`` rows counts as half a row the other way."""
     half = 0.5 / rows
-    factor = np.zeros((len(mean) + 1, len(mean) + 1))
+    return special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))
+
+
+def with_thresholds(column: Float64[np.ndarray, "N"], lower: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, "M M"]:
+    """[[1, 0], [column, lower]]: a factor whose bits are thresholded Gaussians."""
+    factor = np.zeros((len(column) + 1, len(column) + 1))
     factor[0, 0] = 1.0
-    factor[1:, 0] = special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))
-    factor[1:, 1:] = correlation_factor(gaussian_correlation(mean, second, rows), floor)
+    factor[1:, 0], factor[1:, 1:] = column, lower
     return factor

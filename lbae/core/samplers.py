@@ -8,8 +8,9 @@ from jaxtyping import Float64
 
 from lbae.core.attributes import joint_moments
 from lbae.core.baselines import direct_factor, independent_factor, paper_factor
-from lbae.core.gaussian import gaussian_factor
-from lbae.core.hyperplane import hyperplane_factor
+from lbae.core.correlation import correlation_factor
+from lbae.core.gaussian import gaussian_correlation, gaussian_thresholds, with_thresholds
+from lbae.core.hyperplane import gram_matrix
 from lbae.core.moments import MomentSums, moment_matrix
 from lbae.core.prior import Prior, Sampler
 
@@ -21,18 +22,35 @@ Second = Float64[np.ndarray, "N N"]
 Factor = Float64[np.ndarray, "M M"]
 
 
+def wanted_correlation(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
+    """The correlation matrix that a hyperplane or gaussian sampler asks for; in practice it needs repair."""
+    if sampler == "hyperplane":
+        return gram_matrix(moment_matrix(mean, second))
+    return gaussian_correlation(mean, second, rows)
+
+
+def repaired_factor(sampler: Sampler, wanted: Factor, mean: Mean, rows: int) -> Factor:
+    """The factor of a hyperplane or gaussian sampler for what :func:`wanted_correlation` gave."""
+    factor = correlation_factor(wanted, SAMPLING_FLOOR)
+    if sampler == "gaussian":
+        factor = with_thresholds(gaussian_thresholds(mean, rows), factor)
+    return _keep_constant(factor, mean)
+
+
 def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
     """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows. What never varies there stays as it is."""
-    if sampler == "hyperplane":
-        factor = hyperplane_factor(moment_matrix(mean, second), SAMPLING_FLOOR)
-    elif sampler == "gaussian":
-        factor = gaussian_factor(mean, second, rows, SAMPLING_FLOOR)
-    elif sampler == "paper":
+    if sampler == "paper":
         factor = paper_factor(moment_matrix(mean, second))
     elif sampler == "direct":
         factor = direct_factor(mean, second)
-    else:
+    elif sampler == "independent":
         factor = independent_factor(mean, rows)
+    else:
+        return repaired_factor(sampler, wanted_correlation(sampler, mean, second, rows), mean, rows)
+    return _keep_constant(factor, mean)
+
+
+def _keep_constant(factor: Factor, mean: Mean) -> Factor:
     constant = np.flatnonzero(np.abs(mean) == 1) + 1
     factor[constant] = 0.0
     factor[constant, 0] = mean[constant - 1]

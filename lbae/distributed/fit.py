@@ -1,39 +1,41 @@
 """Fitting a prior: a partition chosen on a subset, grouped moment sums of the whole table, a factor a task, one bundle."""
 
+import json
 import time
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from lbae.core.attributes import attribute_statistics, joint_moments
+from lbae.core.fidelity import covariance, expected_moments, factor_moments, moment_errors
 from lbae.core.hyperplane import hyperplane_factor
 from lbae.core.interpolation import NORMALS_FLOOR
-from lbae.core.mixture import Candidate, nearest_center, shrink, try_clusters, try_partition
+from lbae.core.memory import nearest_distances
+from lbae.core.mixture import shrink
 from lbae.core.moments import MomentSums
-from lbae.core.packing import unpack
 from lbae.core.prior import Prior, Sampler
-from lbae.core.samplers import sampling_factor
+from lbae.core.samplers import fit as fit_one
+from lbae.core.samplers import repaired_factor, wanted_correlation
+from lbae.distributed.partition import Partition, Subset, by_class, clusters, draw_subset
 from lbae.distributed.session import session
-from lbae.distributed.sums import Assign, Run, Scan, Spent, by_value, deal, grouped_sums_of, scan
+from lbae.distributed.sums import Scan, Spent, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io
 from lbae.io import model as model_io
 from lbae.io.artifact import read_manifest
 from lbae.io.attributes import Attribute, candidate_columns
-from lbae.io.latent_table import LatentTable, open_latent_table, packed_latents
+from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import load_lineage, load_moments
-from lbae.io.source import held_out, key_fractions
 from lbae.io.storage import absolute, resolve
+from lbae.report.figures import covariances, marginals
 from lbae.report.progress import ProgressLine
 
-_CANDIDATES = (1, 10, 50, 200)
-_MAX_PRIOR_BYTES = 512 * 2**20
-_SUBSET_ROWS = 60_000
-_HELD_OUT_ROWS = 2_000
+_QUERIES = 2_000
+_SHOWN: tuple[Sampler, ...] = ("hyperplane", "direct")  # beside the prior in the figures, as in slide 16
+
+Moments = tuple[np.ndarray, np.ndarray]
 
 
 def fit(
@@ -82,15 +84,25 @@ def fit(
     started = time.monotonic()
     with session(address):
         pooled_factor = _pooled_factor.remote(sums.moment_matrix)
+        alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
         found = scan(table, [by] if by else [])
-        partition, tried = _by_class(table, found, by) if by else _clusters(table, found, count, seed)
-        prior = _prior(table, found, partition, attributes, sampler, str(resolve(out) / "by-component"))
+        subset = draw_subset(table, found, by)
+        partition = by_class(subset, found, by) if by else clusters(table, subset, count, seed)
+        prior, of_components, moments_of = _prior(
+            table, found, partition, attributes, sampler, str(resolve(out) / "by-component")
+        )
+        drawn = {f"{sampler}, {len(prior.weights)} components": moments_of}
+        drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
         pooled_factor = ray.get(pooled_factor)
+    fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
+    memory = _memory(prior, subset)
     result = {
         "components": len(prior.weights),
         "sampler": sampler,
         "shrinkage": partition.shrinkage,
-        "tried": tried,
+        "tried": partition.tried,
+        "fidelity": fidelity,
+        "memory": memory,
         "seconds": round(time.monotonic() - started, 1),
     }
     return bundle_io.save_bundle(
@@ -103,6 +115,7 @@ def fit(
         config=settings,
         rows=sums.count,
         result=result,
+        report=_report(sums, drawn, {"overall": fidelity, "memory": memory, "components": of_components}),
     )
 
 
@@ -136,86 +149,6 @@ def _component_count(components: str, by: str | None) -> int | None:
     return int(components)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Partition:
-    """How rows come to components, and the pooled covariance with the share of it that a component takes."""
-
-    count: int
-    assign: Assign
-    columns: list[str]
-    within: np.ndarray
-    shrinkage: float
-
-
-def _by_class(table: LatentTable, found: Scan, by: str) -> tuple[Partition, list[dict[str, Any]]]:
-    """One component a value of a column; rows without a value belong to none."""
-    values, assign = by_value(by, found.values[by])
-    subset = _subset(table, found, ["key", "latent", by])
-    labels = assign(subset)
-    known = labels >= 0
-    latents, held = unpack(packed_latents(subset), table.latent_dim)[known], held_out(subset["key"])[known]
-    tried: Candidate = ray.get(_try_classes.remote(latents, held, labels[known]))
-    partition = Partition(
-        count=len(values), assign=assign, columns=["latent", by], within=tried.within, shrinkage=tried.shrinkage
-    )
-    return partition, [tried.facts()]
-
-
-def _clusters(table: LatentTable, found: Scan, count: int | None, seed: int) -> tuple[Partition, list[dict[str, Any]]]:
-    """The number of clusters asked for, or the one with the best held-out score."""
-    subset = _subset(table, found, ["key", "latent"])
-    latents, held = unpack(packed_latents(subset), table.latent_dim), held_out(subset["key"])
-    numbers = [min(count, int((~held).sum()))] if count else _numbers(table, held)
-    shared = ray.put(latents)
-    with ProgressLine("partitions", len(numbers), "tried") as line:
-        running = [_try_clusters.remote(shared, held, number, seed) for number in numbers]
-        while (done := len(ray.wait(running, num_returns=len(running), timeout=1)[0])) < len(running):
-            line.update(done)
-        line.update(done)
-    tried: list[Candidate] = ray.get(running)
-    best = max(tried, key=lambda candidate: candidate.nats)
-    centers = best.centers
-    assert centers is not None
-
-    def assign(rows: pa.Table) -> np.ndarray:
-        return nearest_center(unpack(packed_latents(rows), table.latent_dim), centers)
-
-    partition = Partition(
-        count=len(centers), assign=assign, columns=["latent"], within=best.within, shrinkage=best.shrinkage
-    )
-    return partition, [candidate.facts() for candidate in tried]
-
-
-def _numbers(table: LatentTable, held: np.ndarray) -> list[int]:
-    """Numbers of clusters to try: those with as many rows a component as bits, and not too large a bundle."""
-    most = min(table.manifest.rows // table.latent_dim, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
-    return [number for number in _CANDIDATES if number <= max(1, most)] if held.any() else [1]
-
-
-@ray.remote
-def _try_clusters(latents: np.ndarray, held: np.ndarray, number: int, seed: int) -> Candidate:
-    return try_clusters(latents[~held], latents[held][:_HELD_OUT_ROWS], number, seed)
-
-
-@ray.remote
-def _try_classes(latents: np.ndarray, held: np.ndarray, labels: np.ndarray) -> Candidate:
-    return try_partition(latents[~held], labels[~held], latents[held][:_HELD_OUT_ROWS])
-
-
-def _subset(table: LatentTable, found: Scan, columns: list[str]) -> pa.Table:
-    """A uniform subset of the rows that fits in memory, the same for any number of tasks."""
-    share = min(1.0, _SUBSET_ROWS / found.rows)
-    return pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in deal(found.groups)]))
-
-
-@ray.remote
-def _pick(table: LatentTable, run: Run, columns: list[str], share: float) -> pa.Table:
-    batches = table.batches(run, columns)
-    if share == 1:
-        return pa.concat_tables(batches)
-    return pa.concat_tables(rows.filter(pa.array(key_fractions(rows["key"]) < share)) for rows in batches)
-
-
 def _prior(
     table: LatentTable,
     found: Scan,
@@ -223,10 +156,12 @@ def _prior(
     attributes: tuple[Attribute, ...],
     sampler: Sampler,
     scratch: str,
-) -> Prior:
-    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
-    weights: dict[int, Any] = {}
-    factors: dict[int, Any] = {}
+) -> tuple[Prior, list[dict[str, Any]], Moments]:
+    """Moment sums a component, then a factor a component: each is one task, and only factors come back here.
+
+    Also the facts of every component, and the moments of the prior's latents.
+    """
+    tasks: dict[int, Any] = {}
     within = ray.put(partition.within)
     with ProgressLine("fit", partition.count, "components") as line:
         columns = list(dict.fromkeys([*partition.columns, *(attribute.column for attribute in attributes)]))
@@ -234,30 +169,79 @@ def _prior(
             table, found.groups, partition.assign, partition.count, columns, attributes, scratch, Spent()
         )
         for component, sums in sums_of:
-            weights[component], factors[component] = _component.remote(sums, sampler, within, partition.shrinkage)
+            tasks[component] = _component.remote(sums, sampler, within, partition.shrinkage)
         resolve(scratch).remove()
-        for done in range(1, partition.count + 1):
-            ray.wait(list(weights.values()), num_returns=done)
+        facts, factors, moments = [], [], np.zeros((table.latent_dim + 1, table.latent_dim))
+        for done, component in enumerate(sorted(tasks), 1):
+            of_component, factor, weighted = ray.get(tasks.pop(component))
+            if factor is not None:
+                facts.append({"component": component, **of_component})
+                factors.append(factor)
+                moments += weighted
             line.update(done)
-    used = [component for component in sorted(weights) if ray.get(weights[component])]
-    share = np.array([ray.get(weights[component]) for component in used], dtype=np.float64)
-    stacked = np.stack(ray.get([factors[component] for component in used]))
+    share = np.array([of_component["rows"] for of_component in facts], dtype=np.float64)
     names = tuple(attribute.name for attribute in attributes)
-    return Prior(sampler=sampler, weights=share / share.sum(), factors=stacked, attributes=names)
+    prior = Prior(sampler=sampler, weights=share / share.sum(), factors=np.stack(factors), attributes=names)
+    return prior, facts, (moments[0] / share.sum(), moments[1:] / share.sum())
 
 
-@ray.remote(num_returns=2)
-def _component(sums: MomentSums, sampler: Sampler, within: np.ndarray, shrinkage: float) -> tuple[int, np.ndarray | None]:
-    """Rows and factor of a component; no factor for one without rows. One with fewer rows than bits is shrunk."""
+@ray.remote
+def _component(
+    sums: MomentSums, sampler: Sampler, within: np.ndarray, shrinkage: float
+) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
+    """Facts and factor of a component, and its rows times [E[y]; E[y yT]] of what the factor draws; None without rows.
+
+    A component with fewer rows than bits is shrunk.
+    """
     if not sums.count:
-        return 0, None
+        return {"rows": 0}, None, None
     mean, second = joint_moments(sums)
+    bits = slice(len(sums.attributes), None)
     if sums.count < sums.latent_dim:
-        bits = slice(len(sums.attributes), None)
         second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
-    return sums.count, sampling_factor(sampler, mean, second, sums.count).astype(np.float32)
+    wanted = wanted_correlation(sampler, mean, second, sums.count)
+    lowest = np.linalg.eigvalsh(wanted)
+    factor = repaired_factor(sampler, wanted, mean, sums.count)
+    drawn_mean, drawn_second = factor_moments(sampler, factor)
+    drawn = drawn_mean[bits], drawn_second[bits, bits]
+    facts = {
+        "rows": sums.count,
+        "negative_eigenvalues": int((lowest < 0).sum()),
+        "lowest_eigenvalue": round(float(lowest[0]), 5),
+        "constant_bits": int((np.abs(sums.mean) == 1).sum()),
+        **moment_errors(*drawn, sums.mean, second[bits, bits]),
+    }
+    return facts, factor.astype(np.float32), sums.count * np.vstack(drawn)
+
+
+@ray.remote
+def _one_component(sampler: Sampler, sums: MomentSums) -> Moments:
+    return expected_moments(fit_one(sampler, sums))
 
 
 @ray.remote
 def _pooled_factor(matrix: np.ndarray) -> np.ndarray:
     return hyperplane_factor(matrix, NORMALS_FLOOR)
+
+
+def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:
+    """Files about the prior: every figure, and slide 16's two pictures of the training latents against what is drawn."""
+    return {
+        "fidelity.json": json.dumps(facts, indent=1).encode(),
+        "marginals.png": marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),
+        "covariances.png": covariances(
+            covariance(sums.mean, sums.second), {name: covariance(*of) for name, of in drawn.items()}
+        ),
+    }
+
+
+def _memory(prior: Prior, subset: Subset) -> dict[str, Any]:
+    """Distances in bits to the nearest latent that components were fitted to: of samples, and of held-out latents."""
+    known, unseen = subset.latents[~subset.held], subset.latents[subset.held][:_QUERIES]
+    distances = {"samples": nearest_distances(prior.sample(_QUERIES, 0), known)}
+    if len(unseen):
+        distances["held_out"] = nearest_distances(unseen, known)
+    return {
+        name: {"percentiles_1_50": np.percentile(of, [1, 50]).tolist(), "copies": int((of == 0).sum())}
+        for name, of in distances.items()
+    }

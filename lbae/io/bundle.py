@@ -6,6 +6,7 @@ weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, 
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,12 @@ def save_bundle(
     config: dict[str, Any],
     rows: int,
     result: dict[str, Any],
+    report: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the sampler."""
+    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the sampler.
+
+    ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
+    """
     arrays = {f.name: getattr(attributes, f.name) for f in dataclasses.fields(attributes) if f.name != "names"}
     content = {
         "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
@@ -68,8 +73,8 @@ def save_bundle(
         "pooled": safetensors.numpy.save({"factor": pack_triangles(pooled_factor)}),
         "attributes": safetensors.numpy.save(arrays),
     }
-    for name, data in content.items():
-        (resolve(out) / _FILES[name]).write_bytes(data)
+    for name, data in {**{_FILES[name]: data for name, data in content.items()}, **report}.items():
+        (resolve(out) / name).write_bytes(data)
     return publish(
         out,
         KIND,
@@ -77,7 +82,7 @@ def save_bundle(
         parents=parents,
         config=config,
         rows=rows,
-        files=_FILES.values(),
+        files=[*_FILES.values(), *report],
         result={"attributes": list(attributes.names), **result},
     )
 

@@ -1,4 +1,4 @@
-"""Figures: losses over epochs, how often every bit is set, what an attribute does to the bits, drift between tables."""
+"""Figures: losses over epochs, means and covariances of the bits (slide 16), lifts of attributes, drift between tables."""
 
 import io
 from typing import Any
@@ -11,7 +11,8 @@ from scipy import stats
 from lbae.core.attributes import AttributeStatistics
 from lbae.core.drift import Drift
 
-_BLUE, _ORANGE = "#0072b2", "#d55e00"
+_COLORS = _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"
+_PAIRS = 4_000
 
 
 def _png(figure: Figure) -> bytes:
@@ -41,24 +42,31 @@ def losses(history: list[dict[str, Any]], loss: str) -> bytes:
     return _png(figure)
 
 
-def bit_means(mean: np.ndarray) -> bytes:
-    """Sorted probabilities of the bits being +1."""
-    figure, axes = _axes("How often each bit is +1", "bit, sorted", "share of images")
-    axes.plot(np.sort((mean + 1) / 2), color=_BLUE)
-    axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+def marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
+    """How often each bit is +1, sorted by the training latents (slide 16)."""
+    figure, axes = _axes("How often each bit is +1", "bit, sorted by the training latents", "share of images")
+    order = np.argsort(target)
+    _against(axes, (target[order] + 1) / 2, {name: (mean[order] + 1) / 2 for name, mean in sampled.items()})
     axes.set_ylim(0, 1)
     return _png(figure)
 
 
-def moment_match(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
-    """Correlations of pairs of bits: those of the training latents against those of samples (slide 16)."""
-    figure, axes = _axes("Pairs of bits: samples against training latents", "E[b_i b_j], training latents", "samples")
-    pairs = np.triu_indices(len(target), 1)
-    for (name, second), color in zip(sampled.items(), (_BLUE, _ORANGE), strict=False):
-        axes.scatter(target[pairs], second[pairs], s=2, alpha=0.3, color=color, label=name, rasterized=True)
-    axes.axline((0, 0), slope=1, color="grey", linewidth=0.8)
-    axes.legend(frameon=False, markerscale=5)
+def covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
+    """Covariances of pairs of bits, sorted by the training latents (slide 16); of many pairs only every so manyth."""
+    figure, axes = _axes("Covariances of pairs of bits", "pair, sorted by the training latents", "covariance")
+    i, j = np.triu_indices(len(target), 1)
+    order = np.argsort(target[i, j])[:: max(1, len(i) // _PAIRS)]
+    i, j = i[order], j[order]
+    _against(axes, target[i, j], {name: covariance[i, j] for name, covariance in sampled.items()})
     return _png(figure)
+
+
+def _against(axes: Any, target: np.ndarray, sampled: dict[str, np.ndarray]) -> None:
+    """Points of every sampler under the line of the training latents."""
+    for (name, values), color in zip(sampled.items(), _COLORS, strict=False):
+        axes.plot(values, ".", markersize=2, alpha=0.5, color=color, label=name, rasterized=True)
+    axes.plot(target, color="black", linewidth=1.2, label="training latents")
+    axes.legend(frameon=False, markerscale=5)
 
 
 def lifts(statistics: AttributeStatistics) -> bytes:

@@ -7,7 +7,6 @@ import numpy as np
 
 from lbae.core.attributes import edit_bits
 from lbae.core.bundle import Bundle
-from lbae.core.moments import MomentSums
 from lbae.core.samplers import fit
 from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
@@ -20,7 +19,6 @@ from lbae.report.html import Section, page
 from lbae.report.pictures import reconstructions
 
 _SAMPLES = 64
-_FIDELITY_SAMPLES = 20_000
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FRAMES = 12
 _HOW = {
@@ -39,17 +37,6 @@ def held_out_images(bundle: Bundle, data: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(images), np.concatenate(labels)
 
 
-def moment_errors(moments: MomentSums, latents: np.ndarray) -> dict[str, float]:
-    """Root mean square error of the samples' moments against the training latents'."""
-    y = latents.astype(np.float32)
-    pairs = np.triu_indices(moments.latent_dim, 1)
-    second = y.T @ y / len(y)
-    return {
-        "means_rms": round(float(np.sqrt(np.mean((y.mean(axis=0) - moments.mean) ** 2))), 4),
-        "pairs_rms": round(float(np.sqrt(np.mean((second - moments.second)[pairs] ** 2))), 4),
-    }
-
-
 def write_tour(
     out: str, *, bundle: str, moments: str, data: str, results: dict[str, Any], change: tuple[str, str]
 ) -> dict[str, Any]:
@@ -62,20 +49,16 @@ def write_tour(
     images, labels = held_out_images(loaded, data)
     rebuilt, error = reconstructions(loaded, images[:32])
     edited, bits_changed = _edits(loaded, images[labels == change[0].partition("=")[2]][:_FRAMES], change)
-    samples = {
-        loaded.prior.sampler: loaded.prior.sample(_FIDELITY_SAMPLES, 0),
-        "direct": fit("direct", sums).sample(_FIDELITY_SAMPLES, 0),
-    }
     pictures = {
         "reconstructions": rebuilt,
-        "samples": grid(loaded.decode(samples[loaded.prior.sampler][:_SAMPLES]), 16),
-        "samples_direct": grid(loaded.decode(samples["direct"][:_SAMPLES]), 16),
+        "samples": grid(loaded.decode(loaded.prior.sample(_SAMPLES, 0)), 16),
+        "samples_direct": grid(loaded.decode(fit("direct", sums).sample(_SAMPLES, 0)), 16),
         "interpolation": _paths(loaded, images),
         "edit": edited,
     }
     report = {
         "reconstruction_of_held_out_images": error,
-        "moments_of_samples": {name: moment_errors(sums, latents) for name, latents in samples.items()},
+        "moments_of_samples": results["fit"]["fidelity"],
         "edit": {"unset": change[0], "set": change[1], "mean_bits_changed": bits_changed},
         "stages": {name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()},
     }
@@ -86,8 +69,8 @@ def write_tour(
     (folder / "report.json").write_bytes(json.dumps(report, indent=2).encode())
     drawn = {
         "losses": figures.losses(results["train"]["history"], results["train"]["loss"]),
-        "bits": figures.bit_means(sums.mean),
-        "moments": figures.moment_match(sums.second, {k: v.T.astype(np.float32) @ v / len(v) for k, v in samples.items()}),
+        "marginals": (resolve(bundle) / "marginals.png").read_bytes(),
+        "covariances": (resolve(bundle) / "covariances.png").read_bytes(),
         "lifts": figures.lifts(loaded.attributes),
     }
     (folder / "report.html").write_bytes(
@@ -141,7 +124,9 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
             f" {edit['unset']} unset at strengths {', '.join(map(str, _STRENGTHS[1:]))}.",
             pictures=[pictures["edit"]],
         ),
-        Section(title="The run in figures", pictures=[drawn["losses"], drawn["bits"], drawn["moments"], drawn["lifts"]]),
+        Section(
+            title="The run in figures", pictures=[drawn["losses"], drawn["marginals"], drawn["covariances"], drawn["lifts"]]
+        ),
         Section(
             title="Stages",
             rows=[(name, f"{r['rows']:,} rows, {r['seconds']} s, {r['fingerprint']}") for name, r in stages.items()],
