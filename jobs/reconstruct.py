@@ -35,8 +35,8 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
     if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite):
         return done
-    rebuilt = [loaded.reconstruct(images)]
-    return {**image_table.save_image_table(out, rebuilt, parents=parents, config={"num": num}), **result}
+    part = image_table.write_part(out, 0, 0, loaded.reconstruct(images))
+    return image_table.publish_parts(out, [part], parents=parents, config={"num": num}, result=result)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
     rows = read_shard(plan(str(tmp_path / "table")).shards[0])
     assert rows["key"].to_pylist()[0] == "data/part-00000.parquet:0"
     again = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "table"))
-    assert again["already"] is True
+    assert again == {**table, "already": True}
     refused = job("sample", "--bundle", pipeline.bundle, "--num", 8, "--out", tmp_path / "table")
     assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
 
@@ -108,6 +108,11 @@ def test_show_describes(job, pipeline):
         ("encode", "--model {tmp} --data {data} --out {tmp}/l", "is not a finished artifact"),
         ("reduce", "--latents {latents} --out {tmp}/m --attributes labl", "unknown attribute 'labl'; did you mean 'label'"),
         ("sample", "--bundle {bundle} --num zero --out {tmp}/s.png", "Error parsing --num: invalid literal"),
+        (
+            "sample",
+            "--bundle {bundle} --given label=10 --out {tmp}/table",
+            "unknown attribute 'label=10'; did you mean 'label=1'",
+        ),
         ("sample", "--bundle {bundle} --num 0 --out {tmp}/s.png", "num is 0"),
         (
             "sample",

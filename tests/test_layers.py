@@ -78,6 +78,12 @@ def test_shapes_are_checked_in_core():
         pack(np.zeros(3, dtype=np.int8))
 
 
+@pytest.mark.parametrize("job", ["sample", "interpolate", "edit", "reconstruct", "show"])
+def test_pictures_are_made_without_ray(job):
+    """Their layers load no Ray, and they import no distributed one before they need it."""
+    assert not [name for name in imports(ROOT / "jobs" / f"{job}.py") if name.startswith(("ray", "lbae.distributed"))]
+
+
 def test_no_job_shadows_a_module():
     taken = set(sys.stdlib_module_names) | {name for name in importlib.metadata.packages_distributions() if name != "jobs"}
     assert not taken & {path.stem for path in (ROOT / "jobs").glob("*.py")}

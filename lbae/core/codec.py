@@ -48,6 +48,10 @@ class Codec:
         self.config = network.config
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
+    def to(self, device: torch.device | str) -> "Codec":
+        """The codec on another device; its network moves there."""
+        return Codec(self._network, self.precision, device)
+
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
         """Latents of uint8 images of the content size."""

@@ -51,19 +51,28 @@ class Prior:
         Latent i does not depend on ``count``. UserError for an attribute the prior does not know, and when 10**6 tries
         did not give a block of latents.
         """
+        latents, tries = self.draw(0, count, seed, given)
+        return latents, whole_blocks(count) / max(1, tries)
+
+    def draw(
+        self, start: int, stop: int, seed: int, given: Mapping[str, bool]
+    ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
+        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its errors."""
         for name in given:
             if name not in self.attributes:
                 raise unknown("attribute", name, self.attributes)
         wanted = {1 + self.attributes.index(name): value for name, value in given.items()}
-        latents = np.empty((_whole_blocks(count), self.latent_dim), dtype=np.int8)
+        first = start // BLOCK
+        latents = np.empty((whole_blocks(stop) - first * BLOCK, self.latent_dim), dtype=np.int8)
         tries = 0
-        for start in range(0, len(latents), BLOCK):
-            components, heads, tried = self._accepted(seed, start // BLOCK, wanted)
+        for row in range(0, len(latents), BLOCK):
+            index = first + row // BLOCK
+            components, heads, tried = self._accepted(seed, index, wanted)
             tries += tried
-            normals = self._normals(_stream(seed, start // BLOCK), self.factors.shape[1])
+            normals = self._normals(_stream(seed, index), self.factors.shape[1])
             normals[:, : heads.shape[1]] = heads
-            self._fill(latents[start : start + BLOCK], components, normals)
-        return latents[:count], len(latents) / max(1, tries)
+            self._fill(latents[row : row + BLOCK], components, normals)
+        return latents[start - first * BLOCK :][: stop - start], tries
 
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
@@ -109,7 +118,8 @@ class Prior:
             latents[rows] = signs(normals[rows] @ self.factors[component, first:].T)
 
 
-def _whole_blocks(count: int) -> int:
+def whole_blocks(count: int) -> int:
+    """``count`` rounded up to whole blocks."""
     return -(-count // BLOCK) * BLOCK
 
 

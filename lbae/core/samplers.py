@@ -29,7 +29,7 @@ def wanted_correlation(sampler: Sampler, mean: Mean, second: Second, rows: int) 
     return gaussian_correlation(mean, second, rows)
 
 
-def repaired_factor(sampler: Sampler, wanted: Factor, mean: Mean, rows: int) -> Factor:
+def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: Mean, rows: int) -> Factor:
     """The factor of a hyperplane or gaussian sampler for what :func:`wanted_correlation` gave."""
     factor = correlation_factor(wanted, SAMPLING_FLOOR)
     if sampler == "gaussian":

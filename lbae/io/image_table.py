@@ -1,10 +1,12 @@
 """Writing image tables: Parquet with an ``image`` column in the layout of the Hugging Face hub."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt8
 
 from lbae.io.artifact import RowDigest, publish
 from lbae.io.images import encode_png
@@ -13,24 +15,38 @@ from lbae.io.latent_table import write_parquet
 KIND = "image table"
 
 
-def save_image_table(
-    out: str, batches: Iterable[np.ndarray], *, parents: dict[str, str], config: dict[str, Any]
+@dataclass(frozen=True, kw_only=True)
+class ImagePart:
+    """A part file that was written: its name in the artifact, its rows, and the sum of their hashes."""
+
+    file: str
+    rows: int
+    digest: int
+
+
+def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H W C"]) -> ImagePart:
+    """Write part ``index`` of the table at ``out``: losslessly compressed PNG, named by their rows from ``first`` on."""
+    encoded = [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)]
+    digest = RowDigest()
+    digest.add(path.encode() + data for path, data in encoded)
+    file = f"data/part-{index:05d}.parquet"
+    write_parquet(out, file, pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded]}))
+    return ImagePart(file=file, rows=len(encoded), digest=digest.total)
+
+
+def publish_parts(
+    out: str, parts: Iterable[ImagePart], *, parents: dict[str, str], config: dict[str, Any], result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish uint8 images, one part file a batch (K, H, W, C), as losslessly compressed PNG."""
-    files, digest, rows = [], RowDigest(), 0
-    for index, images in enumerate(batches):
-        encoded = [(f"{rows + i:08d}.png", encode_png(image)) for i, image in enumerate(images)]
-        digest.add(path.encode() + data for path, data in encoded)
-        rows += len(encoded)
-        files.append(f"data/part-{index:05d}.parquet")
-        write_parquet(out, files[-1], pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded]}))
+    """Publish the image table that consists of these parts."""
+    parts = list(parts)
+    digest = RowDigest(sum(part.digest for part in parts) % 2**256)
     return publish(
         out,
         KIND,
         fingerprint=digest.fingerprint(KIND),
         parents=parents,
         config=config,
-        rows=rows,
-        files=files,
-        result={},
+        rows=sum(part.rows for part in parts),
+        files=[part.file for part in parts],
+        result=result,
     )

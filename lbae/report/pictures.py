@@ -1,6 +1,6 @@
 """The pictures of a bundle: grids of samples, reconstructions under their originals, strips and edits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,8 @@ from lbae.io.decode import decode_every
 from lbae.io.images import ImageError, decode_image, grid
 from lbae.io.source import Source
 from lbae.io.storage import readable
-from lbae.report.progress import ProgressLine
 
 _COLUMNS = 16
-_BATCH = 2048
 
 
 def load_images(bundle: Bundle, source: Source, count: int) -> np.ndarray:
@@ -52,14 +50,6 @@ def reconstructions(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, dic
     picture = grid(np.concatenate([row[:columns] for row in rows]), columns)
     mse = float((error**2).mean())
     return picture, {"images": len(images), "mse": round(mse, 6), "psnr_db": round(-10 * float(np.log10(mse)), 2)}
-
-
-def decoded(bundle: Bundle, latents: np.ndarray) -> Iterator[np.ndarray]:
-    """Images of many latents, some at a time, with a progress line."""
-    with ProgressLine("sample", len(latents), "images") as line:
-        for start in range(0, len(latents), _BATCH):
-            yield bundle.decode(latents[start : start + _BATCH])
-            line.update(min(len(latents), start + _BATCH))
 
 
 def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -127,6 +127,15 @@ def test_a_latent_does_not_depend_on_how_many_are_drawn(count, seed):
     np.testing.assert_array_equal(prior.sample(count, seed), prior.sample(2 * BLOCK + 3, seed)[:count])
 
 
+@given(st.integers(0, 3 * BLOCK), st.integers(0, 3 * BLOCK))
+@settings(deadline=None, max_examples=20)
+def test_a_stretch_of_a_draw_is_drawn_alone(start, count):
+    prior = prior_of(unit_rows(1, 9), unit_rows(2, 9))
+    alone, tries = prior.draw(start, start + count, 5, {})
+    np.testing.assert_array_equal(alone, prior.sample(6 * BLOCK, 5)[start : start + count])
+    assert tries >= count
+
+
 def test_seeds_differ_and_repeat():
     prior = prior_of(unit_rows(1, 30))
     np.testing.assert_array_equal(prior.sample(64, 5), prior.sample(64, 5))

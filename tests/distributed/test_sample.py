@@ -1,0 +1,51 @@
+"""Drawing an image table on a real local Ray: the images of one process, and what is refused."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lbae.core.prior import Prior
+from lbae.distributed.sample import pool_for, sample_table
+from lbae.errors import UserError
+from lbae.io.bundle import load_bundle
+from lbae.io.image_table import publish_parts, write_part
+
+NUM = 2 * 2048 + 300  # three parts, the last one of a block and a piece of one
+
+
+def test_what_a_worker_refuses_reaches_the_user(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(Prior, "draw", lambda *request: None)  # in this process: the workers look for themselves
+    with pytest.raises(UserError, match="unknown attribute 'label=33'; did you mean 'label=3'"):
+        sample_table(bundle=pipeline.bundle, out=str(tmp_path / "t"), num=300, seed=0, given={"label=33": True})
+    assert not (tmp_path / "t" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"label=3": True, "label=5": False}])
+def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
+    out, bundle = str(tmp_path / "table"), load_bundle(pipeline.bundle)
+    request = {"bundle": pipeline.bundle, "out": out, "num": NUM, "seed": 4, "given": given}
+    result = sample_table(**request)
+    images = bundle.sample(NUM, 4, given)
+    files = sorted((tmp_path / "table" / "data").iterdir())
+    assert [pq.read_metadata(file).num_rows for file in files] == [2048, 2048, 300]
+    rows = pq.read_table(files)["image"].to_pylist()
+    assert [row["path"] for row in rows] == [f"{i:08d}.png" for i in range(NUM)]
+    drawn = np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in rows])
+    np.testing.assert_array_equal(drawn[..., None], images)
+    assert result["acceptance"] == bundle.prior.sample_given(NUM, 4, given)[1]
+    one = str(tmp_path / "one")
+    whole = publish_parts(one, [write_part(one, 0, 0, images)], parents={}, config={}, result={})
+    assert (result["fingerprint"], result["rows"]) == (whole["fingerprint"], whole["rows"])
+    assert sample_table(**request) == {**result, "already": True}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "actors"), [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)]
+)
+def test_actors_share_gpus_as_far_as_there_are_cpus(cpus, gpus, actors):
+    found, share = pool_for(cpus, gpus)
+    assert found == actors
+    assert found * share == pytest.approx(gpus)
