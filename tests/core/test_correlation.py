@@ -1,7 +1,10 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import linalg
 
 from lbae.core.correlation import correlation_factor, nearest_correlation
 from tests import reference
@@ -29,6 +32,24 @@ def test_as_near_as_alternating_projections_and_feasible(seed, size, floor):
 def test_a_correlation_matrix_is_left_alone():
     matrix = np.array([[1.0, 0.3], [0.3, 1.0]])
     np.testing.assert_array_equal(nearest_correlation(matrix, 1e-6), matrix)
+
+
+def test_a_matrix_that_only_rounding_makes_indefinite_is_kept():
+    matrix = np.sign(gram_like(0, 12)[:, :1] @ gram_like(0, 12)[:1])
+    np.testing.assert_allclose(nearest_correlation(matrix), matrix, atol=1e-10)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-6, 1e-2])
+def test_few_eigendecompositions(monkeypatch, floor):
+    """Two constant bits, two equal ones and more bits than rows."""
+    rng = np.random.default_rng(1)
+    latents = np.sign(rng.normal(size=(60, 80)) + rng.normal(size=(60, 1)))
+    latents[:, 3:5], latents[:, 7] = 1, latents[:, 8]
+    matrix = np.sin(np.pi / 2 * (latents.T @ latents / 60))
+    counted = Mock(side_effect=linalg.eigh)
+    monkeypatch.setattr(linalg, "eigh", counted)
+    nearest_correlation(matrix, floor)
+    assert 1 < counted.call_count <= 8
 
 
 def test_higham_example():
