@@ -9,6 +9,7 @@ attributes and the latent of one draw. The samplers differ in the first entry of
 sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +23,12 @@ Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 
 HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
-# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own and is computed whole.
+# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole, and products
+# have one shape a prior. Rows of one component fill a product of BLOCK rows; the few that each component of a mixture has
+# in a block are collected over _BLOCKS of them, for products of _ROWS rows.
 BLOCK = 256
+_BLOCKS, _ROWS = 16, 32
+_STRIPS = 4
 MAX_TRIES = 10**6
 
 
@@ -62,17 +67,32 @@ class Prior:
             if name not in self.attributes:
                 raise unknown("attribute", name, self.attributes)
         wanted = {1 + self.attributes.index(name): value for name, value in given.items()}
-        first = start // BLOCK
-        latents = np.empty((whole_blocks(stop) - first * BLOCK, self.latent_dim), dtype=np.int8)
-        tries = 0
-        for row in range(0, len(latents), BLOCK):
-            index = first + row // BLOCK
-            components, heads, tried = self._accepted(seed, index, wanted)
-            tries += tried
-            normals = self._normals(_stream(seed, index), self.factors.shape[1])
-            normals[:, : heads.shape[1]] = heads
-            self._fill(latents[row : row + BLOCK], components, normals)
-        return latents[start - first * BLOCK :][: stop - start], tries
+        latents = np.empty((stop - start, self.latent_dim), dtype=np.int8)
+        step = 1 if len(self.weights) == 1 else _BLOCKS
+        first, end = start // BLOCK, whole_blocks(stop) // BLOCK
+        total = 0
+        for index in range(first, end, step):
+            components, normals, tries = self._blocks(seed, range(index, min(index + step, end)), wanted)
+            total += tries
+            begin = index * BLOCK
+            asked = slice(max(start - begin, 0), stop - begin)
+            self._fill(latents[max(begin - start, 0) : begin - start + len(components)], components[asked], normals[asked])
+        return latents, total
+
+    def _blocks(
+        self, seed: int, indices: range, wanted: Mapping[int, bool]
+    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B M"], int]:
+        """Components and normals of the draws of some blocks, and the tries they took."""
+        components = np.empty(len(indices) * BLOCK, dtype=np.int64)
+        normals = np.empty((len(components), self.factors.shape[1]), dtype=np.float32)
+        total = 0
+        for row, index in enumerate(indices):
+            block = slice(row * BLOCK, (row + 1) * BLOCK)
+            components[block], heads, tries = self._accepted(seed, index, wanted)
+            normals[block] = self._normals(_stream(seed, index), normals.shape[1])
+            normals[block, : heads.shape[1]] = heads
+            total += tries
+        return components, normals, total
 
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
@@ -110,12 +130,28 @@ class Prior:
         return normals
 
     def _fill(
-        self, latents: Int8[np.ndarray, "B N"], components: Int64[np.ndarray, "B"], normals: Float32[np.ndarray, "B M"]
+        self, latents: Int8[np.ndarray, "K N"], components: Int64[np.ndarray, "K"], normals: Float32[np.ndarray, "K M"]
     ) -> None:
-        first = 1 + len(self.attributes)
+        size = BLOCK if len(self.weights) == 1 else _ROWS
+        taken = np.zeros((size, normals.shape[1]), dtype=np.float32)
         for component in np.unique(components):
-            rows = np.flatnonzero(components == component)
-            latents[rows] = signs(normals[rows] @ self.factors[component, first:].T)
+            of_component = np.flatnonzero(components == component)
+            for start in range(0, len(of_component), size):
+                rows = of_component[start : start + size]
+                taken[: len(rows)] = normals[rows]
+                products = _products(self.factors[component], taken, self.latent_dim)
+                latents[rows] = signs(products[: len(rows)])
+
+
+def _products(
+    factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "R M"], size: int
+) -> Float32[np.ndarray, "R {size}"]:
+    """The last ``size`` entries of F r. F is triangular: a strip of its rows needs the normals up to its end only."""
+    products = np.empty((len(normals), size), dtype=np.float32)
+    first = len(factor) - size
+    for low, high in itertools.pairwise(np.linspace(first, len(factor), _STRIPS + 1).astype(int)):
+        np.matmul(normals[:, :high], factor[low:high, :high].T, out=products[:, low - first : high - first])
+    return products
 
 
 def whole_blocks(count: int) -> int:

@@ -136,6 +136,26 @@ def test_a_stretch_of_a_draw_is_drawn_alone(start, count):
     assert tries >= count
 
 
+@pytest.mark.parametrize("components", [1, 3, 50])
+def test_a_stretch_of_a_draw_is_the_same_bits_drawn_alone(components):
+    """Of a size whose products are matrix products, and over more blocks than are drawn together."""
+    prior = prior_of(*(unit_rows(seed, 150) for seed in range(components)))
+    whole = prior.sample(4500, 9)
+    for start, stop in [(0, 1), (255, 258), (300, 4200), (4097, 4500)]:
+        np.testing.assert_array_equal(prior.draw(start, stop, 9, {})[0], whole[start:stop])
+
+
+def test_every_latent_is_the_sign_of_its_factor_times_normals():
+    """The blocks, tiles and strips of the product against one product a latent."""
+    prior = prior_of(*(unit_rows(seed, 40) for seed in range(5)))
+    components, normals, _ = prior._blocks(3, range(17), {})
+    sides = np.einsum("kij,kj->ki", prior.factors[components].astype(np.float64), normals.astype(np.float64))[:, 1:]
+    drawn = prior.sample(17 * BLOCK, 3)
+    clear = np.abs(sides) > 1e-5
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(drawn[clear], np.sign(sides)[clear])
+
+
 def test_seeds_differ_and_repeat():
     prior = prior_of(unit_rows(1, 30))
     np.testing.assert_array_equal(prior.sample(64, 5), prior.sample(64, 5))
