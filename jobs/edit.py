@@ -3,6 +3,7 @@
 from typing import Any
 
 from lbae.cli import Names, run
+from lbae.core.editing import Method
 from lbae.errors import UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, is_picture
@@ -10,7 +11,16 @@ from lbae.io.storage import resolve
 from lbae.report.pictures import load_image, strip
 
 
-def edit(*, bundle: str, image: str, out: str, set: Names = (), unset: Names = (), strength: float = 1.0) -> dict[str, Any]:
+def edit(
+    *,
+    bundle: str,
+    image: str,
+    out: str,
+    set: Names = (),
+    unset: Names = (),
+    strength: float = 1.0,
+    method: Method = "bits",
+) -> dict[str, Any]:
     """Set and unset attributes of an image.
 
     Args:
@@ -20,15 +30,17 @@ def edit(*, bundle: str, image: str, out: str, set: Names = (), unset: Names = (
         set: attribute to set, a column or column=value; may be given several times.
         unset: attribute to unset; may be given several times.
         strength: 0 (nothing changes) to 1 (a typical image with the attributes).
+        method: bits flips the bits the attributes lift most; hyperplane moves the image's hyperplane across the attributes.
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")
     loaded = load_bundle(bundle)
     original = load_image(loaded, image)[None]
-    edited, changed = loaded.edit(original, set, unset, strength)
+    edited, changed = loaded.edit(original, set, unset, strength, method)
     resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
     return {
         "out": out,
+        "method": method,
         "bits_changed": int(changed[0]),
         "latent_dim": loaded.prior.latent_dim,
         "bundle": loaded.fingerprint,

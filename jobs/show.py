@@ -1,4 +1,4 @@
-"""Describe any artifact: kind, lineage, rows, configuration, bit statistics."""
+"""Describe any artifact: kind, lineage, rows, configuration, bit statistics, the leading bits of attributes."""
 
 from typing import Any
 

@@ -82,9 +82,11 @@ def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_
         np.testing.assert_array_equal(np.asarray(image.convert("L")), first)
 
 
-def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path):
-    change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8)
+@pytest.mark.parametrize("method", ["bits", "hyperplane"])
+def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path, method):
+    change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8, "--method", method)
     facts = result_of(job("edit", "--bundle", pipeline.bundle, "--image", picture, *change, "--out", tmp_path / "e.png"))
+    assert facts["method"] == method
     assert 0 <= facts["bits_changed"] <= facts["latent_dim"] == 128
     assert picture_size(tmp_path / "e.png") == (118, 60)
 
@@ -93,6 +95,8 @@ def test_show_describes(job, pipeline):
     facts = result_of(job("show", pipeline.bundle))
     assert facts["kind"] == "bundle"
     assert set(facts["parents"]) == {"model", "latents", "moments"}
+    assert list(facts["leading_bits"]) == [f"label={i}" for i in range(10)]
+    assert {len(rows) for rows in facts["leading_bits"].values()} == {5}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,7 @@ def test_show_describes(job, pipeline):
             "strength is 1.5; allowed: 0",
         ),
         ("edit", "--bundle {bundle} --image {tmp} --set label=7 --out {tmp}/e.png", "cannot be read as an image"),
+        ("edit", "--bundle {bundle} --image {png} --set label=7 --method bit --out {tmp}/e.png", "invalid choice 'bit'"),
         ("interpolate", "--bundle {bundle} --source {png} --target {png} --steps 1 --out {tmp}/i.png", "steps is 1"),
         ("interpolate", "--bundle {bundle} --source {png} --target {png} --out {tmp}/i.gif", "ends in .png or .webp"),
         ("show", "{tmp}", "is not a finished artifact"),

@@ -1,20 +1,22 @@
-"""What an attribute does to the bits, and the ``bits`` edit (slide 6).
+"""What an attribute does to the bits (slide 6).
 
 As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is known. The
 lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes held, from the joint
 least-squares fit of the bits on all attributes; its normal equations are in the moment sums.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64, Int8
-from scipy import linalg
+from jaxtyping import Bool, Float64
+from scipy import linalg, special, stats
 
 from lbae.core.moments import MomentSums
 from lbae.errors import UserError, unknown
 
+# Of the lifts of one attribute taken for real, the share that may be chance (Benjamini and Hochberg 1995).
+FALSE_DISCOVERY_RATE = 0.05
 _ROUNDING = 1e-9
 
 
@@ -40,6 +42,13 @@ class AttributeStatistics:
                 f"attribute {name!r} has one value only in the training latents, so nothing is known of its effect"
             )
         return position
+
+    @cached_property
+    def significant(self) -> Bool[np.ndarray, "A N"]:
+        """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery rate."""
+        size = np.abs(self.lift)
+        z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
+        return stats.false_discovery_control(2 * special.ndtr(-z), axis=1) < FALSE_DISCOVERY_RATE
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:
@@ -99,38 +108,23 @@ def joint_moments(moments: MomentSums) -> tuple[Float64[np.ndarray, "D"], Float6
     return mean, second
 
 
-def edit_bits(
-    statistics: AttributeStatistics,
-    latents: Int8[np.ndarray, "K N"],
-    set_: Sequence[str] = (),
-    unset: Sequence[str] = (),
-    strength: float = 1.0,
-) -> Int8[np.ndarray, "K N"]:
-    """Set and unset attributes by flipping the fewest bits, largest lift first.
+def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
+    """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often the bit is +1.
 
-    The score of a latent is the sum of d_i b_i, d being the lifts of the attributes to set less those to unset. Bits are
-    flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as asked], s the ``strength`` in [0, 1];
-    a latent that is there already stays as it is. Every latent is edited on its own.
+    Attributes of one value only are left out.
     """
-    if not 0 <= strength <= 1:
-        raise UserError(f"strength is {strength}; allowed: 0 (nothing changes) to 1 (a typical image with the attribute)")
-    if not set_ and not unset:
-        raise UserError("no attribute to set or unset was given")
-    if clash := set(set_) & set(unset):
-        raise UserError(f"attribute {min(clash)!r} is both set and unset")
-    direction = np.zeros(latents.shape[1])
-    expected = 0.0
-    for names, sign, means in ((set_, 1, statistics.mean_if_set), (unset, -1, statistics.mean_if_unset)):
-        for name in dict.fromkeys(names):
-            j = statistics.index(name)
-            direction += sign * statistics.lift[j]
-            expected += sign * float(statistics.lift[j] @ means[j])
-    order = np.argsort(-np.abs(direction), kind="stable")
-    wanted = np.where(direction >= 0, np.int8(1), np.int8(-1))
-    score = (latents * direction).sum(axis=1)  # not a product of matrices, whose rounding depends on the other rows
-    target = (1 - strength) * score + strength * expected
-    gain = np.where(latents != wanted, 2 * np.abs(direction), 0.0)[:, order]
-    before = score[:, None] + np.cumsum(gain, axis=1) - gain
-    flip = np.empty(latents.shape, dtype=bool)
-    flip[:, order] = (before < target[:, None] - _ROUNDING) & (gain > 0)
-    return np.where(flip, wanted, latents)
+    chances = (statistics.mean_if_set + 1) / 2, (statistics.mean_if_unset + 1) / 2
+    return {
+        name: [
+            {
+                "bit": int(bit),
+                "lift": round(float(statistics.lift[j, bit]), 4),
+                "error": round(float(statistics.lift_error[j, bit]), 4),
+                "p_if_set": round(float(chances[0][j, bit]), 4),
+                "p_if_unset": round(float(chances[1][j, bit]), 4),
+            }
+            for bit in np.argsort(-np.abs(statistics.lift[j]), kind="stable")[:count]
+        ]
+        for j, name in enumerate(statistics.names)
+        if min(statistics.set_count[j], statistics.unset_count[j]) > 0
+    }

@@ -1,15 +1,19 @@
-"""A trained system in one object: codec, prior, pooled factor and attribute statistics, with the public verbs."""
+"""A trained system in one object: codec, prior, normals and attribute statistics, with the public verbs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
-from jaxtyping import Float64, Int8, UInt8
+from jaxtyping import Int8, UInt8
 
-from lbae.core.attributes import AttributeStatistics, edit_bits
+from lbae.core.attributes import AttributeStatistics
 from lbae.core.codec import Codec
+from lbae.core.editing import Method, edit_bits, edit_hyperplane
 from lbae.core.interpolation import interpolate
+from lbae.core.normals import Normals
 from lbae.core.prior import Prior
+from lbae.errors import unknown
 
 Images = UInt8[np.ndarray, "K H W C"]
 
@@ -21,7 +25,7 @@ class Bundle:
     fingerprint: str
     codec: Codec
     prior: Prior
-    pooled_factor: Float64[np.ndarray, "M M"]
+    normals: Normals
     attributes: AttributeStatistics
 
     def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
@@ -43,7 +47,7 @@ class Bundle:
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its ends."""
-        return self.decode(interpolate(self.pooled_factor, self.encode(images), steps))
+        return self.decode(interpolate(self.normals, self.encode(images), steps))
 
     def edit(
         self,
@@ -51,8 +55,17 @@ class Bundle:
         set_: Sequence[str] = (),
         unset: Sequence[str] = (),
         strength: float = 1.0,
+        method: Method = "bits",
     ) -> tuple[Images, np.ndarray]:
-        """Images with attributes set and unset (see :func:`edit_bits`), and how many bits changed in each."""
+        """Images with attributes set and unset, and how many bits changed in each.
+
+        See :func:`edit_bits` and :func:`edit_hyperplane` for what the methods do; UserError for one that is neither.
+        """
         latents = self.encode(images)
-        edited = edit_bits(self.attributes, latents, set_, unset, strength)
+        if method == "bits":
+            edited = edit_bits(self.attributes, latents, set_, unset, strength)
+        elif method == "hyperplane":
+            edited = edit_hyperplane(self.attributes, self.normals, latents, set_, unset, strength)
+        else:
+            raise unknown("method", method, get_args(Method))
         return self.decode(edited), (edited != latents).sum(axis=1)

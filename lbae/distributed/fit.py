@@ -9,11 +9,10 @@ import ray
 
 from lbae.core.attributes import attribute_statistics, joint_moments
 from lbae.core.fidelity import covariance, expected_moments, factor_moments, moment_errors
-from lbae.core.hyperplane import hyperplane_factor
-from lbae.core.interpolation import NORMALS_FLOOR
 from lbae.core.memory import nearest_distances
 from lbae.core.mixture import shrink
 from lbae.core.moments import MomentSums
+from lbae.core.normals import pooled_factor
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fit as fit_one
 from lbae.core.samplers import repaired_factor, wanted_correlation
@@ -83,7 +82,7 @@ def fit(
         return done
     started = time.monotonic()
     with session(address):
-        pooled_factor = _pooled_factor.remote(sums.moment_matrix)
+        pooled = ray.remote(pooled_factor).remote(sums)
         alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
         found = scan(table, [by] if by else [])
         subset = draw_subset(table, found, by)
@@ -93,7 +92,7 @@ def fit(
         )
         drawn = {f"{sampler}, {len(prior.weights)} components": moments_of}
         drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
-        pooled_factor = ray.get(pooled_factor)
+        pooled = ray.get(pooled)
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
     memory = _memory(prior, subset)
     result = {
@@ -109,7 +108,7 @@ def fit(
         out,
         model=model,
         prior=prior,
-        pooled_factor=pooled_factor,
+        pooled_factor=pooled,
         attributes=attribute_statistics(sums),
         parents=parents,
         config=settings,
@@ -217,11 +216,6 @@ def _component(
 @ray.remote
 def _one_component(sampler: Sampler, sums: MomentSums) -> Moments:
     return expected_moments(fit_one(sampler, sums))
-
-
-@ray.remote
-def _pooled_factor(matrix: np.ndarray) -> np.ndarray:
-    return hyperplane_factor(matrix, NORMALS_FLOOR)
 
 
 def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
 """The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications load.
 
 Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M + 1) / 2) and
-weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, ``attributes.safetensors`` the statistics.
+weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary, bits and, in bundles that edit
+by hyperplane, attributes, and ``attributes.safetensors`` the statistics.
 """
 
 import dataclasses
@@ -17,9 +18,10 @@ from lbae.config import Config
 from lbae.core.attributes import AttributeStatistics
 from lbae.core.bundle import Bundle
 from lbae.core.codec import Codec
+from lbae.core.normals import Normals
 from lbae.core.prior import Prior
 from lbae.errors import LbaeError
-from lbae.io.artifact import digest, publish, read_manifest
+from lbae.io.artifact import Manifest, digest, publish, read_manifest
 from lbae.io.model import build_network
 from lbae.io.storage import resolve
 
@@ -97,11 +99,11 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     if digest(*data.values()) != manifest.fingerprint:
         raise LbaeError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
     config = Config.from_dict(json.loads(data["config"]))
-    names = tuple(manifest.result["attributes"])
+    statistics = _statistics(manifest, data["attributes"])
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     prior = safetensors.numpy.load(data["prior"])
     factors = unpack_triangles(prior["factors"])
-    arrays = safetensors.numpy.load(data["attributes"])
+    pooled = safetensors.numpy.load(data["pooled"])
     return Bundle(
         fingerprint=manifest.fingerprint,
         codec=Codec(build_network(uri, data["weights"], config), manifest.config["precision"], chosen),
@@ -109,8 +111,17 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
             sampler=manifest.config.get("sampler", "hyperplane"),
             weights=prior["weights"],
             factors=factors,
-            attributes=names if factors.shape[1] > 1 + config.model.latent_dim else (),
+            attributes=statistics.names if factors.shape[1] > 1 + config.model.latent_dim else (),
         ),
-        pooled_factor=unpack_triangles(safetensors.numpy.load(data["pooled"])["factor"]),
-        attributes=AttributeStatistics(names=names, **arrays),
+        normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
+        attributes=statistics,
     )
+
+
+def load_statistics(uri: str) -> AttributeStatistics:
+    """The attribute statistics of a bundle, without its model."""
+    return _statistics(read_manifest(uri, KIND), (resolve(uri) / _FILES["attributes"]).read_bytes())
+
+
+def _statistics(manifest: Manifest, data: bytes) -> AttributeStatistics:
+    return AttributeStatistics(names=tuple(manifest.result["attributes"]), **safetensors.numpy.load(data))

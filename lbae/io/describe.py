@@ -4,15 +4,20 @@ from typing import Any
 
 import numpy as np
 
+from lbae.core.attributes import leading_bits
 from lbae.core.packing import unpack
-from lbae.io import latent_table, moments
+from lbae.io import bundle, latent_table, moments
 from lbae.io.artifact import read_manifest
 
 _SAMPLE_PARTS = 4
+_LEADING_BITS = 5
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits' health."""
+    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits' health.
+
+    For bundles also the bits that every attribute lifts most.
+    """
     manifest = read_manifest(uri)
     facts: dict[str, Any] = {
         "kind": manifest.kind,
@@ -29,6 +34,8 @@ def describe(uri: str) -> dict[str, Any]:
         facts["bits"] = bit_statistics(moments.load_moments(uri)[0].mean)
     if manifest.kind == latent_table.KIND and manifest.rows:
         facts |= _latents(uri)
+    if manifest.kind == bundle.KIND:
+        facts["leading_bits"] = leading_bits(bundle.load_statistics(uri), _LEADING_BITS)
     return facts
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lbae.core.attributes import edit_bits
 from lbae.core.bundle import Bundle
+from lbae.core.editing import edit_bits
 from lbae.core.samplers import fit
 from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every

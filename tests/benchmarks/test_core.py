@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, special, stats
+from scipy import linalg, optimize, special, stats
 
 from lbae import presets
 from lbae.core.codec import Codec, best_precision, to_network
@@ -12,6 +12,7 @@ from lbae.core.gaussian import tetrachoric
 from lbae.core.hyperplane import gram_matrix
 from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.normals import Normals, pooled_factor
 from lbae.core.packing import pack
 from lbae.core.prior import BLOCK
 from lbae.core.samplers import fit
@@ -90,3 +91,16 @@ def test_encoding(compare):
     images = np.random.default_rng(0).integers(0, 256, (2048, 28, 28, 1), dtype=np.uint8)
     fast, plain = Codec(network, best_precision(torch.device("cpu"))), Codec(network, "float32")
     compare(lambda: fast.encode(images), lambda: plain.encode(images), "as fast as float32")
+
+
+def test_normals(compare, latents):
+    """One typical normal; what depends on the factor only is made before."""
+    normals = Normals(factor=pooled_factor(moment_sums(pack(latents), N)), latent_dim=N)
+    rng = np.random.default_rng(0)
+    sides = rng.standard_normal(N + 1)
+
+    def solves() -> None:
+        for _ in range(20):
+            linalg.solve_triangular(normals.factor, sides, lower=True, check_finite=False)
+
+    compare(lambda: normals.typical(latents[0], rng), solves, "as fast as 20 triangular solves")

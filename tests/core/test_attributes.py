@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
 
-from lbae.core.attributes import AttributeStatistics, attribute_statistics, edit_bits
+from lbae.core.attributes import AttributeStatistics, attribute_statistics, leading_bits
 from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from lbae.errors import UserError
-from tests import reference
 
 BITS = 24
 
@@ -76,49 +74,41 @@ def test_no_attributes_are_no_trouble():
     assert attribute_statistics(moment_sums(pack(LATENTS), BITS)).lift.shape == (0, BITS)
 
 
-@given(st.integers(0, 2999), st.floats(0, 1), st.booleans(), st.booleans())
-@settings(deadline=None)
-def test_edit_agrees_with_flipping_one_bit_at_a_time(row, strength, both, remove):
-    latent = LATENTS[row]
-    names = ["a", "b"] if both else ["a"]
-    sign, means = (-1, STATISTICS.mean_if_unset) if remove else (1, STATISTICS.mean_if_set)
-    direction = sign * sum(STATISTICS.lift[STATISTICS.index(n)] for n in names)
-    expected = sign * sum(STATISTICS.lift[STATISTICS.index(n)] @ means[STATISTICS.index(n)] for n in names)
-    target = (1 - strength) * (latent @ direction) + strength * expected
-    edited = edit_bits(STATISTICS, latent[None], () if remove else names, names if remove else (), strength)[0]
-    np.testing.assert_array_equal(edited, reference.edit_bits(latent, direction, target))
+def test_significance_is_benjamini_hochberg():
+    """Sorted p-values up to the last one that lies below its rank's share of the rate."""
+    for significant, lift, error in zip(STATISTICS.significant, STATISTICS.lift, STATISTICS.lift_error, strict=True):
+        p = 2 * stats.norm.sf(np.abs(lift / error))
+        order = np.argsort(p)
+        passed = np.flatnonzero(p[order] <= 0.05 * np.arange(1, BITS + 1) / BITS)
+        np.testing.assert_array_equal(np.flatnonzero(significant), np.sort(order[: passed[-1] + 1]))
 
 
-def test_setting_adds_and_unsetting_removes():
-    score = STATISTICS.lift[0]
-    without = LATENTS[~PRESENT[:, 0]]
-    added = edit_bits(STATISTICS, without, ["a"])
-    removed = edit_bits(STATISTICS, added, (), ["a"])
-    goal, back = score @ STATISTICS.mean_if_set[0], score @ STATISTICS.mean_if_unset[0]
-    assert (added @ score >= goal - 1e-9).all()
-    assert (removed @ score <= back + 1e-9).all()
-    assert (added != without).sum(axis=1).mean() < BITS / 2
+def test_an_attribute_of_chance_has_no_significant_bits():
+    rng = np.random.default_rng(3)
+    found = [statistics_of(LATENTS, rng.random((len(LATENTS), 1)) < 0.5).significant.any() for _ in range(40)]
+    assert np.mean(found) <= 0.15
+    assert STATISTICS.significant[0, :6].all()
+    assert STATISTICS.significant[1, 6:10].all()
 
 
-def test_strength_zero_changes_nothing():
-    np.testing.assert_array_equal(edit_bits(STATISTICS, LATENTS, ["a"], ["b"], 0.0), LATENTS)
+def test_bits_without_errors_are_significant_when_they_are_lifted():
+    latents = LATENTS.copy()
+    latents[:, 0], latents[:, 1] = np.where(PRESENT[:, 0], 1, -1), 1
+    assert statistics_of(latents, PRESENT[:, :1]).significant[0, :2].tolist() == [True, False]
 
 
-def test_an_edit_of_one_image_does_not_depend_on_its_neighbours():
-    together = edit_bits(STATISTICS, LATENTS[:50], ["a"], (), 0.7)
-    alone = np.concatenate([edit_bits(STATISTICS, LATENTS[i : i + 1], ["a"], (), 0.7) for i in range(50)])
-    np.testing.assert_array_equal(together, alone)
+def test_leading_bits_are_those_with_the_largest_lift():
+    table = leading_bits(STATISTICS, 6)
+    assert sorted(row["bit"] for row in table["a"]) == list(range(6))
+    row = table["b"][0]
+    assert row["lift"] == round(np.abs(STATISTICS.lift[1]).max(), 4)
+    assert row["error"] == round(STATISTICS.lift_error[1, row["bit"]], 4)
+    assert row["p_if_set"] == round((LATENTS[PRESENT[:, 1], row["bit"]] == 1).mean(), 4)
+    assert row["p_if_unset"] == round((LATENTS[~PRESENT[:, 1], row["bit"]] == 1).mean(), 4)
+    assert leading_bits(statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool)), 6) == {}
 
 
-def test_mistakes_are_named():
-    with pytest.raises(UserError, match=r"strength is 1\.5; allowed: 0"):
-        edit_bits(STATISTICS, LATENTS, ["a"], (), 1.5)
-    with pytest.raises(UserError, match=r"unknown attribute 'aa'; did you mean 'a'\? \(known: a, b\)"):
-        edit_bits(STATISTICS, LATENTS, ["aa"])
-    with pytest.raises(UserError, match="'a' is both set and unset"):
-        edit_bits(STATISTICS, LATENTS, ["a"], ["a"])
-    with pytest.raises(UserError, match="no attribute to set or unset"):
-        edit_bits(STATISTICS, LATENTS)
+def test_an_attribute_of_one_value_cannot_be_asked_for():
     constant = statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool))
     with pytest.raises(UserError, match="'a' has one value only"):
-        edit_bits(constant, LATENTS, ["a"])
+        constant.index("a")

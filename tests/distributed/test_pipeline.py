@@ -82,9 +82,10 @@ def test_a_bundle_does_everything_without_ray(pipeline):
     np.testing.assert_array_equal(bundle.sample(5, seed=1), bundle.sample(300, seed=1)[:5])
     ends = bundle.interpolate(images[:2], 7)[[0, -1]]
     np.testing.assert_array_equal(ends, bundle.reconstruct(images[:2]))
-    edited, changed = bundle.edit(images, ["label=7"], ["label=1"])
-    assert edited.shape == images.shape
-    assert 0 < changed.max() < bundle.prior.latent_dim
+    for method in ("bits", "hyperplane"):
+        edited, changed = bundle.edit(images, ["label=7"], ["label=1"], method=method)
+        assert edited.shape == images.shape
+        assert 0 < changed.max() < bundle.prior.latent_dim
 
 
 def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):

@@ -8,9 +8,9 @@ import torch
 
 from lbae.config import Config, ModelConfig, TrainConfig
 from lbae.core.attributes import attribute_statistics
-from lbae.core.hyperplane import hyperplane_factor
 from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.normals import pooled_factor
 from lbae.core.packing import pack
 from lbae.core.samplers import fit
 from lbae.io import artifact, latent_table
@@ -62,12 +62,13 @@ def main() -> None:
         str(root / "bundle"),
         model=str(root / "model"),
         prior=fit("hyperplane", sums),
-        pooled_factor=hyperplane_factor(sums.moment_matrix, 1e-2),
+        pooled_factor=pooled_factor(sums),
         attributes=attribute_statistics(sums),
         parents={**parents, "moments": moments["fingerprint"]},
         config={"precision": "float32"},
         rows=40,
         result={},
+        report={},
     )
 
 

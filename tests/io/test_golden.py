@@ -8,6 +8,8 @@ import pytest
 
 import lbae
 from lbae.core.packing import unpack
+from lbae.errors import UserError
+from lbae.io.describe import describe
 from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.moments import load_moments
 from tests import reference
@@ -30,6 +32,17 @@ def test_a_version_still_reads(root: Path):
     model = lbae.load_model(str(root / "model"), device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model.encode(images), bundle.encode(images))
+    np.testing.assert_array_equal(bundle.interpolate(images[:2], 3)[[0, 2]], bundle.reconstruct(images[:2]))
+    assert bundle.edit(images, ["label"])[1].max() > 0
+    assert len(describe(str(root / "bundle"))["leading_bits"]["label"]) == 5
+
+
+def test_a_bundle_without_vectors_for_its_attributes_says_so():
+    bundle = lbae.load_bundle(str(HERE / "v1" / "bundle"), device="cpu")
+    with pytest.raises(UserError, match="fitted without unit vectors for its attributes"):
+        bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"], method="hyperplane")
+    with pytest.raises(UserError, match="unknown method 'bit'; did you mean 'bits'"):
+        bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"], method="bit")
 
 
 def test_there_is_a_golden_of_the_current_version():
