@@ -111,7 +111,7 @@ def joint_moments(moments: MomentSums) -> tuple[Float64[np.ndarray, "D"], Float6
 def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
     """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often the bit is +1.
 
-    Attributes of one value only are left out.
+    Attributes that lift no bit are left out, as those of one value only.
     """
     chances = (statistics.mean_if_set + 1) / 2, (statistics.mean_if_unset + 1) / 2
     return {
@@ -126,5 +126,5 @@ def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[
             for bit in np.argsort(-np.abs(statistics.lift[j]), kind="stable")[:count]
         ]
         for j, name in enumerate(statistics.names)
-        if min(statistics.set_count[j], statistics.unset_count[j]) > 0
+        if np.abs(statistics.lift[j]).max() > _ROUNDING
     }

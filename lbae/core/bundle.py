@@ -55,7 +55,7 @@ class Bundle:
         set_: Sequence[str] = (),
         unset: Sequence[str] = (),
         strength: float = 1.0,
-        method: Method = "bits",
+        method: str = "bits",
     ) -> tuple[Images, np.ndarray]:
         """Images with attributes set and unset, and how many bits changed in each.
 

@@ -67,7 +67,12 @@ def save_bundle(
 
     ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
     """
-    arrays = {f.name: getattr(attributes, f.name) for f in dataclasses.fields(attributes) if f.name != "names"}
+    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other numbers.
+    arrays = {
+        f.name: np.ascontiguousarray(getattr(attributes, f.name))
+        for f in dataclasses.fields(attributes)
+        if f.name != "names"
+    }
     content = {
         "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
         "config": (resolve(model) / _FILES["config"]).read_bytes(),

@@ -9,6 +9,7 @@ import pytest
 
 import lbae
 from lbae import presets
+from lbae.core.attributes import attribute_statistics
 from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import unpack
@@ -82,6 +83,9 @@ def test_a_bundle_does_everything_without_ray(pipeline):
     np.testing.assert_array_equal(bundle.sample(5, seed=1), bundle.sample(300, seed=1)[:5])
     ends = bundle.interpolate(images[:2], 7)[[0, -1]]
     np.testing.assert_array_equal(ends, bundle.reconstruct(images[:2]))
+    fresh = attribute_statistics(load_moments(pipeline.moments)[0])
+    np.testing.assert_array_equal(bundle.attributes.set_count, fresh.set_count)
+    np.testing.assert_array_equal(bundle.attributes.unset_count, fresh.unset_count)
     for method in ("bits", "hyperplane"):
         edited, changed = bundle.edit(images, ["label=7"], ["label=1"], method=method)
         assert edited.shape == images.shape
