@@ -98,6 +98,7 @@ def fit(
     result = {
         "components": len(prior.weights),
         "sampler": sampler,
+        "constant_bits": int((np.abs(sums.mean) == 1).sum()),
         "shrinkage": partition.shrinkage,
         "tried": partition.tried,
         "fidelity": fidelity,

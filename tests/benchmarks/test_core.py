@@ -9,13 +9,14 @@ from lbae import presets
 from lbae.core.codec import Codec, best_precision, to_network
 from lbae.core.correlation import nearest_correlation
 from lbae.core.gaussian import tetrachoric
-from lbae.core.hyperplane import gram_matrix
+from lbae.core.hyperplane import gram_matrix, hyperplane_factor
 from lbae.core.kernel import moment_sums
+from lbae.core.moments import MomentSums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.normals import Normals, pooled_factor
 from lbae.core.packing import pack
-from lbae.core.prior import BLOCK
-from lbae.core.samplers import fit
+from lbae.core.prior import BLOCK, Prior
+from lbae.core.samplers import SAMPLING_FLOOR, fit
 from lbae.core.training import initial_state, train_epoch, training_step
 
 N = 1500
@@ -37,15 +38,67 @@ def test_nearest_correlation(compare, latents):
     )
 
 
-def test_sampling(compare, latents):
+def original_factor(latents: np.ndarray) -> np.ndarray:
+    """The paper's way, from its method: float64 moments, D'Errico's nearestSPD by an SVD, a Cholesky factor."""
+    augmented = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
+    gram = np.cos(np.pi / 2 * (1 - augmented.T @ augmented / len(augmented)))
+    _, singular, right = np.linalg.svd(gram)
+    matrix = (gram + right.T @ (singular[:, None] * right)) / 2
+    matrix, tries = (matrix + matrix.T) / 2, 1
+    spacing = np.spacing(np.linalg.norm(gram))
+    while True:
+        try:
+            return np.linalg.cholesky(matrix)
+        except np.linalg.LinAlgError:
+            least = np.linalg.eigvals(matrix).real.min()
+            matrix += np.eye(len(matrix)) * (spacing - least * tries**2)
+            tries += 1
+
+
+def clipped_factor(moments: MomentSums) -> np.ndarray:
+    """The quick repair, which the product does without: eigenvalues clipped, rows scaled to unit length."""
+    values, vectors = linalg.eigh(gram_matrix(moments.moment_matrix), driver="evd", check_finite=False)
+    root = vectors * np.sqrt(np.maximum(values, SAMPLING_FLOOR))
+    root /= np.linalg.norm(root, axis=1, keepdims=True)
+    return linalg.cholesky(root @ root.T, lower=True, check_finite=False)
+
+
+@pytest.mark.parametrize("repair", ["nearest", "clipped"])
+def test_fit(compare, latents, repair):
+    packed = pack(latents)
+
+    def ours() -> np.ndarray:
+        moments = moment_sums(packed, N)
+        if repair == "clipped":
+            return clipped_factor(moments)
+        return hyperplane_factor(moments.moment_matrix, SAMPLING_FLOOR)
+
+    compare(ours, lambda: original_factor(latents), "as fast as the original's fit of 20,000 latents")
+
+
+def bare_loop(prior: Prior, dtype: type[np.floating]) -> None:
+    """Sixteen blocks of one component: normals, product, sign."""
+    rng, factor = np.random.default_rng(0), prior.factors[0].T.astype(dtype)
+    for _ in range(16):
+        np.sign(rng.standard_normal((BLOCK, N + 1), dtype=dtype) @ factor)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sampling(compare, latents, dtype):
     prior = fit("hyperplane", moment_sums(pack(latents), N))
-    rng = np.random.default_rng(0)
+    meaning = f"as fast as bare {dtype.__name__} randn, product and sign"
+    compare(lambda: prior.sample(16 * BLOCK, 0), lambda: bare_loop(prior, dtype), meaning)
 
-    def bare() -> None:
-        for _ in range(16):
-            np.sign(rng.standard_normal((BLOCK, N + 1), dtype=np.float32) @ prior.factors[0].T)
 
-    compare(lambda: prior.sample(16 * BLOCK, 0), bare, "as fast as bare randn, product and sign")
+def test_sampling_a_mixture(compare, latents):
+    """Fifty components, whose rows a block draws together: five of 256 a component."""
+    one = fit("hyperplane", moment_sums(pack(latents), N))
+    mixture = Prior(sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0))
+    compare(
+        lambda: mixture.sample(16 * BLOCK, 0),
+        lambda: bare_loop(one, np.float32),
+        "as fast as bare randn, product and sign with one component",
+    )
 
 
 def test_tetrachoric(compare):

@@ -98,6 +98,7 @@ def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):
     sums, _ = load_moments(pipeline.moments)
     n = sums.latent_dim
     assert result["components"] == 10
+    assert result["constant_bits"] == (np.abs(sums.mean) == 1).sum()
     np.testing.assert_allclose(bundle.prior.weights, sums.sums[n : n + 10, -1] / sums.count)
 
 
@@ -169,6 +170,16 @@ def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
 
+def test_one_row_makes_no_prior(pipeline, tmp_path):
+    _, manifest = load_moments(pipeline.moments)
+    table = open_latent_table(pipeline.latents)
+    moments, lineage = str(tmp_path / "m"), Lineage(tables={table.manifest.fingerprint: 1}, parts={})
+    one = moment_sums(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
+    save_moments(moments, one, lineage, parents={"model": manifest.parents["model"]}, config={}, result={})
+    with pytest.raises(UserError, match=r"sums 1 row; a prior needs at least 2"):
+        fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
+
+
 def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
     shutil.copytree(pipeline.bundle, tmp_path / "b")
     weights = tmp_path / "b" / "prior.safetensors"
@@ -182,6 +193,7 @@ def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
     [
         ({"components": "0"}, "components is '0'; allowed: auto, or a whole number from 1"),
         ({"components": "601"}, "components is 601; allowed: 1 to the 600 rows"),
+        ({"components": "600"}, r"components is 600; allowed: 1 to the 5\d\d rows that are not held out of clustering"),
         ({"components": "3", "by": "label"}, "give --components or --by, not both"),
         ({"by": "lable"}, "unknown class column 'lable'; did you mean 'label'"),
     ],
