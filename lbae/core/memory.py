@@ -1,9 +1,12 @@
 """Does a prior remember its training latents? Distances of new latents to the nearest of them say so."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Int8, Int64
 
+QUERIES = 2_000  # enough for a first percentile
 _CHUNK = 2**14
 
 
@@ -16,3 +19,9 @@ def nearest_distances(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, 
         agreement = torch.maximum(agreement, (chunk @ queries).amax(dim=0))
     distances: np.ndarray = ((latents.shape[1] - agreement) / 2).numpy().astype(np.int64)
     return distances
+
+
+def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N"]) -> dict[str, Any]:
+    """1st and 50th percentile of those distances, in bits, and the exact copies, over the first ``QUERIES`` latents."""
+    found = nearest_distances(latents[:QUERIES], among)
+    return {"percentiles_1_50": np.percentile(found, [1, 50]).tolist(), "copies": int((found == 0).sum())}

@@ -7,16 +7,15 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
-from lbae.core.attributes import attribute_statistics, joint_moments
-from lbae.core.fidelity import covariance, expected_moments, factor_moments, moment_errors
-from lbae.core.memory import nearest_distances
-from lbae.core.mixture import shrink
+from lbae.core.attributes import attribute_statistics
+from lbae.core.component import fit_component
+from lbae.core.fidelity import covariance, expected_moments, moment_errors
+from lbae.core.memory import QUERIES, nearest_facts
 from lbae.core.moments import MomentSums
 from lbae.core.normals import pooled_factor
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fit as fit_one
-from lbae.core.samplers import repaired_factor, wanted_correlation
-from lbae.distributed.partition import Partition, Subset, by_class, clusters, draw_subset
+from lbae.distributed.partition import Partition, by_class, clusters, draw_subset
 from lbae.distributed.session import session
 from lbae.distributed.sums import Scan, Spent, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
@@ -31,7 +30,6 @@ from lbae.io.storage import absolute, resolve
 from lbae.report.figures import covariances, marginals
 from lbae.report.progress import ProgressLine
 
-_QUERIES = 2_000
 _SHOWN: tuple[Sampler, ...] = ("hyperplane", "direct")  # beside the prior in the figures, as in slide 16
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -94,7 +92,10 @@ def fit(
         drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
         pooled = ray.get(pooled)
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-    memory = _memory(prior, subset)
+    known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
+    memory = {"samples": nearest_facts(prior.sample(QUERIES, 0), known)}
+    if len(unseen):
+        memory["held_out"] = nearest_facts(unseen, known)
     result = {
         "components": len(prior.weights),
         "sampler": sampler,
@@ -173,11 +174,10 @@ def _prior(
         resolve(scratch).remove()
         facts, factors, moments = [], [], np.zeros((table.latent_dim + 1, table.latent_dim))
         for done, component in enumerate(sorted(tasks), 1):
-            of_component, factor, weighted = ray.get(tasks.pop(component))
-            if factor is not None:
-                facts.append({"component": component, **of_component})
-                factors.append(factor)
-                moments += weighted
+            if fitted := ray.get(tasks.pop(component)):
+                facts.append({"component": component, **fitted[0]})
+                factors.append(fitted[1])
+                moments += fitted[0]["rows"] * fitted[2]
             line.update(done)
     share = np.array([of_component["rows"] for of_component in facts], dtype=np.float64)
     names = tuple(attribute.name for attribute in attributes)
@@ -186,32 +186,9 @@ def _prior(
 
 
 @ray.remote
-def _component(
-    sums: MomentSums, sampler: Sampler, within: np.ndarray, shrinkage: float
-) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
-    """Facts and factor of a component, and its rows times [E[y]; E[y yT]] of what the factor draws; None without rows.
-
-    A component with fewer rows than bits is shrunk.
-    """
-    if not sums.count:
-        return {"rows": 0}, None, None
-    mean, second = joint_moments(sums)
-    bits = slice(len(sums.attributes), None)
-    if sums.count < sums.latent_dim:
-        second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
-    wanted = wanted_correlation(sampler, mean, second, sums.count)
-    lowest = np.linalg.eigvalsh(wanted)
-    factor = repaired_factor(sampler, wanted, mean, sums.count)
-    drawn_mean, drawn_second = factor_moments(sampler, factor)
-    drawn = drawn_mean[bits], drawn_second[bits, bits]
-    facts = {
-        "rows": sums.count,
-        "negative_eigenvalues": int((lowest < 0).sum()),
-        "lowest_eigenvalue": round(float(lowest[0]), 5),
-        "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-        **moment_errors(*drawn, sums.mean, second[bits, bits]),
-    }
-    return facts, factor.astype(np.float32), sums.count * np.vstack(drawn)
+def _component(sums: MomentSums, *settings: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """What :func:`fit_component` gives; None for a component without rows."""
+    return fit_component(sums, *settings) if sums.count else None
 
 
 @ray.remote
@@ -227,16 +204,4 @@ def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) 
         "covariances.png": covariances(
             covariance(sums.mean, sums.second), {name: covariance(*of) for name, of in drawn.items()}
         ),
-    }
-
-
-def _memory(prior: Prior, subset: Subset) -> dict[str, Any]:
-    """Distances in bits to the nearest latent that components were fitted to: of samples, and of held-out latents."""
-    known, unseen = subset.latents[~subset.held], subset.latents[subset.held][:_QUERIES]
-    distances = {"samples": nearest_distances(prior.sample(_QUERIES, 0), known)}
-    if len(unseen):
-        distances["held_out"] = nearest_distances(unseen, known)
-    return {
-        name: {"percentiles_1_50": np.percentile(of, [1, 50]).tolist(), "copies": int((of == 0).sum())}
-        for name, of in distances.items()
     }

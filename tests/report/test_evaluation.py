@@ -28,7 +28,7 @@ def images(pipeline, bundle) -> Labelled:
 
 @pytest.fixture(scope="module")
 def classifier(images):
-    return train_classifier(images.images, images.labels, epochs=3, flip=False, seed=0)
+    return train_classifier(images.images, images.labels, epochs=15, flip=False, seed=0)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
