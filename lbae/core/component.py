@@ -13,17 +13,20 @@ from lbae.core.moments import MomentSums
 from lbae.core.prior import Sampler
 from lbae.core.samplers import repaired_factor, wanted_correlation
 
+# Fewer rows than a quarter of the bits are few. With more, shrinking makes images worse (docs/results.md).
+_FEW = 4
+
 
 def fit_component(
     sums: MomentSums, sampler: Sampler, within: Float64[np.ndarray, "N N"], shrinkage: float
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
     """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one row.
 
-    A component with fewer rows than bits is shrunk toward ``within`` (:func:`lbae.core.mixture.shrink`).
+    A component with very few rows for its bits is shrunk toward ``within`` (:func:`lbae.core.mixture.shrink`).
     """
     mean, second = joint_moments(sums)
     bits = slice(len(sums.attributes), None)
-    if sums.count < sums.latent_dim:
+    if _FEW * sums.count < sums.latent_dim:
         second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)
     wanted = wanted_correlation(sampler, mean, second, sums.count)
     eigenvalues = linalg.eigvalsh(wanted)

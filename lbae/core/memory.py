@@ -25,3 +25,9 @@ def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N
     """1st and 50th percentile of those distances, in bits, and the exact copies, over the first ``QUERIES`` latents."""
     found = nearest_distances(latents[:QUERIES], among)
     return {"percentiles_1_50": np.percentile(found, [1, 50]).tolist(), "copies": int((found == 0).sum())}
+
+
+def remembers(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
+    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the :func:`nearest_facts` of both."""
+    nearer = np.less(drawn["percentiles_1_50"], unseen["percentiles_1_50"]).any()
+    return bool(nearer) or drawn["copies"] > unseen["copies"]

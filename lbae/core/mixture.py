@@ -1,12 +1,13 @@
-"""Mixtures of moments: clusters of latents with moments of their own, how many of them, and how far to trust each.
+"""Mixtures of moments: clusters of images with latent moments of their own, and how far to trust each.
 
-A cluster's covariance is shrunk toward the pooled within-cluster one, because a cluster has few rows for N bits. Both the
-number of clusters and the shrinkage are those with the best mean log density of held-out latents under
+Images are clustered by what they look like (:mod:`lbae.core.appearance`). A cluster with very few rows for its bits has its
+covariance shrunk toward the pooled within-cluster one, by the amount with the best mean log density of held-out latents
+under
 
     sum_c w_c N(y; mu_c, (1 - a) S_c + a W + 0.01 I)
 
-with S_c the covariance of cluster c, W the pooled one. This score cannot be won by remembering, as the Fréchet distance can,
-and sees the number of components, as pairwise likelihood does not. It needs no repaired matrix.
+with S_c the covariance of cluster c, W the pooled one. This score needs no repaired matrix. It is reported beside the number
+of clusters and does not choose it: on balanced bits it prefers worse images (docs/results.md).
 """
 
 import warnings
@@ -27,30 +28,31 @@ _NOISE = 0.01
 Latents = Int8[np.ndarray, "K N"]
 HeldOut = Int8[np.ndarray, "H N"]
 Labels = Int64[np.ndarray, "K"]
+Points = Float32[np.ndarray, "K F"]
+Centers = Float32[np.ndarray, "C F"]
 
 
-def cluster_centers(latents: Latents, components: int, seed: int) -> Float32[np.ndarray, "C N"]:
-    """k-means centres of the latents as real vectors (squared Euclidean distance is 4 times Hamming's).
+def cluster_centers(points: Points, components: int, seed: int) -> Centers:
+    """k-means centres. Clusters that end up empty are dropped.
 
-    Clusters that end up empty are dropped. Starting from random latents is as good here as k-means++ and far quicker.
+    Starting from random points is as good here as k-means++ and far quicker.
     """
-    if not 1 <= components <= len(latents):
-        raise ValueError(f"{components} components were asked for; allowed: 1 to the {len(latents)} latents at hand")
+    if not 1 <= components <= len(points):
+        raise ValueError(f"{components} components were asked for; allowed: 1 to the {len(points)} points at hand")
     if components == 1:
-        return latents.mean(axis=0, keepdims=True, dtype=np.float32)
+        return points.mean(axis=0, keepdims=True)
     rng = np.random.default_rng(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "One of the clusters is empty")
-        centers, labels = kmeans2(latents.astype(np.float32), components, minit="points", iter=25, rng=rng)
+        centers, labels = kmeans2(points, components, minit="points", iter=25, rng=rng)
     used = np.bincount(labels, minlength=components) > 0
     return centers[used].astype(np.float32)
 
 
-def nearest_center(latents: Latents, centers: Float32[np.ndarray, "C N"]) -> Labels:
+def nearest_center(points: Points, centers: Centers) -> Labels:
     """Index of the nearest centre; the smallest index among equals."""
-    offset = 0.5 * np.einsum("cn,cn->c", centers, centers)
-    scores = latents.astype(np.float32) @ centers.T - offset
-    return scores.argmax(axis=1)
+    offset = 0.5 * np.einsum("cf,cf->c", centers, centers)
+    return (points @ centers.T - offset).argmax(axis=1)
 
 
 def within_covariance(latents: Latents, labels: Labels) -> Float64[np.ndarray, "N N"]:
@@ -91,7 +93,7 @@ class Candidate:
     nats: float
     shrinkage: float
     within: Float64[np.ndarray, "N N"]
-    centers: Float32[np.ndarray, "C N"] | None = None
+    centers: Centers | None = None
 
     def facts(self) -> dict[str, float | int | None]:
         """For a job's last line."""
@@ -99,10 +101,10 @@ class Candidate:
         return {"components": self.components, "held_out_nats": nats, "shrinkage": self.shrinkage}
 
 
-def try_clusters(train: Latents, held_out: HeldOut, components: int, seed: int) -> Candidate:
-    """k-means clusters of the training latents, scored."""
-    centers = cluster_centers(train, components, seed)
-    return replace(try_partition(train, nearest_center(train, centers), held_out), centers=centers)
+def try_clusters(train: Latents, points: Points, held_out: HeldOut, components: int, seed: int) -> Candidate:
+    """k-means clusters of the training latents by ``points``, their images' appearance, scored."""
+    centers = cluster_centers(points, components, seed)
+    return replace(try_partition(train, nearest_center(points, centers), held_out), centers=centers)
 
 
 def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidate:

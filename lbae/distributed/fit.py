@@ -1,7 +1,9 @@
-"""Fitting a prior: a partition chosen on a subset, grouped moment sums of the whole table, a factor a task, one bundle."""
+"""Fitting a prior: a partition learned on a subset, grouped moment sums of the whole table, a factor a task, one bundle."""
 
 import json
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +12,12 @@ import ray
 from lbae.core.attributes import attribute_statistics
 from lbae.core.component import fit_component
 from lbae.core.fidelity import covariance, expected_moments, moment_errors
-from lbae.core.memory import QUERIES, nearest_facts
+from lbae.core.memory import QUERIES, nearest_facts, remembers
 from lbae.core.moments import MomentSums
 from lbae.core.normals import pooled_factor
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fit as fit_one
-from lbae.distributed.partition import Partition, by_class, clusters, draw_subset
+from lbae.distributed.partition import Partition, Subset, by_class, clusters, draw_subset
 from lbae.distributed.session import session
 from lbae.distributed.sums import Scan, Spent, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
@@ -55,7 +57,7 @@ def fit(
         latents: URI of the latent table.
         moments: URI of the moment sums.
         out: URI of the bundle.
-        components: number of mixture components, or auto to choose it by held-out score.
+        components: number of mixture components, or auto for as many as rows allow and do not remember training latents.
         by: a class or yes/no column; one component a value instead of clusters.
         sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
@@ -84,39 +86,33 @@ def fit(
         alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
         found = scan(table, [by] if by else [])
         subset = draw_subset(table, found, by)
-        partition = by_class(subset, found, by) if by else clusters(table, subset, count, seed)
-        prior, of_components, moments_of = _prior(
-            table, found, partition, attributes, sampler, str(resolve(out) / "by-component")
-        )
-        drawn = {f"{sampler}, {len(prior.weights)} components": moments_of}
+        codec = model_io.load_model(model, device="cpu")
+        partitions = [by_class(subset, found, by)] if by else clusters(table, subset, codec, count, seed)
+        scratch = str(resolve(out) / "by-component")
+        fitted, tried = _choose(table, found, subset, partitions, attributes, sampler, scratch)
+        drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
         drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
         pooled = ray.get(pooled)
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-    known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
-    memory = {"samples": nearest_facts(prior.sample(QUERIES, 0), known)}
-    if len(unseen):
-        memory["held_out"] = nearest_facts(unseen, known)
     result = {
-        "components": len(prior.weights),
+        "components": len(fitted.prior.weights),
         "sampler": sampler,
         "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-        "shrinkage": partition.shrinkage,
-        "tried": partition.tried,
+        "tried": tried,
         "fidelity": fidelity,
-        "memory": memory,
         "seconds": round(time.monotonic() - started, 1),
     }
     return bundle_io.save_bundle(
         out,
         model=model,
-        prior=prior,
+        prior=fitted.prior,
         pooled_factor=pooled,
         attributes=attribute_statistics(sums),
         parents=parents,
         config=settings,
         rows=sums.count,
         result=result,
-        report=_report(sums, drawn, {"overall": fidelity, "memory": memory, "components": of_components}),
+        report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),
     )
 
 
@@ -150,18 +146,47 @@ def _component_count(components: str, by: str | None) -> int | None:
     return int(components)
 
 
-def _prior(
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """A prior, the facts of every component, and [E[y]; E[y yT]] of the prior's latents."""
+
+    prior: Prior
+    facts: list[dict[str, Any]]
+    moments: Moments
+
+
+def _choose(
+    table: LatentTable,
+    found: Scan,
+    subset: Subset,
+    partitions: Iterable[Partition],
+    attributes: tuple[Attribute, ...],
+    sampler: Sampler,
+    scratch: str,
+) -> tuple[_Fitted, list[dict[str, Any]]]:
+    """The first prior that does not remember training latents, or the last there is; facts about all that were fitted."""
+    known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
+    held_out = nearest_facts(unseen, known) if len(unseen) else None
+    tried = []
+    for partition in partitions:
+        fitted = _fit_components(table, found, partition, attributes, sampler, scratch)
+        drawn = nearest_facts(fitted.prior.sample(QUERIES, 0), known)
+        nearer = held_out is not None and remembers(drawn, held_out)
+        tried.append({**partition.facts, "nearest": drawn, "nearest_held_out": held_out, "remembers": nearer})
+        if not nearer:
+            break
+    return fitted, tried
+
+
+def _fit_components(
     table: LatentTable,
     found: Scan,
     partition: Partition,
     attributes: tuple[Attribute, ...],
     sampler: Sampler,
     scratch: str,
-) -> tuple[Prior, list[dict[str, Any]], Moments]:
-    """Moment sums a component, then a factor a component: each is one task, and only factors come back here.
-
-    Also the facts of every component, and the moments of the prior's latents.
-    """
+) -> _Fitted:
+    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
     tasks: dict[int, Any] = {}
     within = ray.put(partition.within)
     with ProgressLine("fit", partition.count, "components") as line:
@@ -182,7 +207,7 @@ def _prior(
     share = np.array([of_component["rows"] for of_component in facts], dtype=np.float64)
     names = tuple(attribute.name for attribute in attributes)
     prior = Prior(sampler=sampler, weights=share / share.sum(), factors=np.stack(factors), attributes=names)
-    return prior, facts, (moments[0] / share.sum(), moments[1:] / share.sum())
+    return _Fitted(prior=prior, facts=facts, moments=(moments[0] / share.sum(), moments[1:] / share.sum()))
 
 
 @ray.remote

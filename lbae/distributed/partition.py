@@ -1,5 +1,6 @@
-"""How latents come to components: candidates tried on a subset of the table, one task each, the best by held-out score."""
+"""How latents come to components: by a column, or by what their images look like, learned on a subset of the table."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +9,21 @@ import pyarrow as pa
 import ray
 from jaxtyping import Bool, Int8
 
+from lbae.core.appearance import appearance
+from lbae.core.codec import Codec
 from lbae.core.mixture import Candidate, nearest_center, try_clusters, try_partition
 from lbae.core.packing import unpack
 from lbae.distributed.sums import Assign, Run, Scan, by_value, deal
 from lbae.errors import UserError
 from lbae.io.latent_table import LatentTable, packed_latents
 from lbae.io.source import held_out, key_fractions
-from lbae.report.progress import ProgressLine
 
-_CANDIDATES = (1, 10, 50, 200)
+_CANDIDATES = (200, 50, 10, 1)
+_ROWS_A_BIT = 3  # a component has at least N / 3 rows on average
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
+_LOOK_ROWS = 2**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class Partition:
     columns: list[str]
     within: np.ndarray
     shrinkage: float
-    tried: list[dict[str, Any]]
+    facts: dict[str, Any]
 
 
 def by_class(subset: Subset, found: Scan, by: str) -> Partition:
@@ -71,49 +75,59 @@ def by_class(subset: Subset, found: Scan, by: str) -> Partition:
         columns=["latent", by],
         within=tried.within,
         shrinkage=tried.shrinkage,
-        tried=[tried.facts()],
+        facts=tried.facts(),
     )
 
 
-def clusters(table: LatentTable, subset: Subset, count: int | None, seed: int) -> Partition:
-    """The number of clusters asked for, or the one with the best held-out score."""
-    known = int((~subset.held).sum())
-    if count and count > known:
-        raise UserError(f"components is {count}; allowed: 1 to the {known} rows that are not held out of clustering")
-    numbers = [count] if count else _numbers(table, subset)
-    shared = ray.put(subset.latents)
-    with ProgressLine("partitions", len(numbers), "tried") as line:
-        running = [_try_clusters.remote(shared, subset.held, number, seed) for number in numbers]
-        while (done := len(ray.wait(running, num_returns=len(running), timeout=1)[0])) < len(running):
-            line.update(done)
-        line.update(done)
-    tried: list[Candidate] = ray.get(running)
-    best = max(tried, key=lambda candidate: candidate.nats)
-    centers = best.centers
+def clusters(table: LatentTable, subset: Subset, codec: Codec, count: int | None, seed: int) -> Iterator[Partition]:
+    """The number of clusters asked for; else the most that rows and bundle size allow, then fewer, as far as one goes on."""
+    train = subset.latents[~subset.held]
+    if count and count > len(train):
+        raise UserError(f"components is {count}; allowed: 1 to the {len(train)} rows that are not held out of clustering")
+    shared = ray.put(codec)
+    looks = ray.get([_look.remote(shared, train[i : i + _LOOK_ROWS]) for i in range(0, len(train), _LOOK_ROWS)])
+    known = [ray.put(array) for array in (train, np.concatenate(looks), subset.latents[subset.held][:_HELD_OUT_ROWS])]
+    for number in [count] if count else _numbers(table, subset):
+        yield _by_looks(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
+
+
+def _by_looks(table: LatentTable, codec: Codec, candidate: Candidate) -> Partition:
+    centers = candidate.centers
     assert centers is not None
 
     def assign(rows: pa.Table) -> np.ndarray:
-        return nearest_center(unpack(packed_latents(rows), table.latent_dim), centers)
+        chunks = (rows.slice(start, _LOOK_ROWS) for start in range(0, len(rows), _LOOK_ROWS))
+        latents = (unpack(packed_latents(chunk), table.latent_dim) for chunk in chunks)
+        return np.concatenate([nearest_center(appearance(codec.decode(z)), centers) for z in latents])
 
     return Partition(
         count=len(centers),
         assign=assign,
         columns=["latent"],
-        within=best.within,
-        shrinkage=best.shrinkage,
-        tried=[candidate.facts() for candidate in tried],
+        within=candidate.within,
+        shrinkage=candidate.shrinkage,
+        facts=candidate.facts(),
     )
 
 
 def _numbers(table: LatentTable, subset: Subset) -> list[int]:
-    """Numbers of clusters to try: those with as many rows a component as bits, and not too large a bundle."""
-    most = min(table.manifest.rows // table.latent_dim, _MAX_PRIOR_BYTES // (2 * (table.latent_dim + 1) ** 2))
+    """Numbers of clusters to try, most first: with enough rows a component, in a bundle that is not too large.
+
+    One, where no rows are held out that say whether more would remember.
+    """
+    rows, bits = table.manifest.rows, table.latent_dim
+    most = min(_ROWS_A_BIT * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + 1) ** 2))
     return [number for number in _CANDIDATES if number <= max(1, most)] if subset.held.any() else [1]
 
 
 @ray.remote
-def _try_clusters(latents: np.ndarray, held: np.ndarray, number: int, seed: int) -> Candidate:
-    return try_clusters(latents[~held], latents[held][:_HELD_OUT_ROWS], number, seed)
+def _look(codec: Codec, latents: np.ndarray) -> np.ndarray:
+    return appearance(codec.decode(latents))
+
+
+@ray.remote
+def _try_clusters(train: np.ndarray, looks: np.ndarray, held_out: np.ndarray, number: int, seed: int) -> Candidate:
+    return try_clusters(train, looks, held_out, number, seed)
 
 
 @ray.remote

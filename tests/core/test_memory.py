@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lbae.core.memory import nearest_distances
+from lbae.core.memory import nearest_distances, nearest_facts, remembers
 
 LATENTS = hnp.arrays(np.int8, st.tuples(st.integers(1, 9), st.just(13)), elements=st.sampled_from([-1, 1]))
 
@@ -18,3 +19,22 @@ def test_many_latents_are_searched_in_chunks():
     among = np.full((40_000, 8), -1, dtype=np.int8)
     among[33_000] = 1
     assert nearest_distances(np.ones((1, 8), dtype=np.int8), among).tolist() == [0]
+
+
+@pytest.mark.parametrize(("flips", "expected"), [(3, False), (4, False), (2, True), (0, True)])
+def test_latents_nearer_than_unseen_ones_are_remembered(flips, expected):
+    rng = np.random.default_rng(0)
+    known = rng.choice(np.array([-1, 1], dtype=np.int8), size=(500, 64))
+
+    def flipped(bits: int) -> np.ndarray:
+        near = known.copy()
+        near[:, :bits] *= -1
+        return near
+
+    assert remembers(nearest_facts(flipped(flips), known), nearest_facts(flipped(3), known)) is expected
+
+
+def test_a_copy_is_remembered_even_when_the_percentiles_are_far():
+    facts = {"percentiles_1_50": [3.0, 9.0], "copies": 0}
+    assert remembers({**facts, "copies": 1}, facts)
+    assert not remembers({**facts, "copies": 1}, {**facts, "copies": 1})

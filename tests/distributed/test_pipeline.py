@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import ndtr
 
 import lbae
 from lbae import presets
@@ -102,11 +103,23 @@ def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):
     np.testing.assert_allclose(bundle.prior.weights, sums.sums[n : n + 10, -1] / sums.count)
 
 
-def test_auto_prints_what_it_chose_from(pipeline, tmp_path):
+def test_auto_takes_the_most_components_that_do_not_remember(pipeline, tmp_path):
     result = fit(**pipeline.made_from, out=str(tmp_path / "b"))
-    assert [tried["components"] for tried in result["tried"]] == [1]  # 600 rows are too few for ten components of 128 bits
-    best = max(result["tried"], key=lambda tried: tried["held_out_nats"])
-    assert (result["components"], result["shrinkage"]) == (best["components"], best["shrinkage"])
+    # 600 rows are too few for 50 components of 128 bits.
+    assert [tried["components"] for tried in result["tried"]] == [10, 1][: len(result["tried"])]
+    assert [tried["remembers"] for tried in result["tried"][:-1]] == [True] * (len(result["tried"]) - 1)
+    for tried in result["tried"]:
+        drawn, unseen = (np.array(tried[name]["percentiles_1_50"]) for name in ("nearest", "nearest_held_out"))
+        copies = tried["nearest"]["copies"] - tried["nearest_held_out"]["copies"]
+        assert tried["remembers"] == bool((drawn < unseen).any() or copies > 0)
+    assert result["components"] == result["tried"][-1]["components"]
+
+
+def test_clusters_hold_images_that_look_alike(pipeline, tmp_path):
+    fit(**pipeline.made_from, out=str(tmp_path / "b"), components="10")
+    prior = load_bundle(str(tmp_path / "b")).prior
+    class_share = ndtr(prior.factors[:, 1 : 1 + len(prior.attributes), 0])  # its thresholds say P(class | component)
+    assert prior.weights @ class_share.max(axis=1) > 0.3  # random components of 60 rows have 0.19
 
 
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
