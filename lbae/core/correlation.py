@@ -30,9 +30,10 @@ def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOpe
 
     W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U the positive
     eigenvectors the first part is ((U UT) o (U UT)) h: a product of matrices once a step and one with a vector a try. The
-    preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010).
+    preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010). In float32: a step is asked for to a tenth at most.
     """
     positive = values > 0
+    values, vectors = values.astype(np.float32), vectors.astype(np.float32)
     p, q = vectors[:, positive], vectors[:, ~positive]
     ratio = values[positive][:, None] / (values[positive][:, None] - values[~positive][None, :])
     both = p @ p.T
@@ -40,9 +41,10 @@ def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOpe
     diagonal = np.diag(both) + 2.0 * np.einsum("ij,ij->i", p**2 @ ratio, q**2) + _REGULARISER
 
     def apply(h: Vector) -> Vector:
-        h = h.ravel()
+        h = h.ravel().astype(np.float32)
         mixed = ratio * ((p * h[:, None]).T @ q)
-        return both @ h + 2.0 * np.einsum("ij,ij->i", p @ mixed, q) + _REGULARISER * h
+        along = both @ h + 2.0 * np.einsum("ij,ij->i", p @ mixed, q) + _REGULARISER * h
+        return along.astype(np.float64)
 
     def precondition(h: Vector) -> Vector:
         return h.ravel() / diagonal
@@ -70,7 +72,7 @@ class _Point:
 
     @classmethod
     def at(cls, matrix: Matrix, multipliers: Vector, target: float) -> "_Point":
-        values, vectors = linalg.eigh(matrix + np.diag(multipliers), driver="evd", overwrite_a=True, check_finite=False)
+        values, vectors = np.linalg.eigh(matrix + np.diag(multipliers))
         return cls(multipliers, values, vectors, target)
 
     @cached_property

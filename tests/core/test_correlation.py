@@ -46,8 +46,8 @@ def test_few_eigendecompositions(monkeypatch, floor):
     latents = np.sign(rng.normal(size=(60, 80)) + rng.normal(size=(60, 1)))
     latents[:, 3:5], latents[:, 7] = 1, latents[:, 8]
     matrix = np.sin(np.pi / 2 * (latents.T @ latents / 60))
-    counted = Mock(side_effect=linalg.eigh)
-    monkeypatch.setattr(linalg, "eigh", counted)
+    counted = Mock(side_effect=np.linalg.eigh)
+    monkeypatch.setattr(np.linalg, "eigh", counted)
     nearest_correlation(matrix, floor)
     assert 1 < counted.call_count <= 8
 
