@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import linalg
 
 from lbae.core.correlation import correlation_factor, nearest_correlation
 from tests import reference
