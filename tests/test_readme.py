@@ -1,9 +1,9 @@
 """Every command of the README, run as it stands there; only the folder of images, the output folder and the port differ."""
 
+import json
 import re
 import shlex
-
-import httpx
+import subprocess
 
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 
@@ -14,8 +14,8 @@ PORT = "18124"
 
 def test_there_are_the_blocks_that_are_run_here():
     firsts = [block.strip().splitlines()[0].split()[:2] for block in BASH]
-    assert [first[-1] for first in firsts] == [".venv/bin/activate", "jobs/interpolate.py", "jobs/serve.py", "start"]
-    assert len(PYTHON) == 1
+    assert [first[-1] for first in firsts] == [".venv/bin/activate", "jobs/interpolate.py", "jobs/serve.py", "-o", "start"]
+    assert len(PYTHON) == 2
 
 
 def test_an_own_folder_of_images(pipeline):
@@ -33,20 +33,27 @@ def test_interpolation_and_editing(pipeline):
 
 def test_python(pipeline):
     names: dict = {}
-    exec(PYTHON[0].replace("runs/mine", str(pipeline.out)), names)
+    exec(PYTHON[1].replace("runs/mine", str(pipeline.out)), names)
     assert names["path"].shape == (10, 28, 28, 1)
     assert names["latents"].shape == (16, 128)
 
 
-def test_serving(pipeline):
+def test_serving(pipeline, tmp_path, monkeypatch):
     serve, curl = BASH[2].strip().splitlines()
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
     with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]):
-        words = shlex.split(curl)
-        header = dict([words[words.index("-H") + 1].split(": ")])
-        body = words[words.index("-d") + 1]
-        answer = httpx.post(words[-1].replace("8000", PORT), content=body, headers=header, timeout=60)
-    assert answer.status_code == 200
-    assert answer.content.startswith(b"\x89PNG")
+        script = "\n".join([curl, BASH[3]]).replace("8000", PORT).replace("curl ", "curl -sS --fail ")
+        done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        names: dict = {}
+        exec(PYTHON[0].replace("8000", PORT), names)
+    assert picture_size(tmp_path / "samples.png") == (4 * 58 + 2,) * 2
+    assert picture_size(tmp_path / "path.webp") == (112, 112)
+    assert picture_size(tmp_path / "edited.png") == (28, 28)
+    assert [len(result["hex"]) for result in json.loads(done.stdout)["results"]] == [32, 32]
+    assert names["grid"].startswith(b"\x89PNG")
+    assert names["frames"].startswith(b"RIFF")
 
 
 def test_every_job_is_in_the_readme():

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, readme_blocks
 
 @pytest.mark.slow
 def test_a_submitted_job_trains(ray_session, tmp_path, digits):
-    submit = readme_blocks("bash")[3].strip().splitlines()[1]
+    submit = readme_blocks("bash")[4].strip().splitlines()[1]
     submit = re.sub(r"\$PWD/lbae\S+", str(digits), submit).replace("$PWD/runs", str(tmp_path))
     environment = {**os.environ, "RAY_API_SERVER_ADDRESS": f"http://{ray._private.worker.get_dashboard_url()}"}
     command = ["bash", "-c", submit]

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from jaxtyping import Int8, UInt8
 
 from lbae.core.attributes import AttributeStatistics
 from lbae.core.codec import Codec
-from lbae.core.editing import Method, edit_bits, edit_hyperplane
+from lbae.core.editing import edit
 from lbae.core.interpolation import interpolate
 from lbae.core.normals import Normals
 from lbae.core.prior import Prior
-from lbae.errors import unknown
 
 Images = UInt8[np.ndarray, "K H W C"]
 
@@ -59,13 +57,8 @@ class Bundle:
     ) -> tuple[Images, np.ndarray]:
         """Images with attributes set and unset, and how many bits changed in each.
 
-        See :func:`edit_bits` and :func:`edit_hyperplane` for what the methods do; UserError for one that is neither.
+        UserError for a method that is neither bits nor hyperplane; see :mod:`lbae.core.editing`.
         """
         latents = self.encode(images)
-        if method == "bits":
-            edited = edit_bits(self.attributes, latents, set_, unset, strength)
-        elif method == "hyperplane":
-            edited = edit_hyperplane(self.attributes, self.normals, latents, set_, unset, strength)
-        else:
-            raise unknown("method", method, get_args(Method))
+        edited = edit(self.attributes, self.normals, latents, set_, unset, strength, method)
         return self.decode(edited), (edited != latents).sum(axis=1)

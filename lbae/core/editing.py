@@ -1,18 +1,35 @@
 """Setting and unsetting attributes of latents (slide 6): by flipping bits, or by moving the hyperplane's normal."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
 from lbae.core.attributes import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.core.normals import Normals
-from lbae.errors import UserError
+from lbae.errors import UserError, unknown
 
 Method = Literal["bits", "hyperplane"]
 
 _ROUNDING = 1e-9
+
+
+def edit(
+    statistics: AttributeStatistics,
+    normals: Normals,
+    latents: Int8[np.ndarray, "K N"],
+    set_: Sequence[str] = (),
+    unset: Sequence[str] = (),
+    strength: float = 1.0,
+    method: str = "bits",
+) -> Int8[np.ndarray, "K N"]:
+    """Latents with attributes set and unset by one of the two methods below; UserError for a third."""
+    if method == "bits":
+        return edit_bits(statistics, latents, set_, unset, strength)
+    if method == "hyperplane":
+        return edit_hyperplane(statistics, normals, latents, set_, unset, strength)
+    raise unknown("method", method, get_args(Method))
 
 
 def edit_bits(

@@ -1,47 +1,192 @@
-"""The HTTP application as a Ray Serve deployment whose replicas each hold the bundle."""
+"""The HTTP application on Ray Serve: every verb in one deployment (fused), or one deployment a verb (split).
 
-from collections.abc import Iterator
+One deployment loads the bundle into the object store, from where the replicas of a node share its large matrices.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+import numpy as np
+import ray
+import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from ray.serve.metrics import Counter, Histogram
 
-from lbae.distributed.session import cluster_cpus, cluster_gpus
-from lbae.errors import LbaeError
+from lbae.core.bundle import Bundle
+from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes
+from lbae.errors import LbaeError, UserError
 from lbae.io import bundle as bundle_io
 from lbae.io.artifact import read_manifest
 from lbae.io.storage import absolute
 from lbae.web.app import create_app
+from lbae.web.backend import About, Backend, BundleBackend
+from lbae.web.guard import DEFAULT_LIMITS, Limits, Observe
+
+Topology = Literal["fused", "split"]
 
 _APP = "lbae"
+_SHELF, _SERVICE = "Shelf", "LBAE"
+_VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
+_MAX_THREADS = 4
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-def application(bundle: str, replicas: int = 1) -> Application:
+def application(
+    bundle: str, replicas: int = 1, topology: Topology = "fused", limits: Limits = DEFAULT_LIMITS
+) -> Application:
     """The Serve application for the bundle at a URI."""
     uri = absolute(bundle)
     read_manifest(uri, bundle_io.KIND)
+    # Room for every request that the application lets in, and for those that it must tell to come again.
+    requests = 2 * limits.max_running
+    compute = {"num_cpus": 1 if cluster_cpus() > 1 else 0.5, "num_gpus": 1 if cluster_gpus() else 0}
+    # Of the replica that multiplies: its part of a node, of which a batch does not fill more than a few.
+    threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(replicas, cluster_nodes())))
+    shelf = ray_serve.deployment(_Shelf, name=_SHELF, ray_actor_options={"num_cpus": 0}).bind(uri)
+
+    def verbs(name: str) -> Application:
+        deployed = ray_serve.deployment(
+            _Verbs,
+            name=name,
+            num_replicas=replicas,
+            ray_actor_options=compute if name == "Codec" else {"num_cpus": 0},
+            max_ongoing_requests=requests,
+        )
+        return deployed.bind(shelf, threads)
+
+    async def open_fused() -> Backend:
+        return await _taken_from(_handle(_SHELF), threads)
 
     def build() -> FastAPI:
-        return create_app(bundle_io.load_bundle(uri))
+        return create_app(open_fused if topology == "fused" else _open_split, limits, _observe())
 
-    @ray_serve.deployment(
-        name="LBAE",
+    ingress = ray_serve.deployment(
+        ray_serve.ingress(build)(_Ingress),
+        name=_SERVICE,
         num_replicas=replicas,
-        ray_actor_options={"num_cpus": 1 if cluster_cpus() > 1 else 0.5, "num_gpus": 1 if cluster_gpus() else 0},
-        max_ongoing_requests=32,
+        ray_actor_options=compute if topology == "fused" else {"num_cpus": 0},
+        max_ongoing_requests=requests,
+        max_queued_requests=requests,
     )
-    @ray_serve.ingress(build)
-    class Service:
+    behind = [verbs(name) for name in _VERBS] if topology == "split" else []
+    return ingress.bind(shelf, *behind)
+
+
+class _Ingress:
+    """Takes requests; the deployments it is bound to are started before it."""
+
+    def __init__(self, *behind: DeploymentHandle) -> None:
         pass
 
-    return Service.bind()  # type: ignore[attr-defined]
+
+class _Shelf:
+    """Loads the bundle once and keeps it in the object store."""
+
+    def __init__(self, uri: str) -> None:
+        self._bundle = ray.put(bundle_io.load_bundle(uri, "cpu"))
+
+    def get(self) -> list[ray.ObjectRef]:
+        """The bundle, by reference: a bare reference would be replaced by what it refers to."""
+        return [self._bundle]
+
+
+async def _taken_from(shelf: DeploymentHandle, threads: int) -> BundleBackend:
+    torch.set_num_threads(threads)
+    (reference,) = await shelf.get.remote()
+    bundle: Bundle = await reference
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return BundleBackend(dataclasses.replace(bundle, codec=bundle.codec.to(device)))
+
+
+class _Verbs:
+    """A deployment of some verbs of a bundle. Mistakes in requests are returned: if raised, Serve would log them."""
+
+    async def __init__(self, shelf: DeploymentHandle, threads: int) -> None:  # type: ignore[misc]  # Serve awaits it
+        self.backend = await _taken_from(shelf, threads)
+
+    async def about(self) -> About:
+        """The facts of the bundle."""
+        return self.backend.about
+
+    async def call(self, verb: str, *arguments: Any) -> Any:
+        """Run a verb; its result, or the UserError."""
+        try:
+            return await getattr(self.backend, verb)(*arguments)
+        except UserError as error:
+            return error
+
+
+class _Remote:
+    """A backend whose verbs run in their deployments."""
+
+    def __init__(self, about: About, handles: dict[str, DeploymentHandle]) -> None:
+        self.about = about
+        self._handles = {verb: handles[name] for name, verbs in _VERBS.items() for verb in verbs}
+
+    async def _call(self, verb: str, *arguments: Any) -> np.ndarray:
+        result = await self._handles[verb].call.remote(verb, *arguments)
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+        """Latents of the prior, or of one of its components."""
+        return await self._call("draw", count, seed, given, component)
+
+    async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
+        """Latents through all waypoints."""
+        return await self._call("path", waypoints, steps, seed)
+
+    async def edit(
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+    ) -> np.ndarray:
+        """Latents with attributes set and unset."""
+        return await self._call("edit", latents, set_, unset, strength, method)
+
+    async def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents of images."""
+        return await self._call("encode", images)
+
+    async def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Images of latents."""
+        return await self._call("decode", latents)
+
+
+def _handle(name: str) -> DeploymentHandle:
+    return ray_serve.get_deployment_handle(name, ray_serve.get_replica_context().app_name)
+
+
+async def _open_split() -> Backend:
+    handles = {name: _handle(name) for name in _VERBS}
+    return _Remote(await handles["Sampler"].about.remote(), handles)
+
+
+def _observe() -> Observe:
+    """Counts and times requests as Ray's metrics, which the nodes' agents show to Prometheus."""
+    tags = ("route", "status")
+    requests = Counter("lbae_requests", description="Requests answered.", tag_keys=tags)
+    latency = Histogram(
+        "lbae_request_seconds", description="Time to answer a request.", boundaries=list(_BUCKETS_S), tag_keys=tags
+    )
+
+    def observe(route: str, status: int, seconds: float) -> None:
+        of = {"route": route, "status": str(status)}
+        requests.inc(1, of)
+        latency.observe(seconds, of)
+
+    return observe
 
 
 @contextmanager
-def serving(bundle: str, port: int, host: str, replicas: int) -> Iterator[dict[str, Any]]:
+def serving(
+    bundle: str, port: int, host: str, replicas: int, topology: Topology = "fused", limits: Limits = DEFAULT_LIMITS
+) -> Iterator[dict[str, Any]]:
     """Serve a bundle on the connected Ray, and take down what was started.
 
     Yields the URL and the bundle's fingerprint once the service answers there. LbaeError when Ray Serve already runs on this
@@ -49,11 +194,11 @@ def serving(bundle: str, port: int, host: str, replicas: int) -> Iterator[dict[s
     """
     running = bool(ray_serve.status().proxies)
     ray_serve.start(http_options={"host": host, "port": port})
-    ray_serve.run(application(bundle, replicas), name=_APP, route_prefix="/")
+    ray_serve.run(application(bundle, replicas, topology, limits), name=_APP, route_prefix="/")
     try:
         url = f"http://{host}:{port}"
         _check(url, bundle)
-        yield {"url": url, "bundle": read_manifest(bundle, bundle_io.KIND).fingerprint}
+        yield {"url": url, "bundle": read_manifest(bundle, bundle_io.KIND).fingerprint, "topology": topology}
     finally:
         if running:
             ray_serve.delete(_APP)

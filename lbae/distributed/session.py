@@ -74,6 +74,11 @@ def cluster_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def cluster_nodes() -> int:
+    """Nodes of the cluster that are alive."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 @ray.remote(num_cpus=0)
 class Meter:
     """Counts what workers have done, for the driver's progress line."""

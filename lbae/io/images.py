@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,11 +18,11 @@ class ImageError(ValueError):
     """Bytes that cannot be decoded as an image."""
 
 
-def decode_image(data: bytes | None, config: ModelConfig) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(data: bytes | None, config: ModelConfig, max_pixels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
     """Decode, turn upright (EXIF), convert to grey or RGB, resize and centre-crop to the content size.
 
     An image that has this size already keeps its pixels. ImageError when the bytes are no image, are cut short or unpack
-    to more pixels than Pillow's limit.
+    to more pixels than ``max_pixels``, by default Pillow's limit; the header says how many before anything is unpacked.
     """
     if not data:
         raise ImageError("no bytes")
@@ -30,7 +31,11 @@ def decode_image(data: bytes | None, config: ModelConfig) -> UInt8[np.ndarray, "
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as opened:
+                if max_pixels and opened.width * opened.height > max_pixels:
+                    raise ImageError(f"{opened.width} x {opened.height} pixels; allowed: {max_pixels} pixels")
                 image = ImageOps.exif_transpose(opened).convert("L" if config.image_channels == 1 else "RGB")
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:  # its own message names an address in memory
         raise ImageError("UnidentifiedImageError: no image format that is known") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers run into
@@ -40,11 +45,17 @@ def decode_image(data: bytes | None, config: ModelConfig) -> UInt8[np.ndarray, "
     return np.array(image).reshape(side, side, config.image_channels)
 
 
+def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp"]) -> bytes:
+    """A grey or RGB image as PNG, as JPEG of quality 95, or as lossless WebP."""
+    buffer = io.BytesIO()
+    options: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind, **options[kind])
+    return buffer.getvalue()
+
+
 def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
     """A grey or RGB image as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_image(image, "png")
 
 
 def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4, frame_ms: int = 80) -> bytes:

@@ -1,55 +1,219 @@
-"""The HTTP application. It takes a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
+"""The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
 
-import time
-from typing import Annotated, Protocol
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
-from lbae.io.images import encode_png, square_grid
+import lbae
+from lbae.core.codec import CODEC_BATCH
+from lbae.web import answers
+from lbae.web.backend import Backend
+from lbae.web.bodies import body_of, describe_bodies, image_of, latent_of, with_files
+from lbae.web.errors import RequestError, body, handle_errors
+from lbae.web.guard import DEFAULT_LIMITS, Guard, Limits, Observe
+from lbae.web.requests import (
+    DecodeRequest,
+    EditRequest,
+    EncodeRequest,
+    InterpolateRequest,
+    Picture,
+    ReconstructRequest,
+    SampleRequest,
+    Source,
+)
 
-MAX_IMAGES = 1024
-
-
-class Backend(Protocol):
-    """What the service needs of a bundle."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the bundle that answers."""
-
-    def sample(self, count: int, seed: int) -> np.ndarray:
-        """uint8 images (count, H, W, C)."""
-
-
-class SampleRequest(BaseModel):
-    """How many images, and the seed that decides them; without a seed one is drawn and returned."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="number of images, shown as one grid")] = 16
-    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+_IMAGE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in answers.MEDIA.values()}
+_FILES: dict[int | str, Any] = {200: {"content": _IMAGE | {"application/zip": {}, "application/json": {}}}}
 
 
-def create_app(backend: Backend) -> FastAPI:
-    """The service over one backend: ``GET /readyz`` and ``POST /v1/sample``."""
-    app = FastAPI(title="Latent Bernoulli Autoencoder", docs_url=None, redoc_url=None)
+def create_app(
+    open_backend: Callable[[], Awaitable[Backend]],
+    limits: Limits = DEFAULT_LIMITS,
+    observe: Observe = lambda path, status, seconds: None,
+) -> FastAPI:
+    """The service over one backend, which is opened before the first request is taken."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.backend = await open_backend()
+        yield
+
+    app = FastAPI(
+        title="Latent Bernoulli Autoencoder",
+        version=lbae.__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard, limits=limits, observe=observe)
+    handle_errors(app)
+    _add_facts(app)
+    _add_prior(app, limits)
+    _add_codec(app, limits)
+    describe_bodies(app)
+    return app
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+Answering = Annotated[Backend, Depends(_backend)]
+
+
+def _add_facts(app: FastAPI) -> None:
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        return {"status": "alive"}
 
     @app.get("/readyz")
-    def ready() -> dict[str, str]:
-        return {"status": "ready", "bundle": backend.fingerprint}
+    async def ready(backend: Answering) -> dict[str, str]:
+        return {"status": "ready", "bundle": backend.about.fingerprint}
 
-    @app.post("/v1/sample", responses={200: {"content": {"image/png": {}}}}, response_class=Response)
-    def sample(request: SampleRequest) -> Response:
-        seed = int(np.random.SeedSequence().generate_state(1)[0]) if request.seed is None else request.seed
-        started = time.perf_counter()
-        picture = encode_png(square_grid(backend.sample(request.n, seed)))
-        headers = {
-            "X-Seed": str(seed),
-            "X-Bundle": backend.fingerprint,
-            "Server-Timing": f"sample;dur={1000 * (time.perf_counter() - started):.1f}",
-        }
-        return Response(picture, media_type="image/png", headers=headers)
+    @app.get("/v1/model")
+    async def model(backend: Answering) -> dict[str, Any]:
+        facts = asdict(backend.about)
+        return {name: value for name, value in facts.items() if name != "attributes"}
 
-    return app
+    @app.get("/v1/attributes")
+    async def attributes(backend: Answering) -> dict[str, Any]:
+        return {"attributes": backend.about.attributes}
+
+
+def _add_prior(app: FastAPI, limits: Limits) -> None:
+    @app.post("/v1/sample", responses=_FILES, response_class=Response)
+    async def sample(request: SampleRequest, backend: Answering) -> Response:
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        latents = await backend.draw(request.n, seed, request.given, request.component)
+        if request.format == "latents":
+            answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
+        else:
+            images = await backend.decode(latents)
+            answer = await run_in_threadpool(_drawn, images, request.format)
+        return _signed(answer, backend, {"X-Seed": str(seed)})
+
+    @app.post(
+        "/v1/interpolate",
+        responses={200: {"content": _FILES[200]["content"] | {"application/x-ndjson": {}}}},
+        response_class=Response,
+        openapi_extra=with_files(InterpolateRequest, {"items": [{"image": "iVBOR..."}, {"image": "iVBOR..."}], "steps": 10}),
+    )
+    async def interpolate(
+        request: Annotated[InterpolateRequest, Depends(body_of(InterpolateRequest))], backend: Answering
+    ) -> Response:
+        waypoints = await _latents(request.items, "items", backend, limits)
+        if request.loop:
+            waypoints = np.concatenate([waypoints, waypoints[:1]])
+        latents = await backend.path(waypoints, request.steps, request.seed)
+        if request.format == "latents":
+            answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
+        elif request.format == "stream":
+            answer = StreamingResponse(answers.lines(_frames(latents, backend)), media_type="application/x-ndjson")
+        else:
+            make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
+            answer = await run_in_threadpool(make, await backend.decode(latents))
+        return _signed(answer, backend, {"X-Seed": str(request.seed)})
+
+    @app.post(
+        "/v1/edit",
+        responses=_FILES,
+        response_class=Response,
+        openapi_extra=with_files(EditRequest, {"item": {"image": "iVBOR..."}, "set": ["label=7"], "strength": 0.8}),
+    )
+    async def edit(request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: Answering) -> Response:
+        latents = await _latents([request.item], "item", backend, limits)
+        edited = await backend.edit(latents, request.set, request.unset, request.strength, request.method)
+        changed = int((edited != latents).sum())
+        if request.format == "latents":
+            answer: Response = JSONResponse({"latents": answers.latent_fields(edited), "bits_changed": changed})
+        else:
+            answer = answers.picture((await backend.decode(edited))[0], request.format)
+        return _signed(answer, backend, {"X-Bits-Changed": str(changed)})
+
+
+def _add_codec(app: FastAPI, limits: Limits) -> None:
+    @app.post("/v1/encode", openapi_extra=with_files(EncodeRequest, {"images": ["iVBOR..."]}))
+    async def encode(request: Annotated[EncodeRequest, Depends(body_of(EncodeRequest))], backend: Answering) -> JSONResponse:
+        images, errors = await _images(request.images, backend, limits)
+        good = answers.latent_fields(await backend.encode(images)) if len(images) else []
+        return _signed(JSONResponse(answers.merged(good, errors, len(request.images))), backend)
+
+    @app.post("/v1/reconstruct", openapi_extra=with_files(ReconstructRequest, {"images": ["iVBOR..."]}))
+    async def reconstruct(
+        request: Annotated[ReconstructRequest, Depends(body_of(ReconstructRequest))], backend: Answering
+    ) -> JSONResponse:
+        images, errors = await _images(request.images, backend, limits)
+        latents = await backend.encode(images) if len(images) else None
+        return await _decoded(latents, errors, len(request.images), request.format, backend)
+
+    @app.post("/v1/decode")
+    async def decode(request: DecodeRequest, backend: Answering) -> JSONResponse:
+        found, errors = _each(request.latents, lambda text: latent_of(text, backend.about.config.latent_dim))
+        return await _decoded(np.stack(found) if found else None, errors, len(request.latents), request.format, backend)
+
+
+def _drawn(images: np.ndarray, kind: str) -> Response:
+    if kind == "grid":
+        return answers.sheet(images)
+    if kind == "zip":
+        return answers.archive(images)
+    return answers.picture(images[0], kind)  # type: ignore[arg-type]
+
+
+def _signed(answer: Any, backend: Backend, headers: dict[str, str] | None = None) -> Any:
+    answer.headers.update({"X-Bundle": backend.about.fingerprint, **(headers or {})})
+    return answer
+
+
+async def _frames(latents: np.ndarray, backend: Backend) -> AsyncIterator[np.ndarray]:
+    for start in range(0, len(latents), CODEC_BATCH):
+        yield await backend.decode(latents[start : start + CODEC_BATCH])
+
+
+async def _latents(items: list[Source], param: str, backend: Backend, limits: Limits) -> np.ndarray:
+    """Latents of images and packed latents, in their order; RequestError for the first that is neither."""
+    config = backend.about.config
+    latents = np.empty((len(items), config.latent_dim), dtype=np.int8)
+    images = {}
+    for index, item in enumerate(items):
+        name = param if len(items) == 1 else f"{param}.{index}"
+        if item.latent is not None:
+            latents[index] = latent_of(item.latent, config.latent_dim, f"{name}.latent")
+        elif item.image is not None:
+            images[index] = await run_in_threadpool(image_of, item.image, config, limits.max_pixels, f"{name}.image")
+    if images:
+        latents[list(images)] = await backend.encode(np.stack(list(images.values())))
+    return latents
+
+
+async def _images(texts: list[str], backend: Backend, limits: Limits) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
+    config = backend.about.config
+    found, errors = await run_in_threadpool(_each, texts, lambda text: image_of(text, config, limits.max_pixels))
+    return np.stack(found) if found else np.empty(0), errors
+
+
+def _each(texts: list[str], read: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], dict[int, dict[str, Any]]]:
+    """What could be read, and an error by position for what could not."""
+    found, errors = [], {}
+    for index, text in enumerate(texts):
+        try:
+            found.append(read(text))
+        except RequestError as error:
+            errors[index] = body(error.status_code, str(error.detail), str(index))
+    return found, errors
+
+
+async def _decoded(
+    latents: np.ndarray | None, errors: dict[int, dict[str, Any]], count: int, kind: Picture, backend: Backend
+) -> JSONResponse:
+    images = await backend.decode(latents) if latents is not None else np.empty(0)
+    good = await run_in_threadpool(answers.image_fields, images, kind)
+    return _signed(JSONResponse(answers.merged(good, errors, count)), backend)

@@ -1,70 +1,230 @@
-import asyncio
+import base64
 import io
-from typing import Any
+import json
+import zipfile
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.web.app import create_app
+from lbae.core.interpolation import interpolate
+from lbae.core.packing import pack, unpack
+from lbae.io.images import square_grid
+from tests.web.conftest import N, b64, image_file, pixels_of
 
 
-class Stripes:
-    """A backend whose image i shows the seed and i."""
-
-    fingerprint = "abc"
-
-    def sample(self, count: int, seed: int) -> np.ndarray:
-        images = np.full((count, 8, 8, 1), seed % 200, dtype=np.uint8)
-        images[:, 0] = np.arange(count, dtype=np.uint8)[:, None, None]
-        return images
+def latents_in(answer) -> np.ndarray:
+    fields = answer.json()["latents"]
+    assert all(bytes.fromhex(field["hex"]) == base64.b64decode(field["base64"]) for field in fields)
+    return np.concatenate([unpack(np.frombuffer(base64.b64decode(f["base64"]), np.uint8)[None], N) for f in fields])
 
 
-class Client:
-    """Calls the application in this process, through ASGI."""
-
-    def __init__(self) -> None:
-        self.app = create_app(Stripes())
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def call() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(call())
-
-    def post(self, path: str, json: Any) -> httpx.Response:
-        return self.request("POST", path, json=json)
+def packed(latents: np.ndarray) -> list[str]:
+    return [b64(row.tobytes()) for row in pack(latents)]
 
 
-@pytest.fixture
-def client() -> Client:
-    return Client()
-
-
-def test_readyz_names_the_bundle(client):
+def test_health_readiness_and_facts_of_the_bundle(client):
+    assert client.request("GET", "/healthz").json() == {"status": "alive"}
     assert client.request("GET", "/readyz").json() == {"status": "ready", "bundle": "abc"}
+    model = client.request("GET", "/v1/model").json()
+    assert (model["fingerprint"], model["components"], model["conditions"]) == ("abc", 2, ["a", "b"])
+    assert (model["config"]["latent_dim"], model["config"]["image_size"]) == (N, 16)
+    attributes = client.request("GET", "/v1/attributes").json()["attributes"]
+    assert list(attributes) == ["a", "b"]
+    assert sum(attributes["a"][side] for side in ("set", "unset")) == 4000
+    assert {bit["bit"] for bit in attributes["a"]["leading_bits"]} == set(range(5))
 
 
-def test_sample_answers_a_png_grid_and_the_seed(client):
-    answer = client.post("/v1/sample", json={"n": 4, "seed": 9})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "image/png"
-    assert (answer.headers["x-seed"], answer.headers["x-bundle"]) == ("9", "abc")
-    picture = np.asarray(Image.open(io.BytesIO(answer.content)))
-    assert picture.shape == (38, 38)
-    assert picture[10, 10] == 9
+def test_a_sample_is_the_bundles_in_every_format(client, bundle):
+    images = bundle.sample(3, 9)
+    ask = {"n": 3, "seed": 9}
+    grid = client.post("/v1/sample", ask)
+    assert (grid.status_code, grid.headers["content-type"]) == (200, "image/png")
+    assert (grid.headers["x-seed"], grid.headers["x-bundle"]) == ("9", "abc")
+    assert float(grid.headers["server-timing"].partition("dur=")[2]) > 0
+    np.testing.assert_array_equal(pixels_of(grid.content), square_grid(images))
+    with zipfile.ZipFile(io.BytesIO(client.post("/v1/sample", {**ask, "format": "zip"}).content)) as file:
+        assert file.namelist() == ["0000.png", "0001.png", "0002.png"]
+        np.testing.assert_array_equal(np.stack([pixels_of(file.read(name)) for name in file.namelist()]), images)
+    latents = latents_in(client.post("/v1/sample", {**ask, "format": "latents"}))
+    np.testing.assert_array_equal(latents, bundle.prior.sample(3, 9))
+    for kind in ("png", "webp", "jpeg"):
+        one = client.post("/v1/sample", {"n": 1, "seed": 9, "format": kind})
+        assert one.headers["content-type"] == f"image/{kind}"
+        assert np.abs(pixels_of(one.content).astype(int) - images[0]).max() <= (0 if kind != "jpeg" else 160)
+
+
+def test_a_sample_has_the_attributes_and_the_component_asked_for(client, bundle):
+    given = latents_in(client.post("/v1/sample", {"n": 40, "seed": 1, "given": {"a": True}, "format": "latents"}))
+    np.testing.assert_array_equal(given, bundle.prior.sample_given(40, 1, {"a": True})[0])
+    assert given[:, :5].mean() > 0.3
+    of_component = [
+        latents_in(client.post("/v1/sample", {"n": 400, "seed": 1, "component": c, "format": "latents"})) for c in (0, 1)
+    ]
+    together = [np.corrcoef(latents[:, 0], latents[:, 1])[0, 1] for latents in of_component]
+    assert together[0] > 0.2 > abs(together[1])  # the second component draws every bit on its own
 
 
 def test_a_seed_is_drawn_when_none_is_given(client):
-    seeds = {client.post("/v1/sample", json={}).headers["x-seed"] for _ in range(3)}
-    assert len(seeds) == 3
-    seed = seeds.pop()
-    again = client.post("/v1/sample", json={"seed": int(seed)})
-    assert again.content == client.post("/v1/sample", json={"seed": int(seed)}).content
+    answers = [client.post("/v1/sample", {"n": 1}) for _ in range(3)]
+    seeds = [int(answer.headers["x-seed"]) for answer in answers]
+    assert len(set(seeds)) == 3
+    assert client.post("/v1/sample", {"n": 1, "seed": seeds[0]}).content == answers[0].content
 
 
-@pytest.mark.parametrize("body", [{"n": 0}, {"n": 1025}, {"seed": -1}, {"seed": 2**63}, {"n": "x"}, {"count": 3}, []])
-def test_what_is_out_of_range_or_unknown_is_refused(client, body):
-    assert client.post("/v1/sample", json=body).status_code == 422
+def test_the_same_request_gives_the_same_bytes_alone_and_among_others(client):
+    ask = ("POST", "/v1/sample", {"json": {"n": 2, "seed": 5}})
+    alone = client.requests(ask)[0].content
+    crowd = client.requests(*[("POST", "/v1/sample", {"json": {"n": 3, "seed": i}}) for i in range(6)], ask)
+    assert crowd[-1].content == alone
+
+
+def test_a_path_goes_through_its_items_in_every_format(client, bundle):
+    images = np.stack([pixels_of(image_file(seed)) for seed in (1, 2)])
+    items = [{"image": b64(image_file(1))}, {"latent": packed(bundle.encode(images[1:]))[0]}]
+    ask = {"items": items, "steps": 4}
+    path = latents_in(client.post("/v1/interpolate", {**ask, "format": "latents"}))
+    np.testing.assert_array_equal(path, interpolate(bundle.normals, bundle.encode(images), 4))
+    frames = bundle.decode(path)
+    strip = client.post("/v1/interpolate", ask)
+    assert (strip.headers["content-type"], strip.headers["x-seed"]) == ("image/png", "0")
+    assert pixels_of(strip.content).shape == (16 * 2 + 4, 4 * 34 + 2, 3)
+    with Image.open(io.BytesIO(client.post("/v1/interpolate", {**ask, "format": "webp"}).content)) as animation:
+        assert 2 <= animation.n_frames <= 6  # equal frames become one
+    streamed = client.post("/v1/interpolate", {**ask, "format": "stream"})
+    lines = [json.loads(line) for line in streamed.text.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(np.stack([pixels_of(base64.b64decode(line["image"])) for line in lines]), frames)
+    loop = latents_in(client.post("/v1/interpolate", {**ask, "loop": True, "format": "latents"}))
+    assert len(loop) == 7
+    np.testing.assert_array_equal(loop[0], loop[-1])
+
+
+def test_an_edit_is_the_bundles(client, bundle):
+    image = image_file(3, kind="webp")
+    edited, changed = bundle.edit(pixels_of(image)[None], ["a"], ["b"], 0.9)
+    ask = {"set": ["a"], "unset": ["b"], "strength": 0.9}
+    answer = client.post("/v1/edit", {"item": {"image": b64(image)}, **ask})
+    np.testing.assert_array_equal(pixels_of(answer.content), edited[0])
+    assert int(answer.headers["x-bits-changed"]) == changed[0] > 0
+    files = client.request("POST", "/v1/edit", files={"image": image}, data={"request": json.dumps(ask)})
+    assert files.content == answer.content
+    hyperplane = client.post(
+        "/v1/edit", {"item": {"image": b64(image)}, "set": ["a"], "method": "hyperplane", "format": "latents"}
+    )
+    assert hyperplane.json()["bits_changed"] == int((latents_in(hyperplane) != bundle.encode(pixels_of(image)[None])).sum())
+
+
+def test_batches_have_a_result_or_an_error_an_item(client, bundle):
+    good = [image_file(1), image_file(2, (40, 30), "jpeg")]
+    encoded = client.post("/v1/encode", {"images": [b64(good[0]), b64(b"no image"), "?", b64(good[1])]})
+    results = encoded.json()["results"]
+    assert encoded.status_code == 200
+    assert ["error" in result for result in results] == [False, True, True, False]
+    assert results[1]["error"]["message"].startswith("not an image that can be read: UnidentifiedImageError")
+    assert results[2]["error"] == {"type": "invalid_request", "message": "not valid base64", "param": "2"}
+    np.testing.assert_array_equal(
+        base64.b64decode(results[0]["base64"]), pack(bundle.encode(pixels_of(good[0])[None])).tobytes()
+    )
+
+    by_file = client.request("POST", "/v1/encode", files=[("image", data) for data in good]).json()["results"]
+    assert by_file == [results[0], results[3]]
+
+    decoded = client.post("/v1/decode", {"latents": [results[0]["base64"], b64(b"x"), b64(b"\xff\xff\xff")]}).json()[
+        "results"
+    ]
+    rebuilt = client.post("/v1/reconstruct", {"images": [b64(good[0])]}).json()["results"]
+    assert decoded[0] == rebuilt[0]
+    np.testing.assert_array_equal(
+        pixels_of(base64.b64decode(rebuilt[0]["image"])), bundle.reconstruct(pixels_of(good[0])[None])[0]
+    )
+    assert decoded[1]["error"]["message"] == "a latent of 1 bytes; this model's have 3"
+    assert "padding bits are set" in decoded[2]["error"]["message"]
+
+
+def test_a_batch_of_errors_only_is_an_answer_too(client):
+    for path, body in [("encode", {"images": ["?"]}), ("reconstruct", {"images": [""]}), ("decode", {"latents": ["?"]})]:
+        results = client.post(f"/v1/{path}", body).json()["results"]
+        assert [set(result) for result in results] == [{"error"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 0}, "n"),
+        ({"n": 1025}, "n"),
+        ({"n": "x"}, "n"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"count": 3}, "count"),
+        ({"format": "gif"}, "format"),
+        ({"n": 2, "format": "png"}, None),
+        ({"given": {"a": "maybe"}}, "given.a"),
+        ({"given": {"c": True}}, None),
+        ({"component": 2}, None),
+        ({"component": -1}, "component"),
+        ([], None),
+    ],
+)
+def test_what_a_sample_cannot_be_is_refused(client, body, param):
+    answer = client.post("/v1/sample", body)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request", param)
+
+
+GOOD = {"image": b64(image_file(1))}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("interpolate", {"items": [GOOD]}, "at least 2 items"),
+        ("interpolate", {"items": [GOOD] * 17}, "at most 16 items"),
+        ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
+        ("interpolate", {"items": [GOOD, {"latent": "AAAA", "image": "AAAA"}]}, "and not both"),
+        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
+        ("interpolate", {"items": [GOOD, GOOD], "steps": 1}, "greater than or equal to 2"),
+        ("interpolate", {"items": [GOOD, GOOD], "steps": 65}, "less than or equal to 64"),
+        ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
+        ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c'"),
+        ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
+        ("edit", {"item": GOOD, "set": ["a"], "strength": 1.1}, "less than or equal to 1"),
+        ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'bits' or 'hyperplane'"),
+        ("edit", {"item": {"image": b64(b"GIF89a")}, "set": ["a"]}, "not an image that can be read"),
+        ("encode", {"images": []}, "at least 1 item"),
+        ("encode", {"images": ["A"] * 257}, "at most 256 items"),
+        ("decode", {"latents": [3]}, "valid string"),
+        ("encode", {"images": "A"}, "valid list"),
+    ],
+)
+def test_what_other_requests_cannot_be_is_refused(client, path, body, message):
+    answer = client.post(f"/v1/{path}", body)
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]["message"]
+
+
+def test_animated_pictures_count_by_their_first_frame(client):
+    buffer = io.BytesIO()
+    first, *rest = [Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (10, 200)]
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, lossless=True)
+    still = io.BytesIO()
+    first.save(still, "PNG")
+    answer = client.post("/v1/encode", {"images": [b64(buffer.getvalue()), b64(still.getvalue())]}).json()["results"]
+    assert answer[0] == answer[1]
+
+
+def test_bodies_that_are_no_json_and_media_types_that_are_unknown(client):
+    for path in ("sample", "encode"):
+        assert (
+            client.request("POST", f"/v1/{path}", content=b"{", headers={"content-type": "application/json"}).status_code
+            == 400
+        )
+    text = client.request("POST", "/v1/encode", content=b"x", headers={"content-type": "text/plain"})
+    assert (text.status_code, text.json()["error"]["type"]) == (415, "unsupported_media_type")
+    assert client.request("POST", "/v1/encode", files={"picture": b"x"}).status_code == 422
+    two = client.request("POST", "/v1/edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
+    assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
+    unknown = client.request("GET", "/v1/nothing")
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found")
+    assert client.request("GET", "/v1/sample").status_code == 405

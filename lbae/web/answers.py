@@ -1,0 +1,71 @@
+"""What answers hold: images in every format, packed latents, and one result or error an item."""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from fastapi import Response
+
+from lbae.core.packing import pack
+from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
+from lbae.web.requests import Picture
+
+MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+def picture(image: np.ndarray, kind: Picture) -> Response:
+    """One image file."""
+    return Response(encode_image(image, kind), media_type=MEDIA[kind])
+
+
+def sheet(images: np.ndarray) -> Response:
+    """One PNG of all images in about as many rows as columns."""
+    return Response(encode_png(square_grid(images)), media_type=MEDIA["png"])
+
+
+def strip(images: np.ndarray) -> Response:
+    """One PNG of all images side by side."""
+    return Response(encode_png(grid(images, len(images))), media_type=MEDIA["png"])
+
+
+def animation(frames: np.ndarray) -> Response:
+    """An animated WebP that runs there and back."""
+    return Response(encode_webp(frames), media_type=MEDIA["webp"])
+
+
+def archive(images: np.ndarray) -> Response:
+    """A zip of PNG files, 0000.png and so on; always the same bytes for the same images."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:  # PNG is compressed already
+        for index, image in enumerate(images):
+            file.writestr(zipfile.ZipInfo(f"{index:04d}.png"), encode_png(image))
+    return Response(buffer.getvalue(), media_type="application/zip")
+
+
+def latent_fields(latents: np.ndarray) -> list[dict[str, str]]:
+    """Packed latents in base64 and in hex."""
+    return [{"base64": base64.b64encode(row).decode(), "hex": row.tobytes().hex()} for row in pack(latents)]
+
+
+def image_fields(images: np.ndarray, kind: Picture) -> list[dict[str, str]]:
+    """Images in base64."""
+    return [{"image": base64.b64encode(encode_image(image, kind)).decode(), "media_type": MEDIA[kind]} for image in images]
+
+
+async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
+    """Frames as NDJSON, a line each, as soon as they are made."""
+    index = 0
+    async for chunk in frames:
+        for field in image_fields(chunk, "png"):
+            yield json.dumps({"frame": index, **field}) + "\n"
+            index += 1
+
+
+def merged(good: list[dict[str, Any]], errors: dict[int, dict[str, Any]], count: int) -> dict[str, Any]:
+    """One result or error an item, in the order of the request."""
+    rest = iter(good)
+    return {"results": [errors[index] if index in errors else next(rest) for index in range(count)]}

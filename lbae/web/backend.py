@@ -1,0 +1,113 @@
+"""What the HTTP service asks of a bundle, and a bundle that answers in this process."""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lbae.config import ModelConfig, Precision
+from lbae.core.attributes import leading_bits
+from lbae.core.bundle import Bundle
+from lbae.core.codec import CODEC_BATCH
+from lbae.core.editing import edit
+from lbae.core.interpolation import interpolate
+from lbae.errors import UserError
+from lbae.web.batching import Batcher
+
+_LEADING = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a client may want to know of the bundle that answers."""
+
+    fingerprint: str
+    config: ModelConfig
+    precision: Precision
+    sampler: str
+    components: int
+    conditions: tuple[str, ...]
+    attributes: dict[str, dict[str, Any]]
+
+
+def about(bundle: Bundle) -> About:
+    """The facts of a bundle; ``conditions`` are the attributes that samples can be asked to have."""
+    statistics = bundle.attributes
+    leading = leading_bits(statistics, _LEADING)
+    counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
+    return About(
+        fingerprint=bundle.fingerprint,
+        config=bundle.codec.config,
+        precision=bundle.codec.precision,
+        sampler=bundle.prior.sampler,
+        components=len(bundle.prior.weights),
+        conditions=bundle.prior.attributes,
+        attributes={
+            name: {"set": int(set_), "unset": int(unset), "leading_bits": leading.get(name, [])}
+            for name, set_, unset in counts
+        },
+    )
+
+
+class Backend(Protocol):
+    """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C); UserError for what makes no sense."""
+
+    about: About
+
+    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+        """Latents of the prior, or of one of its components."""
+
+    async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
+        """Latents through all waypoints, ``steps`` a leg with both its ends."""
+
+    async def edit(
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+    ) -> np.ndarray:
+        """Latents with attributes set and unset."""
+
+    async def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents of images."""
+
+    async def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Images of latents."""
+
+
+class BundleBackend:
+    """Answers from a bundle in this process, in threads, so that the event loop stays free; the codec in batches."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.about = about(bundle)
+        self._encode, self._decode = Batcher(bundle.encode, CODEC_BATCH), Batcher(bundle.decode, CODEC_BATCH)
+
+    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+        """Latents of the prior, or of one of its components."""
+        prior = self.bundle.prior
+        if component is not None:
+            if component >= len(prior.weights):
+                raise UserError(f"component is {component}; allowed: 0 to {len(prior.weights) - 1}")
+            prior = dataclasses.replace(prior, weights=np.eye(len(prior.weights))[component])
+        latents, _ = await asyncio.to_thread(prior.sample_given, count, seed, given)
+        return latents
+
+    async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
+        """Latents through all waypoints, ``steps`` a leg with both its ends."""
+        return await asyncio.to_thread(interpolate, self.bundle.normals, waypoints, steps, seed)
+
+    async def edit(
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+    ) -> np.ndarray:
+        """Latents with attributes set and unset."""
+        known = self.bundle.attributes, self.bundle.normals
+        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method)
+
+    async def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents of images."""
+        return await self._encode(images)
+
+    async def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Images of latents."""
+        return await self._decode(latents)

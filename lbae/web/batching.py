@@ -1,0 +1,54 @@
+"""Rows of several callers as one batch: while one batch runs, the next one fills.
+
+A codec computes a whole batch even for a single row. Ray Serve's own batching closes a batch after a fixed wait, whether the
+one before has ended or not, so it either makes every caller wait or runs batches of one caller (docs/results.md).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+
+class Batcher:
+    """Calls ``run`` in a thread with at most ``size`` rows at a time and gives every caller the results of its rows."""
+
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray], size: int) -> None:
+        self._run, self._size = run, size
+        self._waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
+        self._runner: asyncio.Task[None] | None = None
+
+    async def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """The result of every row. What ``run`` raises is raised in all callers of that batch."""
+        results = []
+        for start in range(0, len(rows), self._size):
+            results.append(asyncio.get_running_loop().create_future())
+            self._waiting.append((rows[start : start + self._size], results[-1]))
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._work())
+        return np.concatenate(await asyncio.gather(*results))
+
+    async def _work(self) -> None:
+        while batch := self._next():
+            rows, results = zip(*batch, strict=True)
+            try:
+                found = await asyncio.to_thread(self._run, np.concatenate(rows))
+            except Exception as error:
+                for result in results:
+                    if not result.done():  # its caller may have gone away
+                        result.set_exception(error)
+                continue
+            for result, part in zip(results, np.split(found, np.cumsum([len(r) for r in rows])[:-1]), strict=True):
+                if not result.done():
+                    result.set_result(part)
+
+    def _next(self) -> list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]:
+        """What waits and fits, in its order, without those whose callers have gone away."""
+        batch, room = [], self._size
+        while self._waiting and (self._waiting[0][1].done() or len(self._waiting[0][0]) <= room):
+            rows, result = self._waiting.popleft()
+            if not result.done():
+                batch.append((rows, result))
+                room -= len(rows)
+        return batch

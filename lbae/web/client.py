@@ -1,0 +1,224 @@
+"""A client of the service. Functions make requests, ``Client.send`` answers them, ``AsyncClient.send`` does when awaited:
+
+    with Client("http://127.0.0.1:8000") as service:
+        png = service.send(sample(16, seed=0)).content
+
+Every request may be sent again without harm, so one that is told to come again (503) or loses its connection is.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+_RETRY: dict[str, Any] = {
+    "stop": stop_after_attempt(6),
+    "wait": wait_random_exponential(multiplier=0.1, max=5),
+    "reraise": True,
+}
+
+
+class ServiceError(Exception):
+    """What the service refused: status, type of the error, and the field of the request that is to blame."""
+
+    def __init__(self, status: int, fields: dict[str, Any]) -> None:
+        super().__init__(fields.get("message"))
+        self.status, self.kind, self.param = status, fields.get("type"), fields.get("param")
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A packed latent: ceil(N/8) bytes, least significant bit first."""
+
+    packed: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A file, the bundle that made it, the seed it was drawn with, and how many bits an edit changed."""
+
+    content: bytes
+    media_type: str
+    bundle: str
+    seed: int | None
+    bits_changed: int | None
+
+
+Item = bytes | Latent  # the bytes of an image file, or a latent
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """A request, and what to make of its answer."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None
+    parse: Callable[[httpx.Response], Result]
+
+
+def sample(
+    n: int = 16,
+    *,
+    seed: int | None = None,
+    given: Mapping[str, bool] | None = None,
+    component: int | None = None,
+    format: str = "grid",
+) -> Call[Answer]:
+    """New images: grid, png, jpeg, webp, zip or latents (JSON)."""
+    fields = {"n": n, "seed": seed, "given": dict(given or {}), "component": component, "format": format}
+    return Call("POST", "/v1/sample", fields, _answer)
+
+
+def interpolate(
+    items: Sequence[Item], *, steps: int = 10, loop: bool = False, seed: int = 0, format: str = "strip"
+) -> Call[Answer]:
+    """A path through items: strip (PNG), webp, zip, latents (JSON) or stream (NDJSON)."""
+    fields = {"items": [_item(item) for item in items], "steps": steps, "loop": loop, "seed": seed, "format": format}
+    return Call("POST", "/v1/interpolate", fields, _answer)
+
+
+def edit(
+    item: Item,
+    *,
+    set: Sequence[str] = (),
+    unset: Sequence[str] = (),
+    strength: float = 1.0,
+    method: str = "bits",
+    format: str = "png",
+) -> Call[Answer]:
+    """An item with attributes set and unset: png, jpeg, webp or latents (JSON)."""
+    fields = {"set": list(set), "unset": list(unset), "strength": strength, "method": method, "format": format}
+    return Call("POST", "/v1/edit", {"item": _item(item), **fields}, _answer)
+
+
+def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
+    """The latent of every image file, or why there is none."""
+    fields = {"images": [_text(image) for image in images]}
+    return Call("POST", "/v1/encode", fields, lambda answer: [_one(r, "base64", Latent) for r in answer.json()["results"]])
+
+
+def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
+    """An image file of every latent, or why there is none."""
+    return Call("POST", "/v1/decode", {"latents": [_text(latent.packed) for latent in latents], "format": format}, _files)
+
+
+def reconstruct(images: Sequence[bytes], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
+    """Every image file through the bottleneck and back, or why it could not be read."""
+    return Call("POST", "/v1/reconstruct", {"images": [_text(image) for image in images], "format": format}, _files)
+
+
+def attributes() -> Call[dict[str, Any]]:
+    """Counts and leading bits of every attribute that can be set and unset."""
+    return Call("GET", "/v1/attributes", None, lambda answer: answer.json()["attributes"])
+
+
+def model() -> Call[dict[str, Any]]:
+    """Facts of the bundle that answers."""
+    return Call("GET", "/v1/model", None, lambda answer: answer.json())
+
+
+def _item(item: Item) -> dict[str, str]:
+    return {"latent": _text(item.packed)} if isinstance(item, Latent) else {"image": _text(item)}
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _answer(answer: httpx.Response) -> Answer:
+    seed, changed = answer.headers.get("x-seed"), answer.headers.get("x-bits-changed")
+    return Answer(
+        content=answer.content,
+        media_type=answer.headers["content-type"],
+        bundle=answer.headers["x-bundle"],
+        seed=None if seed is None else int(seed),
+        bits_changed=None if changed is None else int(changed),
+    )
+
+
+def _files(answer: httpx.Response) -> list[bytes | ServiceError]:
+    return [_one(result, "image", bytes) for result in answer.json()["results"]]
+
+
+def _one(result: dict[str, Any], field: str, kind: Callable[[bytes], Result]) -> Result | ServiceError:
+    return ServiceError(422, result["error"]) if "error" in result else kind(base64.b64decode(result[field]))
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_success:
+        return answer
+    try:
+        fields = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):  # not this service's words but a proxy's
+        fields = {"message": f"{answer.status_code} {answer.reason_phrase}", "type": None, "param": None}
+    raise ServiceError(answer.status_code, fields)
+
+
+def _again(error: BaseException) -> bool:
+    return isinstance(error, httpx.TransportError) or (isinstance(error, ServiceError) and error.status == 503)
+
+
+def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "headers": headers, "timeout": timeout}
+
+
+class Client:
+    """Sends requests to the service at a URL; ServiceError when it refuses, httpx's errors when it cannot be reached."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 60,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(transport=transport, **_options(url, api_key, timeout))
+
+    def send(self, call: Call[Result]) -> Result:
+        """The result of a request."""
+
+        def once() -> Result:
+            return call.parse(_checked(self._http.request(call.method, call.path, json=call.body)))
+
+        return Retrying(retry=retry_if_exception(_again), **_RETRY)(once)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+
+class AsyncClient:
+    """:class:`Client` for an event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 60,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(transport=transport, **_options(url, api_key, timeout))
+
+    async def send(self, call: Call[Result]) -> Result:
+        """The result of a request."""
+
+        async def once() -> Result:
+            return call.parse(_checked(await self._http.request(call.method, call.path, json=call.body)))
+
+        return await AsyncRetrying(retry=retry_if_exception(_again), **_RETRY)(once)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._http.aclose()

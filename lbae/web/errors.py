@@ -1,0 +1,58 @@
+"""Errors as JSON: {"error": {"type", "message", "param"}}, with no stack, path or address in them."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from lbae.errors import UserError
+
+_TYPES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    503: "overloaded",
+}
+
+
+class RequestError(HTTPException):
+    """A request that cannot be answered, with the field that is to blame."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, message, headers)
+        self.param = param
+
+
+def body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """What an error answer holds."""
+    return {"error": {"type": _TYPES.get(status, "internal"), "message": message, "param": param}}
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make the application answer every error in this shape."""
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> JSONResponse:
+        content = body(error.status_code, str(error.detail), getattr(error, "param", None))
+        return JSONResponse(content, error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part != "body"]
+        status = 400 if first["type"] == "json_invalid" else 422
+        return JSONResponse(body(status, first["msg"], ".".join(place) or None), status)
+
+    @app.exception_handler(UserError)
+    def senseless(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse(body(422, str(error)), 422)
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(body(500, "the service failed; its log says how"), 500)

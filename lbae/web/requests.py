@@ -1,0 +1,109 @@
+"""What requests hold. Images and packed latents are base64; a multipart request brings images as files instead."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_IMAGES = 1024
+MAX_ITEMS = 256
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Picture = Literal["png", "jpeg", "webp"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _WithFiles(_Body):
+    """A body whose images may come as files of a multipart request, the rest as its JSON field ``request``."""
+
+    @classmethod
+    def of_files(cls, images: list[str]) -> dict[str, Any]:
+        """The fields that base64 images of files fill."""
+        return {"images": images}
+
+
+class Source(_Body):
+    """An image file or a packed latent, in base64."""
+
+    image: str | None = None
+    latent: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.image is None) == (self.latent is None):
+            raise ValueError("give an image or a latent, and not both")
+        return self
+
+
+class SampleRequest(_Body):
+    """How many images, and the seed that decides them; without a seed one is drawn and returned."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 16
+    seed: Seed | None = None
+    given: Annotated[dict[str, bool], Field(max_length=64, description="attributes that every image has or has not")] = {}
+    component: Annotated[int | None, Field(ge=0, description="draw from this component of the prior only")] = None
+    format: Annotated[
+        Literal["grid", "png", "jpeg", "webp", "zip", "latents"],
+        Field(description="one PNG grid, one image (n = 1), a zip of PNG files, or packed latents"),
+    ] = "grid"
+
+    @model_validator(mode="after")
+    def _single(self) -> Self:
+        if self.n > 1 and self.format in ("png", "jpeg", "webp"):
+            raise ValueError(f"format {self.format} is one image, and n is {self.n}; ask for grid, zip or latents")
+        return self
+
+
+class InterpolateRequest(_WithFiles):
+    """A path through two or more images or latents, ``steps`` frames a leg with both its ends."""
+
+    items: Annotated[list[Source], Field(min_length=2, max_length=16)]
+    steps: Annotated[int, Field(ge=2, le=64)] = 10
+    loop: Annotated[bool, Field(description="return to the first item")] = False
+    seed: Seed = 0
+    format: Annotated[
+        Literal["strip", "webp", "zip", "latents", "stream"],
+        Field(description="PNG strip, animated WebP, zip of PNG files, packed latents, or frames as NDJSON while made"),
+    ] = "strip"
+
+    @classmethod
+    def of_files(cls, images: list[str]) -> dict[str, Any]:
+        """The files are the waypoints."""
+        return {"items": [{"image": image} for image in images]}
+
+
+class EditRequest(_WithFiles):
+    """Attributes to set and unset on one image or latent."""
+
+    item: Source
+    set: Annotated[list[str], Field(max_length=64)] = []
+    unset: Annotated[list[str], Field(max_length=64)] = []
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    method: Literal["bits", "hyperplane"] = "bits"
+    format: Literal["png", "jpeg", "webp", "latents"] = "png"
+
+    @classmethod
+    def of_files(cls, images: list[str]) -> dict[str, Any]:
+        """The first file is the item; more are refused as an unknown field."""
+        return {"item": {"image": images[0]}} | ({"items": images} if len(images) > 1 else {})
+
+
+class EncodeRequest(_WithFiles):
+    """Images to encode, each with a result or an error of its own."""
+
+    images: Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class ReconstructRequest(EncodeRequest):
+    """Images to send through the bottleneck and back, each with a result or an error of its own."""
+
+    format: Picture = "png"
+
+
+class DecodeRequest(_Body):
+    """Packed latents to decode, each with a result or an error of its own."""
+
+    latents: Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS)]
+    format: Picture = "png"

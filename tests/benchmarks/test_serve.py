@@ -1,0 +1,117 @@
+"""The service under load from a second process, against the bare work in one process and a hello-world deployment.
+
+Bundles: untrained networks of the presets, 50 components over the bundled digits' latents, which cost what trained ones do.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray import serve
+
+from lbae import presets
+from lbae.core.bundle import Bundle
+from lbae.core.codec import CODEC_BATCH
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.distributed.encode import encode
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
+from lbae.distributed.serve import serving
+from lbae.io.bundle import load_bundle
+from lbae.io.images import encode_png, square_grid
+from lbae.io.model import save_model
+from tests.conftest import SAMPLE
+
+PORT, N, CONCURRENCY, REQUESTS = 18126, 16, 16, 160
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=["mnist", "cifar10"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp(request.param)
+    config = presets.get(request.param)
+    made = {name: str(out / name) for name in ("model", "latents", "moments")}
+    save_model(made["model"], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
+    reduce(latents=made["latents"], out=made["moments"])
+    fit(**made, out=str(out / "bundle"), components="50")
+    return str(out / "bundle")
+
+
+def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:
+    arguments = [f"http://127.0.0.1:{PORT}{path}", *map(str, (concurrency, n, count))]
+    command = [sys.executable, "-m", "tests.benchmarks.load", *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def bare(bundle: Bundle, requests: int, n: int) -> float:
+    """Seconds for sampling, decoding in full batches and writing grids."""
+    started = time.perf_counter()
+    together = max(1, CODEC_BATCH // n)
+    for first in range(0, requests, together):
+        images = bundle.decode(np.concatenate([bundle.prior.sample(n, first + j) for j in range(together)]))
+        for j in range(together):
+            encode_png(square_grid(images[j * n : (j + 1) * n]))
+    return time.perf_counter() - started
+
+
+@contextmanager
+def hello() -> Iterator[float]:
+    """A deployment that imports torch and answers at once; the seconds until it did."""
+
+    @serve.deployment(max_ongoing_requests=100)
+    class Hello:
+        def __init__(self) -> None:
+            import torch  # noqa: F401
+
+        async def __call__(self, request: object) -> str:
+            return "hello"
+
+    started = time.perf_counter()
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.run(Hello.bind(), name="hello", route_prefix="/")
+    yield time.perf_counter() - started
+    serve.shutdown()
+
+
+@pytest.mark.parametrize("topology", ["fused", "split"])
+def test_serving(bundle, topology):
+    with hello() as hello_seconds:
+        hello_ms = load("/", 1, 1, 50)["p50"]
+    started = time.perf_counter()
+    with serving(bundle, PORT, "127.0.0.1", 1, topology):
+        ready_seconds = time.perf_counter() - started
+        load("/v1/sample", 2, N, 8)
+        held = load_bundle(bundle, "cpu")
+        bare(held, 8, N)
+        single_ms = statistics.median(1000 * bare_one(held, seed) for seed in range(20))
+        one = load("/v1/sample", 1, 1, 40)
+        ratios, many = [], {}
+        for _ in range(3):
+            many = load("/v1/sample", CONCURRENCY, N, REQUESTS)
+            ratios.append(many["images_per_second"] / (REQUESTS * N / bare(held, REQUESTS, N)))
+    print(
+        f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        f" of the bare loop's images a second; {many}\n  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
+        f" hello-world {hello_ms} ms; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
+    )
+
+
+def bare_one(bundle: Bundle, seed: int) -> float:
+    started = time.perf_counter()
+    encode_png(square_grid(bundle.sample(1, seed)))
+    return time.perf_counter() - started

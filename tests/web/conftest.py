@@ -1,0 +1,102 @@
+import asyncio
+import base64
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lbae.config import ModelConfig
+from lbae.core.attributes import attribute_statistics
+from lbae.core.bundle import Bundle
+from lbae.core.codec import Codec
+from lbae.core.kernel import moment_sums
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.normals import Normals, pooled_factor
+from lbae.core.packing import pack
+from lbae.core.prior import Prior
+from lbae.core.samplers import fit
+from lbae.web.app import create_app
+from lbae.web.backend import BundleBackend
+from lbae.web.guard import Limits
+
+N = 21
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """An untrained network of 16 colour pixels and 21 bits, a prior of two components, attributes "a" and "b"."""
+    rng = np.random.default_rng(0)
+    present = rng.random((4000, 2)) < [0.4, 0.6]
+    hidden = rng.normal(size=(4000, N))
+    hidden[:, :5] += np.where(present[:, :1], 1.5, -1.5)
+    hidden[:, 5:9] += np.where(present[:, 1:], 1.5, -1.5)
+    latents = np.where(hidden >= 0, np.int8(1), np.int8(-1))
+    sums = moment_sums(pack(latents), N, ("a", "b"), present, ~present)
+    priors = [fit(sampler, sums) for sampler in ("gaussian", "independent")]
+    config = ModelConfig(latent_dim=N, image_size=16, channels=(8, 8))
+    return Bundle(
+        fingerprint="abc",
+        codec=Codec(LatentBernoulliAutoencoder(config, torch.Generator().manual_seed(0)), "float32"),
+        prior=Prior(
+            sampler="gaussian",
+            weights=np.array([0.5, 0.5]),
+            factors=np.concatenate([prior.factors for prior in priors]),
+            attributes=("a", "b"),
+        ),
+        normals=Normals(factor=pooled_factor(sums), latent_dim=N),
+        attributes=attribute_statistics(sums),
+    )
+
+
+class Client:
+    """Calls the application in this process, through ASGI."""
+
+    def __init__(self, bundle: Bundle, limits: Limits) -> None:
+        async def opened() -> BundleBackend:
+            return BundleBackend(bundle)
+
+        self.seen: list[tuple[str, int]] = []
+        self.app = create_app(opened, limits, lambda route, status, seconds: self.seen.append((route, status)))
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self.requests((method, path, options))[0]
+
+    def requests(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
+        """Several at a time."""
+
+        async def call() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with (
+                self.app.router.lifespan_context(self.app),
+                httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+            ):
+                return await asyncio.gather(*(client.request(method, path, **rest) for method, path, rest in calls))
+
+        return asyncio.run(call())
+
+    def post(self, path: str, json: Any, **options: Any) -> httpx.Response:
+        return self.request("POST", path, json=json, **options)
+
+
+@pytest.fixture
+def client(bundle: Bundle) -> Client:
+    return Client(bundle, Limits())
+
+
+def image_file(seed: int, size: tuple[int, int] = (16, 16), kind: str = "png") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))

@@ -1,0 +1,77 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from lbae.web.batching import Batcher
+
+
+class Doubler:
+    """Doubles rows, remembers the batches, and waits in the first one until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.go_on = threading.Event()
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        self.batches.append(len(rows))
+        if len(self.batches) == 1:
+            assert self.go_on.wait(timeout=30)
+        if (rows == 13).any():
+            raise ArithmeticError("13")
+        return 2 * rows
+
+
+def rows(first: int, count: int) -> np.ndarray:
+    return np.arange(first, first + count)[:, None]
+
+
+async def started(batcher: Batcher, *requests: np.ndarray) -> list[asyncio.Task]:
+    """One task a request; the first one's batch has begun, the others wait for it."""
+    tasks = []
+    for request in requests:
+        tasks.append(asyncio.create_task(batcher(request)))
+        while not batcher._run.batches:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_what_waits_while_a_batch_runs_is_the_next_batch():
+    async def run() -> None:
+        run = Doubler()
+        requests = [rows(100, 1), rows(200, 3), rows(300, 4), rows(400, 2), rows(500, 9)]
+        tasks = await started(Batcher(run, 8), *requests)
+        run.go_on.set()
+        for task, request in zip(tasks, requests, strict=True):
+            np.testing.assert_array_equal(await task, 2 * request)
+        assert run.batches == [1, 7, 2, 8, 1]
+
+    asyncio.run(run())
+
+
+def test_an_error_reaches_the_callers_of_its_batch_only():
+    async def run() -> None:
+        run = Doubler()
+        tasks = await started(Batcher(run, 8), rows(0, 1), rows(13, 4), rows(1, 4), rows(5, 2))
+        run.go_on.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, ArithmeticError) for result in done] == [False, True, True, False]
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_goes_away_takes_its_rows_along():
+    async def run() -> None:
+        run = Doubler()
+        first, gone, last = await started(Batcher(run, 8), rows(0, 1), rows(1, 5), rows(2, 2))
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        run.go_on.set()
+        np.testing.assert_array_equal(await last, 2 * rows(2, 2))
+        await first
+        assert run.batches == [1, 2]
+
+    asyncio.run(run())

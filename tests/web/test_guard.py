@@ -1,0 +1,94 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lbae.errors import UserError
+from lbae.web.guard import KEYS_VARIABLE, Limits, api_keys
+from tests.web.conftest import Client, b64, image_file
+
+
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic one", "one", "Bearer öne"])
+def test_without_a_valid_key_nothing_is_answered(bundle, header):
+    client = Client(bundle, Limits(keys=("one", "two")))
+    headers = {"authorization": header.encode()} if header else {}
+    for path in ("sample", "encode", "nothing"):
+        answer = client.request("POST", f"/v1/{path}", json={}, headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert answer.json()["error"]["type"] == "unauthorized"
+    assert client.request("GET", "/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["one", "two"])
+def test_each_of_several_keys_opens(bundle, key):
+    client = Client(bundle, Limits(keys=("one", "two")))
+    headers = {"authorization": f"Bearer {key}"}
+    assert client.request("GET", "/v1/model", headers=headers).status_code == 200
+
+
+def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(bundle):
+    client = Client(bundle, Limits(max_body_bytes=1000))
+
+    async def pieces():
+        for _ in range(20):
+            yield b" " * 100
+
+    for content in (b" " * 2000, pieces()):
+        answer = client.request("POST", "/v1/sample", content=content, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
+
+
+def test_pixels_are_counted_before_they_are_unpacked(bundle):
+    client = Client(bundle, Limits(max_pixels=400))
+    results = client.post("/v1/encode", {"images": [b64(image_file(1)), b64(image_file(1, (21, 20)))]}).json()["results"]
+    assert "error" not in results[0]
+    assert "21 x 20 pixels; allowed: 400 pixels" in results[1]["error"]["message"]
+    bomb = io.BytesIO()
+    Image.fromarray(np.zeros((9000, 9000), np.uint8)).save(bomb, "PNG")
+    (result,) = Client(bundle, Limits()).post("/v1/encode", {"images": [b64(bomb.getvalue())]}).json()["results"]
+    assert "9000 x 9000 pixels" in result["error"]["message"]
+
+
+def test_requests_beyond_those_that_may_run_are_told_to_come_again(bundle):
+    client = Client(bundle, Limits(max_running=2))
+    answers = client.requests(*[("POST", "/v1/sample", {"json": {"n": 1, "seed": i}}) for i in range(6)])
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200] * 2 + [503] * 4
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert (refused.headers["retry-after"], refused.json()["error"]["type"]) == ("1", "overloaded")
+    assert client.post("/v1/sample", {"n": 1}).status_code == 200  # the room is free again
+
+
+def test_every_request_is_observed_by_its_route(client):
+    client.post("/v1/sample", {"n": 1})
+    client.post("/v1/sample", {"n": 0})
+    client.request("GET", "/somewhere")
+    assert client.seen == [("/v1/sample", 200), ("/v1/sample", 422), ("none", 404)]
+
+
+def test_a_failure_says_nothing_of_the_inside(bundle, monkeypatch):
+    client = Client(bundle, Limits())
+    monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
+    answer = client.post("/v1/sample", {"n": 1})
+    assert answer.status_code == 500
+    assert answer.json() == {"error": {"type": "internal", "message": "the service failed; its log says how", "param": None}}
+
+
+def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    assert api_keys(None, "127.0.0.1", insecure=False) == ()
+    assert api_keys(None, "0.0.0.0", insecure=True) == ()
+    with pytest.raises(UserError, match=r"host 0\.0\.0\.0 is open to others and there are no API keys"):
+        api_keys(None, "0.0.0.0", insecure=False)
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
+    monkeypatch.setitem(os.environ, KEYS_VARIABLE, "three, four")
+    assert api_keys(None, "0.0.0.0", insecure=False) == ("three", "four")
+    file.write_text("\n")
+    with pytest.raises(UserError, match="holds no key"):
+        api_keys(str(file), "127.0.0.1", insecure=False)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        api_keys(str(tmp_path / "none"), "127.0.0.1", insecure=False)
