@@ -74,6 +74,10 @@ class Normals:
         draws = itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS, _SWEEPS + _AVERAGED)
         return self._solve(np.mean(list(draws), axis=0))
 
+    def sides(self, normal: Normal) -> Float64[np.ndarray, "{self.latent_dim}"]:
+        """<V_i, r> of every bit."""
+        return self.factor[1 : 1 + self.latent_dim] @ normal
+
     def latents(self, normals: Float64[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
         """The latents whose bits are the sides of these normals, the boundary on the positive one; sign(0) = +1."""
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))

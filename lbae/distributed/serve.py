@@ -13,10 +13,11 @@ import numpy as np
 import ray
 import torch
 from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes
@@ -25,8 +26,8 @@ from lbae.io import bundle as bundle_io
 from lbae.io.artifact import read_manifest
 from lbae.io.storage import absolute
 from lbae.web.app import create_app
-from lbae.web.backend import About, Backend, BundleBackend
-from lbae.web.guard import DEFAULT_LIMITS, Limits, Observe
+from lbae.web.backend import About, Backend, BundleBackend, OnBatch
+from lbae.web.guard import DEFAULT_LIMITS, Limits, Observe, api_keys
 
 Topology = Literal["fused", "split"]
 
@@ -35,6 +36,25 @@ _SHELF, _SERVICE = "Shelf", "LBAE"
 _VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
 _MAX_THREADS = 4
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Deployed(BaseModel):
+    """Arguments of the application in a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bundle: str
+    replicas: int = 1
+    topology: Topology = "fused"
+    insecure: bool = False
+
+
+def deployed(arguments: Deployed) -> Application:
+    """For ``serve deploy``; API keys come from LBAE_API_KEYS, and must unless ``insecure``."""
+    limits = Limits(keys=api_keys(None, "a host in the Serve config", arguments.insecure))
+    return application(arguments.bundle, arguments.replicas, arguments.topology, limits)
 
 
 def application(
@@ -101,7 +121,7 @@ async def _taken_from(shelf: DeploymentHandle, threads: int) -> BundleBackend:
     (reference,) = await shelf.get.remote()
     bundle: Bundle = await reference
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return BundleBackend(dataclasses.replace(bundle, codec=bundle.codec.to(device)))
+    return BundleBackend(dataclasses.replace(bundle, codec=bundle.codec.to(device)), _on_batch())
 
 
 class _Verbs:
@@ -181,6 +201,23 @@ def _observe() -> Observe:
         latency.observe(seconds, of)
 
     return observe
+
+
+def _on_batch() -> OnBatch:
+    """The codec's batches as Ray's metrics."""
+    images = Counter("lbae_images", description="Images through the codec.", tag_keys=("verb",))
+    rows_of = Histogram(
+        "lbae_batch_rows", description="Rows of a codec batch.", boundaries=list(_BUCKETS_ROWS), tag_keys=("verb",)
+    )
+    waiting_for = Gauge("lbae_waiting", description="Requests that wait behind a codec batch.", tag_keys=("verb",))
+
+    def on_batch(verb: str, rows: int, waiting: int) -> None:
+        of = {"verb": verb}
+        images.inc(rows, of)
+        rows_of.observe(rows, of)
+        waiting_for.set(waiting, of)
+
+    return on_batch
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from lbae.errors import UserError
 from lbae.web.batching import Batcher
 
 _LEADING = 5
+
+# Verb, rows of the batch, requests that wait behind it.
+OnBatch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +82,11 @@ class Backend(Protocol):
 class BundleBackend:
     """Answers from a bundle in this process, in threads, so that the event loop stays free; the codec in batches."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.about = about(bundle)
-        self._encode, self._decode = Batcher(bundle.encode, CODEC_BATCH), Batcher(bundle.decode, CODEC_BATCH)
+        self._encode = Batcher(bundle.encode, CODEC_BATCH, functools.partial(on_batch, "encode"))
+        self._decode = Batcher(bundle.decode, CODEC_BATCH, functools.partial(on_batch, "decode"))
 
     async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
         """Latents of the prior, or of one of its components."""

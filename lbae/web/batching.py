@@ -12,10 +12,13 @@ import numpy as np
 
 
 class Batcher:
-    """Calls ``run`` in a thread with at most ``size`` rows at a time and gives every caller the results of its rows."""
+    """Calls ``run`` in a thread with at most ``size`` rows at a time and gives every caller the results of its rows.
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray], size: int) -> None:
-        self._run, self._size = run, size
+    ``on_batch`` hears of every batch how many rows it has and how many requests wait behind it.
+    """
+
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray], size: int, on_batch: Callable[[int, int], None]) -> None:
+        self._run, self._size, self._on_batch = run, size, on_batch
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
         self._runner: asyncio.Task[None] | None = None
 
@@ -32,6 +35,7 @@ class Batcher:
     async def _work(self) -> None:
         while batch := self._next():
             rows, results = zip(*batch, strict=True)
+            self._on_batch(sum(map(len, rows)), len(self._waiting))
             try:
                 found = await asyncio.to_thread(self._run, np.concatenate(rows))
             except Exception as error:

@@ -18,6 +18,7 @@ _TYPES = {
     415: "unsupported_media_type",
     422: "invalid_request",
     503: "overloaded",
+    504: "timeout",
 }
 
 

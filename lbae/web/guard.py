@@ -1,5 +1,6 @@
-"""What stands before every request: API keys, the size of bodies, how many run at a time; and what is measured of it."""
+"""What stands before every request: API keys, the size of bodies, how many run at a time and how long; and its measure."""
 
+import asyncio
 import hmac
 import os
 import time
@@ -23,12 +24,13 @@ Observe = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Who may ask, how large a body and an image may be, and how many requests run at a time before others get a 503."""
+    """Who may ask, how large a body and an image may be, how many requests run before others get a 503, and how long."""
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 25_000_000
     max_running: int = 64
+    max_seconds: float = 120
 
 
 DEFAULT_LIMITS = Limits()
@@ -66,12 +68,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, begun = time.perf_counter(), 500, False
 
         async def timed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 taken = 1000 * (time.perf_counter() - started)
                 MutableHeaders(scope=message).append("Server-Timing", f"total;dur={taken:.1f}")
             await send(message)
@@ -79,12 +81,14 @@ class Guard:
         self.running += 1
         try:
             if refusal := self._refusal(scope["path"], Headers(scope=scope)):
-                answer = JSONResponse(
-                    body(refusal.status_code, refusal.detail), refusal.status_code, headers=refusal.headers
-                )
-                await answer(scope, receive, timed)
+                await _answer(refusal)(scope, receive, timed)
             else:
-                await self.app(scope, self._counted(receive), timed)
+                async with asyncio.timeout(self.limits.max_seconds):
+                    await self.app(scope, self._counted(receive), timed)
+        except TimeoutError:
+            if begun:  # nothing can be said any more; the connection breaks
+                raise
+            await _answer(RequestError(504, f"no answer in {self.limits.max_seconds:g} s"))(scope, receive, timed)
         finally:
             self.running -= 1
             self.observe(getattr(scope.get("route"), "path", "none"), status, time.perf_counter() - started)
@@ -122,3 +126,7 @@ class Guard:
             return message
 
         return counted
+
+
+def _answer(error: RequestError) -> JSONResponse:
+    return JSONResponse(body(error.status_code, error.detail), error.status_code, headers=error.headers)

@@ -40,6 +40,8 @@ class Source(_Body):
 class SampleRequest(_Body):
     """How many images, and the seed that decides them; without a seed one is drawn and returned."""
 
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"n": 16, "seed": 0}]})
+
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 16
     seed: Seed | None = None
     given: Annotated[dict[str, bool], Field(max_length=64, description="attributes that every image has or has not")] = {}
@@ -104,6 +106,8 @@ class ReconstructRequest(EncodeRequest):
 
 class DecodeRequest(_Body):
     """Packed latents to decode, each with a result or an error of its own."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"latents": ["AAEC"], "format": "png"}]})
 
     latents: Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS)]
     format: Picture = "png"

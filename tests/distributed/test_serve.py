@@ -1,20 +1,51 @@
 """The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this process."""
 
+import importlib
+
 import httpx
 import numpy as np
 import pytest
 import ray
+import ray.serve
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.packing import pack
-from lbae.distributed.serve import serving
+from lbae.distributed.serve import Deployed, serving
+from lbae.errors import UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png
 from lbae.web import client as web
-from lbae.web.guard import Limits
+from lbae.web.guard import KEYS_VARIABLE, Limits
+from tests.conftest import ROOT
 from tests.web.conftest import pixels_of
 
 PORT = 18125
 LIMITS = Limits(keys=("one",), max_running=16)
+
+
+def config(bundle: str, **changes) -> ServeApplicationSchema:
+    tree = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
+    (application,) = ServeDeploySchema.model_validate(tree).applications
+    application.args |= {"bundle": bundle, **changes}
+    return application
+
+
+def test_the_config_file_builds_the_application(pipeline, monkeypatch):
+    application = config(pipeline.bundle)
+    target = getattr(*_imported(application.import_path))
+    assert isinstance(target(Deployed(**application.args)), ray.serve.Application)
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    with pytest.raises(UserError, match="there are no API keys"):
+        target(Deployed(**config(pipeline.bundle, insecure=False).args))
+    with pytest.raises(ValidationError, match="replica"):
+        Deployed(**config(pipeline.bundle, replica=2).args)
+
+
+def _imported(path: str) -> tuple[object, str]:
+    module, _, name = path.partition(":")
+    return importlib.import_module(module), name
 
 
 @pytest.mark.slow

@@ -12,7 +12,11 @@ class Doubler:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.waiting: list[int] = []
         self.go_on = threading.Event()
+
+    def heard(self, rows: int, waiting: int) -> None:
+        self.waiting.append(waiting)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         self.batches.append(len(rows))
@@ -42,11 +46,12 @@ def test_what_waits_while_a_batch_runs_is_the_next_batch():
     async def run() -> None:
         run = Doubler()
         requests = [rows(100, 1), rows(200, 3), rows(300, 4), rows(400, 2), rows(500, 9)]
-        tasks = await started(Batcher(run, 8), *requests)
+        tasks = await started(Batcher(run, 8, run.heard), *requests)
         run.go_on.set()
         for task, request in zip(tasks, requests, strict=True):
             np.testing.assert_array_equal(await task, 2 * request)
         assert run.batches == [1, 7, 2, 8, 1]
+        assert run.waiting == [0, 3, 2, 1, 0]
 
     asyncio.run(run())
 
@@ -54,7 +59,7 @@ def test_what_waits_while_a_batch_runs_is_the_next_batch():
 def test_an_error_reaches_the_callers_of_its_batch_only():
     async def run() -> None:
         run = Doubler()
-        tasks = await started(Batcher(run, 8), rows(0, 1), rows(13, 4), rows(1, 4), rows(5, 2))
+        tasks = await started(Batcher(run, 8, run.heard), rows(0, 1), rows(13, 4), rows(1, 4), rows(5, 2))
         run.go_on.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(result, ArithmeticError) for result in done] == [False, True, True, False]
@@ -65,7 +70,7 @@ def test_an_error_reaches_the_callers_of_its_batch_only():
 def test_a_caller_that_goes_away_takes_its_rows_along():
     async def run() -> None:
         run = Doubler()
-        first, gone, last = await started(Batcher(run, 8), rows(0, 1), rows(1, 5), rows(2, 2))
+        first, gone, last = await started(Batcher(run, 8, run.heard), rows(0, 1), rows(1, 5), rows(2, 2))
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone

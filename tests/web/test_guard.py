@@ -1,3 +1,4 @@
+import asyncio
 import io
 import os
 
@@ -59,6 +60,17 @@ def test_requests_beyond_those_that_may_run_are_told_to_come_again(bundle):
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert (refused.headers["retry-after"], refused.json()["error"]["type"]) == ("1", "overloaded")
     assert client.post("/v1/sample", {"n": 1}).status_code == 200  # the room is free again
+
+
+def test_a_client_that_is_too_slow_is_told_so(bundle):
+    client = Client(bundle, Limits(max_seconds=0.2))
+
+    async def never_done():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    answer = client.request("POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout")
 
 
 def test_every_request_is_observed_by_its_route(client):
