@@ -36,7 +36,6 @@ _SHELF, _SERVICE = "Shelf", "LBAE"
 _VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
 _MAX_THREADS = 4
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
 _BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -71,14 +70,14 @@ def application(
     shelf = ray_serve.deployment(_Shelf, name=_SHELF, ray_actor_options={"num_cpus": 0}).bind(uri)
 
     def verbs(name: str) -> Application:
-        deployed = ray_serve.deployment(
+        deployment = ray_serve.deployment(
             _Verbs,
             name=name,
             num_replicas=replicas,
             ray_actor_options=compute if name == "Codec" else {"num_cpus": 0},
             max_ongoing_requests=requests,
         )
-        return deployed.bind(shelf, threads)
+        return deployment.bind(shelf, threads)
 
     async def open_fused() -> Backend:
         return await _taken_from(_handle(_SHELF), threads)
