@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 import lbae
-from lbae.core.codec import CODEC_BATCH
 from lbae.web import answers
 from lbae.web.backend import Backend
 from lbae.web.bodies import body_of, describe_bodies, image_of, latent_of, with_files
@@ -29,6 +28,7 @@ from lbae.web.requests import (
     Source,
 )
 
+_FRAMES = 64  # of a stream that are decoded at a time
 _IMAGE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in answers.MEDIA.values()}
 _FILES: dict[int | str, Any] = {200: {"content": _IMAGE | {"application/zip": {}, "application/json": {}}}}
 
@@ -174,8 +174,8 @@ def _signed(answer: Any, backend: Backend, headers: dict[str, str] | None = None
 
 
 async def _frames(latents: np.ndarray, backend: Backend) -> AsyncIterator[np.ndarray]:
-    for start in range(0, len(latents), CODEC_BATCH):
-        yield await backend.decode(latents[start : start + CODEC_BATCH])
+    for start in range(0, len(latents), _FRAMES):
+        yield await backend.decode(latents[start : start + _FRAMES])
 
 
 async def _latents(items: list[Source], param: str, backend: Backend, limits: Limits) -> np.ndarray:

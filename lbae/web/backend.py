@@ -12,7 +12,6 @@ import numpy as np
 from lbae.config import ModelConfig, Precision
 from lbae.core.attributes import leading_bits
 from lbae.core.bundle import Bundle
-from lbae.core.codec import CODEC_BATCH
 from lbae.core.editing import edit
 from lbae.core.interpolation import interpolate
 from lbae.errors import UserError
@@ -85,8 +84,8 @@ class BundleBackend:
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.about = about(bundle)
-        self._encode = Batcher(bundle.encode, CODEC_BATCH, functools.partial(on_batch, "encode"))
-        self._decode = Batcher(bundle.decode, CODEC_BATCH, functools.partial(on_batch, "decode"))
+        self._encode = Batcher(bundle.encode, bundle.codec.batch, functools.partial(on_batch, "encode"))
+        self._decode = Batcher(bundle.decode, bundle.codec.batch, functools.partial(on_batch, "decode"))
 
     async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
         """Latents of the prior, or of one of its components."""

@@ -19,7 +19,6 @@ from ray import serve
 
 from lbae import presets
 from lbae.core.bundle import Bundle
-from lbae.core.codec import CODEC_BATCH
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.encode import encode
 from lbae.distributed.fit import fit
@@ -61,7 +60,7 @@ def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:
 def bare(bundle: Bundle, requests: int, n: int) -> float:
     """Seconds for sampling, decoding in full batches and writing grids."""
     started = time.perf_counter()
-    together = max(1, CODEC_BATCH // n)
+    together = max(1, bundle.codec.batch // n)
     for first in range(0, requests, together):
         images = bundle.decode(np.concatenate([bundle.prior.sample(n, first + j) for j in range(together)]))
         for j in range(together):
