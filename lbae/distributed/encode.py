@@ -15,6 +15,7 @@ import ray.data
 import torch
 
 from lbae.config import Config
+from lbae.core import process
 from lbae.core.codec import Codec, best_precision
 from lbae.core.packing import pack
 from lbae.distributed.session import cluster_cpus, cluster_gpus, session
@@ -142,7 +143,7 @@ class _Encoder:
     """Holds the model; encodes a decoded shard and writes its part files."""
 
     def __init__(self, model: str, fingerprint: str, out: str, pool: Pool) -> None:
-        torch.set_num_threads(pool.threads)
+        process.prepare(pool.threads)
         device = torch.device("cuda" if pool.gpus else "cpu")
         self.codec: Codec = load_model(model, best_precision(device), device)
         self.fingerprint, self.out = fingerprint, out

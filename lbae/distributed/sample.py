@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray.data
-import torch
 
+from lbae.core import process
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
 from lbae.distributed.session import cluster_cpus, cluster_gpus, session
@@ -104,7 +104,7 @@ class _Sampler:
     """Holds the bundle; draws, decodes and writes one part."""
 
     def __init__(self, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str) -> None:
-        torch.set_num_threads(1)
+        process.prepare(threads=1)
         held: Bundle = ray.get(bundle)
         self.prior, self.codec = held.prior, held.codec.to(device)
         self.out, self.num, self.seed, self.given = out, num, seed, given

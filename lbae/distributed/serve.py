@@ -19,6 +19,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from lbae.core import process
 from lbae.core.bundle import Bundle
 from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes
 from lbae.errors import LbaeError, UserError
@@ -116,7 +117,7 @@ class _Shelf:
 
 
 async def _taken_from(shelf: DeploymentHandle, threads: int) -> BundleBackend:
-    torch.set_num_threads(threads)
+    process.prepare(threads)
     (reference,) = await shelf.get.remote()
     bundle: Bundle = await reference
     device = "cuda" if torch.cuda.is_available() else "cpu"

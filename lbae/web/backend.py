@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,8 +85,12 @@ class BundleBackend:
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.about = about(bundle)
-        self._encode = Batcher(bundle.encode, bundle.codec.batch, functools.partial(on_batch, "encode"))
-        self._decode = Batcher(bundle.decode, bundle.codec.batch, functools.partial(on_batch, "decode"))
+        # One thread: every thread that multiplies gets a team of OpenMP's own, and as soon as there are more of those than
+        # cores, all of them sleep at every barrier (docs/results.md).
+        thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
+        size = bundle.codec.batch
+        self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
+        self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
 
     async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
         """Latents of the prior, or of one of its components."""

@@ -7,18 +7,25 @@ one before has ended or not, so it either makes every caller wait or runs batche
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 import numpy as np
 
 
 class Batcher:
-    """Calls ``run`` in a thread with at most ``size`` rows at a time and gives every caller the results of its rows.
+    """Calls ``run`` in ``executor`` with at most ``size`` rows at a time and gives every caller the results of its rows.
 
     ``on_batch`` hears of every batch how many rows it has and how many requests wait behind it.
     """
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray], size: int, on_batch: Callable[[int, int], None]) -> None:
-        self._run, self._size, self._on_batch = run, size, on_batch
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        size: int,
+        on_batch: Callable[[int, int], None],
+        executor: Executor,
+    ) -> None:
+        self._run, self._size, self._on_batch, self._executor = run, size, on_batch, executor
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
         self._runner: asyncio.Task[None] | None = None
 
@@ -36,8 +43,9 @@ class Batcher:
         while batch := self._next():
             rows, results = zip(*batch, strict=True)
             self._on_batch(sum(map(len, rows)), len(self._waiting))
+            loop = asyncio.get_running_loop()
             try:
-                found = await asyncio.to_thread(self._run, np.concatenate(rows))
+                found = await loop.run_in_executor(self._executor, self._run, np.concatenate(rows))
             except Exception as error:
                 for result in results:
                     if not result.done():  # its caller may have gone away

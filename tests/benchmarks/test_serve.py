@@ -4,18 +4,21 @@ Bundles: untrained networks of the presets, 50 components over the bundled digit
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
 
 from lbae import presets
 from lbae.core.bundle import Bundle
@@ -68,8 +71,17 @@ def bare(bundle: Bundle, requests: int, n: int) -> float:
     return time.perf_counter() - started
 
 
+def cpu_seconds() -> float:
+    """Of all processes there are."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            ticks += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def hello() -> Iterator[float]:
+def hello(answer: bytes) -> Iterator[float]:
     """A deployment that imports torch and answers at once; the seconds until it did."""
 
     @serve.deployment(max_ongoing_requests=100)
@@ -77,8 +89,9 @@ def hello() -> Iterator[float]:
         def __init__(self) -> None:
             import torch  # noqa: F401
 
-        async def __call__(self, request: object) -> str:
-            return "hello"
+        async def __call__(self, request: Request) -> Response:
+            await request.json()
+            return Response(answer)
 
     started = time.perf_counter()
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
@@ -89,23 +102,30 @@ def hello() -> Iterator[float]:
 
 @pytest.mark.parametrize("topology", ["fused", "split"])
 def test_serving(bundle, topology):
-    with hello() as hello_seconds:
+    held = load_bundle(bundle, "cpu")
+    with hello(encode_png(square_grid(held.sample(N, 0)))) as hello_seconds:
         hello_ms = load("/", 1, 1, 50)["p50"]
+        hello_many = load("/", CONCURRENCY, N, REQUESTS)["images_per_second"]
     started = time.perf_counter()
     with serving(bundle, PORT, "127.0.0.1", 1, topology):
         ready_seconds = time.perf_counter() - started
         load("/v1/sample", 2, N, 8)
-        held = load_bundle(bundle, "cpu")
         bare(held, 8, N)
         single_ms = statistics.median(1000 * bare_one(held, seed) for seed in range(20))
         one = load("/v1/sample", 1, 1, 40)
-        ratios, many = [], {}
+        ratios, ceilings, cpu, many = [], [], [], {}
         for _ in range(3):
+            before = cpu_seconds()
             many = load("/v1/sample", CONCURRENCY, N, REQUESTS)
-            ratios.append(many["images_per_second"] / (REQUESTS * N / bare(held, REQUESTS, N)))
+            cpu.append(1000 * (cpu_seconds() - before) / REQUESTS)
+            bare_many = REQUESTS * N / bare(held, REQUESTS, N)
+            ratios.append(many["images_per_second"] / bare_many)
+            ceilings.append(1 / (1 + bare_many / hello_many))
     print(
         f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        f" of the bare loop's images a second; {many}\n  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
+        f" of the bare loop's images a second ({statistics.median(ceilings):.2f} if a request cost a hello-world's more);"
+        f" {many}; {statistics.median(cpu):.0f} ms of CPU a request, without the client's\n"
+        f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
         f" hello-world {hello_ms} ms; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
     )
 

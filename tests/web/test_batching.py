@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -27,6 +28,10 @@ class Doubler:
         return 2 * rows
 
 
+def batcher(run: Doubler) -> Batcher:
+    return Batcher(run, 8, run.heard, ThreadPoolExecutor(1))
+
+
 def rows(first: int, count: int) -> np.ndarray:
     return np.arange(first, first + count)[:, None]
 
@@ -46,7 +51,7 @@ def test_what_waits_while_a_batch_runs_is_the_next_batch():
     async def run() -> None:
         run = Doubler()
         requests = [rows(100, 1), rows(200, 3), rows(300, 4), rows(400, 2), rows(500, 9)]
-        tasks = await started(Batcher(run, 8, run.heard), *requests)
+        tasks = await started(batcher(run), *requests)
         run.go_on.set()
         for task, request in zip(tasks, requests, strict=True):
             np.testing.assert_array_equal(await task, 2 * request)
@@ -59,7 +64,7 @@ def test_what_waits_while_a_batch_runs_is_the_next_batch():
 def test_an_error_reaches_the_callers_of_its_batch_only():
     async def run() -> None:
         run = Doubler()
-        tasks = await started(Batcher(run, 8, run.heard), rows(0, 1), rows(13, 4), rows(1, 4), rows(5, 2))
+        tasks = await started(batcher(run), rows(0, 1), rows(13, 4), rows(1, 4), rows(5, 2))
         run.go_on.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(result, ArithmeticError) for result in done] == [False, True, True, False]
@@ -70,7 +75,7 @@ def test_an_error_reaches_the_callers_of_its_batch_only():
 def test_a_caller_that_goes_away_takes_its_rows_along():
     async def run() -> None:
         run = Doubler()
-        first, gone, last = await started(Batcher(run, 8, run.heard), rows(0, 1), rows(1, 5), rows(2, 2))
+        first, gone, last = await started(batcher(run), rows(0, 1), rows(1, 5), rows(2, 2))
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
