@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from lbae.errors import UserError
 
 Loss = Literal["mse", "bce"]
+Schedule = Literal["cosine", "constant"]
+Bottleneck = Literal["bernoulli", "continuous", "gaussian"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -21,6 +23,7 @@ class ModelConfig:
 
     Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with ``padding`` zero
     pixels on every side. ``channels`` holds one width a stride-2 stage, so ``image_size = 4 * 2 ** len(channels)``.
+    A ``bottleneck`` other than the LBAE's bits is a baseline, which passes ``latent_dim // 32`` float32 numbers.
     """
 
     latent_dim: int = 600
@@ -28,9 +31,17 @@ class ModelConfig:
     padding: int = 0
     image_channels: int = 3
     channels: tuple[int, ...] = (64, 128, 256)
+    bottleneck: Bottleneck = "bernoulli"
 
     def __post_init__(self) -> None:
-        _require(1 <= self.latent_dim <= 65536, "latent_dim", self.latent_dim, "1 to 65536")
+        _require(
+            self.bottleneck in ("bernoulli", "continuous", "gaussian"),
+            "bottleneck",
+            self.bottleneck,
+            "bernoulli, continuous, gaussian",
+        )
+        least = 1 if self.bottleneck == "bernoulli" else 32
+        _require(least <= self.latent_dim <= 65536, "latent_dim", self.latent_dim, f"{least} to 65536")
         _require(self.image_channels in (1, 3), "image_channels", self.image_channels, "1 (grey) or 3 (RGB)")
         _require(
             len(self.channels) >= 2 and min(self.channels) >= 1,
@@ -52,16 +63,27 @@ class ModelConfig:
         """Side in pixels of the images outside the network."""
         return self.image_size - 2 * self.padding
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images outside the network."""
+        return self.content_size, self.content_size, self.image_channels
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How the network is trained. ``batch_size`` is global: the sum over all workers."""
+    """How the network is trained.
+
+    ``batch_size`` is global: the sum over all workers. The learning rate is warmed up and decays with the cosine, or is
+    constant. With ``flips`` every image is mirrored in half of the epochs.
+    """
 
     loss: Loss = "mse"
     batch_size: int = 512
     epochs: int = 100
     learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
     warmup_fraction: float = 0.05
+    flips: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +92,7 @@ class TrainConfig:
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "above 0, below 1")
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "0 to less than 1")
+        _require(self.schedule in ("cosine", "constant"), "schedule", self.schedule, "cosine, constant")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 

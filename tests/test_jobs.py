@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
     assert again == {**table, "already": True}
     refused = job("sample", "--bundle", pipeline.bundle, "--num", 8, "--out", tmp_path / "table")
     assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
+
+
+def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp_path):
+    result_of(job("export", "--model", pipeline.model, "--out", tmp_path / "e"))
+    code = (
+        "import sys, torch; e, d = (torch.export.load(f'{sys.argv[1]}/{n}.pt2').module() for n in ('encoder', 'decoder'));"
+        "z = e(torch.rand(5, 1, 32, 32)); assert 'lbae' not in sys.modules; print(z.abs().min().item(), *d(z).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0", "5", "1", "32", "32"]
+
+
+def test_losses_draws_models_in_one_figure(job, pipeline, tmp_path):
+    facts = result_of(job("losses", "--models", pipeline.model, pipeline.model, "--out", tmp_path / "l.png"))
+    assert list(facts["last"]) == ["bernoulli, N = 128", pipeline.model]
+    assert picture_size(tmp_path / "l.png")[0] > 500
 
 
 def test_sample_gives_images_with_attributes(job, pipeline, tmp_path):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lbae.config import ModelConfig
-from lbae.core.binarize import binarize
+from lbae.core.bottleneck import squeeze
+from lbae.core.bottleneck import width as bottleneck_width
 
 _SLOPE = 0.02
 _INIT_STD = 0.02
@@ -57,15 +58,17 @@ def _encoder(config: ModelConfig) -> nn.Sequential:
     for outputs in config.channels[:-1]:
         layers.append(_Stage(_down(width, outputs), outputs))
         width = outputs
-    layers += [_down(width, last), nn.Flatten(), nn.Linear(last * _BASE**2, config.latent_dim)]
+    outputs, _ = bottleneck_width(config.latent_dim, config.bottleneck)
+    layers += [_down(width, last), nn.Flatten(), nn.Linear(last * _BASE**2, outputs)]
     return nn.Sequential(*layers)
 
 
 def _decoder(config: ModelConfig) -> nn.Sequential:
     widths = config.channels[-2::-1]
     width = widths[0]
+    _, inputs = bottleneck_width(config.latent_dim, config.bottleneck)
     layers: list[nn.Module] = [
-        nn.Linear(config.latent_dim, width * _BASE**2),
+        nn.Linear(inputs, width * _BASE**2),
         nn.Unflatten(1, (width, _BASE, _BASE)),
     ]
     for outputs in widths:
@@ -81,7 +84,10 @@ def _decoder(config: ModelConfig) -> nn.Sequential:
 
 
 class LatentBernoulliAutoencoder(nn.Module):
-    """Deterministic autoencoder with a latent in {-1, +1}^N; images are float32 (K, C, H, W) in [0, 1]."""
+    """Deterministic autoencoder with a latent in {-1, +1}^N; images are float32 (K, C, H, W) in [0, 1].
+
+    With another bottleneck in its configuration it is a baseline of the same network, whose codes are real numbers.
+    """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -98,13 +104,14 @@ class LatentBernoulliAutoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (K, N) of +1 and -1, with the straight-through gradient."""
-        return binarize(self.encoder(images))
+        return squeeze(self.encoder(images), self.config.bottleneck, self.training)[0]
 
     def decode_logits(self, latents: Tensor) -> Tensor:
         """Images (K, C, H, W) before the sigmoid."""
         logits: Tensor = self.decoder(latents)
         return logits
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Reconstruction logits of the images, (K, C, H, W)."""
-        return self.decode_logits(self.encode(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction logits of the images, (K, C, H, W), and what their codes add to the loss; nothing for bits."""
+        codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
+        return self.decode_logits(codes), price

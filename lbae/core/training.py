@@ -1,16 +1,18 @@
-"""The training loop: resident images, a fixed number of steps an epoch, one process or one of several.
+"""The training loop: a fixed number of steps an epoch over batches from a feed, one process or one of several.
 
 The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step through and a
-function that sums a tensor over all workers; every worker must hold as many training images as ``steps_per_epoch`` asks for.
+function that sums a tensor over all workers; every worker's feed must give as many batches as there are steps.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lbae.config import Loss, Precision, TrainConfig
 from lbae.core.codec import autocast, to_network
@@ -19,6 +21,10 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
 # first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
+_VALIDATION_BATCH = 512
+
+# The uint8 batches (K, H, W, C) of an epoch, by its number from 0; always the same for the same number.
+Feed = Callable[[int], Iterator[Tensor]]
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
@@ -32,7 +38,9 @@ def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to zero at step ``total``."""
+    """Linear warm-up, then a cosine to zero at step ``total``; or the constant rate."""
+    if config.schedule == "constant":
+        return config.learning_rate
     warmup = round(config.warmup_fraction * total)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
@@ -47,6 +55,11 @@ class Epoch:
     number: int
     train_loss: float
     validation_loss: float | None
+
+    @property
+    def criterion(self) -> float:
+        """What the best epoch has least of: the loss of the held-out images, else of the training images."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
 
 
 @dataclass(kw_only=True)
@@ -71,50 +84,74 @@ def training_step(
     loss: Loss,
     precision: Precision,
 ) -> Tensor:
-    """One optimiser step on float images (K, C, H, W); returns the loss, detached."""
+    """One optimiser step on float images (K, C, H, W); returns the reconstruction loss, detached."""
     optimizer.zero_grad(set_to_none=True)
     with autocast(images.device, precision):
-        logits = stepped(images)
+        logits, price = stepped(images)
     value = reconstruction_loss(logits, images, loss)
-    value.backward()  # type: ignore[no-untyped-call]
+    (value + price.float()).backward()
     optimizer.step()
     return value.detach()
+
+
+class Resident:
+    """A feed of images in memory: every epoch in another order, drawn from the seed and the epoch.
+
+    The images that do not fill a batch differ from epoch to epoch.
+    """
+
+    def __init__(self, images: Tensor, batch: int, seed: int) -> None:
+        self._images, self._batch, self._seed = images, batch, seed
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """Batches of one epoch."""
+        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
+        for index in torch.split(order, self._batch):
+            yield self._images[index.to(self._images.device)]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in an epoch: a run that continues needs no random states."""
+    return seed * 1_000_003 + epoch
 
 
 def train_epoch(
     state: TrainState,
     stepped: nn.Module,
-    images: Tensor,
+    feed: Feed,
     config: TrainConfig,
     *,
-    batch: int,
     steps: int,
     precision: Precision,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> Tensor:
-    """One epoch over uint8 images (K, H, W, C) in an order drawn from the seed and the epoch.
-
-    ``batch`` and ``steps`` are this worker's; the K - batch * steps images left over differ from epoch to epoch. Returns the
-    sum of the batch losses and their number, float64, ready to be added over workers.
-    """
+    """One epoch of ``steps`` batches; returns their reconstruction losses, float64, ready to be added over workers."""
     epoch = len(state.history)
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(images), generator=generator)
+    coins = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
+    torch.manual_seed(epoch_seed(config.seed, epoch))  # the noise of Gaussian codes
     state.network.train()
-    norms = [module for module in state.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
-    total = torch.zeros((), device=device, dtype=torch.float64)
-    for step in range(steps):
+    losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
+    for step, images in enumerate(islice(feed(epoch), steps)):
         behind = epoch * steps + step
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(behind, config.epochs * steps, config)
         for module in norms:
             module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
-        index = order[step * batch : (step + 1) * batch].to(images.device)
-        pixels = to_network(images[index].to(device), state.network.config)
-        total += training_step(stepped, state.optimizer, pixels, config.loss, precision)
-        on_step(len(index))
-    return torch.stack([total, torch.full_like(total, steps)])
+        batch = images.to(device, non_blocking=True)
+        if config.flips:
+            batch = _flipped(batch, coins)
+        pixels = to_network(batch, state.network.config)
+        losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
+        on_step(len(batch))
+    return losses
+
+
+def _flipped(images: Tensor, coins: torch.Generator) -> Tensor:
+    """Each image (K, H, W, C) mirrored or not."""
+    heads = (torch.rand(len(images), generator=coins) < 0.5).to(images.device)
+    return torch.where(heads[:, None, None, None], images.flip(2), images)
 
 
 @torch.inference_mode()
@@ -129,9 +166,21 @@ def evaluate(
         chunk = images[start : start + batch]
         pixels = to_network(chunk.to(device), network.config)
         with autocast(device, precision):
-            logits = network(pixels)
+            logits, _ = network(pixels)
         total += reconstruction_loss(logits, pixels, config.loss) * len(chunk)
     return torch.stack([total, torch.full_like(total, len(images))])
+
+
+@torch.inference_mode()
+def reconstruct(network: LatentBernoulliAutoencoder, images: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Codes (K, width), float32, and reconstructions, uint8 (K, H, W, C), of uint8 images in evaluation mode."""
+    network.eval()
+    pad, side = network.config.padding, network.config.content_size
+    with autocast(_device(network), precision):
+        codes = network.encode(to_network(images.to(_device(network)), network.config))
+        logits = network.decode_logits(codes)
+    pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+    return codes.float(), pixels[:, :, pad : pad + side, pad : pad + side].permute(0, 2, 3, 1).contiguous()
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -141,11 +190,10 @@ def _device(network: nn.Module) -> torch.device:
 def train(
     state: TrainState,
     stepped: nn.Module,
-    images: Tensor,
+    feed: Feed,
     held_out: Tensor,
     config: TrainConfig,
     *,
-    batch: int,
     steps: int,
     precision: Precision,
     sum_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
@@ -154,30 +202,38 @@ def train(
 ) -> None:
     """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch`` sees every one.
 
-    FloatingPointError when the loss is no longer finite; then no worker goes on, since all of them see the same sum.
+    FloatingPointError when a loss was not finite; then no worker goes on, since all of them see the same sums.
     """
+    workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(state.network)))
     while len(state.history) < config.epochs:
-        fit = sum_over_workers(
-            train_epoch(state, stepped, images, config, batch=batch, steps=steps, precision=precision, on_step=on_step)
+        losses = sum_over_workers(
+            train_epoch(state, stepped, feed, config, steps=steps, precision=precision, on_step=on_step)
         )
-        if not torch.isfinite(fit[0]):
-            number = len(state.history) + 1
-            raise FloatingPointError(f"the training loss became {float(fit[0])} in epoch {number}; lower the learning rate")
-        average_buffers(state.network, sum_over_workers)
-        check = sum_over_workers(evaluate(state.network, held_out, config, batch=batch, precision=precision))
+        _check_finite(losses, len(state.history))
+        average_buffers(state.network, sum_over_workers, workers)
+        check = sum_over_workers(evaluate(state.network, held_out, config, batch=_VALIDATION_BATCH, precision=precision))
         state.history.append(
             Epoch(
                 number=len(state.history) + 1,
-                train_loss=float(fit[0] / fit[1]),
+                train_loss=float(losses.mean() / workers),
                 validation_loss=float(check[0] / check[1]) if check[1] else None,
             )
         )
         on_epoch(state)
 
 
-def average_buffers(network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor]) -> None:
+def _check_finite(losses: Tensor, epoch: int) -> None:
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise FloatingPointError(
+            f"the training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch {step + 1} of"
+            f" {len(losses)} of epoch {epoch + 1}; lower the learning rate. Checkpoints of earlier epochs are kept"
+        )
+
+
+def average_buffers(network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor) -> None:
     """Give every worker the mean of all workers' BatchNorm statistics, so that they evaluate and publish one network."""
-    workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(network)))
     for buffer in network.buffers():
         if buffer.is_floating_point():
             buffer.copy_(sum_over_workers(buffer.clone()) / workers.to(buffer.dtype))

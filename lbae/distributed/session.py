@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae.errors import LbaeError
 from lbae.report.progress import ProgressLine
@@ -86,6 +87,7 @@ class Meter:
     def __init__(self) -> None:
         self._done = self._total = 0
         self._note = ""
+        self._failure: LbaeError | None = None
 
     def begin(self, done: int, total: int) -> None:
         """Set what was done before and what is to do in all."""
@@ -99,9 +101,23 @@ class Meter:
         """Set a word on it."""
         self._note = note
 
+    def fail(self, error: LbaeError) -> None:
+        """Set why the work cannot go on."""
+        self._failure = self._failure or error
+
+    def failure(self) -> LbaeError | None:
+        """Why it cannot go on."""
+        return self._failure
+
     def read(self) -> tuple[int, int, str]:
         """Done, total, note."""
         return self._done, self._total, self._note
+
+
+def start_meter() -> Any:
+    """A :class:`Meter` on the driver's node, so that it lives as long as the driver, whichever other node dies."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Meter.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 @contextmanager

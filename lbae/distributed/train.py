@@ -1,37 +1,38 @@
-"""Training as a Ray Train job: DDP over resident shards, a checkpoint an epoch, a published model at the end."""
+"""Training as a Ray Train job: data-parallel workers, a checkpoint an epoch, a published model at the end."""
 
-import os
+import json
+import math
+import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from lbae import presets
-from lbae.config import Config
-from lbae.core.codec import best_precision
+from lbae.config import Bottleneck, Config
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import Epoch, TrainState, initial_state
-from lbae.core.training import train as train_network
-from lbae.distributed.session import Meter, cluster_cpus, cluster_gpus, root_cause, session, watched
+from lbae.core.training import Epoch
+from lbae.distributed.session import cluster_cpus, cluster_gpus, root_cause, session, start_meter, watched
+from lbae.distributed.stream import dataset
+from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
 from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
 from lbae.io import source as image_source
-from lbae.io.decode import check_bad_share, decode_every
 from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
 
-_CHECKPOINT = "state.pt"
+_RUN = "run"  # Ray Train's folder in the storage
+_IDENTITY = "run.json"
+_BOARD = "tensorboard"
+_RESTARTS = 3
+_RESIDENT_SHARE = 0.25  # of the cluster's memory: decoding holds the images about twice
 
 
 def train(
@@ -39,6 +40,8 @@ def train(
     data: str,
     out: str,
     preset: str,
+    recipe: presets.Recipe = "modern",
+    bottleneck: Bottleneck | None = None,
     epochs: int | None = None,
     workers: int | None = None,
     storage: str | None = None,
@@ -46,6 +49,8 @@ def train(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    feed: Literal["auto", "resident", "streaming"] = "auto",
+    keep: int = 1,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -55,50 +60,99 @@ def train(
     Args:
         data: image table (Parquet) or folder of images.
         out: URI of the model artifact.
-        preset: demo, mnist, cifar10 or celeba.
+        preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
+        recipe: modern, or the original code's optimiser settings: paper.
+        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
-        storage: URI for checkpoints, shared by all nodes; beside ``out`` when not given.
+        storage: URI for checkpoints and TensorBoard, shared by all nodes; beside ``out`` when not given.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
         learning_rate: peak learning rate; the preset's when not given.
         seed: seed of weights and shuffling.
+        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size asks for.
+        keep: checkpoints kept, the best ones by validation; the newest is kept as well.
         max_bad_fraction: share of undecodable images above which the job fails.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
-    config = presets.get(preset).replace(
-        epochs=epochs, latent_dim=latent_dim, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    config = presets.get(preset, recipe).replace(
+        bottleneck=bottleneck,
+        epochs=epochs,
+        latent_dim=latent_dim,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
     )
     images = image_source.plan(absolute(data))
     parents = {"data": images.fingerprint}
-    if workers is not None and workers < 1:
-        raise UserError(f"workers is {workers}; allowed: 1 or more")
+    for name, value in (("workers", workers), ("keep", keep)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; allowed: 1 or more")
     with session(address):
-        scaling = _scaling(workers, config)
-        run = {"workers": scaling.num_workers}
+        kind = _feed(images, config, feed)
+        scaling = _scaling(workers, config, kind)
+        run = {"workers": scaling.num_workers, "feed": kind}
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
         started = time.monotonic()
-        run_name = artifact.digest_json([config.to_dict(), run, parents])
         folder = absolute(storage or f"{absolute(out)}-checkpoints")
-        if overwrite:
-            (resolve(folder) / run_name).remove()
-        best, metrics = _run(config, images, scaling, folder, run_name, max_bad_fraction)
+        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite)
+        settings = Settings(
+            config=config,
+            source=images,
+            feed=kind,
+            max_bad_fraction=max_bad_fraction,
+            board=str(resolve(folder) / _BOARD),
+            meter=start_meter(),
+        )
+        weights, metrics = _run(settings, scaling, folder, keep)
         network = LatentBernoulliAutoencoder(config.model)
-        network.load_state_dict(best)
+        network.load_state_dict(weights)
+        history = metrics["history"]
+        best = min((Epoch(**epoch) for epoch in history), key=lambda epoch: epoch.criterion)
         result = {
-            **{name: metrics[name] for name in ("images", "bad", "best_epoch", "train_loss", "validation_loss", "history")},
+            **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},
+            "best_epoch": best.number,
+            "train_loss": best.train_loss,
+            "validation_loss": best.validation_loss,
+            "history": history,
             "loss": config.train.loss,
-            "device": metrics["device"],
-            "precision": metrics["precision"],
             "seconds": round(time.monotonic() - started, 1),
         }
         return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
 
 
-def _scaling(workers: int | None, config: Config) -> ray.train.ScalingConfig:
+def _feed(images: image_source.Source, config: Config, asked: str) -> FeedKind:
+    """Resident where the decoded images take a small part of the cluster's memory; said on standard error."""
+    size, memory = images.rows * math.prod(config.model.image_shape), ray.cluster_resources().get("memory", 0)
+    kind: FeedKind = "streaming" if asked == "streaming" or size > _RESIDENT_SHARE * memory else "resident"
+    if asked == "resident":
+        kind = "resident"
+    print(f"feed: {kind} ({size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory)", file=sys.stderr)
+    return kind
+
+
+def _claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:
+    """Mark a storage as this run's; UserError when it holds another run, whose checkpoints would not fit."""
+    location = resolve(folder)
+    if overwrite:
+        location.remove()
+    try:
+        if (location / _IDENTITY).exists():
+            other = json.loads((location / _IDENTITY).read_bytes())
+            if changed := artifact.changes(other, identity):
+                raise UserError(
+                    f"storage {folder} holds checkpoints of another run ({changed}); give the same options to continue it,"
+                    " another --storage, or --overwrite"
+                )
+        (location / _IDENTITY).write_bytes(json.dumps(identity, indent=2).encode())
+    except OSError as error:
+        raise LbaeError(f"storage {folder} cannot be written: {error}") from error
+
+
+def _scaling(workers: int | None, config: Config, feed: FeedKind) -> ray.train.ScalingConfig:
     """Workers and what each of them gets; UserError when the cluster has too little."""
     gpus, cpus = cluster_gpus(), cluster_cpus()
     count = workers or max(1, gpus)
@@ -106,161 +160,44 @@ def _scaling(workers: int | None, config: Config) -> ray.train.ScalingConfig:
         raise UserError(f"{count} workers were asked for; the cluster has {gpus} GPUs and {cpus} CPUs: lower --workers")
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
-    per_worker = {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
-    return ray.train.ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker=per_worker)
+    # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
+    share = {"CPU": 1.0 if feed == "resident" or count < cpus else 0.5}
+    if gpus:
+        share["GPU"] = 1
+    return ray.train.ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker=share)
 
 
 def _run(
-    config: Config,
-    images: image_source.Source,
-    scaling: ray.train.ScalingConfig,
-    folder: str,
-    name: str,
-    max_bad_fraction: float,
+    settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Run the workers; the best weights and the metrics reported with them."""
-    meter = Meter.remote()  # type: ignore[attr-defined]
+    """Run the workers; the weights of the best epoch, and the metrics of the newest."""
+    images, config = settings.source, settings.config
     trainer = ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config.to_dict(),
-            "source": images,
-            "meter": meter,
-            "max_bad_fraction": max_bad_fraction,
-        },
+        work,
+        train_loop_config={"settings": settings},
         scaling_config=scaling,
+        datasets={ROWS: dataset(images, config)} if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
-            name=name, storage_path=folder, checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1)
+            name=_RUN,
+            storage_path=folder,
+            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"
+            ),
         ),
     )
-    try:
-        with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(meter, line):
+    failures: dict[int, Exception] = {}
+    with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
+        try:
             result = trainer.fit()
-    except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", None) or {0: error}
-        raise root_cause(next(iter(failures.values()))) from error
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", None) or {0: error}
+    if failure := ray.get(settings.meter.failure.remote()):
+        raise failure
+    if failures:
+        raise root_cause(next(iter(failures.values())))
     if result.checkpoint is None:
-        raise LbaeError(f"training ended without a checkpoint in {folder}/{name}")
-    with result.checkpoint.as_directory() as path:
-        state = torch.load(Path(path, _CHECKPOINT), weights_only=True, map_location="cpu")
-    return state["best"], state["metrics"]
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    """What every training worker runs."""
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    config = Config.from_dict(settings["config"])
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    device = ray.train.torch.get_device()
-    precision = best_precision(device)
-
-    def sum_over_workers(value: Tensor) -> Tensor:
-        if world > 1:
-            torch.distributed.all_reduce(value)
-        return value
-
-    resident, held_out, bad = _resident(settings["source"], config, rank, world)
-    counts = torch.tensor([len(resident), bad], device=device)
-    smallest = counts[:1].clone()
-    if world > 1:
-        torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
-    trained, bad = (int(n) for n in sum_over_workers(counts))
-    check_bad_share(settings["source"].uri, bad, settings["source"].rows, settings["max_bad_fraction"])
-    if not int(smallest):
-        raise UserError(f"{trained} training images are too few for {world} workers; lower --workers")
-    batch = min(config.train.batch_size // world, int(smallest))
-    steps = int(smallest) // batch
-
-    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
-    network = network.to(device).to(memory_format=torch.channels_last)
-    state = initial_state(network, config.train)
-    keeper = _Keeper(
-        {"images": trained, "bad": bad, "device": _device_name(device), "precision": precision}, rank, settings["meter"]
-    )
-    keeper.restore(state)
-    if device.type == "cuda" and resident.numel() < 0.5 * torch.cuda.mem_get_info(device)[0]:
-        resident = resident.to(device)
-    meter = settings["meter"]
-    if rank == 0:
-        an_epoch = steps * batch * world
-        ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
-    train_network(
-        state,
-        ray.train.torch.prepare_model(network),
-        resident,
-        held_out,
-        config.train,
-        batch=batch,
-        steps=steps,
-        precision=precision,
-        sum_over_workers=sum_over_workers,
-        on_step=lambda images: meter.add.remote(images),
-        on_epoch=keeper.keep,
-    )
-
-
-def _resident(source: image_source.Source, config: Config, rank: int, world: int) -> tuple[Tensor, Tensor, int]:
-    """This worker's images, decoded: for training, held out for validation, and how many were bad."""
-    parts = list(decode_every(source, config.model, rank, world))
-    images = torch.from_numpy(np.concatenate([part.images for part in parts]))
-    mask = torch.from_numpy(np.concatenate([image_source.held_out(part.rows["key"]) for part in parts]))
-    return images[~mask], images[mask], sum(len(part.quarantine) for part in parts)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-class _Keeper:
-    """Reports every epoch to Ray Train, with a checkpoint that holds the whole state and the best weights so far."""
-
-    def __init__(self, facts: dict[str, Any], rank: int, meter: Any) -> None:
-        self.facts, self.rank, self.meter = facts, rank, meter
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch: Epoch | None = None
-
-    def restore(self, state: TrainState) -> None:
-        """Continue from the newest checkpoint of this run, when there is one."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as path:
-            saved = torch.load(Path(path, _CHECKPOINT), weights_only=True, map_location="cpu")
-        state.network.load_state_dict(saved["network"])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.history.extend(Epoch(**epoch) for epoch in saved["metrics"]["history"])
-        self.best, self.best_epoch = saved["best"], state.history[saved["metrics"]["best_epoch"] - 1]
-
-    def keep(self, state: TrainState) -> None:
-        """Report the epoch that has just ended."""
-        epoch = state.history[-1]
-        if self.best_epoch is None or _criterion(epoch) <= _criterion(self.best_epoch):
-            self.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
-            self.best_epoch = epoch
-        metrics = {
-            **self.facts,
-            "best_epoch": self.best_epoch.number,
-            "train_loss": self.best_epoch.train_loss,
-            "validation_loss": self.best_epoch.validation_loss,
-            "history": [asdict(past) for past in state.history],
-        }
-        if self.rank:
-            ray.train.report(metrics)
-            return
-        self.meter.say.remote(
-            f"epoch {epoch.number}, loss {epoch.train_loss:.2f}, held out {epoch.validation_loss or 0:.2f}"
-        )
-        with TemporaryDirectory() as path:
-            saved = {
-                "network": state.network.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "best": self.best,
-                "metrics": metrics,
-            }
-            torch.save(saved, Path(path, _CHECKPOINT))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
-
-
-def _criterion(epoch: Epoch) -> float:
-    return epoch.validation_loss if epoch.validation_loss is not None else epoch.train_loss
+        raise LbaeError(f"training ended without a checkpoint in {folder}")
+    with result.get_best_checkpoint("loss", "min").as_directory() as path:
+        state = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
+    return state["network"], result.metrics

@@ -164,10 +164,15 @@ def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config:
     """What sets the artifact that stands there apart from the one asked for."""
     if manifest.kind != kind:
         return f"(a {kind} was to be written)"
-    old = _flat({"parent": manifest.parents, **manifest.config})
-    new = _flat({"parent": parents, **config})
-    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    return "made otherwise (" + "; ".join(f"{name} was {old.get(name)}, is now {new.get(name)}" for name in changed) + ")"
+    changed = changes({"parent": manifest.parents, **manifest.config}, {"parent": parents, **config})
+    return f"made otherwise ({changed})"
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The fields in which two trees differ, with both values; empty when they do not."""
+    before, now = _flat(old), _flat(new)
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)}, is now {now.get(name)}" for name in changed)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

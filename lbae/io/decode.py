@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError
 from lbae.io.images import ImageError, decode_image
-from lbae.io.source import Source, read_shard
+from lbae.io.source import Source, held_out, read_shard, shard_keys
 
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
@@ -34,8 +34,7 @@ def decode_rows(table: pa.Table, config: ModelConfig) -> Decoded:
             good.append(index)
         except ImageError as error:
             bad.append({"key": keys[index], "path": paths[index], "error": str(error)})
-    side = config.content_size
-    stacked = np.stack(images) if images else np.empty((0, side, side, config.image_channels), dtype=np.uint8)
+    stacked = np.stack(images) if images else np.empty((0, *config.image_shape), dtype=np.uint8)
     rest = table.drop_columns(["bytes"])
     return Decoded(
         images=stacked,
@@ -49,6 +48,23 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
     for shard in source.shards:
         table = read_shard(shard)
         yield decode_rows(table.take(list(range((offset - shard.start) % stride, shard.rows, stride))), config)
+
+
+def decode_held_out(
+    source: Source, config: ModelConfig, offset: int, stride: int, most: int
+) -> UInt8[np.ndarray, "K H W C"]:
+    """Held-out image ``offset`` and every ``stride``-th after it, from the first shards on, until there are ``most``."""
+    parts, count, seen = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0
+    for shard in source.shards:
+        rows = np.flatnonzero(held_out(shard_keys(shard)))
+        mine = rows[(offset - seen) % stride :: stride][: most - count]
+        seen += len(rows)
+        if len(mine):
+            parts.append(decode_rows(read_shard(shard).take(mine), config).images)
+            count += len(mine)
+        if count >= most:
+            break
+    return np.concatenate(parts)
 
 
 def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:

@@ -46,9 +46,11 @@ def save_model(
 
 
 def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of a model artifact; LbaeError when its files do not fit together."""
+    """Network, configuration and manifest of an LBAE's artifact; LbaeError when its files do not fit together."""
     manifest = read_manifest(uri, KIND)
     config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
+    if config.model.bottleneck != "bernoulli":
+        raise UserError(f"model {uri} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE")
     return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest
 
 

@@ -127,7 +127,7 @@ def read_shard(shard: Shard) -> pa.Table:
     """Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns."""
     root = resolve(shard.root)
     if not shard.row_groups:
-        columns: dict[str, Any] = {"key": list(shard.files)}
+        columns: dict[str, Any] = {"key": shard_keys(shard)}
         columns["bytes"] = pa.array([_bytes_or_none(shard, name) for name in shard.files], pa.binary())
         columns["path"] = list(shard.files)
         if shard.classes:
@@ -139,12 +139,19 @@ def read_shard(shard: Shard) -> pa.Table:
     image = table["image"].combine_chunks()
     has_path = image.type.get_field_index("path") >= 0
     first = {
-        "key": pa.array([f"{name}:{row}" for row in range(shard.first_row, shard.first_row + len(table))]),
+        "key": shard_keys(shard),
         "bytes": pc.struct_field(image, "bytes"),
         "path": pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string()),
     }
     rest = {column: table[column] for column in table.column_names if column not in ("image", *first)}
     return pa.table({**first, **rest})
+
+
+def shard_keys(shard: Shard) -> pa.Array:
+    """The keys of a shard's rows, known without reading it."""
+    if not shard.row_groups:
+        return pa.array(shard.files, pa.string())
+    return pa.array([f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
 
 
 def _bytes_or_none(shard: Shard, name: str) -> bytes | None:
@@ -160,7 +167,7 @@ def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
     return np.fromiter((int.from_bytes(d[:8]) / 2**64 for d in digests), dtype=np.float64, count=len(keys))
 
 
-def held_out(keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
+def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     """Rows that every stage keeps for validation: sha256(key) mod 10 = 0."""
     digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
     return np.fromiter((int.from_bytes(d) % 10 == 0 for d in digests), dtype=bool, count=len(keys))

@@ -30,14 +30,16 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def losses(history: list[dict[str, Any]], loss: str) -> bytes:
-    """Training and validation loss over epochs."""
+def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
+    """Losses of training (lines) and of held-out images (dashes) over epochs, of one run or of several by their names."""
     figure, axes = _axes("Reconstruction loss", "epoch", f"{loss}, summed over pixels")
-    numbers = [epoch["number"] for epoch in history]
-    axes.plot(numbers, [epoch["train_loss"] for epoch in history], color=_BLUE, marker="o", label="training")
-    checks = [epoch["validation_loss"] for epoch in history]
-    if all(check is not None for check in checks):
-        axes.plot(numbers, checks, color=_ORANGE, marker="s", label="held out")
+    for index, (name, history) in enumerate(runs.items()):
+        color = _COLORS[index % len(_COLORS)]
+        numbers = [epoch["number"] for epoch in history]
+        axes.plot(numbers, [epoch["train_loss"] for epoch in history], color=color, label=f"{name} training".strip())
+        checks = [epoch["validation_loss"] for epoch in history]
+        if all(check is not None for check in checks):
+            axes.plot(numbers, checks, "--", color=color, label=f"{name} held out".strip())
     axes.legend(frameon=False)
     return _png(figure)
 

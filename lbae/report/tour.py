@@ -68,7 +68,7 @@ def write_tour(
         (folder / f"{name}.png").write_bytes(picture)
     (folder / "report.json").write_bytes(json.dumps(report, indent=2).encode())
     drawn = {
-        "losses": figures.losses(results["train"]["history"], results["train"]["loss"]),
+        "losses": figures.losses({"": results["train"]["history"]}, results["train"]["loss"]),
         "marginals": (resolve(bundle) / "marginals.png").read_bytes(),
         "covariances": (resolve(bundle) / "covariances.png").read_bytes(),
         "lifts": figures.lifts(loaded.attributes),

@@ -17,7 +17,7 @@ from lbae.core.normals import Normals, pooled_factor
 from lbae.core.packing import pack
 from lbae.core.prior import BLOCK, Prior
 from lbae.core.samplers import SAMPLING_FLOOR, fit
-from lbae.core.training import initial_state, train_epoch, training_step
+from lbae.core.training import Resident, initial_state, train_epoch, training_step
 
 N = 1500
 
@@ -133,7 +133,7 @@ def test_training(compare):
             training_step(bare.network, bare.optimizer, to_network(chunk, config.model), config.train.loss, precision)
 
     def epoch() -> None:
-        train_epoch(ours, ours.network, images, config.train, batch=128, steps=8, precision=precision)
+        train_epoch(ours, ours.network, Resident(images, 128, 0), config.train, steps=8, precision=precision)
 
     compare(epoch, loop, "as fast as a bare loop over the same batches")
 

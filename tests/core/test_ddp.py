@@ -37,7 +37,7 @@ def worker(rank: int, folder: str) -> None:
     result = step(rank, 2)
     norm = torch.nn.BatchNorm1d(1)
     norm.running_mean.fill_(float(rank))
-    average_buffers(norm, sum_over_workers)
+    average_buffers(norm, sum_over_workers, torch.tensor(2.0, dtype=torch.float64))
     np.savez(f"{folder}/{rank}.npz", **result, averaged=norm.running_mean.numpy())
     torch.distributed.destroy_process_group()
 

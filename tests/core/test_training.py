@@ -7,7 +7,15 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import initial_state, learning_rate, reconstruction_loss, train, train_epoch
+from lbae.core.training import (
+    Resident,
+    initial_state,
+    learning_rate,
+    reconstruct,
+    reconstruction_loss,
+    train,
+    train_epoch,
+)
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 8))
 CONFIG = TrainConfig(loss="mse", batch_size=16, epochs=4, learning_rate=3e-3)
@@ -37,10 +45,9 @@ def run(config: TrainConfig, epochs: int, state=None):
         train(
             state,
             state.network,
-            images[:64],
+            Resident(images[:64], 16, config.seed),
             images[64:],
             config,
-            batch=16,
             steps=4,
             precision="float32",
             on_epoch=stop,
@@ -76,14 +83,14 @@ def test_a_run_continued_from_its_state_equals_one_that_never_stopped():
 def test_a_run_without_held_out_images_has_no_validation_loss():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     images = squares(32)
-    train(state, state.network, images, images[:0], CONFIG, batch=16, steps=2, precision="float32")
+    train(state, state.network, Resident(images, 16, 0), images[:0], CONFIG, steps=2, precision="float32")
     assert [epoch.validation_loss for epoch in state.history] == [None] * 4
 
 
 def test_running_statistics_forget_where_they_started():
     """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
-    train_epoch(state, state.network, squares(16), CONFIG, batch=16, steps=1, precision="float32")
+    train_epoch(state, state.network, Resident(squares(16), 16, 0), CONFIG, steps=1, precision="float32")
     assert state.network.encoder[1].running_var.max() < 0.1  # the weights are N(0, 0.02), the initial variance 1
 
 
@@ -97,5 +104,47 @@ def test_learning_rate_warms_up_and_ends_near_zero():
 def test_a_loss_that_is_not_finite_stops_the_run():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="training loss became nan in epoch 1"):
+    with pytest.raises(FloatingPointError, match="training loss became nan in step 1, batch 1 of 4 of epoch 1"):
         run(CONFIG, 4, state)
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
+    images = torch.arange(50, dtype=torch.uint8)[:, None, None, None]
+    feed = Resident(images, 8, seed=3)
+    first, second, again = (torch.cat(list(feed(epoch))).flatten() for epoch in (0, 1, 0))
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(50))
+    assert first.tolist() == again.tolist() != second.tolist()
+
+
+def test_flips_mirror_about_half_of_the_images():
+    state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
+    images = torch.zeros(64, 32, 32, 1, dtype=torch.uint8)
+    images[:, :, :16] = 255
+    seen = []
+    state.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    flips = dataclasses.replace(CONFIG, flips=True)
+    train_epoch(state, state.network, Resident(images, 16, 0), flips, steps=4, precision="float32")
+    left, right = torch.cat(seen)[:, 0, 0, 0], torch.cat(seen)[:, 0, 0, -1]
+    assert (left + right == 1).all()
+    assert 16 < right.sum() < 48
+
+
+@pytest.mark.parametrize("bottleneck", ["bernoulli", "continuous", "gaussian"])
+def test_every_bottleneck_learns_and_reconstructs_in_evaluation_mode_without_noise(bottleneck):
+    model = dataclasses.replace(MODEL, latent_dim=128, bottleneck=bottleneck)
+    config = dataclasses.replace(CONFIG, epochs=8)
+    state = initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(1)), config)
+    history = run(config, 8, state).history
+    assert history[-1].train_loss < 0.8 * history[0].train_loss
+    codes, images = reconstruct(state.network, squares(8), precision="float32")
+    assert codes.shape == (8, 128 if bottleneck == "bernoulli" else 4)
+    assert images.shape == (8, 32, 32, 1)
+    torch.testing.assert_close(reconstruct(state.network, squares(8), precision="float32")[0], codes)
+
+
+def test_gaussian_runs_continue_with_the_same_noise():
+    model = dataclasses.replace(MODEL, latent_dim=128, bottleneck="gaussian")
+    states = [initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(1)), CONFIG) for _ in range(2)]
+    whole, half = run(CONFIG, 4, states[0]), run(CONFIG, 2, states[1])
+    torch.randn(3)  # a run that continues is another process
+    assert run(CONFIG, 4, half).history == whole.history

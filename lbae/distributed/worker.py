@@ -1,0 +1,233 @@
+"""What every worker of a training run does: its images, the loop, and after every epoch a report with a checkpoint."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.util.metrics import Gauge
+from torch import Tensor, nn
+
+from lbae.config import Config, Precision
+from lbae.core import process
+from lbae.core.codec import best_precision
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.training import Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
+from lbae.distributed.stream import Stream
+from lbae.errors import LbaeError, UserError
+from lbae.io import source as image_source
+from lbae.io.decode import check_bad_share, decode_every, decode_held_out
+from lbae.report.board import Board
+
+FeedKind = Literal["resident", "streaming"]
+
+STATE = "state.pt"  # of a checkpoint
+ROWS = "train"  # the Ray data set of a streaming run
+
+_HELD_OUT = 10_000  # images of a streaming run, over all workers
+_WATCHED = 1024  # held-out images whose bits are looked at
+_SHOWN = 16
+_MOST_OF_A_GPU = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the driver tells its workers."""
+
+    config: Config
+    source: image_source.Source
+    feed: FeedKind
+    max_bad_fraction: float
+    board: str
+    meter: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A worker's images: ``steps`` batches of ``batch`` an epoch, and those held out."""
+
+    feed: Feed
+    held_out: Tensor
+    batch: int
+    steps: int
+    facts: dict[str, Any]
+
+
+def work(loop: dict[str, Settings]) -> None:
+    """The loop of one worker.
+
+    What starting again would not mend is told to the driver; workers that Ray Train starts again after it end at once.
+    """
+    settings = loop["settings"]
+    if ray.get(settings.meter.failure.remote()):
+        return
+    try:
+        _work(settings)
+    except (LbaeError, FloatingPointError) as error:
+        ray.get(settings.meter.fail.remote(error if isinstance(error, LbaeError) else LbaeError(str(error))))
+        raise
+
+
+def _work(settings: Settings) -> None:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    config, meter = settings.config, settings.meter
+    process.prepare(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    device = ray.train.torch.get_device()
+    images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
+
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
+    if device.type == "cuda" and world > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    network = network.to(device).to(memory_format=torch.channels_last)
+    state = initial_state(network, config.train)
+    reporter = _Reporter(settings, images, rank)
+    reporter.restore(state)
+    if rank == 0:
+        an_epoch = images.steps * images.batch * world
+        ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
+    train(
+        state,
+        ray.train.torch.prepare_model(network),
+        images.feed,
+        images.held_out,
+        config.train,
+        steps=images.steps,
+        precision=reporter.precision,
+        sum_over_workers=_sum_over_workers,
+        on_step=lambda count: meter.add.remote(count),
+        on_epoch=reporter.report,
+    )
+
+
+def _sum_over_workers(value: Tensor) -> Tensor:
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def _total(*counts: int) -> list[int]:
+    """Counts added over all workers."""
+    return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
+
+
+def _resident(settings: Settings, rank: int, world: int) -> Images:
+    """This worker's share, decoded once, on its GPU when there is room."""
+    config, source, device = settings.config, settings.source, ray.train.torch.get_device()
+    parts = list(decode_every(source, config.model, rank, world))
+    pixels = torch.from_numpy(np.concatenate([part.images for part in parts]))
+    mask = torch.from_numpy(np.concatenate([image_source.held_out(part.rows["key"]) for part in parts]))
+    resident, held_out = pixels[~mask], pixels[mask]
+    trained, bad = _total(len(resident), sum(len(part.quarantine) for part in parts))
+    check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
+    smallest = torch.tensor(len(resident), device=device)
+    if world > 1:
+        torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
+    batch = _batch(config, int(smallest), trained, world)
+    if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
+        resident = resident.to(device)
+    return Images(
+        feed=Resident(resident, batch, config.train.seed),
+        held_out=held_out,
+        batch=batch,
+        steps=int(smallest) // batch,
+        facts={"images": trained, "bad": bad},
+    )
+
+
+def _streamed(settings: Settings, rank: int, world: int) -> Images:
+    """This worker's part of the stream; what is held out is decoded once, from the first shards."""
+    config, source = settings.config, settings.source
+    held_out = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
+    trained = sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards)
+    batch = _batch(config, trained // world, trained, world)
+    steps = trained // world // batch
+    rows = ray.train.get_dataset_shard(ROWS)
+    stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed)
+    return Images(feed=stream, held_out=torch.from_numpy(held_out), batch=batch, steps=steps, facts={"images": trained})
+
+
+def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
+    if not smallest:
+        raise UserError(f"{trained} training images are too few for {world} workers; lower --workers")
+    return min(config.train.batch_size // world, smallest)
+
+
+class _Reporter:
+    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to Ray's metrics."""
+
+    def __init__(self, settings: Settings, images: Images, rank: int) -> None:
+        device = ray.train.torch.get_device()
+        self.precision: Precision = best_precision(device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._facts = {**images.facts, "device": name, "precision": self.precision}
+        self._settings, self._images = settings, images
+        self._images_an_epoch = images.steps * images.batch * ray.train.get_context().get_world_size()
+        self._board = Board(settings.board) if rank == 0 else None
+        self._gauges = {name: Gauge(f"lbae_{name}") for name in ("train_loss", "validation_loss", "images_per_second")}
+        self._since = time.monotonic()
+
+    def restore(self, state: TrainState) -> None:
+        """Continue from the newest checkpoint of this run, when there is one."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as path:
+            saved = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
+        state.network.load_state_dict(saved["network"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.history.extend(Epoch(**epoch) for epoch in saved["history"])
+
+    def report(self, state: TrainState) -> None:
+        """Report the epoch that has just ended."""
+        if isinstance(self._images.feed, Stream):
+            (bad,) = _total(self._images.feed.bad)
+            source = self._settings.source
+            check_bad_share(source.uri, bad, source.rows, self._settings.max_bad_fraction)
+            self._facts |= {"bad": bad, "images": self._images.facts["images"] - bad}
+        now = time.monotonic()
+        self._facts["images_per_second"] = round(self._images_an_epoch / (now - self._since), 1)
+        self._since = now
+        metrics = {**self._facts, "loss": state.history[-1].criterion, "history": [asdict(past) for past in state.history]}
+        if self._board is None:
+            ray.train.report(metrics)
+            return
+        self._show(state, self._board)
+        with TemporaryDirectory() as path:
+            saved = {
+                "network": state.network.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "history": metrics["history"],
+            }
+            torch.save(saved, Path(path, STATE))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+
+    def _show(self, state: TrainState, board: Board) -> None:
+        epoch = state.history[-1]
+        note = f"epoch {epoch.number}, loss {epoch.train_loss:.2f}"
+        if epoch.validation_loss is not None:
+            note += f", held out {epoch.validation_loss:.2f}"
+        self._settings.meter.say.remote(note)
+        numbers = {
+            "train_loss": epoch.train_loss,
+            "validation_loss": epoch.validation_loss,
+            "images_per_second": self._facts["images_per_second"],
+        }
+        for name, value in numbers.items():
+            if value is not None:
+                self._gauges[name].set(value)
+        board.log(epoch.number, {**numbers, "learning_rate": state.optimizer.param_groups[0]["lr"]})
+        if len(watched := self._images.held_out[:_WATCHED]):
+            codes, images = reconstruct(state.network, watched, precision=self.precision)
+            if self._settings.config.model.bottleneck == "bernoulli":
+                board.log_bits(epoch.number, codes.cpu().numpy())
+            board.log_pairs(epoch.number, watched[:_SHOWN].numpy(), images[:_SHOWN].cpu().numpy())
+        board.publish()

@@ -1,0 +1,32 @@
+"""Losses of several training runs in one figure."""
+
+from typing import Any
+
+from lbae.errors import UserError
+from lbae.io import model as model_io
+from lbae.io.artifact import read_manifest
+from lbae.io.images import is_picture
+from lbae.io.storage import resolve
+from lbae.report import figures
+
+
+def losses(*, models: tuple[str, ...], out: str) -> dict[str, Any]:
+    """Draw losses over epochs of several models, baselines among them.
+
+    Args:
+        models: URIs of model artifacts trained with one loss.
+        out: a picture (*.png).
+    """
+    if not is_picture(out):
+        raise UserError(f"the figure is a PNG; name the output *.png instead of {out}")
+    manifests = {uri: read_manifest(uri, model_io.KIND) for uri in models}
+    kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
+    if len(kinds) != 1:
+        raise UserError(f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure each")
+    runs = {}
+    for uri, manifest in manifests.items():
+        name = f"{manifest.config['model'].get('bottleneck', 'bernoulli')}, N = {manifest.config['model']['latent_dim']}"
+        runs[name if name not in runs else uri] = manifest.result["history"]
+    resolve(out).write_bytes(figures.losses(runs, kinds.pop()))
+    last = {name: {key: history[-1][key] for key in ("train_loss", "validation_loss")} for name, history in runs.items()}
+    return {"out": out, "last": last}

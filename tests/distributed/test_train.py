@@ -1,0 +1,172 @@
+"""Training on a real local Ray: streaming, what a storage may hold, and what survives deaths."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from lbae.distributed.train import train
+from lbae.errors import LbaeError, UserError
+from lbae.io.model import load_network
+from tests.conftest import ROOT, image_table
+
+SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
+
+
+def events(folder: Path) -> set[str]:
+    """Tags in TensorBoard's event files: records of a length, a checksum, an event, a checksum."""
+    tags = set()
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            tags |= {value.tag for value in Event.FromString(data[12 : 12 + size]).summary.value}
+            data = data[16 + size :]
+    return tags
+
+
+def test_a_stream_of_images_trains_and_counts_what_is_bad(ray_session, tmp_path, digits):
+    cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
+    cells[5], cells[30] = b"no image", None
+    image_table(tmp_path / "data.parquet", cells)
+    options = {"data": str(tmp_path / "data.parquet"), "out": str(tmp_path / "m"), "preset": "demo", "batch_size": 32}
+    result = train(**options, epochs=3, workers=2, feed="streaming", max_bad_fraction=0.1)
+    losses = [epoch["train_loss"] for epoch in result["history"]]
+    assert losses == sorted(losses, reverse=True)
+    assert result["bad"] == 2
+    assert 270 < result["images"] < 348  # the others are held out
+    assert load_network(str(tmp_path / "m"))[2].config["feed"] == "streaming"
+    tags = events(tmp_path / "m-checkpoints" / "tensorboard")
+    assert {"train_loss", "validation_loss", "images_per_second", "learning_rate", "reconstructions"} <= tags
+    assert {"bits/mean_abs", "bits/dead", "bits/entropy", "bits/redundancy"} <= tags
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 5}, r"another run \(train.epochs was 4, is now 5\)"),
+        ({"workers": 1, "latent_dim": 64}, r"\(model.latent_dim was 128, is now 64; workers was 2, is now 1\)"),
+    ],
+)
+def test_a_storage_belongs_to_one_run(trained, tmp_path, digits, change, message):
+    with pytest.raises(UserError, match=message):
+        train(data=str(digits), out=str(tmp_path / "m"), storage=str(trained[0]), **{**SMALL, **change})
+
+
+def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LbaeError, match=r"storage .*/file/storage cannot be written"):
+        train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session, tmp_path_factory, digits) -> tuple[Path, list[dict]]:
+    """The storage and the losses of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = train(data=str(digits), out=str(folder / "m"), storage=str(folder / "s"), **SMALL)
+    return folder / "s", result["history"]
+
+
+def checkpoints(storage: Path) -> int:
+    return len(list(storage.glob("run/checkpoint_*/state.pt")))
+
+
+def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
+    """Acts as soon as the condition holds, for at most two minutes."""
+
+    def watch() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if condition():
+                act()
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def kill_a_worker() -> None:
+    titles = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    workers = [pid for pid, title in titles.items() if b"RayTrainWorker" in title]
+    os.kill(max(workers), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_losses_survive_the_death_of_a_worker(trained, tmp_path, digits):
+    storage = tmp_path / "s"
+    killer = when(lambda: checkpoints(storage), kill_a_worker)
+    result = train(data=str(digits), out=str(tmp_path / "m"), storage=str(storage), **SMALL)
+    killer.join()
+    assert result["history"] == trained[1]
+
+
+@pytest.mark.slow
+def test_losses_survive_the_death_of_the_driver(trained, tmp_path, digits):
+    options = [f"--{name}={value}" for name, value in SMALL.items()]
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "train.py"),
+        "--data",
+        str(digits),
+        "--out",
+        str(tmp_path / "m"),
+        *options,
+    ]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
+    assert first.wait() == -signal.SIGKILL
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["history"] == trained[1]
+
+
+@pytest.mark.slow
+def test_losses_survive_the_death_of_a_node(trained, tmp_path, digits):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.distributed.dying_node", str(digits), str(tmp_path), json.dumps(SMALL)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert facts["killed"]
+    assert facts["history"] == trained[1]
+
+
+@pytest.mark.slow
+def test_a_loss_that_explodes_names_step_and_batch_and_is_not_tried_again(ray_session, tmp_path, digits):
+    options = {"data": str(digits), "out": str(tmp_path / "m"), **SMALL, "bottleneck": "gaussian", "learning_rate": 0.9}
+    with pytest.raises(LbaeError, match=r"training loss became (nan|inf) in step \d+, batch \d+ of 4 of epoch \d") as error:
+        train(**options)
+    assert error.value.exit_code == 1
+    assert not (tmp_path / "m" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_baseline_trains_and_is_refused_where_bits_are_needed(ray_session, tmp_path, digits):
+    train(data=str(digits), out=str(tmp_path / "m"), **{**SMALL, "epochs": 1}, bottleneck="continuous")
+    with pytest.raises(UserError, match="is a continuous baseline, which has no binary latents"):
+        load_network(str(tmp_path / "m"))
+
+
+@pytest.mark.slow
+def test_images_of_mixed_modes_and_sizes_train(ray_session, tmp_path, folder_of_images):
+    with Image.open(next(folder_of_images.rglob("*.png"))) as image:
+        for mode in ("L", "RGBA", "P", "CMYK"):
+            folder = tmp_path / "images" / mode
+            folder.mkdir(parents=True)
+            for size in range(20, 26):
+                image.convert(mode).resize((size, 70 - size)).save(folder / f"{size}.{'tiff' if mode == 'CMYK' else 'png'}")
+    result = train(data=str(tmp_path / "images"), out=str(tmp_path / "m"), preset="demo", epochs=1, workers=2, batch_size=8)
+    assert result["bad"] == 0
+    assert 0 < result["images"] <= 24
