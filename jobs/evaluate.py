@@ -40,7 +40,7 @@ def evaluate(
         if found.fingerprint != parents[name]:
             raise UserError(f"bundle {bundle} was fitted from {name} {parents[name]}; {uri} is {found.fingerprint}")
     source = plan(absolute(train_data))
-    test, train = labelled(plan(absolute(data)), loaded.codec.config), labelled(source, loaded.codec.config)
+    test, train = labelled(plan(data), loaded.codec.config), labelled(source, loaded.codec.config)
     network, fingerprint = load_or_train(classifier, train.images, train.labels, source.fingerprint)
     known = unpack(np.concatenate([packed_latents(table.read(part, ["latent"])) for part in table.parts]), table.latent_dim)
     report = score(loaded, network, test, train, sums, known, seed)

@@ -8,7 +8,7 @@ from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, is_picture
 from lbae.io.source import plan
-from lbae.io.storage import absolute, resolve
+from lbae.io.storage import resolve
 from lbae.report.pictures import load_images, reconstructions
 
 
@@ -26,7 +26,7 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
         raise UserError(f"num is {num}; allowed: 1 or more")
     picture_wanted = is_picture(out)
     loaded = load_bundle(bundle)
-    source = plan(absolute(data))
+    source = plan(data)
     images = load_images(loaded, source, num)
     picture, result = reconstructions(loaded, images)
     if picture_wanted:

@@ -15,10 +15,9 @@ import ray.data
 import torch
 
 from lbae.config import Config
-from lbae.core import process
 from lbae.core.codec import Codec, best_precision
 from lbae.core.packing import pack
-from lbae.distributed.session import cluster_cpus, cluster_gpus, session
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, session
 from lbae.io import artifact, latent_table
 from lbae.io import source as image_source
 from lbae.io.decode import check_bad_share, decode_rows
@@ -40,14 +39,14 @@ def encode(
 
     Args:
         model: URI of the model artifact.
-        data: image table (Parquet) or folder of images.
+        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
     _, config, manifest = load_network(model)
-    images = image_source.plan(absolute(data))
+    images = image_source.plan(data)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim}
     done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite)
@@ -136,6 +135,7 @@ def _pipeline(model: str, fingerprint: str, config: Config, images: image_source
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, count)),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
+        runtime_env=RUNS_A_NETWORK,
     )
 
 
@@ -143,7 +143,7 @@ class _Encoder:
     """Holds the model; encodes a decoded shard and writes its part files."""
 
     def __init__(self, model: str, fingerprint: str, out: str, pool: Pool) -> None:
-        process.prepare(pool.threads)
+        torch.set_num_threads(pool.threads)
         device = torch.device("cuda" if pool.gpus else "cpu")
         self.codec: Codec = load_model(model, best_precision(device), device)
         self.fingerprint, self.out = fingerprint, out

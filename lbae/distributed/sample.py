@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray.data
+import torch
 
-from lbae.core import process
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
-from lbae.distributed.session import cluster_cpus, cluster_gpus, session
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, session
 from lbae.errors import LbaeError
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
@@ -92,6 +92,7 @@ def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
         compute=ray.data.ActorPoolStrategy(size=min(actors, count)),
         num_cpus=1,
         num_gpus=gpus or None,
+        runtime_env=RUNS_A_NETWORK,
     )
     for row in written.iter_rows():
         outcome = pickle.loads(row["outcome"])
@@ -104,7 +105,7 @@ class _Sampler:
     """Holds the bundle; draws, decodes and writes one part."""
 
     def __init__(self, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str) -> None:
-        process.prepare(threads=1)
+        torch.set_num_threads(1)
         held: Bundle = ray.get(bundle)
         self.prior, self.codec = held.prior, held.codec.to(device)
         self.out, self.num, self.seed, self.given = out, num, seed, given

@@ -19,9 +19,8 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from lbae.core import process
 from lbae.core.bundle import Bundle
-from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, cluster_nodes
 from lbae.errors import LbaeError, UserError
 from lbae.io import bundle as bundle_io
 from lbae.io.artifact import read_manifest
@@ -65,7 +64,11 @@ def application(
     read_manifest(uri, bundle_io.KIND)
     # Room for every request that the application lets in, and for those that it must tell to come again.
     requests = 2 * limits.max_running
-    compute = {"num_cpus": 1 if cluster_cpus() > 1 else 0.5, "num_gpus": 1 if cluster_gpus() else 0}
+    compute = {
+        "num_cpus": 1 if cluster_cpus() > 1 else 0.5,
+        "num_gpus": 1 if cluster_gpus() else 0,
+        "runtime_env": RUNS_A_NETWORK,
+    }
     # Of the replica that multiplies: its part of a node, of which a batch does not fill more than a few.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(replicas, cluster_nodes())))
     shelf = ray_serve.deployment(_Shelf, name=_SHELF, ray_actor_options={"num_cpus": 0}).bind(uri)
@@ -117,7 +120,7 @@ class _Shelf:
 
 
 async def _taken_from(shelf: DeploymentHandle, threads: int) -> BundleBackend:
-    process.prepare(threads)
+    torch.set_num_threads(threads)
     (reference,) = await shelf.get.remote()
     bundle: Bundle = await reference
     device = "cuda" if torch.cuda.is_available() else "cpu"

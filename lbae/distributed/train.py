@@ -18,7 +18,7 @@ from lbae import presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch
-from lbae.distributed.session import cluster_cpus, cluster_gpus, root_cause, session, start_meter, watched
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, root_cause, session, start_meter, watched
 from lbae.distributed.stream import dataset
 from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
 from lbae.errors import LbaeError, UserError
@@ -58,7 +58,7 @@ def train(
     """Train an LBAE on images and publish the model.
 
     Args:
-        data: image table (Parquet) or folder of images.
+        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the model artifact.
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
         recipe: modern, or the original code's optimiser settings: paper.
@@ -84,7 +84,7 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
-    images = image_source.plan(absolute(data))
+    images = image_source.plan(data)
     parents = {"data": images.fingerprint}
     for name, value in (("workers", workers), ("keep", keep)):
         if value is not None and value < 1:
@@ -180,6 +180,7 @@ def _run(
         run_config=ray.train.RunConfig(
             name=_RUN,
             storage_path=folder,
+            worker_runtime_env=RUNS_A_NETWORK,
             failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"

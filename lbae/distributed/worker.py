@@ -17,7 +17,6 @@ from ray.util.metrics import Gauge
 from torch import Tensor, nn
 
 from lbae.config import Config, Precision
-from lbae.core import process
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
@@ -80,7 +79,7 @@ def _work(settings: Settings) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
-    process.prepare(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
 

@@ -26,11 +26,15 @@ class ImagePart:
 
 def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H W C"]) -> ImagePart:
     """Write part ``index`` of the table at ``out``: losslessly compressed PNG, named by their rows from ``first`` on."""
-    encoded = [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)]
+    return write_files(out, index, [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)], {})
+
+
+def write_files(out: str, index: int, encoded: list[tuple[str, bytes]], columns: dict[str, list[Any]]) -> ImagePart:
+    """Write part ``index`` of the table at ``out`` from names and contents of image files, and further columns."""
     digest = RowDigest()
     digest.add(path.encode() + data for path, data in encoded)
     file = f"data/part-{index:05d}.parquet"
-    write_parquet(out, file, pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded]}))
+    write_parquet(out, file, pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns}))
     return ImagePart(file=file, rows=len(encoded), digest=digest.total)
 
 

@@ -1,4 +1,4 @@
-"""Image sources as a deterministic plan of shards: a Parquet image table, or a folder of image files.
+"""Image sources as a deterministic plan of shards: Parquet image tables, WebDataset tars, or folders of image files.
 
 A shard is a run of rows that one task reads. The plan depends on the source alone, so every worker and every rerun cuts it
 the same way, and a row's key is unique by construction.
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
 from lbae.errors import UserError
+from lbae.io import datasets, tars
 from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
 from lbae.io.storage import readable, resolve
 
@@ -25,7 +26,7 @@ ROWS_PER_SHARD = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows of one Parquet file (whole row groups), or a run of image files."""
+    """Rows of one Parquet file (whole row groups), samples of one tar, or a run of image files."""
 
     root: str
     index: int
@@ -34,6 +35,7 @@ class Shard:
     files: tuple[str, ...]
     row_groups: tuple[int, ...] = ()
     first_row: int = 0
+    samples: tuple[tars.Sample, ...] = ()
     classes: bool = False
 
 
@@ -52,23 +54,29 @@ class Source:
 
 
 def plan(uri: str) -> Source:
-    """Plan a source. UserError when it is missing, empty, unfinished or a table without an ``image`` column."""
+    """Plan a source: a path, a URI, or ``torchvision:NAME``.
+
+    UserError when it is missing, empty, unfinished or a table without an ``image`` column.
+    """
+    if uri.startswith(datasets.SCHEME):
+        uri = datasets.as_image_table(uri)
     location = readable(uri, "data")
     if (location / BEGUN).exists():
         read_manifest(uri)
     listed = [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
-    tables = [name for name, _ in listed if name.endswith(".parquet")]
-    if tables:
-        shards = _table_shards(root, tables)
-        listed = [(name, info) for name, info in listed if name in set(tables)]
+    for suffix, planned in ((".parquet", _table_shards), (".tar", _tar_shards)):
+        if names := [name for name, _ in listed if name.endswith(suffix)]:
+            shards = planned(root, names)
+            listed = [(name, info) for name, info in listed if name.endswith(suffix)]
+            break
     else:
         listed = [(name, info) for name, info in listed if name != MANIFEST]
         shards = _file_shards(root, [name for name, _ in listed])
     if not sum(shard.rows for shard in shards):
-        raise UserError(f"data {uri} holds no images (looked for Parquet files and image files, also in subfolders)")
+        raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
     stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in listed]
-    return Source(uri=uri, fingerprint=digest_json(stamps), shards=tuple(shards))
+    return Source(uri=str(location), fingerprint=digest_json(stamps), shards=tuple(shards))
 
 
 def _table_shards(root: str, names: list[str]) -> list[Shard]:
@@ -114,6 +122,23 @@ def _footer(root: str, name: str) -> pq.FileMetaData:
     return metadata
 
 
+def _tar_shards(root: str, names: list[str]) -> list[Shard]:
+    shards: list[Shard] = []
+    start = 0
+    for name in names:
+        samples = tars.samples(resolve(root) / name)
+        classes = any(sample.label for sample in samples)
+        for first in range(0, len(samples), ROWS_PER_SHARD):
+            some = tuple(samples[first : first + ROWS_PER_SHARD])
+            shards.append(
+                Shard(
+                    root=root, index=len(shards), start=start, rows=len(some), files=(name,), samples=some, classes=classes
+                )
+            )
+            start += len(some)
+    return shards
+
+
 def _file_shards(root: str, names: list[str]) -> list[Shard]:
     classes = bool(names) and all("/" in name for name in names)
     edges = [*range(0, len(names), ROWS_PER_SHARD), len(names)]
@@ -126,8 +151,13 @@ def _file_shards(root: str, names: list[str]) -> list[Shard]:
 def read_shard(shard: Shard) -> pa.Table:
     """Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns."""
     root = resolve(shard.root)
+    if shard.samples:
+        data, labels = tars.read(root / shard.files[0], shard.samples, shard.classes)
+        columns: dict[str, Any] = {"key": shard_keys(shard), "bytes": pa.array(data, pa.binary())}
+        columns["path"] = pa.array([sample.image and sample.image.name for sample in shard.samples], pa.string())
+        return pa.table(columns | ({"label": labels} if shard.classes else {}))
     if not shard.row_groups:
-        columns: dict[str, Any] = {"key": shard_keys(shard)}
+        columns = {"key": shard_keys(shard)}
         columns["bytes"] = pa.array([_bytes_or_none(shard, name) for name in shard.files], pa.binary())
         columns["path"] = list(shard.files)
         if shard.classes:
@@ -149,6 +179,8 @@ def read_shard(shard: Shard) -> pa.Table:
 
 def shard_keys(shard: Shard) -> pa.Array:
     """The keys of a shard's rows, known without reading it."""
+    if shard.samples:
+        return pa.array([f"{shard.files[0]}:{sample.name}" for sample in shard.samples])
     if not shard.row_groups:
         return pa.array(shard.files, pa.string())
     return pa.array([f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])

@@ -13,7 +13,7 @@ from lbae.io.decode import decode_every
 from lbae.io.images import encode_png, grid
 from lbae.io.moments import load_moments
 from lbae.io.source import held_out, plan
-from lbae.io.storage import absolute, resolve
+from lbae.io.storage import resolve
 from lbae.report import figures
 from lbae.report.html import Section, page
 from lbae.report.pictures import reconstructions
@@ -30,7 +30,7 @@ _HOW = {
 def held_out_images(bundle: Bundle, data: str) -> tuple[np.ndarray, np.ndarray]:
     """Images that training never saw, and their labels as strings."""
     images, labels = [], []
-    for part in decode_every(plan(absolute(data)), bundle.codec.config):
+    for part in decode_every(plan(data), bundle.codec.config):
         mask = held_out(part.rows["key"])
         images.append(part.images[mask])
         labels.append(np.array([str(v) for v in part.rows["label"].to_pylist()])[mask])
