@@ -40,6 +40,7 @@ def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
         checks = [epoch["validation_loss"] for epoch in history]
         if all(check is not None for check in checks):
             axes.plot(numbers, checks, "--", color=color, label=f"{name} held out".strip())
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return _png(figure)
 
