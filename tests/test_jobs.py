@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +57,9 @@ def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp
 
 
 def test_losses_draws_models_in_one_figure(job, pipeline, tmp_path):
-    facts = result_of(job("losses", "--models", pipeline.model, pipeline.model, "--out", tmp_path / "l.png"))
-    assert list(facts["last"]) == ["bernoulli, N = 128", pipeline.model]
+    other = shutil.copytree(pipeline.model, tmp_path / "other")
+    facts = result_of(job("losses", "--models", pipeline.model, other, "--out", tmp_path / "l.png"))
+    assert list(facts["last"]) == ["bernoulli, N = 128", str(other)]
     assert picture_size(tmp_path / "l.png")[0] > 500
 
 

@@ -7,7 +7,6 @@ function that sums a tensor over all workers; every worker's feed must give as m
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -97,16 +96,16 @@ def training_step(
 class Resident:
     """A feed of images in memory: every epoch in another order, drawn from the seed and the epoch.
 
-    The images that do not fill a batch differ from epoch to epoch.
+    The K - batch * steps images left over differ from epoch to epoch.
     """
 
-    def __init__(self, images: Tensor, batch: int, seed: int) -> None:
-        self._images, self._batch, self._seed = images, batch, seed
+    def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
+        self._images, self._batch, self._steps, self._seed = images, batch, steps, seed
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
         """Batches of one epoch."""
         order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
-        for index in torch.split(order, self._batch):
+        for index in torch.split(order[: self._batch * self._steps], self._batch):
             yield self._images[index.to(self._images.device)]
 
 
@@ -133,7 +132,7 @@ def train_epoch(
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
     losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
-    for step, images in enumerate(islice(feed(epoch), steps)):
+    for step, images in zip(range(steps), feed(epoch), strict=True):
         behind = epoch * steps + step
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(behind, config.epochs * steps, config)

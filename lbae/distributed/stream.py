@@ -60,8 +60,9 @@ class Stream:
         given = self.bad = 0
         window = torch.empty(0)
         for window in self._windows(generator):
-            batches = len(window) // self._batch
-            yield from torch.split(window[: batches * self._batch], self._batch)
+            batches = min(len(window) // self._batch, self._steps - given)
+            if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
+                yield from torch.split(window[: batches * self._batch], self._batch)
             given += batches
         while given < self._steps:
             again = torch.randint(len(window), (self._batch,), generator=generator)

@@ -44,6 +44,7 @@ def train(
     bottleneck: Bottleneck | None = None,
     epochs: int | None = None,
     workers: int | None = None,
+    min_workers: int | None = None,
     storage: str | None = None,
     latent_dim: int | None = None,
     batch_size: int | None = None,
@@ -65,6 +66,7 @@ def train(
         bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
+        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all.
         storage: URI for checkpoints and TensorBoard, shared by all nodes; beside ``out`` when not given.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
@@ -86,13 +88,14 @@ def train(
     )
     images = image_source.plan(data)
     parents = {"data": images.fingerprint}
-    for name, value in (("workers", workers), ("keep", keep)):
+    for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     with session(address):
         kind = _feed(images, config, feed)
-        scaling = _scaling(workers, config, kind)
-        run = {"workers": scaling.num_workers, "feed": kind}
+        count = _workers(workers, config)
+        scaling = _scaling(count, min_workers, kind)
+        run = {"workers": count, "feed": kind}
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
@@ -152,19 +155,28 @@ def _claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:
         raise LbaeError(f"storage {folder} cannot be written: {error}") from error
 
 
-def _scaling(workers: int | None, config: Config, feed: FeedKind) -> ray.train.ScalingConfig:
-    """Workers and what each of them gets; UserError when the cluster has too little."""
+def _workers(asked: int | None, config: Config) -> int:
+    """How many workers; UserError when the cluster has too little for those asked for, or the batch cannot be shared."""
     gpus, cpus = cluster_gpus(), cluster_cpus()
-    count = workers or max(1, gpus)
+    count = asked or max(1, gpus)
     if count > (gpus or cpus):
         raise UserError(f"{count} workers were asked for; the cluster has {gpus} GPUs and {cpus} CPUs: lower --workers")
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
+    return count
+
+
+def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
+    """The workers, and what each of them gets; UserError when the least is more than all."""
+    if least is not None and least > count:
+        raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
+    gpus = cluster_gpus()
     # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
-    share = {"CPU": 1.0 if feed == "resident" or count < cpus else 0.5}
+    share = {"CPU": 1.0 if feed == "resident" or count < cluster_cpus() else 0.5}
     if gpus:
         share["GPU"] = 1
-    return ray.train.ScalingConfig(num_workers=count, use_gpu=bool(gpus), resources_per_worker=share)
+    workers = count if least in (None, count) else (least, count)
+    return ray.train.ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=share)
 
 
 def _run(

@@ -131,13 +131,14 @@ def _resident(settings: Settings, rank: int, world: int) -> Images:
     if world > 1:
         torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
     batch = _batch(config, int(smallest), trained, world)
+    steps = int(smallest) // batch
     if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
         resident = resident.to(device)
     return Images(
-        feed=Resident(resident, batch, config.train.seed),
+        feed=Resident(resident, batch, steps, config.train.seed),
         held_out=held_out,
         batch=batch,
-        steps=int(smallest) // batch,
+        steps=steps,
         facts={"images": trained, "bad": bad},
     )
 

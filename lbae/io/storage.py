@@ -34,8 +34,11 @@ class Location:
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def exists(self) -> bool:
-        """Whether there is a file or folder here."""
-        return bool(self.fs.exists(self.path))
+        """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not answer."""
+        try:
+            return bool(self.fs.exists(self.path))
+        except Exception as error:  # whatever the libraries behind a filesystem raise
+            raise LbaeError(f"{self} cannot be reached: {error}") from error
 
     def is_file(self) -> bool:
         """Whether there is a file here."""
@@ -102,10 +105,6 @@ def absolute(uri: str) -> str:
 def readable(uri: str, what: str) -> Location:
     """The location of something that must exist."""
     location = resolve(uri)
-    try:
-        found = location.exists()
-    except OSError as error:
-        raise LbaeError(f"{what} {uri} cannot be reached: {error}") from error
-    if not found:
+    if not location.exists():
         raise UserError(f"{what} {uri} does not exist")
     return location

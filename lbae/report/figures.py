@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from scipy import stats
 
 from lbae.core.attributes import AttributeStatistics
@@ -41,6 +42,9 @@ def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
         if all(check is not None for check in checks):
             axes.plot(numbers, checks, "--", color=color, label=f"{name} held out".strip())
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_yscale("log")  # the first epoch's loss is a multiple of the others'
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(ScalarFormatter())
     axes.legend(frameon=False)
     return _png(figure)
 

@@ -45,7 +45,7 @@ def run(config: TrainConfig, epochs: int, state=None):
         train(
             state,
             state.network,
-            Resident(images[:64], 16, config.seed),
+            Resident(images[:64], 16, 4, config.seed),
             images[64:],
             config,
             steps=4,
@@ -83,14 +83,14 @@ def test_a_run_continued_from_its_state_equals_one_that_never_stopped():
 def test_a_run_without_held_out_images_has_no_validation_loss():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     images = squares(32)
-    train(state, state.network, Resident(images, 16, 0), images[:0], CONFIG, steps=2, precision="float32")
+    train(state, state.network, Resident(images, 16, 2, 0), images[:0], CONFIG, steps=2, precision="float32")
     assert [epoch.validation_loss for epoch in state.history] == [None] * 4
 
 
 def test_running_statistics_forget_where_they_started():
     """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
-    train_epoch(state, state.network, Resident(squares(16), 16, 0), CONFIG, steps=1, precision="float32")
+    train_epoch(state, state.network, Resident(squares(16), 16, 1, 0), CONFIG, steps=1, precision="float32")
     assert state.network.encoder[1].running_var.max() < 0.1  # the weights are N(0, 0.02), the initial variance 1
 
 
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
     images = torch.arange(50, dtype=torch.uint8)[:, None, None, None]
-    feed = Resident(images, 8, seed=3)
+    feed = Resident(images, 10, 5, seed=3)
     first, second, again = (torch.cat(list(feed(epoch))).flatten() for epoch in (0, 1, 0))
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(50))
     assert first.tolist() == again.tolist() != second.tolist()
@@ -123,7 +123,7 @@ def test_flips_mirror_about_half_of_the_images():
     seen = []
     state.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     flips = dataclasses.replace(CONFIG, flips=True)
-    train_epoch(state, state.network, Resident(images, 16, 0), flips, steps=4, precision="float32")
+    train_epoch(state, state.network, Resident(images, 16, 4, 0), flips, steps=4, precision="float32")
     left, right = torch.cat(seen)[:, 0, 0, 0], torch.cat(seen)[:, 0, 0, -1]
     assert (left + right == 1).all()
     assert 16 < right.sum() < 48

@@ -7,14 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.data
+import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from lbae.config import ModelConfig
+from lbae.distributed.stream import Stream
 from lbae.distributed.train import train
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network
@@ -33,6 +39,22 @@ def events(folder: Path) -> set[str]:
             tags |= {value.tag for value in Event.FromString(data[12 : 12 + size]).summary.value}
             data = data[16 + size :]
     return tags
+
+
+@pytest.mark.parametrize("bad", [0, 100])
+def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(ray_session, bad):
+    four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
+    rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
+    table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
+    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5)
+    epochs = [torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)]
+    assert [len(epoch) for epoch in epochs] == [140 * 64] * 2
+    assert stream.bad == bad
+    assert epochs[0] != epochs[1]
+    for epoch in epochs:
+        once = sum(count == 1 for count in Counter(epoch).values())
+        assert once == 140 * 64 if not bad else once >= 138 * 64
+        assert epoch != sorted(epoch)
 
 
 def test_a_stream_of_images_trains_and_counts_what_is_bad(ray_session, tmp_path, digits):
@@ -131,15 +153,27 @@ def test_losses_survive_the_death_of_the_driver(undisturbed, tmp_path, digits):
     assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
 
 
-@pytest.mark.slow
-def test_losses_survive_the_death_of_a_node(undisturbed, tmp_path, digits):
+def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "tests.distributed.dying_node", str(digits), str(tmp_path), json.dumps(SMALL)]
+    command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert facts["killed"]
-    assert facts["history"] == undisturbed
+    return facts["history"]
+
+
+@pytest.mark.slow
+def test_losses_survive_the_death_of_a_node(undisturbed, tmp_path, digits):
+    assert after_the_death_of_a_node(digits, tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_training_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path, digits):
+    history = after_the_death_of_a_node(digits, tmp_path, min_workers=1)
+    assert [epoch["number"] for epoch in history] == [1, 2, 3, 4]
+    assert history[0] == undisturbed[0]
+    assert history[-1]["train_loss"] < 1.5 * undisturbed[-1]["train_loss"]
 
 
 @pytest.mark.slow

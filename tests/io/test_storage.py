@@ -1,6 +1,6 @@
 import pytest
 
-from lbae.errors import UserError
+from lbae.errors import LbaeError, UserError
 from lbae.io.storage import absolute, readable, resolve
 
 
@@ -40,3 +40,15 @@ def test_mistakes_are_named():
         resolve("nosuch://x")
     with pytest.raises(UserError, match="data /no/such/place does not exist"):
         readable("/no/such/place", "data")
+
+
+def test_a_bucket_that_does_not_answer_is_named(monkeypatch):
+    for name, value in {
+        "ACCESS_KEY_ID": "x",
+        "SECRET_ACCESS_KEY": "y",
+        "ENDPOINT_URL": "http://127.0.0.1:9",
+        "MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be reached: .*127\.0\.0\.1:9"):
+        resolve("s3://bucket/x").exists()
