@@ -46,6 +46,7 @@ def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
     assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
 
 
+@pytest.mark.slow
 def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp_path):
     result_of(job("export", "--model", pipeline.model, "--out", tmp_path / "e"))
     code = (

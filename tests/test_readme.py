@@ -5,6 +5,8 @@ import re
 import shlex
 import subprocess
 
+import pytest
+
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 
 BASH, PYTHON = readme_blocks("bash"), readme_blocks("python")
@@ -38,6 +40,7 @@ def test_python(pipeline):
     assert names["latents"].shape == (16, 128)
 
 
+@pytest.mark.slow
 def test_serving(pipeline, tmp_path, monkeypatch):
     serve, curl = BASH[2].strip().splitlines()
     (tmp_path / "docs").symlink_to(ROOT / "docs")

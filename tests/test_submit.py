@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def test_a_submitted_job_trains_on_two_nodes(dashboard, tmp_path, digits):
     submit = re.sub(r"\$PWD/lbae\S+", str(digits), submit).replace("$PWD/runs", str(tmp_path))
     environment = {**os.environ, "RAY_API_SERVER_ADDRESS": dashboard}
     command = ["bash", "-c", submit]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    for _ in range(12):  # a node's agent takes submissions some time after the node is there
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(5)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"kind": "model"' in done.stdout
     manifest = json.loads((tmp_path / "submitted" / "model" / "manifest.json").read_bytes())

@@ -92,7 +92,7 @@ def train(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     with session(address):
-        kind = _feed(images, config, feed)
+        kind, sizes = _feed(images, config, feed)
         count = _workers(workers, config)
         scaling = _scaling(count, min_workers, kind)
         run = {"workers": count, "feed": kind}
@@ -102,6 +102,7 @@ def train(
         started = time.monotonic()
         folder = absolute(storage or f"{absolute(out)}-checkpoints")
         _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite)
+        print(f"feed: {kind} ({sizes})", file=sys.stderr)
         settings = Settings(
             config=config,
             source=images,
@@ -127,14 +128,13 @@ def train(
         return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
 
 
-def _feed(images: image_source.Source, config: Config, asked: str) -> FeedKind:
-    """Resident where the decoded images take a small part of the cluster's memory; said on standard error."""
+def _feed(images: image_source.Source, config: Config, asked: str) -> tuple[FeedKind, str]:
+    """What was asked for, else resident where the decoded images take little of the cluster's memory; and the sizes."""
     size, memory = images.rows * math.prod(config.model.image_shape), ray.cluster_resources().get("memory", 0)
     kind: FeedKind = "streaming" if asked == "streaming" or size > _RESIDENT_SHARE * memory else "resident"
     if asked == "resident":
         kind = "resident"
-    print(f"feed: {kind} ({size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory)", file=sys.stderr)
-    return kind
+    return kind, f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
 
 
 def _claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:

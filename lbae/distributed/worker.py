@@ -24,7 +24,7 @@ from lbae.distributed.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io import source as image_source
 from lbae.io.decode import check_bad_share, decode_every, decode_held_out
-from lbae.report.board import Board
+from lbae.report.board import log_epoch
 
 FeedKind = Literal["resident", "streaming"]
 
@@ -169,9 +169,8 @@ class _Reporter:
         self.precision: Precision = best_precision(device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
-        self._settings, self._images = settings, images
+        self._settings, self._images, self._rank = settings, images, rank
         self._images_an_epoch = images.steps * images.batch * ray.train.get_context().get_world_size()
-        self._board = Board(settings.board) if rank == 0 else None
         self._gauges = {name: Gauge(f"lbae_{name}") for name in ("train_loss", "validation_loss", "images_per_second")}
         self._since = time.monotonic()
 
@@ -197,10 +196,10 @@ class _Reporter:
         self._facts["images_per_second"] = round(self._images_an_epoch / (now - self._since), 1)
         self._since = now
         metrics = {**self._facts, "loss": state.history[-1].criterion, "history": [asdict(past) for past in state.history]}
-        if self._board is None:
+        if self._rank:
             ray.train.report(metrics)
             return
-        self._show(state, self._board)
+        self._show(state)
         with TemporaryDirectory() as path:
             saved = {
                 "network": state.network.state_dict(),
@@ -210,24 +209,21 @@ class _Reporter:
             torch.save(saved, Path(path, STATE))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
 
-    def _show(self, state: TrainState, board: Board) -> None:
+    def _show(self, state: TrainState) -> None:
         epoch = state.history[-1]
         note = f"epoch {epoch.number}, loss {epoch.train_loss:.2f}"
+        numbers = {"train_loss": epoch.train_loss, "images_per_second": self._facts["images_per_second"]}
         if epoch.validation_loss is not None:
             note += f", held out {epoch.validation_loss:.2f}"
+            numbers["validation_loss"] = epoch.validation_loss
         self._settings.meter.say.remote(note)
-        numbers = {
-            "train_loss": epoch.train_loss,
-            "validation_loss": epoch.validation_loss,
-            "images_per_second": self._facts["images_per_second"],
-        }
         for name, value in numbers.items():
-            if value is not None:
-                self._gauges[name].set(value)
-        board.log(epoch.number, {**numbers, "learning_rate": state.optimizer.param_groups[0]["lr"]})
+            self._gauges[name].set(value)
+        numbers["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+        latents = pairs = None
         if len(watched := self._images.held_out[:_WATCHED]):
             codes, images = reconstruct(state.network, watched, precision=self.precision)
+            pairs = watched[:_SHOWN].numpy(), images[:_SHOWN].cpu().numpy()
             if self._settings.config.model.bottleneck == "bernoulli":
-                board.log_bits(epoch.number, codes.cpu().numpy())
-            board.log_pairs(epoch.number, watched[:_SHOWN].numpy(), images[:_SHOWN].cpu().numpy())
-        board.publish()
+                latents = codes.cpu().numpy()
+        log_epoch(self._settings.board, epoch.number, numbers, latents, pairs)

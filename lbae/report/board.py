@@ -14,36 +14,27 @@ from lbae.io.storage import resolve
 _COLUMNS = 8
 
 
-class Board:
-    """Writes events to a folder at any URI: the event file grows in a local folder and is copied there with every epoch.
+def log_epoch(
+    uri: str,
+    epoch: int,
+    numbers: dict[str, float],
+    latents: Float[np.ndarray, "K N"] | None,
+    pairs: tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "K H W C"]] | None,
+) -> None:
+    """Add an event file of one epoch to a folder at any URI.
 
-    A run that goes on from a checkpoint adds a file; TensorBoard shows both as one.
+    It holds numbers by name, the health of latents of +1 and -1, and images above their reconstructions. A file an epoch,
+    since object stores cannot append, and since the writer is sure to have written only what it has closed.
     """
-
-    def __init__(self, uri: str) -> None:
-        self._uri, self._folder = uri, TemporaryDirectory()
-        self._writer = SummaryWriter(self._folder.name)
-
-    def log(self, epoch: int, scalars: dict[str, float]) -> None:
-        """Numbers of an epoch by name; those that are None are left out."""
-        for name, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, epoch)
-
-    def log_bits(self, epoch: int, latents: Float[np.ndarray, "K N"]) -> None:
-        """The health of latents of +1 and -1."""
-        for name, value in bit_health(latents).items():
-            self._writer.add_scalar(f"bits/{name}", value, epoch)
-
-    def log_pairs(self, epoch: int, images: UInt8[np.ndarray, "K H W C"], others: UInt8[np.ndarray, "K H W C"]) -> None:
-        """Images above their reconstructions."""
-        starts = range(0, len(images), _COLUMNS)
-        rows = [part[start : start + _COLUMNS] for start in starts for part in (images, others)]
-        picture = grid(np.concatenate(rows), _COLUMNS)
-        self._writer.add_image("reconstructions", picture, epoch, dataformats="HWC")
-
-    def publish(self) -> None:
-        """Copy the events so far."""
-        self._writer.flush()
-        for file in Path(self._folder.name).iterdir():
-            (resolve(self._uri) / file.name).write_bytes(file.read_bytes())
+    with TemporaryDirectory() as folder:
+        with SummaryWriter(folder, filename_suffix=f".{epoch:05d}") as writer:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, epoch)
+            for name, value in bit_health(latents).items() if latents is not None else ():
+                writer.add_scalar(f"bits/{name}", value, epoch)
+            if pairs is not None:
+                starts = range(0, len(pairs[0]), _COLUMNS)
+                rows = [part[start : start + _COLUMNS] for start in starts for part in pairs]
+                writer.add_image("reconstructions", grid(np.concatenate(rows), _COLUMNS), epoch, dataformats="HWC")
+        for file in Path(folder).iterdir():
+            (resolve(uri) / file.name).write_bytes(file.read_bytes())
