@@ -35,7 +35,7 @@ def edit(
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")
     loaded = load_bundle(bundle)
-    original = load_image(loaded, image)[None]
+    original = load_image(loaded.codec.config, image)[None]
     edited, changed = loaded.edit(original, set, unset, strength, method)
     resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
     return {

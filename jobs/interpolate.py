@@ -29,7 +29,7 @@ def interpolate(*, bundle: str, source: str, target: str, out: str, via: Names =
     if not 2 <= steps <= 1000:
         raise UserError(f"steps is {steps}; allowed: 2 (the two ends) to 1000")
     loaded = load_bundle(bundle)
-    frames = loaded.interpolate(np.stack([load_image(loaded, uri) for uri in (source, *via, target)]), steps)
+    frames = loaded.interpolate(np.stack([load_image(loaded.codec.config, uri) for uri in (source, *via, target)]), steps)
     resolve(out).write_bytes(encode_png(strip(frames)) if suffix == "png" else encode_webp(frames))
     return {"out": out, "frames": len(frames), "bundle": loaded.fingerprint}
 

@@ -1,17 +1,23 @@
-"""Describe any artifact: kind, lineage, rows, configuration, bit statistics, the leading bits of attributes."""
+"""Describe any artifact: kind, lineage, rows, configuration, bits, quarantine, leading bits; and draw a picture of it."""
 
 from typing import Any
 
 from lbae.cli import run
 from lbae.io.describe import describe
+from lbae.io.images import encode_png
+from lbae.io.storage import resolve
+from lbae.report.pictures import portrait
 
 
-def show(uri: str, /) -> dict[str, Any]:
+def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:
     """Describe an artifact.
 
     Args:
         uri: URI of a model, latent table, moment sums, bundle or image table.
+        picture: where to draw (*.png) images of an image table, decoded latents of a latent table, or samples of a bundle.
     """
+    if picture:
+        resolve(picture).write_bytes(encode_png(portrait(uri)))
     return describe(uri)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from hypothesis import settings
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from lbae.core.packing import pack
@@ -188,6 +192,28 @@ def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFa
     return Pipeline(digits, out, run_readme(readme_blocks("bash")[0], out, digits))
 
 
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on an S3 server of this machine, for this process and for jobs it starts."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "DEFAULT_REGION": "us-east-1",
+        "ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    httpx.post(f"http://{host}:{port}/moto-api/reset")
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("bucket")
+    yield "s3://bucket"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
 @contextmanager
 def service(*arguments: str) -> Iterator[dict[str, Any]]:
     """``python jobs/serve.py ARGUMENTS``: the JSON line it prints once it answers; ended as by Ctrl-C."""
@@ -209,6 +235,7 @@ def image_table(path: Path, cells: list[bytes | None], **columns: list[Any]) -> 
     """Write an image table with these image bytes."""
     images = [{"bytes": data, "path": f"{index}.png"} for index, data in enumerate(cells)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": pa.array(images, kind), **columns}), path)
 
 

@@ -40,6 +40,13 @@ def to_network(images: Tensor, config: ModelConfig) -> Tensor:
     return functional.pad(pixels, (pad, pad, pad, pad)).contiguous(memory_format=torch.channels_last)
 
 
+def from_network(logits: Tensor, config: ModelConfig) -> Tensor:
+    """The decoder's logits (K, C, H', W') as uint8 images (K, H, W, C) of the content size."""
+    pad, side = config.padding, config.content_size
+    pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+    return pixels[:, :, pad : pad + side, pad : pad + side].permute(0, 2, 3, 1)
+
+
 class Codec:
     """A trained network for inference: ``encode`` and ``decode`` between uint8 images and latents."""
 
@@ -59,9 +66,8 @@ class Codec:
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
         """Latents of uint8 images of the content size."""
-        side, channels = self.config.content_size, self.config.image_channels
-        if images.shape[1:] != (side, side, channels):
-            raise ValueError(f"images have shape {images.shape[1:]}; this model takes {(side, side, channels)}")
+        if images.shape[1:] != self.config.image_shape:
+            raise ValueError(f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}")
         latents = np.empty((len(images), self.config.latent_dim), dtype=np.int8)
         for start in range(0, len(images), self.batch):
             chunk, rows = _padded(torch.from_numpy(images[start : start + self.batch]).to(self.device), self.batch)
@@ -75,15 +81,12 @@ class Codec:
         """uint8 images of the content size for latents of +1 and -1."""
         if latents.shape[1] != self.config.latent_dim:
             raise ValueError(f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}")
-        side, pad = self.config.content_size, self.config.padding
-        images = np.empty((len(latents), side, side, self.config.image_channels), dtype=np.uint8)
+        images = np.empty((len(latents), *self.config.image_shape), dtype=np.uint8)
         for start in range(0, len(latents), self.batch):
             chunk, rows = _padded(torch.from_numpy(latents[start : start + self.batch]).to(self.device), self.batch)
             with autocast(self.device, self.precision):
                 logits = self._network.decode_logits(chunk.float())
-            pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
-            inner = pixels[:rows, :, pad : pad + side, pad : pad + side]
-            images[start : start + rows] = inner.permute(0, 2, 3, 1).cpu().numpy()
+            images[start : start + rows] = from_network(logits[:rows], self.config).cpu().numpy()
         return images
 
 

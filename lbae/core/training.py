@@ -7,6 +7,7 @@ function that sums a tensor over all workers; every worker's feed must give as m
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lbae.config import Loss, Precision, TrainConfig
-from lbae.core.codec import autocast, to_network
+from lbae.core.codec import autocast, from_network, to_network
 from lbae.core.network import LatentBernoulliAutoencoder
 
 # A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
@@ -22,8 +23,17 @@ from lbae.core.network import LatentBernoulliAutoencoder
 _BATCHNORM_MOMENTUM = 0.1
 _VALIDATION_BATCH = 512
 
-# The uint8 batches (K, H, W, C) of an epoch, by its number from 0; always the same for the same number.
-Feed = Callable[[int], Iterator[Tensor]]
+
+@runtime_checkable
+class Feed(Protocol):
+    """The images of one worker: ``steps`` batches of ``batch`` images an epoch."""
+
+    batch: int
+    steps: int
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """The uint8 batches (K, H, W, C) of an epoch, by its number from 0."""
+        ...
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
@@ -100,12 +110,12 @@ class Resident:
     """
 
     def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
-        self._images, self._batch, self._steps, self._seed = images, batch, steps, seed
+        self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
         """Batches of one epoch."""
         order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
-        for index in torch.split(order[: self._batch * self._steps], self._batch):
+        for index in torch.split(order[: self.batch * self.steps], self.batch):
             yield self._images[index.to(self._images.device)]
 
 
@@ -120,17 +130,17 @@ def train_epoch(
     feed: Feed,
     config: TrainConfig,
     *,
-    steps: int,
     precision: Precision,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> Tensor:
-    """One epoch of ``steps`` batches; returns their reconstruction losses, float64, ready to be added over workers."""
+    """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers."""
     epoch = len(state.history)
     coins = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
     torch.manual_seed(epoch_seed(config.seed, epoch))  # the noise of Gaussian codes
     state.network.train()
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
+    steps = feed.steps
     losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
     for step, images in zip(range(steps), feed(epoch), strict=True):
         behind = epoch * steps + step
@@ -174,12 +184,10 @@ def evaluate(
 def reconstruct(network: LatentBernoulliAutoencoder, images: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
     """Codes (K, width), float32, and reconstructions, uint8 (K, H, W, C), of uint8 images in evaluation mode."""
     network.eval()
-    pad, side = network.config.padding, network.config.content_size
     with autocast(_device(network), precision):
         codes = network.encode(to_network(images.to(_device(network)), network.config))
         logits = network.decode_logits(codes)
-    pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
-    return codes.float(), pixels[:, :, pad : pad + side, pad : pad + side].permute(0, 2, 3, 1).contiguous()
+    return codes.float(), from_network(logits, network.config)
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -193,7 +201,6 @@ def train(
     held_out: Tensor,
     config: TrainConfig,
     *,
-    steps: int,
     precision: Precision,
     sum_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
     on_step: Callable[[int], None] = lambda images: None,
@@ -205,9 +212,7 @@ def train(
     """
     workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(state.network)))
     while len(state.history) < config.epochs:
-        losses = sum_over_workers(
-            train_epoch(state, stepped, feed, config, steps=steps, precision=precision, on_step=on_step)
-        )
+        losses = sum_over_workers(train_epoch(state, stepped, feed, config, precision=precision, on_step=on_step))
         _check_finite(losses, len(state.history))
         average_buffers(state.network, sum_over_workers, workers)
         check = sum_over_workers(evaluate(state.network, held_out, config, batch=_VALIDATION_BATCH, precision=precision))

@@ -1,27 +1,30 @@
-"""Encoding an image source to a latent table with Ray Data: tasks read and decode shards, a pool of actors encodes them.
+"""Encoding an image source to a latent table with Ray Data: a pool of actors reads, decodes and encodes shards.
 
-One row of the Ray data set is one shard of the source, so every shard becomes one part file with a fixed name, whatever the
-number of actors: no row is lost, doubled or moved.
+One row of a Ray data set is one shard of the source and leaves one file; then one row is one part file made of those. What
+is there when the job is killed is not done again, and no row is lost, doubled or moved, whatever the number of actors.
 """
 
-import pickle
 import time
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 import torch
 
-from lbae.config import Config
-from lbae.core.codec import Codec, best_precision
+from lbae.core.codec import best_precision
 from lbae.core.packing import pack
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, session
-from lbae.io import artifact, latent_table
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, cluster_nodes, session
+from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.io import artifact, assembly, latent_table
 from lbae.io import source as image_source
-from lbae.io.decode import check_bad_share, decode_rows
+from lbae.io.decode import Decoded, check_bad_share, decode_rows
+from lbae.io.lock import locked
 from lbae.io.model import load_model, load_network
+from lbae.io.source import Shard
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -31,16 +34,20 @@ def encode(
     model: str,
     data: str,
     out: str,
+    append: bool = False,
+    keep_images: bool = False,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Encode images into a Parquet table of bit-packed latents.
+    """Encode images into a Parquet table of bit-packed latents. A killed job, run again, continues.
 
     Args:
         model: URI of the model artifact.
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
+        append: encode only images whose keys are not in the table yet, as its next generation.
+        keep_images: keep the images' bytes in the table, as its column ``image``.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
@@ -48,136 +55,113 @@ def encode(
     _, config, manifest = load_network(model)
     images = image_source.plan(data)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
-    settings = {"latent_dim": config.model.latent_dim}
-    done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite)
-    if done:
-        check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
-        return done
-    started = time.monotonic()
-    with session(address), ProgressLine("encode", images.rows, "images") as line:
-        stats = []
-        for row in _pipeline(model, manifest.fingerprint, config, images, out).iter_rows():
-            stats.append(row)
-            line.update(sum(s["rows"] + s["bad"] for s in stats))
-    rows, bad = sum(s["rows"] for s in stats), sum(s["bad"] for s in stats)
-    digest = artifact.RowDigest(sum(int(s["digest"], 16) for s in stats) % 2**256)
-    result = artifact.publish(
-        out,
-        latent_table.KIND,
-        fingerprint=digest.fingerprint(manifest.fingerprint),
-        parents=parents,
-        config=settings,
-        rows=rows,
-        files=[name for s in stats for name in s["files"]],
-        result={
-            "bad": bad,
-            "latent_dim": config.model.latent_dim,
-            "mean_bit": round(sum(s["ones"] for s in stats) / max(1, rows * config.model.latent_dim), 4),
-            "device": stats[0]["device"],
-            "precision": stats[0]["precision"],
+    settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
+    base, shards = None, images.shards
+    with locked(out) as still_held:
+        if append:
+            base = assembly.open_for_append(out, manifest, settings)
+            shards = image_source.without(shards, base.keys())
+            if not shards:
+                return {"out": absolute(out), **base.manifest.result, "already": True}
+            artifact.begin_update(out, base.manifest, parents, overwrite)
+        else:
+            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, resume=True)
+            if done:
+                check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
+                return done
+        started = time.monotonic()
+        encoder = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
+        with session(address):
+            by_node = _encode(encoder, shards, still_held)
+            parts = _assemble(absolute(out), base)
+        still_held()
+        facts = {
+            "model": encoder["model"],
+            "data": images.uri,
+            "images_by_node": by_node,
             "seconds": round(time.monotonic() - started, 1),
-        },
-    )
-    check_bad_share(data, bad, images.rows, max_bad_fraction)
+        }
+        result = assembly.publish(out, parts, base, parents, settings, facts)
+    check_bad_share(data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction)
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """How many encoders run, what each of them holds, and what a decoding task takes.
-
-    The two never take equal shares: Ray Data would fuse them into one operator and decode inside the encoders.
-    """
-
-    actors: int
-    cpus: float
-    gpus: float
-    threads: int
-    decode_cpus: float
-
-
-def pool_for(cpus: int, gpus: int) -> Pool:
-    """An encoder a GPU; without GPUs one for every two CPUs, so that reading tasks always find a CPU of their own."""
-    if gpus:
-        return Pool(actors=gpus, cpus=0.5, gpus=1, threads=1, decode_cpus=1)
-    share = 1 if cpus > 1 else 0.5
-    return Pool(actors=max(1, cpus // 2), cpus=share, gpus=0, threads=min(cpus, 2), decode_cpus=share / 2)
+def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]) -> list[int]:
+    """Encode the shards that are not finished yet; how many images that were on every node."""
+    finished = assembly.finished_shards(encoder["out"])
+    missing = [shard for shard in shards if shard.index not in finished]
+    total = sum(shard.wanted for shard in shards)
+    by_node: Counter[str] = Counter()
+    with ProgressLine("encode", total, "images") as line:
+        before = total - sum(shard.wanted for shard in missing)
+        for node, rows in outcomes(_over_actors(missing, encoder)) if missing else ():
+            by_node[node] += rows
+            line.update(before + by_node.total())
+            still_held()
+    return sorted(by_node.values(), reverse=True)
 
 
-def _pipeline(model: str, fingerprint: str, config: Config, images: image_source.Source, out: str) -> ray.data.Dataset:
-    """Shards -> decoded shards -> one row of statistics a written part."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    pool = pool_for(cluster_cpus(), cluster_gpus())
-    count = len(images.shards)
-
-    def decode(row: dict[str, Any]) -> dict[str, Any]:
-        shard: image_source.Shard = pickle.loads(row["shard"])
-        decoded = decode_rows(image_source.read_shard(shard), config.model)
-        shape = np.asarray(decoded.images.shape)
-        return {
-            "shard": shard.index,
-            "pixels": decoded.images.tobytes(),
-            "shape": shape,
-            "rows": _to_ipc(decoded.rows),
-            "quarantine": _to_ipc(decoded.quarantine),
-        }
-
-    shards = ray.data.from_items([{"shard": pickle.dumps(s)} for s in images.shards], override_num_blocks=count)
-    decoded = shards.map(decode, num_cpus=pool.decode_cpus)
-    return decoded.map(
+def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Dataset:
+    actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
+    return as_rows(shards).map(
         _Encoder,
-        fn_constructor_kwargs={
-            "model": absolute(model),
-            "fingerprint": fingerprint,
-            "out": absolute(out),
-            "pool": pool,
-        },
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, count)),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
+        fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": max(1, cluster_cpus() // actors)},
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+        num_cpus=1,
+        num_gpus=gpus or None,
         runtime_env=RUNS_A_NETWORK,
     )
 
 
+def _assemble(out: str, base: latent_table.LatentTable | None) -> list[assembly.Part]:
+    """Make part files of the finished shards, at least one for every node."""
+    plans = assembly.plan_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
+    if len(plans) == 1:  # starting a worker takes longer than the work
+        return [assembly.assemble(out, plans[0])]
+
+    def assemble(row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, lambda plan: assembly.assemble(out, plan))
+
+    return list(outcomes(as_rows(plans).map(assemble, num_cpus=1)))
+
+
 class _Encoder:
-    """Holds the model; encodes a decoded shard and writes its part files."""
+    """Holds the model; makes of a shard its file. While a batch is encoded the next ones are read and decoded."""
 
-    def __init__(self, model: str, fingerprint: str, out: str, pool: Pool) -> None:
-        torch.set_num_threads(pool.threads)
-        device = torch.device("cuda" if pool.gpus else "cpu")
-        self.codec: Codec = load_model(model, best_precision(device), device)
-        self.fingerprint, self.out = fingerprint, out
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        pixels = np.frombuffer(row["pixels"], dtype=np.uint8).reshape(row["shape"]).copy()
-        rows, quarantine = _from_ipc(row["rows"]), _from_ipc(row["quarantine"])
-        packed = pack(self.codec.encode(pixels))
-        keys = rows["key"].combine_chunks()
-        columns = rows.drop_columns(["key"])
-        part = latent_table.latent_part(keys, packed, columns, self.codec.config.latent_dim, self.fingerprint)
-        name = f"part-{row['shard']:05d}.parquet"
-        files = []
-        for folder, table in (("data", part), ("quarantine", quarantine)):
-            if len(table):
-                files.append(f"{folder}/{name}")
-                latent_table.write_parquet(self.out, files[-1], table)
-        return {
-            "files": files,
-            "rows": len(part),
-            "bad": len(quarantine),
-            "ones": int(np.unpackbits(packed).sum()),
-            "digest": part.schema.metadata[b"lbae.rows_digest"].decode(),
-            "device": torch.cuda.get_device_name() if self.codec.device.type == "cuda" else "cpu",
+    def __init__(self, model: str, out: str, keep_images: bool, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        chosen = torch.device(device)
+        self.codec = load_model(model, best_precision(chosen), chosen)
+        self.model = load_network(model)[2].fingerprint
+        self.out, self.keep_images = out, keep_images
+        self.made = {
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "precision": self.codec.precision,
         }
+        self.pool, self.ahead = ThreadPoolExecutor(threads), threads
+        self.node = ray.get_runtime_context().get_node_id()
 
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, self._write)
 
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    def _write(self, shard: Shard) -> tuple[str, int]:
+        latents, quarantine = [], []
+        for decoded in self._decoded(shard):
+            latents.append(self._latents(decoded))
+            quarantine.append(decoded.quarantine)
+        assembly.write_shard(self.out, shard.index, pa.concat_tables(latents), pa.concat_tables(quarantine), self.made)
+        return self.node, shard.wanted
 
+    def _decoded(self, shard: Shard) -> Iterator[Decoded]:
+        waiting: deque[Future[Decoded]] = deque()
+        for batch in image_source.read_batches(shard):
+            waiting.append(self.pool.submit(decode_rows, batch, self.codec.config, self.keep_images))
+            if len(waiting) > self.ahead:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
-def _from_ipc(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()
+    def _latents(self, decoded: Decoded) -> pa.Table:
+        packed = pack(self.codec.encode(decoded.images))
+        keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
+        return latent_table.latent_part(keys, packed, rest, self.codec.config.latent_dim, self.model)

@@ -3,7 +3,6 @@
 One row of the Ray data set is one part file of whole blocks of the prior, so image i is the same for any number of actors.
 """
 
-import pickle
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, session
-from lbae.errors import LbaeError
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, session
+from lbae.distributed.tasks import answered, as_rows, outcomes
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
 from lbae.io.image_table import ImagePart
@@ -22,7 +21,6 @@ from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
 _PART_ROWS = 8 * BLOCK  # what one task of a later stage reads, and what the loss of an actor costs
-_ACTORS_A_GPU = 4  # a GPU decodes faster than one CPU compresses PNG
 
 
 def sample_table(
@@ -62,23 +60,11 @@ def sample_table(
     return image_table.publish_parts(out, parts, parents=parents, config=settings, result=result)
 
 
-def pool_for(cpus: int, gpus: int) -> tuple[int, float]:
-    """How many actors of one CPU draw, and each one's share of a GPU.
-
-    They may take every CPU: parts are handed out by the driver, so no task waits for a CPU that they hold.
-    """
-    if not gpus:
-        return cpus, 0
-    sharing = max(1, min(_ACTORS_A_GPU, cpus // gpus))
-    return gpus * sharing, 1 / sharing
-
-
 def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]) -> Iterator[tuple[ImagePart, int]]:
     """Parts as they are written, and the tries that their latents took."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
     count = -(-num // _PART_ROWS)
-    actors, gpus = pool_for(cluster_cpus(), cluster_gpus())
-    written = ray.data.from_items([{"part": index} for index in range(count)], override_num_blocks=count).map(
+    actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
+    written = as_rows(range(count)).map(
         _Sampler,
         fn_constructor_kwargs={
             # The bundle that was checked, and one copy of its prior a node, whatever the number of actors.
@@ -94,11 +80,7 @@ def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
         num_gpus=gpus or None,
         runtime_env=RUNS_A_NETWORK,
     )
-    for row in written.iter_rows():
-        outcome = pickle.loads(row["outcome"])
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome
+    yield from outcomes(written)
 
 
 class _Sampler:
@@ -111,11 +93,7 @@ class _Sampler:
         self.out, self.num, self.seed, self.given = out, num, seed, given
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            outcome: Any = self._write(row["part"])
-        except (LbaeError, OSError) as error:  # as a value: an exception would leave Ray Data without its cause
-            outcome = error
-        return {"outcome": pickle.dumps(outcome)}
+        return answered(row, self._write)
 
     def _write(self, index: int) -> tuple[ImagePart, int]:
         first = index * _PART_ROWS

@@ -3,16 +3,19 @@
 import functools
 import logging
 import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
 from lbae.report.progress import ProgressLine
 
 # Of processes that run a network on CPUs: glibc is to keep what is freed, in one arena for all threads. Activations are
@@ -28,6 +31,7 @@ RUNS_A_NETWORK = {
 
 _STORE_BYTES = 2 * 2**30
 _POLL_S = 0.5
+_ACTORS_A_GPU = 4  # a GPU runs the network faster than one CPU decodes or compresses image files
 
 
 @contextmanager
@@ -84,6 +88,40 @@ def cluster_cpus() -> int:
 def cluster_gpus() -> int:
     """GPUs of the cluster as Ray counts them."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
+    """Wait until the cluster has ``count`` CPUs or GPUs, which its autoscaler, if it has one, is asked for.
+
+    It waits as long as Ray Train does for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute; then
+    UserError with the ``remedy``.
+    """
+
+    def found() -> int:
+        return int(ray.cluster_resources().get(resource, 0))
+
+    if found() >= count:
+        return
+    patience = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
+    print(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}", file=sys.stderr)
+    request_resources(bundles=[{resource: 1}] * count)
+    deadline = time.monotonic() + patience
+    while found() < count and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    request_resources(bundles=[])
+    if found() < count:
+        raise UserError(f"{count} {resource}s are needed; the cluster has {found()} after {patience:g} s: {remedy}")
+
+
+def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
+    """How many actors of one CPU run a network over files, and each one's share of a GPU.
+
+    They may take every CPU: what they work on is handed out by the driver, so no task waits for a CPU that they hold.
+    """
+    if not gpus:
+        return cpus, 0
+    sharing = max(1, min(_ACTORS_A_GPU, cpus // gpus))
+    return gpus * sharing, 1 / sharing
 
 
 def cluster_nodes() -> int:

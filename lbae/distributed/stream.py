@@ -28,11 +28,10 @@ def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
 
     def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         for pickled in batch["shard"]:
-            table = image_source.read_shard(pickle.loads(pickled))
-            table = table.filter(pa.array(~image_source.held_out(table["key"])))
-            decoded = decode_rows(table, config.model)
-            rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
-            yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
+            for table in image_source.read_batches(pickle.loads(pickled)):
+                decoded = decode_rows(table.filter(pa.array(~image_source.held_out(table["key"]))), config.model)
+                rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
+                yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
 
     shards = [{"shard": pickle.dumps(shard)} for shard in source.shards]
     order = RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)
@@ -51,7 +50,7 @@ class Stream:
     """
 
     def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int) -> None:
-        self._rows, self._model, self._batch, self._steps, self._seed = rows, model, batch, steps, seed
+        self._rows, self._model, self.batch, self.steps, self._seed = rows, model, batch, steps, seed
         self.bad = 0
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
@@ -60,18 +59,18 @@ class Stream:
         given = self.bad = 0
         window = torch.empty(0)
         for window in self._windows(generator):
-            batches = min(len(window) // self._batch, self._steps - given)
+            batches = min(len(window) // self.batch, self.steps - given)
             if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
-                yield from torch.split(window[: batches * self._batch], self._batch)
+                yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
-        while given < self._steps:
-            again = torch.randint(len(window), (self._batch,), generator=generator)
+        while given < self.steps:
+            again = torch.randint(len(window), (self.batch,), generator=generator)
             yield window[again]
             given += 1
 
     def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Shuffled windows; what fills no batch is carried over into the next."""
-        rows = max(_WINDOW_BATCHES * self._batch, _WINDOW_ROWS)
+        rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
         held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
         parts = [held]
         for table in self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1):
@@ -79,7 +78,7 @@ class Stream:
             if sum(map(len, parts)) >= rows:
                 held = _shuffled(torch.cat(parts), generator)
                 yield held
-                parts = [held[len(held) - len(held) % self._batch :]]
+                parts = [held[len(held) - len(held) % self.batch :]]
         if sum(map(len, parts)):
             yield _shuffled(torch.cat(parts), generator)
 

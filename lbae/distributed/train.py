@@ -18,7 +18,16 @@ from lbae import presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, root_cause, session, start_meter, watched
+from lbae.distributed.session import (
+    RUNS_A_NETWORK,
+    cluster_cpus,
+    cluster_gpus,
+    root_cause,
+    session,
+    start_meter,
+    wait_for,
+    watched,
+)
 from lbae.distributed.stream import dataset
 from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
 from lbae.errors import LbaeError, UserError
@@ -78,14 +87,8 @@ def train(
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
-    config = presets.get(preset, recipe).replace(
-        bottleneck=bottleneck,
-        epochs=epochs,
-        latent_dim=latent_dim,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
+    config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
     images = image_source.plan(data)
     parents = {"data": images.fingerprint}
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
@@ -114,18 +117,21 @@ def train(
         weights, metrics = _run(settings, scaling, folder, keep)
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)
-        history = metrics["history"]
-        best = min((Epoch(**epoch) for epoch in history), key=lambda epoch: epoch.criterion)
-        result = {
-            **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},
-            "best_epoch": best.number,
-            "train_loss": best.train_loss,
-            "validation_loss": best.validation_loss,
-            "history": history,
-            "loss": config.train.loss,
-            "seconds": round(time.monotonic() - started, 1),
-        }
+        result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
         return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
+
+
+def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What the artifact says of the run: the best epoch, whose weights it holds, and all others."""
+    best = min((Epoch(**epoch) for epoch in metrics["history"]), key=lambda epoch: epoch.criterion)
+    return {
+        **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},
+        "best_epoch": best.number,
+        "train_loss": best.train_loss,
+        "validation_loss": best.validation_loss,
+        "history": metrics["history"],
+        "loss": config.train.loss,
+    }
 
 
 def _feed(images: image_source.Source, config: Config, asked: str) -> tuple[FeedKind, str]:
@@ -157,12 +163,11 @@ def _claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:
 
 def _workers(asked: int | None, config: Config) -> int:
     """How many workers; UserError when the cluster has too little for those asked for, or the batch cannot be shared."""
-    gpus, cpus = cluster_gpus(), cluster_cpus()
+    gpus = cluster_gpus()
     count = asked or max(1, gpus)
-    if count > (gpus or cpus):
-        raise UserError(f"{count} workers were asked for; the cluster has {gpus} GPUs and {cpus} CPUs: lower --workers")
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
+    wait_for(count, "GPU" if gpus else "CPU", "lower --workers")
     return count
 
 

@@ -51,12 +51,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """A worker's images: ``steps`` batches of ``batch`` an epoch, and those held out."""
+    """A worker's images: those it trains on, those held out, and the counts of all workers'."""
 
     feed: Feed
     held_out: Tensor
-    batch: int
-    steps: int
     facts: dict[str, Any]
 
 
@@ -91,7 +89,7 @@ def _work(settings: Settings) -> None:
     reporter = _Reporter(settings, images, rank)
     reporter.restore(state)
     if rank == 0:
-        an_epoch = images.steps * images.batch * world
+        an_epoch = images.feed.steps * images.feed.batch * world
         ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
     train(
         state,
@@ -99,7 +97,6 @@ def _work(settings: Settings) -> None:
         images.feed,
         images.held_out,
         config.train,
-        steps=images.steps,
         precision=reporter.precision,
         sum_over_workers=_sum_over_workers,
         on_step=lambda count: meter.add.remote(count),
@@ -134,13 +131,8 @@ def _resident(settings: Settings, rank: int, world: int) -> Images:
     steps = int(smallest) // batch
     if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
         resident = resident.to(device)
-    return Images(
-        feed=Resident(resident, batch, steps, config.train.seed),
-        held_out=held_out,
-        batch=batch,
-        steps=steps,
-        facts={"images": trained, "bad": bad},
-    )
+    feed = Resident(resident, batch, steps, config.train.seed)
+    return Images(feed=feed, held_out=held_out, facts={"images": trained, "bad": bad})
 
 
 def _streamed(settings: Settings, rank: int, world: int) -> Images:
@@ -152,7 +144,7 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
     stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed)
-    return Images(feed=stream, held_out=torch.from_numpy(held_out), batch=batch, steps=steps, facts={"images": trained})
+    return Images(feed=stream, held_out=torch.from_numpy(held_out), facts={"images": trained})
 
 
 def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
@@ -170,7 +162,7 @@ class _Reporter:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
         self._settings, self._images, self._rank = settings, images, rank
-        self._images_an_epoch = images.steps * images.batch * ray.train.get_context().get_world_size()
+        self._images_an_epoch = images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
         self._gauges = {name: Gauge(f"lbae_{name}") for name in ("train_loss", "validation_loss", "images_per_second")}
         self._since = time.monotonic()
 
@@ -225,5 +217,5 @@ class _Reporter:
             codes, images = reconstruct(state.network, watched, precision=self.precision)
             pairs = watched[:_SHOWN].numpy(), images[:_SHOWN].cpu().numpy()
             if self._settings.config.model.bottleneck == "bernoulli":
-                latents = codes.cpu().numpy()
+                latents = codes.to(torch.int8).cpu().numpy()
         log_epoch(self._settings.board, epoch.number, numbers, latents, pairs)

@@ -16,12 +16,14 @@ from typing import Any
 
 import lbae
 from lbae.errors import UserError
-from lbae.io.storage import absolute, resolve
+from lbae.io.storage import Location, absolute, resolve
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Marks a folder as one that a job of this package began and may clear.
 BEGUN = ".unfinished"
+# What a job that can be continued has done so far; readers of Parquet folders pass over it.
+WORK = "_work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +95,16 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
-def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def begin(
+    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, resume: bool = False
+) -> dict[str, Any] | None:
     """Make ``out`` ready to be written.
 
     Returns the job's result, marked ``already``, when the same artifact (config and parents) stands there. Leftovers of an
-    unfinished run and, with ``overwrite``, another artifact are removed. UserError when ``out`` holds another artifact or
-    files that are no artifact's.
+    unfinished run and, with ``overwrite``, another artifact are removed; with ``resume`` leftovers stay. UserError when
+    ``out`` holds another artifact, files that are no artifact's, or, with ``resume``, the leftovers of another one.
     """
+    identity = {"kind": kind, "parent": parents, **config}
     location = resolve(out)
     if (location / MANIFEST).exists():
         manifest = read_manifest(out)
@@ -113,9 +118,34 @@ def begin(out: str, kind: str, parents: dict[str, str], config: dict[str, Any], 
     elif location.exists():
         if not (location / BEGUN).exists() and not location.is_empty_folder():
             raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
-        location.remove()
-    (location / BEGUN).write_bytes(json.dumps({"kind": kind}).encode())
+        if not resume or not _is_continued(location, identity, overwrite):
+            location.remove()
+    (location / BEGUN).write_bytes(json.dumps(identity).encode())
     return None
+
+
+def begin_update(out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool) -> None:
+    """Make a finished artifact ready for its next generation; leftovers of the same update stay.
+
+    UserError when there are leftovers of another one, unless they may be overwritten.
+    """
+    location, identity = resolve(out), {"parent": parents, "generation": manifest.generation + 1}
+    if not _is_continued(location, identity, overwrite):
+        sweep(out, manifest)
+    (location / BEGUN).write_bytes(json.dumps(identity).encode())
+
+
+def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the leftovers are of this very run; UserError when they are of another and may not be overwritten."""
+    if not (location / BEGUN).exists():
+        return False
+    changed = changes(json.loads((location / BEGUN).read_bytes()), identity)
+    if changed and not overwrite:
+        raise UserError(
+            f"{location} holds an unfinished run with other options ({changed}); give the same ones to continue it,"
+            " or --overwrite to begin anew"
+        )
+    return not changed
 
 
 def publish(
@@ -158,6 +188,7 @@ def sweep(out: str, manifest: Manifest) -> None:
     for name, _ in resolve(out).files():
         if name not in (*manifest.files, MANIFEST):
             (resolve(out) / name).remove()
+    (resolve(out) / WORK).remove()
 
 
 def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into a cache."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,14 +40,13 @@ def as_image_table(uri: str) -> str:
     parents = {"source": uri}
     begin(out, image_table.KIND, parents, {}, overwrite=False)
     try:
-        rows = list(_ROWS[name](str(local / "downloads"), split == "train"))
+        rows = _ROWS[name](str(local / "downloads"), split == "train")
     except (RuntimeError, OSError) as error:
         raise LbaeError(f"{uri} could not be had from torchvision: {' '.join(str(error).split())}") from error
-    parts = []
-    for index, first in enumerate(range(0, len(rows), _PART_ROWS)):
-        some = rows[first : first + _PART_ROWS]
+    parts: list[image_table.ImagePart] = []
+    while some := list(itertools.islice(rows, _PART_ROWS)):
         columns = {column: [facts[column] for _, _, facts in some] for column in some[0][2]}
-        parts.append(image_table.write_files(out, index, [(path, data) for path, data, _ in some], columns))
+        parts.append(image_table.write_files(out, len(parts), [(path, data) for path, data, _ in some], columns))
     image_table.publish_parts(out, parts, parents=parents, config={}, result={})
     return absolute(out)
 
@@ -70,6 +70,10 @@ def _cifar10(root: str, train: bool) -> Iterator[_Row]:
 
 def _celeba(root: str, train: bool) -> Iterator[_Row]:
     dataset = datasets.CelebA(root, split="train" if train else "test", target_type="attr", download=True)
+    return _faces(dataset)
+
+
+def _faces(dataset: datasets.CelebA) -> Iterator[_Row]:
     folder = Path(dataset.root, dataset.base_folder, "img_align_celeba")
     names = [name for name in dataset.attr_names if name]
     for file, values in zip(dataset.filename, dataset.attr, strict=True):

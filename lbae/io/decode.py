@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError
 from lbae.io.images import ImageError, decode_image
-from lbae.io.source import Source, held_out, read_shard, shard_keys
+from lbae.io.source import Source, held_out, read_batches, read_shard, shard_keys
 
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
@@ -24,8 +24,8 @@ class Decoded:
     quarantine: pa.Table
 
 
-def decode_rows(table: pa.Table, config: ModelConfig) -> Decoded:
-    """Decode the rows of :func:`lbae.io.source.read_shard`."""
+def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False) -> Decoded:
+    """Decode rows of :func:`lbae.io.source.read_batches`, which lose their bytes or keep them in a column ``image``."""
     images, good, bad = [], [], []
     keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
     for index, data in enumerate(table["bytes"].to_pylist()):
@@ -36,6 +36,9 @@ def decode_rows(table: pa.Table, config: ModelConfig) -> Decoded:
             bad.append({"key": keys[index], "path": paths[index], "error": str(error)})
     stacked = np.stack(images) if images else np.empty((0, *config.image_shape), dtype=np.uint8)
     rest = table.drop_columns(["bytes"])
+    if keep_images:
+        fields = [table[name].combine_chunks() for name in ("bytes", "path")]
+        rest = rest.append_column("image", pa.StructArray.from_arrays(fields, ["bytes", "path"]))
     return Decoded(
         images=stacked,
         rows=rest if not bad else rest.take(good),
@@ -44,10 +47,12 @@ def decode_rows(table: pa.Table, config: ModelConfig) -> Decoded:
 
 
 def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
-    """Decode row ``offset`` and every ``stride``-th after it, shard by shard: what one of several workers holds."""
+    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers holds."""
     for shard in source.shards:
-        table = read_shard(shard)
-        yield decode_rows(table.take(list(range((offset - shard.start) % stride, shard.rows, stride))), config)
+        start = shard.start
+        for table in read_batches(shard):
+            yield decode_rows(table.take(list(range((offset - start) % stride, len(table), stride))), config)
+            start += len(table)
 
 
 def decode_held_out(

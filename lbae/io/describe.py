@@ -1,13 +1,18 @@
 """What an artifact is, in words and numbers: its manifest, and statistics of its bits."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from lbae.core.attributes import leading_bits
-from lbae.core.packing import unpack
+from lbae.core.health import bit_health
+from lbae.core.kernel import moment_sums
+from lbae.core.moments import MomentSums
 from lbae.io import bundle, latent_table, moments
 from lbae.io.artifact import read_manifest
+from lbae.io.storage import resolve
 
 _SAMPLE_PARTS = 4
 _LEADING_BITS = 5
@@ -31,9 +36,11 @@ def describe(uri: str) -> dict[str, Any]:
         "result": {k: v for k, v in manifest.result.items() if k not in ("kind", "fingerprint", "rows", "history")},
     }
     if manifest.kind == moments.KIND:
-        facts["bits"] = bit_statistics(moments.load_moments(uri)[0].mean)
+        facts["bits"] = _bits(moments.load_moments(uri)[0])
     if manifest.kind == latent_table.KIND and manifest.rows:
         facts |= _latents(uri)
+    if reasons := _quarantine(uri, manifest.files):
+        facts["quarantine"] = dict(reasons.most_common())
     if manifest.kind == bundle.KIND:
         facts["leading_bits"] = leading_bits(bundle.load_statistics(uri), _LEADING_BITS)
     return facts
@@ -41,20 +48,23 @@ def describe(uri: str) -> dict[str, Any]:
 
 def _latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
-    parts = [table.read(part, ["latent"]) for part in table.parts[:_SAMPLE_PARTS]]
-    mean = np.concatenate([unpack(latent_table.packed_latents(part), table.latent_dim) for part in parts]).mean(axis=0)
+    parts = [latent_table.packed_latents(table.read(part, ["latent"])) for part in table.parts[:_SAMPLE_PARTS]]
+    packed = np.concatenate(parts)
     schema = {field.name: str(field.type) for field in table.schema()}
-    return {"schema": schema, "bits": {"rows_read": sum(map(len, parts)), **bit_statistics(mean)}}
+    return {"schema": schema, "bits": _bits(moment_sums(packed, table.latent_dim))}
 
 
-def bit_statistics(mean: np.ndarray) -> dict[str, Any]:
-    """Health of the bits from E[y]: dead bits never vary, a balanced bit has entropy 1."""
-    share = (mean + 1) / 2
-    inner = np.clip(share, 1e-12, 1 - 1e-12)
-    entropy = -(inner * np.log2(inner) + (1 - inner) * np.log2(1 - inner))
-    return {
-        "latent_dim": len(mean),
-        "dead": int((np.abs(mean) == 1).sum()),
-        "mean_abs": round(float(np.abs(mean).mean()), 4),
-        "mean_entropy": round(float(entropy.mean()), 4),
-    }
+def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
+    """How many images could not be decoded, by what kind of error."""
+    reasons: Counter[str] = Counter()
+    for name in files:
+        if name.startswith("quarantine/"):
+            with (resolve(uri) / name).open() as file:
+                errors = pq.read_table(file, columns=["error"])["error"].to_pylist()
+            reasons.update(error.partition(":")[0] for error in errors)
+    return reasons
+
+
+def _bits(sums: MomentSums) -> dict[str, Any]:
+    health = {name: round(value, 4) for name, value in bit_health(sums).items()}
+    return {"latent_dim": sums.latent_dim, "rows_read": sums.count, **health}

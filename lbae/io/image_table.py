@@ -17,11 +17,12 @@ KIND = "image table"
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePart:
-    """A part file that was written: its name in the artifact, its rows, and the sum of their hashes."""
+    """A part that was written: its files in the artifact, its rows, the sum of their hashes, and the images set aside."""
 
-    file: str
+    files: tuple[str, ...]
     rows: int
     digest: int
+    bad: int = 0
 
 
 def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H W C"]) -> ImagePart:
@@ -35,7 +36,7 @@ def write_files(out: str, index: int, encoded: list[tuple[str, bytes]], columns:
     digest.add(path.encode() + data for path, data in encoded)
     file = f"data/part-{index:05d}.parquet"
     write_parquet(out, file, pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns}))
-    return ImagePart(file=file, rows=len(encoded), digest=digest.total)
+    return ImagePart(files=(file,), rows=len(encoded), digest=digest.total)
 
 
 def publish_parts(
@@ -51,6 +52,6 @@ def publish_parts(
         parents=parents,
         config=config,
         rows=sum(part.rows for part in parts),
-        files=[part.file for part in parts],
+        files=[file for part in parts for file in part.files],
         result=result,
     )

@@ -1,17 +1,19 @@
 """Image files to uint8 arrays of a model's content size, arrays to PNG, and pictures made of many images."""
 
 import io
-import warnings
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
 
 _BACKGROUND = 255
+_OVERSAMPLING = 2
 
 
 class ImageError(ValueError):
@@ -19,30 +21,55 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes | None, config: ModelConfig, max_pixels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
-    """Decode, turn upright (EXIF), convert to grey or RGB, resize and centre-crop to the content size.
+    """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content size.
 
-    An image that has this size already keeps its pixels. ImageError when the bytes are no image, are cut short or unpack
-    to more pixels than ``max_pixels``, by default Pillow's limit; the header says how many before anything is unpacked.
+    An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when the bytes are no
+    image, are cut short or unpack to more pixels than ``max_pixels``, by default Pillow's limit; the header says how many
+    before anything is unpacked.
     """
+    side = config.content_size
+    pixels = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels)
+    image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    if image.shape[1:] != (side, side):
+        square = functional.center_crop(image, [min(image.shape[1:])] * 2)
+        image = functional.resize(square, [side, side], InterpolationMode.BICUBIC, antialias=True)
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def check_image(data: bytes | None) -> None:
+    """ImageError when :func:`decode_image` could not decode the bytes."""
+    _decode(data, "RGB")
+
+
+def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: int | None = None) -> np.ndarray:
+    """Upright pixels, uint8. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its size."""
     if not data:
         raise ImageError("no bytes")
-    side = config.content_size
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as opened:
-                if max_pixels and opened.width * opened.height > max_pixels:
-                    raise ImageError(f"{opened.width} x {opened.height} pixels; allowed: {max_pixels} pixels")
-                image = ImageOps.exif_transpose(opened).convert("L" if config.image_channels == 1 else "RGB")
+        with Image.open(io.BytesIO(data)) as image:
+            allowed = max_pixels or Image.MAX_IMAGE_PIXELS
+            if allowed and image.width * image.height > allowed:
+                raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
+            if side:
+                image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
+            ImageOps.exif_transpose(image, in_place=True)
+            opaque = _eight_bit_opaque(image)
+            return np.array(opaque if opaque.mode == mode else opaque.convert(mode))
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own message names an address in memory
         raise ImageError("UnidentifiedImageError: no image format that is known") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers run into
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
-    if image.size != (side, side):
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    return np.array(image).reshape(side, side, config.image_channels)
+
+
+def _eight_bit_opaque(image: Image.Image) -> Image.Image:
+    """Pillow's own conversions clip 16 bits to 8, and show what lies under transparent pixels."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
 
 
 def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp"]) -> bytes:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from lbae.io.storage import Location, resolve
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15
+_DIGEST = b"lbae.rows_digest"
 
 
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
@@ -56,14 +58,23 @@ def latent_part(
         "lbae.latent_dim": str(latent_dim),
         "lbae.bit_order": "lsb",
         "lbae.model_fingerprint": model_fingerprint,
-        "lbae.rows_digest": f"{part_digest(part):x}",
     }
-    return part.replace_schema_metadata(metadata)
+    return with_digest(part.replace_schema_metadata(metadata), part_digest(part))
+
+
+def with_digest(part: pa.Table, digest: int) -> pa.Table:
+    """The part with the digest of its rows in its metadata."""
+    return part.replace_schema_metadata({**part.schema.metadata, _DIGEST: f"{digest:x}"})
+
+
+def rows_digest(schema: pa.Schema) -> int:
+    """The digest of its rows that a part carries."""
+    return int(schema.metadata[_DIGEST], 16)
 
 
 def part_digest(part: pa.Table) -> int:
-    """Sum of the row hashes of a part: all columns count, the order of the rows does not."""
-    names = part.column_names[2:]
+    """Sum of the row hashes of a part: all columns but the images count, the order of the rows does not."""
+    names = [name for name in part.column_names[2:] if name != "image"]
     rest = part.select(names).to_pylist() if names else [{}] * len(part)
     total = RowDigest()
     total.add(
@@ -105,6 +116,22 @@ class LatentTable:
         """Names of the part files that hold latents."""
         return [name for name in self.manifest.files if name.startswith("data/")]
 
+    def keys(self) -> pa.ChunkedArray:
+        """Keys of all images, of those that could not be decoded as well."""
+        chunks = []
+        for name in self.manifest.files:
+            with (resolve(self.uri) / name).open() as file:
+                chunks += pq.ParquetFile(file).read(columns=["key"])["key"].chunks
+        return pa.chunked_array(chunks, pa.string())
+
+    def digest(self) -> int:
+        """The digest of all rows."""
+        total = 0
+        for part in self.parts:
+            with self._open(part) as file:
+                total += rows_digest(file.schema_arrow)
+        return total % 2**256
+
     def schema(self) -> pa.Schema:
         """Columns of the table."""
         with self._open(self.parts[0]) as file:
@@ -115,6 +142,12 @@ class LatentTable:
         with self._open(part) as file:
             return file.read(columns=columns)
 
+    def row(self, part: str, group: int, row: int) -> dict[str, Any]:
+        """One row, without its latent and its image."""
+        with self._open(part) as file:
+            columns = [name for name in file.schema_arrow.names if name not in ("latent", "image")]
+            return file.read_row_group(group, columns=columns).slice(row, 1).to_pylist()[0]
+
     def footer(self, part: str, columns: Sequence[str]) -> tuple[list[RowGroup], str]:
         """The row groups of a part with the stored size of some columns, and the digest of its rows."""
         with self._open(part) as file:
@@ -124,7 +157,7 @@ class LatentTable:
                 chunks = (group.column(i) for i in range(group.num_columns))
                 stored = sum(c.total_compressed_size for c in chunks if c.path_in_schema in columns)
                 groups.append(RowGroup(part=part, index=index, rows=group.num_rows, stored_bytes=stored))
-            written = (file.schema_arrow.metadata or {}).get(b"lbae.rows_digest", b"").decode()
+            written = (file.schema_arrow.metadata or {}).get(_DIGEST, b"").decode()
         return groups, written or digest(self.manifest.fingerprint.encode(), part.encode())
 
     def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:

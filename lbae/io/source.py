@@ -5,9 +5,10 @@ the same way, and a row's key is unique by construction.
 """
 
 import hashlib
+import itertools
 import posixpath
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
-from lbae.errors import UserError
+from lbae.errors import LbaeError, UserError
 from lbae.io import datasets, tars
 from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
-from lbae.io.storage import readable, resolve
+from lbae.io.storage import Location, readable, resolve
 
 ROWS_PER_SHARD = 2048
+BYTES_PER_SHARD = 256 * 2**20
+_BATCH_ROWS = 256
+
+_Listed = dict[str, dict[str, Any]]  # what the filesystem says of files, by their names below the root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +34,21 @@ class Shard:
     """Rows of one Parquet file (whole row groups), samples of one tar, or a run of image files."""
 
     root: str
-    index: int
-    start: int
     rows: int
+    size: int
     files: tuple[str, ...]
+    index: int = 0
+    start: int = 0
     row_groups: tuple[int, ...] = ()
     first_row: int = 0
     samples: tuple[tars.Sample, ...] = ()
     classes: bool = False
+    left_out: frozenset[int] = frozenset()
+
+    @property
+    def wanted(self) -> int:
+        """Rows that are read."""
+        return self.rows - len(self.left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,47 +76,54 @@ def plan(uri: str) -> Source:
     if (location / BEGUN).exists():
         read_manifest(uri)
     listed = [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
+    if (location / MANIFEST).exists():  # of an image table, whose quarantine holds no images
+        listed = [(name, info) for name, info in listed if name != MANIFEST and not name.startswith("quarantine/")]
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
-    for suffix, planned in ((".parquet", _table_shards), (".tar", _tar_shards)):
-        if names := [name for name, _ in listed if name.endswith(suffix)]:
-            shards = planned(root, names)
-            listed = [(name, info) for name, info in listed if name.endswith(suffix)]
+    for suffix, planned in ((".parquet", _table_shards), (".tar", _tar_shards), ("", _file_shards)):
+        if found := {name: info for name, info in listed if name.endswith(suffix)}:
+            shards = _numbered(planned(root, found))
             break
     else:
-        listed = [(name, info) for name, info in listed if name != MANIFEST]
-        shards = _file_shards(root, [name for name, _ in listed])
-    if not sum(shard.rows for shard in shards):
+        shards = ()
+    if not shards:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
-    stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in listed]
-    return Source(uri=str(location), fingerprint=digest_json(stamps), shards=tuple(shards))
+    stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
+    return Source(uri=str(location), fingerprint=digest_json(stamps), shards=shards)
 
 
-def _table_shards(root: str, names: list[str]) -> list[Shard]:
-    shards: list[Shard] = []
-    start = 0
-    for name in names:
+def _numbered(shards: Iterator[Shard]) -> tuple[Shard, ...]:
+    """The shards with their numbers and their first rows in the source."""
+    found = list(shards)
+    starts = itertools.accumulate((shard.rows for shard in found), initial=0)
+    return tuple(replace(shard, index=i, start=start) for i, (shard, start) in enumerate(zip(found, starts, strict=False)))
+
+
+def _table_shards(root: str, listed: _Listed) -> Iterator[Shard]:
+    for name in listed:
         metadata = _footer(root, name)
-        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        first = row = 0
-        for index, rows in enumerate([*groups, 0]):
-            last = index == len(groups)
-            if index > first and (last or row + rows > ROWS_PER_SHARD):
-                done = sum(groups[:first])
-                shards.append(
-                    Shard(
-                        root=root,
-                        index=len(shards),
-                        start=start,
-                        rows=row,
-                        files=(name,),
-                        row_groups=tuple(range(first, index)),
-                        first_row=done,
-                    )
-                )
-                start += row
-                first, row = index, 0
-            row += rows
-    return shards
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
+        for first, last in runs(rows, sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
+            yield Shard(
+                root=root,
+                rows=sum(rows[first:last]),
+                size=sum(sizes[first:last]),
+                files=(name,),
+                row_groups=tuple(range(first, last)),
+                first_row=sum(rows[:first]),
+            )
+
+
+def runs(rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of runs of items that stay within a number of rows and of bytes, as far as single items do."""
+    first = row = size = 0
+    for index, (more, bytes_) in enumerate(zip(rows, sizes, strict=True)):
+        if index > first and (row + more > most_rows or size + bytes_ > most_bytes):
+            yield first, index
+            first, row, size = index, 0, 0
+        row, size = row + more, size + bytes_
+    if row:
+        yield first, len(rows)
 
 
 def _footer(root: str, name: str) -> pq.FileMetaData:
@@ -122,59 +141,99 @@ def _footer(root: str, name: str) -> pq.FileMetaData:
     return metadata
 
 
-def _tar_shards(root: str, names: list[str]) -> list[Shard]:
-    shards: list[Shard] = []
-    start = 0
-    for name in names:
+def _tar_shards(root: str, listed: _Listed) -> Iterator[Shard]:
+    for name in listed:
         samples = tars.samples(resolve(root) / name)
         classes = any(sample.label for sample in samples)
-        for first in range(0, len(samples), ROWS_PER_SHARD):
-            some = tuple(samples[first : first + ROWS_PER_SHARD])
-            shards.append(
-                Shard(
-                    root=root, index=len(shards), start=start, rows=len(some), files=(name,), samples=some, classes=classes
-                )
-            )
-            start += len(some)
-    return shards
+        sizes = [sample.image.size if sample.image else 0 for sample in samples]
+        for first, last in runs([1] * len(samples), sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
+            some = tuple(samples[first:last])
+            size = sum(sizes[first:last])
+            yield Shard(root=root, rows=len(some), size=size, files=(name,), samples=some, classes=classes)
 
 
-def _file_shards(root: str, names: list[str]) -> list[Shard]:
-    classes = bool(names) and all("/" in name for name in names)
-    edges = [*range(0, len(names), ROWS_PER_SHARD), len(names)]
-    return [
-        Shard(root=root, index=i, start=a, rows=b - a, files=tuple(names[a:b]), classes=classes)
-        for i, (a, b) in enumerate(pairwise(edges))
-    ]
+def _file_shards(root: str, listed: _Listed) -> Iterator[Shard]:
+    names = list(listed)
+    classes = all("/" in name for name in names)
+    sizes = [int(info.get("size") or 0) for info in listed.values()]
+    for first, last in runs([1] * len(names), sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
+        size = sum(sizes[first:last])
+        yield Shard(root=root, rows=last - first, size=size, files=tuple(names[first:last]), classes=classes)
+
+
+def read_batches(shard: Shard) -> Iterator[pa.Table]:
+    """The rows of a shard in order, a few hundred at a time, as files may be large.
+
+    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns.
+    """
+    root, keys = resolve(shard.root), shard_keys(shard)
+    if shard.row_groups:
+        yield from _table_batches(root / shard.files[0], shard, keys)
+        return
+    wanted = [row for row in range(shard.rows) if row not in shard.left_out]
+    for first in range(0, len(wanted), _BATCH_ROWS):
+        rows = wanted[first : first + _BATCH_ROWS]
+        columns: dict[str, Any] = {"key": keys.take(rows)}
+        if shard.samples:
+            some = tuple(shard.samples[row] for row in rows)
+            data, labels = tars.read(root / shard.files[0], some, shard.classes)
+            columns |= {"bytes": pa.array(data, pa.binary())}
+            columns["path"] = pa.array([sample.image and sample.image.name for sample in some], pa.string())
+        else:
+            names = [shard.files[row] for row in rows]
+            columns["bytes"] = pa.array([_bytes_or_none(root / name) for name in names], pa.binary())
+            columns["path"] = pa.array(names, pa.string())
+            labels = [name.split("/", 1)[0] for name in names]
+        yield pa.table(columns | ({"label": labels} if shard.classes else {}))
+
+
+def _table_batches(location: Location, shard: Shard, keys: pa.Array) -> Iterator[pa.Table]:
+    first = 0
+    try:
+        with location.open() as file:
+            for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, row_groups=list(shard.row_groups)):
+                table = pa.Table.from_batches([batch])
+                image = table["image"].combine_chunks()
+                has_path = image.type.get_field_index("path") >= 0
+                columns = {
+                    "key": keys[first : first + len(table)],
+                    "bytes": pc.struct_field(image, "bytes"),
+                    "path": pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string()),
+                }
+                rest = {name: table[name] for name in table.column_names if name not in ("image", *columns)}
+                rows = [row - first for row in range(first, first + len(table)) if row not in shard.left_out]
+                yield pa.table(columns | rest).take(rows) if shard.left_out else pa.table(columns | rest)
+                first += len(table)
+    except (pa.ArrowException, OSError) as error:
+        raise LbaeError(f"{location} cannot be read as Parquet: {error}") from error
 
 
 def read_shard(shard: Shard) -> pa.Table:
-    """Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns."""
-    root = resolve(shard.root)
-    if shard.samples:
-        data, labels = tars.read(root / shard.files[0], shard.samples, shard.classes)
-        columns: dict[str, Any] = {"key": shard_keys(shard), "bytes": pa.array(data, pa.binary())}
-        columns["path"] = pa.array([sample.image and sample.image.name for sample in shard.samples], pa.string())
-        return pa.table(columns | ({"label": labels} if shard.classes else {}))
-    if not shard.row_groups:
-        columns = {"key": shard_keys(shard)}
-        columns["bytes"] = pa.array([_bytes_or_none(shard, name) for name in shard.files], pa.binary())
-        columns["path"] = list(shard.files)
-        if shard.classes:
-            columns["label"] = [name.split("/", 1)[0] for name in shard.files]
-        return pa.table(columns)
-    name = shard.files[0]
-    with (root / name).open() as file:
-        table = pq.ParquetFile(file).read_row_groups(list(shard.row_groups))
-    image = table["image"].combine_chunks()
-    has_path = image.type.get_field_index("path") >= 0
-    first = {
-        "key": shard_keys(shard),
-        "bytes": pc.struct_field(image, "bytes"),
-        "path": pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string()),
-    }
-    rest = {column: table[column] for column in table.column_names if column not in ("image", *first)}
-    return pa.table({**first, **rest})
+    """All rows of :func:`read_batches`."""
+    return pa.concat_tables(read_batches(shard))
+
+
+def without(shards: tuple[Shard, ...], known: pa.ChunkedArray) -> tuple[Shard, ...]:
+    """The shards without the rows of these keys; both sets of keys must fit into memory."""
+    return _leaving_out(shards, _is_among(shards, known))
+
+
+def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
+    """The shards with no rows but those of these keys."""
+    return _leaving_out(shards, ~_is_among(shards, keys))
+
+
+def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
+    every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
+    return pc.is_in(every, value_set=keys.combine_chunks()).to_numpy()
+
+
+def _leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
+    each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
+    rest = [
+        replace(shard, left_out=frozenset(np.flatnonzero(some).tolist())) for shard, some in zip(shards, each, strict=True)
+    ]
+    return tuple(shard for shard in rest if shard.wanted)
 
 
 def shard_keys(shard: Shard) -> pa.Array:
@@ -186,9 +245,9 @@ def shard_keys(shard: Shard) -> pa.Array:
     return pa.array([f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
 
 
-def _bytes_or_none(shard: Shard, name: str) -> bytes | None:
+def _bytes_or_none(location: Location) -> bytes | None:
     try:
-        return (resolve(shard.root) / name).read_bytes()
+        return location.read_bytes()
     except FileNotFoundError:
         return None
 

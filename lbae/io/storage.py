@@ -69,6 +69,23 @@ class Location:
         else:
             self.fs.pipe_file(self.path, data)
 
+    def create(self, data: bytes) -> bool:
+        """Write the file if there is none, as one act; whether it was written."""
+        try:
+            if self._is_local:
+                self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+                with open(self.path, "xb") as file:
+                    file.write(data)
+            else:
+                self.fs.pipe_file(self.path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
+                return False
+            raise
+        return True
+
     def remove(self) -> None:
         """Delete the file, or the folder and all it holds; nothing when there is none."""
         if self.exists():

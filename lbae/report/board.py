@@ -4,10 +4,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Int8, UInt8
 from tensorboardX import SummaryWriter
 
 from lbae.core.health import bit_health
+from lbae.core.kernel import moment_sums
+from lbae.core.packing import pack
 from lbae.io.images import grid
 from lbae.io.storage import resolve
 
@@ -18,7 +20,7 @@ def log_epoch(
     uri: str,
     epoch: int,
     numbers: dict[str, float],
-    latents: Float[np.ndarray, "K N"] | None,
+    latents: Int8[np.ndarray, "K N"] | None,
     pairs: tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "K H W C"]] | None,
 ) -> None:
     """Add an event file of one epoch to a folder at any URI.
@@ -30,8 +32,9 @@ def log_epoch(
         with SummaryWriter(folder, filename_suffix=f".{epoch:05d}") as writer:
             for name, value in numbers.items():
                 writer.add_scalar(name, value, epoch)
-            for name, value in bit_health(latents).items() if latents is not None else ():
-                writer.add_scalar(f"bits/{name}", value, epoch)
+            if latents is not None:
+                for name, value in bit_health(moment_sums(pack(latents), latents.shape[1])).items():
+                    writer.add_scalar(f"bits/{name}", value, epoch)
             if pairs is not None:
                 starts = range(0, len(pairs[0]), _COLUMNS)
                 rows = [part[start : start + _COLUMNS] for start in starts for part in pairs]

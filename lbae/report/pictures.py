@@ -5,14 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from lbae.config import ModelConfig
 from lbae.core.bundle import Bundle
+from lbae.core.packing import unpack
 from lbae.errors import UserError
+from lbae.io import bundle as bundle_io
+from lbae.io import image_table, latent_table
+from lbae.io.artifact import read_manifest
 from lbae.io.decode import decode_every
 from lbae.io.images import ImageError, decode_image, grid
-from lbae.io.source import Source
+from lbae.io.model import load_model
+from lbae.io.source import Source, plan
 from lbae.io.storage import readable
 
 _COLUMNS = 16
+_SHOWN = 2 * _COLUMNS
+_THUMBNAIL = 64  # pixels
 
 
 def load_images(bundle: Bundle, source: Source, count: int) -> np.ndarray:
@@ -28,10 +36,10 @@ def load_images(bundle: Bundle, source: Source, count: int) -> np.ndarray:
     return images
 
 
-def load_image(bundle: Bundle, uri: str) -> np.ndarray:
+def load_image(config: ModelConfig, uri: str) -> np.ndarray:
     """One image file at the model's content size."""
     try:
-        return decode_image(readable(uri, "image").read_bytes(), bundle.codec.config)
+        return decode_image(readable(uri, "image").read_bytes(), config)
     except (ImageError, IsADirectoryError) as error:
         raise UserError(f"{uri} cannot be read as an image: {error}") from error
 
@@ -55,3 +63,24 @@ def reconstructions(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, dic
 def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Images side by side."""
     return grid(np.stack(list(images)), len(images))
+
+
+def portrait(uri: str) -> np.ndarray:
+    """What an artifact looks like: images of an image table, decoded latents, samples of a bundle.
+
+    UserError for artifacts of other kinds.
+    """
+    manifest = read_manifest(uri)
+    if manifest.kind == image_table.KIND:
+        config = ModelConfig(image_size=_THUMBNAIL, channels=(1,) * int(np.log2(_THUMBNAIL // 4)))
+        images = next(decode_every(plan(uri), config)).images[:_SHOWN]
+    elif manifest.kind == latent_table.KIND:
+        table = latent_table.open_latent_table(uri)
+        first = next(table.batches(table.footer(table.parts[0], [])[0], ["latent"])).slice(0, _SHOWN)
+        codec = load_model(manifest.result["model"], manifest.result["precision"])
+        images = codec.decode(unpack(latent_table.packed_latents(first), table.latent_dim))
+    elif manifest.kind == bundle_io.KIND:
+        images = bundle_io.load_bundle(uri).sample(_SHOWN, seed=0)
+    else:
+        raise UserError(f"{uri} is a {manifest.kind}; image tables, latent tables and bundles have pictures")
+    return grid(images, _COLUMNS)

@@ -133,7 +133,7 @@ def test_training(compare):
             training_step(bare.network, bare.optimizer, to_network(chunk, config.model), config.train.loss, precision)
 
     def epoch() -> None:
-        train_epoch(ours, ours.network, Resident(images, 128, 8, 0), config.train, steps=8, precision=precision)
+        train_epoch(ours, ours.network, Resident(images, 128, 8, 0), config.train, precision=precision)
 
     compare(epoch, loop, "as fast as a bare loop over the same batches")
 

@@ -2,17 +2,28 @@ import numpy as np
 import pytest
 
 from lbae.core.health import bit_health
+from lbae.core.kernel import moment_sums
+from lbae.core.packing import pack
+
+
+def health(latents: np.ndarray) -> dict[str, float]:
+    return bit_health(moment_sums(pack(latents.astype(np.int8)), latents.shape[1]))
 
 
 def test_health_of_known_bits():
-    fair = np.array([1, 1, -1, -1], dtype=np.float32)
-    latents = np.stack([fair, fair, -fair, np.ones(4, np.float32), np.array([1, -1, 1, -1], np.float32)], axis=1)
-    health = bit_health(latents)
-    assert health["dead"] == 1
-    assert health["mean_abs"] == pytest.approx(0.2)
-    assert health["entropy"] == pytest.approx(0.8)
-    assert health["redundancy"] == pytest.approx(3 / 6)  # three of the six pairs of living bits say the same
+    fair = np.array([1, 1, -1, -1])
+    found = health(np.stack([fair, fair, -fair, np.ones(4), np.array([1, -1, 1, -1])], axis=1))
+    assert found["dead"] == 1
+    assert found["mean_abs"] == pytest.approx(0.2)
+    assert found["entropy"] == pytest.approx(0.8)
+    assert found["redundancy"] == pytest.approx(3 / 6)  # three of the six pairs of living bits say the same
+    # The spectrum of those four is 3, 1, 0, 0: its entropy is log 4 - 3/4 log 3.
+    assert found["effective_rank"] == pytest.approx(4 / 3**0.75)
 
 
-def test_one_living_bit_has_no_redundancy():
-    assert bit_health(np.array([[1.0, 1.0], [-1.0, 1.0]]))["redundancy"] == 0
+def test_independent_bits_have_full_rank_and_one_living_bit_no_redundancy():
+    every = np.array([[1 if row >> bit & 1 else -1 for bit in range(5)] for row in range(32)])
+    assert health(every)["effective_rank"] == pytest.approx(5)
+    one = health(np.array([[1, 1], [-1, 1]]))
+    assert (one["redundancy"], one["effective_rank"]) == (0, pytest.approx(1))
+    assert health(np.ones((2, 3)))["effective_rank"] == 0

@@ -48,7 +48,6 @@ def run(config: TrainConfig, epochs: int, state=None):
             Resident(images[:64], 16, 4, config.seed),
             images[64:],
             config,
-            steps=4,
             precision="float32",
             on_epoch=stop,
         )
@@ -83,14 +82,14 @@ def test_a_run_continued_from_its_state_equals_one_that_never_stopped():
 def test_a_run_without_held_out_images_has_no_validation_loss():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     images = squares(32)
-    train(state, state.network, Resident(images, 16, 2, 0), images[:0], CONFIG, steps=2, precision="float32")
+    train(state, state.network, Resident(images, 16, 2, 0), images[:0], CONFIG, precision="float32")
     assert [epoch.validation_loss for epoch in state.history] == [None] * 4
 
 
 def test_running_statistics_forget_where_they_started():
     """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
-    train_epoch(state, state.network, Resident(squares(16), 16, 1, 0), CONFIG, steps=1, precision="float32")
+    train_epoch(state, state.network, Resident(squares(16), 16, 1, 0), CONFIG, precision="float32")
     assert state.network.encoder[1].running_var.max() < 0.1  # the weights are N(0, 0.02), the initial variance 1
 
 
@@ -123,7 +122,7 @@ def test_flips_mirror_about_half_of_the_images():
     seen = []
     state.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     flips = dataclasses.replace(CONFIG, flips=True)
-    train_epoch(state, state.network, Resident(images, 16, 4, 0), flips, steps=4, precision="float32")
+    train_epoch(state, state.network, Resident(images, 16, 4, 0), flips, precision="float32")
     left, right = torch.cat(seen)[:, 0, 0, 0], torch.cat(seen)[:, 0, 0, -1]
     assert (left + right == 1).all()
     assert 16 < right.sum() < 48

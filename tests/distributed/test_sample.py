@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from lbae.core.prior import Prior
-from lbae.distributed.sample import pool_for, sample_table
+from lbae.distributed.sample import sample_table
+from lbae.distributed.session import actor_pool
 from lbae.errors import UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.image_table import publish_parts, write_part
@@ -46,6 +47,6 @@ def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
     ("cpus", "gpus", "actors"), [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)]
 )
 def test_actors_share_gpus_as_far_as_there_are_cpus(cpus, gpus, actors):
-    found, share = pool_for(cpus, gpus)
+    found, share = actor_pool(cpus, gpus)
     assert found == actors
     assert found * share == pytest.approx(gpus)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,6 +94,20 @@ def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
 
 
+def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_path, digits):
+    """The storage is a disk of 24 MB, in a namespace of its own; two checkpoints do not fit."""
+    storage = tmp_path / "disk"
+    storage.mkdir()
+    options = {"--data": digits, "--out": tmp_path / "m", "--storage": storage, "--preset": "demo", "--epochs": 4}
+    job = [sys.executable, "jobs/train.py", *(str(word) for option in options.items() for word in option)]
+    script = f"mount -t tmpfs -o size=24m disk {storage} && {shlex.join(job)}; code=$?; find {storage}; exit $code"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, tmp_path_factory, digits) -> list[dict]:
     """The losses of a run that nothing disturbed."""
@@ -123,6 +138,14 @@ def kill_a_worker() -> None:
     titles = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
     workers = [pid for pid, title in titles.items() if b"RayTrainWorker" in title]
     os.kill(max(workers), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_more_workers_than_images_are_refused(ray_session, tmp_path, digits):
+    cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()[:1]]
+    image_table(tmp_path / "data.parquet", cells)
+    with pytest.raises(UserError, match="1 training images are too few for 2 workers; lower --workers"):
+        train(data=str(tmp_path / "data.parquet"), out=str(tmp_path / "m"), **{**SMALL, "workers": 2})
 
 
 @pytest.mark.slow

@@ -45,6 +45,31 @@ def test_exif_orientation_is_followed():
     assert decode_image(saved(Image.fromarray(pixels), "PNG", exif=exif), COLOUR)[:16].max() == 0
 
 
+def test_sixteen_bits_become_eight_and_what_is_transparent_is_white():
+    deep = Image.fromarray(np.full((32, 32), 200 * 256 + 17, dtype=np.uint16))
+    np.testing.assert_array_equal(decode_image(saved(deep, "PNG"), COLOUR), 200)
+    clear = Image.new("RGBA", (32, 32), (10, 20, 30, 0))
+    np.testing.assert_array_equal(decode_image(saved(clear, "PNG"), COLOUR), 255)
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("P", (32, 32), colour) for colour in (0, 255)]
+    for frame in frames:
+        frame.putpalette([value for value in range(256) for _ in range(3)])
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(data, COLOUR), 0)
+
+
+def test_jpeg_and_png_of_one_photograph_look_alike():
+    ramp = np.linspace(0, 255, 90).astype(np.uint8)
+    photograph = Image.fromarray(np.stack([np.tile(ramp, (120, 1)), np.tile(ramp[::-1], (120, 1))] * 2, axis=-1)[..., :3])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    jpeg, png = (decode_image(saved(photograph, kind, exif=exif), COLOUR).astype(int) for kind in ("JPEG", "PNG"))
+    assert np.abs(jpeg - png).max() < 12
+    assert np.abs(png[0] - png[-1]).max() > 100  # the ramp runs from top to bottom now
+
+
 @pytest.mark.parametrize("data", [None, b"", b"not an image", saved(Image.new("L", (50, 50)), "JPEG")[:200]])
 def test_what_is_no_image_is_an_image_error(data):
     with pytest.raises(ImageError):

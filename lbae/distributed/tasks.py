@@ -1,0 +1,33 @@
+"""Work as Ray Data sets: one task a row and block, and errors as values."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray.data
+
+from lbae.errors import LbaeError
+
+
+def as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
+    """A data set whose rows are these tasks, each a block of its own, so that any worker may take any of them."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+
+
+def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
+    """The row of what ``work`` returns for a task, or of its error: an exception would leave Ray Data without its cause."""
+    try:
+        outcome = work(pickle.loads(row["task"]))
+    except (LbaeError, OSError) as error:
+        outcome = error
+    return {"outcome": pickle.dumps(outcome)}
+
+
+def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
+    """What was returned for every task, as it comes; the first error is raised."""
+    for row in rows.iter_rows():
+        outcome = pickle.loads(row["outcome"])
+        if isinstance(outcome, Exception):
+            raise outcome
+        yield outcome

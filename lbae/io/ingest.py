@@ -1,0 +1,70 @@
+"""Parts of an image table made from the shards of any source, with what is no image set aside."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lbae.io.artifact import RowDigest
+from lbae.io.decode import QUARANTINE_SCHEMA
+from lbae.io.image_table import ImagePart
+from lbae.io.images import ImageError, check_image
+from lbae.io.latent_table import write_parquet
+from lbae.io.source import Shard, read_batches, runs
+from lbae.io.storage import resolve
+
+_PART_BYTES = 256 * 2**20
+_GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
+_DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
+
+
+def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
+    """Parts of about 256 MB, by their numbers, as runs of shards."""
+    sizes = [shard.size for shard in shards]
+    cut = runs([shard.rows for shard in shards], sizes, sum(shard.rows for shard in shards), _PART_BYTES)
+    return [(index, tuple(shards[first:last])) for index, (first, last) in enumerate(cut)]
+
+
+def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
+    """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
+
+    Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column ``image``
+    holds the bytes as they were and the key they had in the source; the other columns stay as they are.
+    """
+    file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
+    if not (resolve(out) / file).exists():
+        _write(out, file, quarantine, shards)
+    with (resolve(out) / file).open() as opened:
+        parquet = pq.ParquetFile(opened)
+        rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
+    bad = int(metadata[_BAD])
+    return ImagePart(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16))
+
+
+def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> None:
+    good, bad, digest = [], [], RowDigest()
+    for batch in (batch for shard in shards for batch in read_batches(shard)):
+        errors = [_error(data) for data in batch["bytes"].to_pylist()]
+        kept = batch.filter(pa.array([error is None for error in errors]))
+        wrong = batch.select(["key", "path"]).append_column("error", pa.array(errors, pa.string()))
+        bad.append(wrong.filter(pa.array([error is not None for error in errors])).cast(QUARANTINE_SCHEMA))
+        image = pa.StructArray.from_arrays([kept[name].combine_chunks() for name in ("bytes", "key")], ["bytes", "path"])
+        good.append(
+            pa.table({"image": image} | {n: kept[n] for n in kept.column_names if n not in ("key", "bytes", "path")})
+        )
+        digest.add(cell["path"].encode() + cell["bytes"] for cell in image.to_pylist())
+    table, set_aside = pa.concat_tables(good, promote_options="permissive"), pa.concat_tables(bad)
+    if len(set_aside):
+        write_parquet(out, quarantine, set_aside)
+    sizes = [len(cell["bytes"]) for cell in table["image"].to_pylist()]
+    lengths = [last - first for first, last in runs([1] * len(sizes), sizes, _GROUP_ROWS, _GROUP_BYTES)]
+    metadata = {_DIGEST: f"{digest.total:x}", _BAD: str(len(set_aside))}
+    write_parquet(out, file, table.replace_schema_metadata(metadata), lengths)
+
+
+def _error(data: bytes | None) -> str | None:
+    try:
+        check_image(data)
+    except ImageError as error:
+        return str(error)
+    return None

@@ -1,0 +1,85 @@
+"""A lock beside an output, on any storage: the second job is refused while the first lives, and takes over when it died.
+
+The lock is a file that is created exclusively (by the operating system, or on S3 by a conditional write) and rewritten every
+other second by its holder. Nobody compares clocks: who finds a lock watches whether it changes.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+from lbae.errors import LbaeError, UserError
+from lbae.io.storage import Location, resolve
+
+_BEAT_S = 2.0
+_PATIENCE_S = 12.0
+
+
+@contextlib.contextmanager
+def locked(out: str) -> Iterator[Callable[[], None]]:
+    """Hold ``OUT.lock`` while the body runs.
+
+    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept. UserError
+    when a job that lives holds it; a lock that has not changed for 12 seconds is a dead job's.
+    """
+    place = resolve(f"{resolve(out)}.lock")
+    holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
+    _acquire(place, out, holder)
+    lost, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        count = 0
+        while not ended.wait(_BEAT_S):
+            count += 1
+            with contextlib.suppress(OSError):  # a storage that does not answer for once: the next beat will do
+                if not _read(place).endswith(holder):
+                    lost.set()
+                    return
+                place.write_bytes(_beat(holder, count))
+
+    def check() -> None:
+        if lost.is_set():
+            raise LbaeError(f"{out} was taken over by {_read(place)}, since this job stood still; nothing is lost")
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    try:
+        yield check
+    finally:
+        ended.set()
+        thread.join()
+        if not lost.is_set():
+            place.remove()
+
+
+def _beat(holder: str, count: int) -> bytes:
+    return f"beat {count} of {holder}".encode()
+
+
+def _read(place: Location) -> str:
+    try:
+        return place.read_bytes().decode()
+    except FileNotFoundError:
+        return ""
+
+
+def _acquire(place: Location, out: str, holder: str) -> None:
+    first = _beat(holder, 0)
+    while not place.create(first):
+        before = now = _read(place)
+        until = time.monotonic() + _PATIENCE_S
+        while now == before and now and time.monotonic() < until:
+            time.sleep(_BEAT_S / 4)
+            now = _read(place)
+        if now and now != before:
+            raise UserError(f"{out} is being written by {now}; wait for it, or choose another --out")
+        place.remove()
+        # Others may have found the same dead job, and remove what is created here: whose lock stays holds it.
+        if place.create(first):
+            time.sleep(_BEAT_S)
+            if _read(place).endswith(holder):
+                return

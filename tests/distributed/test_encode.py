@@ -1,0 +1,246 @@
+"""Every image of a source has its row in the latent table exactly once, whatever happens to the job."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.packing import pack
+from lbae.distributed.encode import encode
+from lbae.errors import LbaeError, UserError
+from lbae.io import source as image_source
+from lbae.io.artifact import read_manifest
+from lbae.io.decode import decode_rows
+from lbae.io.images import encode_png
+from lbae.io.lock import locked
+from lbae.io.model import load_model, save_model
+from lbae.io.source import plan, read_shard
+from tests.conftest import ROOT, image_table
+
+FILES, ROWS = 24, 50
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """An LBAE that has learned nothing: its latents differ all the same."""
+    out = str(tmp_path_factory.mktemp("model") / "model")
+    config = presets.get("demo", "modern")
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
+    save_model(out, network, config, parents={"data": "none"}, run={}, result={"images": 0})
+    return out
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """An image table of many small files, 1 % of whose images are damaged."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for file in range(FILES):
+        cells = [encode_png(rng.integers(0, 256, (28, 28, 1), dtype=np.uint8)) for _ in range(ROWS)]
+        if file % 2:
+            cells[file] = cells[file][:40]
+        image_table(folder / f"{file:02d}.parquet", cells, label=[row % 10 for row in range(ROWS)], name=["x"] * ROWS)
+    return folder
+
+
+def rows_of(uri: Path | str) -> list[tuple]:
+    table = pq.read_table(f"{uri}/data")
+    return sorted(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+
+
+def expected(model: str, data: Path) -> list[tuple]:
+    """The rows as one process finds them: decode, encode, pack."""
+    codec, found = load_model(model), []
+    for shard in plan(str(data)).shards:
+        decoded = decode_rows(read_shard(shard), codec.config)
+        packed = [row.tobytes() for row in pack(codec.encode(decoded.images))]
+        rest = [decoded.rows[name].to_pylist() for name in decoded.rows.column_names[1:]]
+        found += zip(decoded.rows["key"].to_pylist(), packed, *rest, strict=True)
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, model, corpus, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "latents"
+    encode(model=model, data=str(corpus), out=str(out), max_bad_fraction=0.02)
+    return out
+
+
+def test_the_table_holds_what_one_process_finds(undisturbed, model, corpus):
+    rows = rows_of(undisturbed)
+    assert rows == expected(model, corpus)
+    assert len(rows) == FILES * ROWS - FILES // 2
+    manifest = read_manifest(str(undisturbed))
+    assert (manifest.rows, manifest.result["bad"], manifest.result["precision"]) == (
+        len(rows),
+        12,
+        load_model(model).precision,
+    )
+    assert sum(manifest.result["images_by_node"]) == FILES * ROWS
+    assert len([name for name in manifest.files if name.startswith("data/")]) == 1, "1200 latents make one file"
+    quarantine = pq.read_table(undisturbed / "quarantine")
+    assert sorted(quarantine["key"].to_pylist()) == [f"{file:02d}.parquet:{file}" for file in range(1, FILES, 2)]
+    assert {path.name for path in undisturbed.iterdir()} == {"data", "quarantine", "manifest.json"}
+
+
+def test_other_readers_read_the_table(undisturbed):
+    rows = rows_of(undisturbed)
+    names = "key, latent, path, label, name"
+    found = duckdb.sql(f"select {names} from '{undisturbed}/data/*.parquet'").fetchall()
+    assert sorted(found) == rows
+    assert sorted(polars.read_parquet(f"{undisturbed}/data/*.parquet").select(names.split(", ")).rows()) == rows
+
+
+def test_a_finished_table_is_left_alone(undisturbed, model, corpus):
+    before = (undisturbed / "manifest.json").read_bytes()
+    again = encode(model=model, data=str(corpus), out=str(undisturbed), max_bad_fraction=0.02)
+    assert again["already"]
+    assert (undisturbed / "manifest.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"keep_images was False, is now True"):
+        encode(model=model, data=str(corpus), out=str(undisturbed), keep_images=True)
+
+
+def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_session, model, corpus, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "latents"
+    data.mkdir()
+    options = {"model": model, "data": str(data), "out": str(out), "max_bad_fraction": 0.05, "keep_images": True}
+    for name in ("00.parquet", "01.parquet"):
+        (data / name).write_bytes((corpus / name).read_bytes())
+    first = encode(**options)
+    old = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+    assert encode(**options, append=True)["already"], "the damaged image is known as well"
+    for file in range(2, FILES):
+        (data / f"{file:02d}.parquet").write_bytes((corpus / f"{file:02d}.parquet").read_bytes())
+    result = encode(**options, append=True)
+    manifest = read_manifest(str(out))
+    assert manifest.generation == 2
+    assert {name: (out / "data" / name).read_bytes() for name in old} == old
+    whole = read_manifest(str(undisturbed))
+    assert (result["rows"], result["bad"]) == (whole.rows, whole.result["bad"])
+    assert result["fingerprint"] == whole.fingerprint != first["fingerprint"]
+    images = pq.read_table(out / "data")["image"]
+    assert {cell["bytes"] for cell in images.to_pylist()} <= {
+        cell["bytes"] for cell in pq.read_table(corpus)["image"].to_pylist()
+    }
+    with pytest.raises(UserError, match="keep_images was True, is now False"):
+        encode(**{**options, "keep_images": False}, append=True)
+
+
+def test_files_are_added_to_by_their_names(ray_session, model, folder_of_images, tmp_path):
+    data, out = tmp_path / "images", tmp_path / "latents"
+    names = sorted(str(path.relative_to(folder_of_images)) for path in folder_of_images.rglob("*.png"))
+    for name in names[1::2]:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes((folder_of_images / name).read_bytes())
+    encode(model=model, data=str(data), out=str(out))
+    encode(model=model, data=str(folder_of_images), out=str(out), append=True)
+    assert rows_of(out) == expected(model, folder_of_images)
+
+
+def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
+    out = str(tmp_path / "latents")
+    with locked(out), pytest.raises(UserError, match=rf"latents is being written by beat \d+ of process {os.getpid()} on "):
+        encode(model=model, data=str(corpus), out=out)
+
+
+def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session, model, corpus, tmp_path):
+    options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / ".unfinished").write_text(json.dumps({"kind": "latent table", "latent_dim": 64}))
+    with pytest.raises(UserError, match=r"unfinished run with other options .*latent_dim was 64, is now 128"):
+        encode(**options)
+    encode(**options, overwrite=True, max_bad_fraction=0.02)
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
+    out, chance = tmp_path / "latents", random.Random(0)
+    options = ("--model", model, "--data", corpus, "--out", out)
+    done = 0
+    for _ in range(10):
+        job = start(*options)
+        before, until = done, time.monotonic() + 60
+        while job.poll() is None and time.monotonic() < until and done < min(before + chance.randrange(4), FILES):
+            time.sleep(0.01)
+            done = len(list((out / "_work").glob("latents-*")))
+        time.sleep(chance.random())
+        job.kill()
+        job.communicate()
+    last = start(*options)
+    printed, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors
+    assert json.loads(printed)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+    assert rows_of(out) == rows_of(undisturbed)
+    assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
+
+
+def png_header(side: int) -> bytes:
+    data = bytearray(encode_png(np.zeros((4, 4, 1), dtype=np.uint8)))
+    data[16:24] = side.to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+def test_every_kind_of_bad_file_is_set_aside_and_none_of_the_good(ray_session, model, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8))
+    photograph.save(folder / "good.jpg")
+    photograph.convert("CMYK").save(folder / "cmyk.jpg")
+    photograph.resize((1, 1)).save(folder / "one.png")
+    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(folder / "deep.png")
+    photograph.save(folder / "animated.gif", save_all=True, append_images=[photograph.rotate(90)])
+    (folder / "truncated.jpg").write_bytes((folder / "good.jpg").read_bytes()[:600])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "bomb.png").write_bytes(png_header(20_000))
+    options = {"model": model, "data": str(folder), "out": str(tmp_path / "latents")}
+    with pytest.raises(LbaeError, match=r"4 of 9 images .* could not be decoded"):
+        encode(**options)
+    keys = [row[0] for row in rows_of(options["out"])]
+    assert keys == ["animated.gif", "cmyk.jpg", "deep.png", "good.jpg", "one.png"]
+    quarantine = pq.read_table(tmp_path / "latents" / "quarantine").to_pylist()
+    reasons = {row["key"]: row["error"] for row in quarantine}
+    assert reasons.keys() == {"bomb.png", "empty.png", "text.jpg", "truncated.jpg"}
+    assert reasons["empty.png"] == "no bytes"
+    assert "400000000 pixels" in reasons["bomb.png"] or "20000 x 20000" in reasons["bomb.png"]
+    assert encode(**options, max_bad_fraction=0.5)["already"]
+
+
+def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path):
+    cell = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    for name, label in (("a", 1), ("b", [2.5])):
+        image_table(tmp_path / "data" / f"{name}.parquet", [cell], label=[label])
+    with pytest.raises(UserError, match="columns that do not fit together"):
+        encode(model=model, data=str(tmp_path / "data"), out=str(tmp_path / "latents"))
+
+
+def test_shards_do_not_depend_on_what_is_left_out(corpus):
+    shards = plan(str(corpus)).shards
+    known = pa.chunked_array([image_source.shard_keys(shards[0]), image_source.shard_keys(shards[1])[:10]])
+    rest = image_source.without(shards, known)
+    assert [shard.index for shard in rest] == list(range(1, FILES))
+    assert read_shard(rest[0])["key"].to_pylist() == [f"01.parquet:{row}" for row in range(10, ROWS)]
+    assert sum(shard.wanted for shard in rest) == (FILES - 1) * ROWS - 10

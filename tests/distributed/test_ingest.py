@@ -1,0 +1,70 @@
+"""Any source becomes an image table of the same rows."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lbae.distributed.ingest import ingest
+from lbae.errors import LbaeError
+from lbae.io import ingest as parts_io
+from lbae.io.artifact import read_manifest
+from lbae.io.source import plan, read_shard
+from tests.conftest import ROOT
+
+
+def rows(uri) -> dict[str, tuple]:
+    """Bytes and label of every image of a source, by its key there."""
+    found = {}
+    for shard in plan(str(uri)).shards:
+        table = read_shard(shard)
+        names = table["path" if str(uri).endswith("table") else "key"].to_pylist()
+        found |= dict(zip(names, zip(table["bytes"].to_pylist(), table["label"].to_pylist(), strict=True), strict=True))
+    return found
+
+
+def test_a_folder_becomes_an_image_table(ray_session, folder_of_images, tmp_path):
+    data, out = tmp_path / "images", tmp_path / "table"
+    for path in folder_of_images.rglob("*.png"):
+        (data / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (data / path.parent.name / path.name).write_bytes(path.read_bytes())
+    good = rows(data)
+    (data / "dark" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(LbaeError, match="1 of 41 images"):
+        ingest(source=str(data), out=str(out))
+    assert rows(out) == good
+    assert pq.read_table(out / "quarantine")["key"].to_pylist() == ["dark/bad.png"]
+    again = ingest(source=str(data), out=str(out), max_bad_fraction=0.1)
+    assert (again["already"], again["rows"], again["bad"]) == (True, 40, 1)
+
+
+def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkeypatch, ray_session):
+    out = str(tmp_path / "table")
+    monkeypatch.setattr("lbae.io.source.ROWS_PER_SHARD", 100)
+    shards = plan(str(digits)).shards
+    whole = sum(shard.size for shard in shards)
+    monkeypatch.setattr(parts_io, "_PART_BYTES", whole / 3)
+    plans = parts_io.plan_parts(shards)
+    assert [index for index, _ in plans] == list(range(len(plans)))
+    assert [shard for _, some in plans for shard in some] == list(shards)
+    assert 3 <= len(plans) <= 5
+    first = parts_io.ingest_part(out, *plans[0])
+    before = (tmp_path / "table" / first.files[0]).stat().st_mtime_ns
+    assert parts_io.ingest_part(out, *plans[0]) == first
+    assert (tmp_path / "table" / first.files[0]).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
+    whole = ingest(source=str(digits), out=str(tmp_path / "whole"))
+    command = [sys.executable, "jobs/ingest.py", "--source", str(digits), "--out", str(tmp_path / "killed")]
+    for wait in np.random.default_rng(0).uniform(3, 12, 3):
+        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(wait)
+        job.kill()
+        job.communicate()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert read_manifest(str(tmp_path / "killed")).fingerprint == whole["fingerprint"]

@@ -1,0 +1,65 @@
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lbae.errors import LbaeError, UserError
+from lbae.io import lock
+from lbae.io.lock import locked
+from lbae.io.storage import resolve
+
+
+@pytest.fixture(params=["local", "s3"])
+def out(request, tmp_path, monkeypatch) -> str:
+    monkeypatch.setattr(lock, "_BEAT_S", 0.3)
+    monkeypatch.setattr(lock, "_PATIENCE_S", 1.5)
+    return f"{request.getfixturevalue('s3')}/out" if request.param == "s3" else str(tmp_path / "out")
+
+
+def test_one_job_at_a_time(out):
+    with locked(out) as still_held:
+        with pytest.raises(UserError, match=r"is being written by beat \d+ of process \d+ on"), locked(out):
+            pass
+        still_held()
+    assert not resolve(f"{out}.lock").exists()
+    with locked(out):
+        pass
+
+
+def test_a_dead_jobs_lock_is_taken_over_by_one_of_several(out):
+    resolve(f"{out}.lock").write_bytes(b"beat 7 of a job that died")
+    held, refused, wait = [], [], threading.Barrier(3)
+
+    def job(name: int) -> None:
+        wait.wait()
+        try:
+            with locked(out) as still_held:
+                held.append(name)
+                wait.wait(20)
+                still_held()
+        except UserError:
+            refused.append(name)
+            wait.wait(20)
+
+    threads = [threading.Thread(target=job, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    wait.wait()
+    wait.wait(20)
+    for thread in threads:
+        thread.join()
+    assert len(held) == len(refused) == 1
+
+
+def test_a_job_that_stood_still_finds_out(out):
+    def work(still_held: Callable[[], None]) -> None:
+        while True:
+            still_held()
+            time.sleep(0.05)
+
+    with locked(out) as still_held:
+        resolve(f"{out}.lock").write_bytes(b"beat 1 of another job")
+        with pytest.raises(LbaeError, match="was taken over by beat 1 of another job"):
+            work(still_held)
+    assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "another's lock is not removed"
