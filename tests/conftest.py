@@ -231,12 +231,12 @@ def service(*arguments: str) -> Iterator[dict[str, Any]]:
         process.communicate()
 
 
-def image_table(path: Path, cells: list[bytes | None], **columns: list[Any]) -> None:
+def image_table(path: Path, cells: list[bytes | None], row_group_size: int | None = None, **columns: list[Any]) -> None:
     """Write an image table with these image bytes."""
     images = [{"bytes": data, "path": f"{index}.png"} for index, data in enumerate(cells)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(images, kind), **columns}), path)
+    pq.write_table(pa.table({"image": pa.array(images, kind), **columns}), path, row_group_size=row_group_size)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

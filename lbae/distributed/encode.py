@@ -72,22 +72,18 @@ def encode(
         started = time.monotonic()
         encoder = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address):
-            by_node = _encode(encoder, shards, still_held)
+            encoded = _encode(encoder, shards, still_held)
             parts = _assemble(absolute(out), base)
         still_held()
-        facts = {
-            "model": encoder["model"],
-            "data": images.uri,
-            "images_by_node": by_node,
-            "seconds": round(time.monotonic() - started, 1),
-        }
+        spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
+        facts = {"model": encoder["model"], "data": images.uri, **spent}
         result = assembly.publish(out, parts, base, parents, settings, facts)
     check_bad_share(data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction)
     return result
 
 
-def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]) -> list[int]:
-    """Encode the shards that are not finished yet; how many images that were on every node."""
+def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]) -> dict[str, Any]:
+    """Encode the shards that are not finished yet; how many images that were on every node, and how many a second."""
     finished = assembly.finished_shards(encoder["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.wanted for shard in shards)
@@ -98,7 +94,7 @@ def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Call
             by_node[node] += rows
             line.update(before + by_node.total())
             still_held()
-    return sorted(by_node.values(), reverse=True)
+    return {"images_by_node": sorted(by_node.values(), reverse=True), "images_per_second": round(line.rate, 1)}
 
 
 def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Dataset:

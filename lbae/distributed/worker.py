@@ -1,5 +1,6 @@
 """What every worker of a training run does: its images, the loop, and after every epoch a report with a checkpoint."""
 
+import errno
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -68,8 +69,14 @@ def work(loop: dict[str, Settings]) -> None:
         return
     try:
         _work(settings)
-    except (LbaeError, FloatingPointError) as error:
-        ray.get(settings.meter.fail.remote(error if isinstance(error, LbaeError) else LbaeError(str(error))))
+    except (LbaeError, FloatingPointError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            told = LbaeError(f"the storage of {settings.board} is full ({error}); checkpoints of earlier epochs are kept")
+        else:
+            told = error if isinstance(error, LbaeError) else LbaeError(str(error))
+        ray.get(settings.meter.fail.remote(told))
         raise
 
 

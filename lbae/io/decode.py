@@ -41,7 +41,7 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
         rest = rest.append_column("image", pa.StructArray.from_arrays(fields, ["bytes", "path"]))
     return Decoded(
         images=stacked,
-        rows=rest if not bad else rest.take(good),
+        rows=rest if not bad else rest.take(np.array(good, dtype=np.int64)),
         quarantine=pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA),
     )
 
@@ -51,7 +51,7 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
     for shard in source.shards:
         start = shard.start
         for table in read_batches(shard):
-            yield decode_rows(table.take(list(range((offset - start) % stride, len(table), stride))), config)
+            yield decode_rows(table.take(np.arange((offset - start) % stride, len(table), stride)), config)
             start += len(table)
 
 

@@ -201,8 +201,8 @@ def _table_batches(location: Location, shard: Shard, keys: pa.Array) -> Iterator
                     "path": pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string()),
                 }
                 rest = {name: table[name] for name in table.column_names if name not in ("image", *columns)}
-                rows = [row - first for row in range(first, first + len(table)) if row not in shard.left_out]
-                yield pa.table(columns | rest).take(rows) if shard.left_out else pa.table(columns | rest)
+                wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
+                yield pa.table(columns | rest).filter(wanted) if shard.left_out else pa.table(columns | rest)
                 first += len(table)
     except (pa.ArrowException, OSError) as error:
         raise LbaeError(f"{location} cannot be read as Parquet: {error}") from error

@@ -52,6 +52,11 @@ class ProgressLine:
         if not self._live and kind is None:
             self._log()
 
+    @property
+    def rate(self) -> float:
+        """How much a second since the first thing was done; 0 when that was all."""
+        return (self.done - self._before) / max(1e-9, self._updated - self._started)
+
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Set how much is done, and a word on it. The rate counts from the first thing done, after start-up."""
         self._updated = time.monotonic()
@@ -66,6 +71,5 @@ class ProgressLine:
         self._logged = time.monotonic()
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         if self.done > self._before:
-            rate = (self.done - self._before) / (self._updated - self._started)
-            text += f", {rate:,.0f} {self.unit}/s, {(self.total - self.done) / rate:.0f} s left"
+            text += f", {self.rate:,.0f} {self.unit}/s, {(self.total - self.done) / self.rate:.0f} s left"
         print(f"{text}  {self._note}".rstrip(), file=sys.stderr, flush=True)

@@ -3,10 +3,25 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from lbae.io.images import encode_png
+from tests.conftest import image_table
 
 ROUNDS = 7
+
+
+def smooth_images(path: Path, count: int) -> Path:
+    """An image table of smooth noise, 32 pixels, as PNG."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 8, 8))).float()
+    smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").permute(0, 2, 3, 1)
+    image_table(path, [encode_png(image) for image in smooth.to(torch.uint8).numpy()], row_group_size=1000)
+    return path
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -20,7 +19,7 @@ from lbae.core.codec import best_precision, to_network
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import initial_state, training_step
 from lbae.distributed.train import train
-from lbae.io.images import encode_png
+from tests.benchmarks.conftest import smooth_images
 
 CONFIG = presets.get("cifar10")
 IMAGES, BATCH, BARE_STEPS, PLAIN_STEPS = 13_200, 512, 8, 3
@@ -28,15 +27,7 @@ IMAGES, BATCH, BARE_STEPS, PLAIN_STEPS = 13_200, 512, 8, 3
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of smooth noise, as PNG."""
-    rng = np.random.default_rng(0)
-    coarse = torch.from_numpy(rng.uniform(0, 255, (IMAGES, 3, 8, 8))).float()
-    smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").permute(0, 2, 3, 1)
-    cells = [{"bytes": encode_png(image), "path": None} for image in smooth.to(torch.uint8).numpy()]
-    path = tmp_path_factory.mktemp("images") / "data.parquet"
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pa.table({"image": pa.array(cells, kind)}), path, row_group_size=1000)
-    return path
+    return smooth_images(tmp_path_factory.mktemp("images") / "data.parquet", IMAGES)
 
 
 def bare() -> float:

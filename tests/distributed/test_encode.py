@@ -27,9 +27,11 @@ from lbae.io import source as image_source
 from lbae.io.artifact import read_manifest
 from lbae.io.decode import decode_rows
 from lbae.io.images import encode_png
+from lbae.io.latent_table import open_latent_table
 from lbae.io.lock import locked
 from lbae.io.model import load_model, save_model
 from lbae.io.source import plan, read_shard
+from lbae.io.storage import resolve
 from tests.conftest import ROOT, image_table
 
 FILES, ROWS = 24, 50
@@ -170,7 +172,7 @@ def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session
 def start(*arguments: object, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment or None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -194,6 +196,44 @@ def test_ten_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path)
     assert json.loads(printed)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == rows_of(undisturbed)
     assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
+
+
+@pytest.mark.slow
+def test_a_kill_on_s3_loses_and_doubles_nothing(s3, undisturbed, model, corpus):
+    options = ("--model", model, "--data", corpus, "--out", f"{s3}/latents")
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}  # a Ray that knows the server
+    job = start(*options, **alone)
+    work = resolve(f"{s3}/latents/_work")
+    while job.poll() is None and not (work.exists() and len(work.files()) > 3):
+        time.sleep(0.05)
+    job.kill()
+    job.communicate()
+    last = start(*options, **alone)
+    printed, errors = last.communicate(timeout=200)
+    assert last.returncode == 0, errors
+    assert json.loads(printed)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+    table = open_latent_table(f"{s3}/latents")
+    assert table.read(table.parts[0]).equals(pq.read_table(undisturbed / "data"))
+    left = {name.split("/")[0] for name, _ in resolve(f"{s3}/latents").files()}
+    assert left == {"data", "quarantine", "manifest.json"}
+    assert not resolve(f"{s3}/latents.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["none", "node"])
+def test_two_nodes_share_the_work(undisturbed, model, corpus, tmp_path, victim):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    out = tmp_path / "latents"
+    command = [sys.executable, "-m", "tests.distributed.encode_on_two_nodes", model, str(corpus), str(out), victim]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert facts["killed"] == (victim == "node")
+    assert rows_of(out) == rows_of(undisturbed)
+    if victim == "none":
+        assert len(facts["images_by_node"]) == 2
+        assert min(facts["images_by_node"]) > FILES * ROWS / 10
+        assert len(list((out / "data").iterdir())) == 2
 
 
 def png_header(side: int) -> bytes:
