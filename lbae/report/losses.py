@@ -1,5 +1,6 @@
 """Losses of several training runs in one figure."""
 
+from collections import Counter
 from typing import Any
 
 from lbae.errors import UserError
@@ -23,10 +24,13 @@ def losses(*, models: tuple[str, ...], out: str) -> dict[str, Any]:
     kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
     if len(kinds) != 1:
         raise UserError(f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure each")
-    runs = {}
-    for uri, manifest in manifests.items():
-        name = f"{manifest.config['model'].get('bottleneck', 'bernoulli')}, N = {manifest.config['model']['latent_dim']}"
-        runs[name if name not in runs else uri] = manifest.result["history"]
+    names = {uri: _name(manifest.config["model"]) for uri, manifest in manifests.items()}
+    alike = [name for name, count in Counter(names.values()).items() if count > 1]
+    runs = {f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"] for uri, name in names.items()}
     resolve(out).write_bytes(figures.losses(runs, kinds.pop()))
     last = {name: {key: history[-1][key] for key in ("train_loss", "validation_loss")} for name, history in runs.items()}
     return {"out": out, "last": last}
+
+
+def _name(model: dict[str, Any]) -> str:
+    return f"{model.get('bottleneck', 'bernoulli')}, N = {model['latent_dim']}"
