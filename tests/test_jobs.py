@@ -60,7 +60,7 @@ def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp
 def test_losses_draws_models_in_one_figure(job, pipeline, tmp_path):
     other = shutil.copytree(pipeline.model, tmp_path / "other")
     facts = result_of(job("losses", "--models", pipeline.model, other, "--out", tmp_path / "l.png"))
-    assert list(facts["last"]) == ["bernoulli, N = 128", str(other)]
+    assert list(facts["last"]) == [f"bernoulli, N = 128, {model}" for model in (pipeline.model, other)]
     assert picture_size(tmp_path / "l.png")[0] > 500
 
 

@@ -36,6 +36,7 @@ def encode(
     out: str,
     append: bool = False,
     keep_images: bool = False,
+    kind: image_source.Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -48,12 +49,13 @@ def encode(
         out: URI of the latent table.
         append: encode only images whose keys are not in the table yet, as its next generation.
         keep_images: keep the images' bytes in the table, as its column ``image``.
+        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
     _, config, manifest = load_network(model)
-    images = image_source.plan(data)
+    images = image_source.plan(data, kind)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
     base, shards = None, images.shards

@@ -18,6 +18,7 @@ def ingest(
     *,
     source: str,
     out: str,
+    kind: image_source.Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -27,11 +28,12 @@ def ingest(
     Args:
         source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
         out: URI of the image table.
+        kind: table, tars or files: what ``source`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
-    images = image_source.plan(source)
+    images = image_source.plan(source, kind)
     parents = {"source": images.fingerprint}
     with locked(out) as still_held:
         done = artifact.begin(out, image_table.KIND, parents, {}, overwrite, resume=True)

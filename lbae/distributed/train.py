@@ -61,6 +61,7 @@ def train(
     seed: int | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
+    kind: image_source.Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -83,33 +84,34 @@ def train(
         seed: seed of weights and shuffling.
         feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size asks for.
         keep: checkpoints kept, the best ones by validation; the newest is kept as well.
+        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
-    images = image_source.plan(data)
+    images = image_source.plan(data, kind)
     parents = {"data": images.fingerprint}
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     with session(address):
-        kind, sizes = _feed(images, config, feed)
+        chosen_feed, sizes = _feed(images, config, feed)
         count = _workers(workers, config)
-        scaling = _scaling(count, min_workers, kind)
-        run = {"workers": count, "feed": kind}
+        scaling = _scaling(count, min_workers, chosen_feed)
+        run = {"workers": count, "feed": chosen_feed}
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
         started = time.monotonic()
         folder = absolute(storage or f"{absolute(out)}-checkpoints")
         _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite)
-        print(f"feed: {kind} ({sizes})", file=sys.stderr)
+        print(f"feed: {chosen_feed} ({sizes})", file=sys.stderr)
         settings = Settings(
             config=config,
             source=images,
-            feed=kind,
+            feed=chosen_feed,
             max_bad_fraction=max_bad_fraction,
             board=str(resolve(folder) / _BOARD),
             meter=start_meter(),

@@ -14,7 +14,6 @@ from lbae.io.artifact import MANIFEST, begin
 from lbae.io.images import encode_png
 from lbae.io.storage import absolute, resolve
 
-SCHEME = "torchvision:"
 CACHE_VARIABLE = "LBAE_CACHE"
 
 _PART_ROWS = 10_000
@@ -28,7 +27,7 @@ def as_image_table(uri: str) -> str:
     The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other names; LbaeError
     when the download fails.
     """
-    name, _, split = uri.removeprefix(SCHEME).partition(":")
+    name, _, split = uri.removeprefix("torchvision:").partition(":")
     split = split or "train"
     for what, value, known in (("data set of torchvision", name, _NAMES), ("split", split, _SPLITS)):
         if value not in known:

@@ -4,10 +4,8 @@ import io
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms.v2 import InterpolationMode, functional
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
@@ -28,12 +26,10 @@ def decode_image(data: bytes | None, config: ModelConfig, max_pixels: int | None
     before anything is unpacked.
     """
     side = config.content_size
-    pixels = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels)
-    image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-    if image.shape[1:] != (side, side):
-        square = functional.center_crop(image, [min(image.shape[1:])] * 2)
-        image = functional.resize(square, [side, side], InterpolationMode.BICUBIC, antialias=True)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels)
+    if image.size != (side, side):
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    return np.array(image).reshape(side, side, -1)
 
 
 def check_image(data: bytes | None) -> None:
@@ -41,8 +37,8 @@ def check_image(data: bytes | None) -> None:
     _decode(data, "RGB")
 
 
-def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: int | None = None) -> np.ndarray:
-    """Upright pixels, uint8. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its size."""
+def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: int | None = None) -> Image.Image:
+    """The upright image. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its size."""
     if not data:
         raise ImageError("no bytes")
     try:
@@ -53,8 +49,7 @@ def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: 
             if side:
                 image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
             ImageOps.exif_transpose(image, in_place=True)
-            opaque = _eight_bit_opaque(image)
-            return np.array(opaque if opaque.mode == mode else opaque.convert(mode))
+            return _eight_bit_opaque(image).convert(mode)
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own message names an address in memory

@@ -24,7 +24,8 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
     """Hold ``OUT.lock`` while the body runs.
 
     Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept. UserError
-    when a job that lives holds it; a lock that has not changed for 12 seconds is a dead job's.
+    when a job that lives holds it; a lock that has not changed for 12 seconds is a dead job's. LbaeError when the storage
+    refuses to write it.
     """
     place = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"

@@ -7,9 +7,9 @@ the same way, and a row's key is unique by construction.
 import hashlib
 import itertools
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +18,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64
 
 from lbae.errors import LbaeError, UserError
-from lbae.io import datasets, tars
+from lbae.io import tars
 from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
 from lbae.io.storage import Location, readable, resolve
 
 ROWS_PER_SHARD = 2048
 BYTES_PER_SHARD = 256 * 2**20
 _BATCH_ROWS = 256
+
+Kind = Literal["table", "tars", "files"]
 
 _Listed = dict[str, dict[str, Any]]  # what the filesystem says of files, by their names below the root
 
@@ -65,30 +67,38 @@ class Source:
         return sum(shard.rows for shard in self.shards)
 
 
-def plan(uri: str) -> Source:
-    """Plan a source: a path, a URI, or ``torchvision:NAME``.
+def plan(uri: str, kind: Kind | None = None) -> Source:
+    """Plan a source: a path, a URI, or ``torchvision:NAME``; of another kind than its files' names say if ``kind`` is given.
 
     UserError when it is missing, empty, unfinished or a table without an ``image`` column.
     """
-    if uri.startswith(datasets.SCHEME):
+    if uri.startswith("torchvision:"):
+        from lbae.io import datasets  # which imports torchvision, and that takes seconds
+
         uri = datasets.as_image_table(uri)
     location = readable(uri, "data")
     if (location / BEGUN).exists():
         read_manifest(uri)
-    listed = [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
+    listed = dict([(location.name, location.fs.info(location.path))] if location.is_file() else location.files())
     if (location / MANIFEST).exists():  # of an image table, whose quarantine holds no images
-        listed = [(name, info) for name, info in listed if name != MANIFEST and not name.startswith("quarantine/")]
+        listed = {name: listed[name] for name in listed if name != MANIFEST and not name.startswith("quarantine/")}
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
-    for suffix, planned in ((".parquet", _table_shards), (".tar", _tar_shards), ("", _file_shards)):
-        if found := {name: info for name, info in listed if name.endswith(suffix)}:
-            shards = _numbered(planned(root, found))
-            break
-    else:
-        shards = ()
+    kind, found = _recognised(listed, kind)
+    shards = _numbered(_SHARDS[kind](root, found))
     if not shards:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
     stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
     return Source(uri=str(location), fingerprint=digest_json(stamps), shards=shards)
+
+
+def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, _Listed]:
+    """The kind of a source and the files that it is made of: if any is Parquet those, else tars, else all."""
+    kinds: dict[str, Kind] = {".parquet": "table", ".tar": "tars"}
+    found: dict[Kind, _Listed] = {"table": {}, "tars": {}, "files": {}}
+    for name, info in listed.items():
+        found[kinds.get(posixpath.splitext(name)[1], "files")][name] = info
+    kind = asked or next((kind for kind in found if found[kind]), "files")
+    return kind, found[kind] or listed
 
 
 def _numbered(shards: Iterator[Shard]) -> tuple[Shard, ...]:
@@ -159,6 +169,13 @@ def _file_shards(root: str, listed: _Listed) -> Iterator[Shard]:
     for first, last in runs([1] * len(names), sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
         size = sum(sizes[first:last])
         yield Shard(root=root, rows=last - first, size=size, files=tuple(names[first:last]), classes=classes)
+
+
+_SHARDS: dict[Kind, Callable[[str, _Listed], Iterator[Shard]]] = {
+    "table": _table_shards,
+    "tars": _tar_shards,
+    "files": _file_shards,
+}
 
 
 def read_batches(shard: Shard) -> Iterator[pa.Table]:

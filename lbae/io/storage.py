@@ -70,7 +70,7 @@ class Location:
             self.fs.pipe_file(self.path, data)
 
     def create(self, data: bytes) -> bool:
-        """Write the file if there is none, as one act; whether it was written."""
+        """Write the file if there is none, as one act; whether it was written. LbaeError when the storage refuses."""
         try:
             if self._is_local:
                 self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
@@ -83,7 +83,7 @@ class Location:
         except OSError as error:
             if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
                 return False
-            raise
+            raise LbaeError(f"{self} cannot be written: {error}") from error
         return True
 
     def remove(self) -> None:

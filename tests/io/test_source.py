@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +63,19 @@ def test_a_changed_source_has_another_fingerprint(tmp_path):
     assert plan(str(tmp_path)).fingerprint == before
     image_table(tmp_path / "a.parquet", [b"one", b"two"])
     assert plan(str(tmp_path)).fingerprint != before
+
+
+def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, digits, folder_of_images):
+    for name in ("a.png", "b.png"):
+        shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
+    shutil.copy(digits / "b.parquet", tmp_path / "facts.parquet")
+    assert keys(tmp_path)[:1] == ["facts.parquet:0"]
+    assert [key for shard in plan(str(tmp_path), "files").shards for key in shard.files] == ["a.png", "b.png"]
+    unnamed = shutil.copy(digits / "b.parquet", tmp_path / "table")
+    assert plan(str(unnamed), "table").rows == 250
+    assert plan(str(unnamed)).rows == 1
+    with pytest.raises(LbaeError, match="cannot be read as an uncompressed tar"):
+        plan(str(unnamed), "tars")
 
 
 def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
