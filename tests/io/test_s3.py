@@ -56,7 +56,10 @@ def test_refused_keys_are_named(refusing):
     refusing.code, refusing.status, refusing.refusals = "InvalidAccessKeyId", "403 Forbidden", 10**6
     with pytest.raises(LbaeError, match=r"s3://bucket/data cannot be reached: Forbidden"):
         plan("s3://bucket/data")
-    with pytest.raises(LbaeError, match=r"s3://bucket/out.lock cannot be written: InvalidAccessKeyId"), locked("s3://bucket/out"):
+    with (
+        pytest.raises(LbaeError, match=r"s3://bucket/out.lock cannot be written: InvalidAccessKeyId"),
+        locked("s3://bucket/out"),
+    ):
         pass
 
 
