@@ -1,15 +1,18 @@
 """Shared fixtures: one local Ray for the whole run, a small image folder, a small trained pipeline."""
 
+import io
 import itertools
 import json
 import logging
 import os
 import re
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +55,7 @@ def ray_session() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job's process left behind."""
+    """What a job left behind: its exit code and what it printed."""
 
     code: int
     out: str
@@ -64,16 +67,23 @@ class Outcome:
         return self.err.strip().splitlines()[-1] if self.err.strip() else ""
 
 
+def run_job(name: str, *arguments: object) -> Outcome:
+    """``python jobs/NAME.py ARGUMENTS``, in this process: a new one takes seconds to import what this one has imported."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
-def job() -> Callable[..., Outcome]:
-    """Run ``python jobs/NAME.py ARGUMENTS`` as a user does."""
-
-    def run(name: str, *arguments: object) -> Outcome:
-        command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
-
-    return run
+def job(ray_session: str) -> Callable[..., Outcome]:
+    """:func:`run_job` with a Ray to join."""
+    return run_job
 
 
 @pytest.fixture(scope="session")
@@ -145,14 +155,16 @@ def readme_blocks(language: str) -> list[str]:
 
 
 def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]]:
-    """Run a block of the README as it stands there, but for the two folders; the JSON objects its jobs print."""
-    script = re.sub(r"IMAGES=\S+", f"IMAGES={images}", block)
-    script = re.sub(r"OUT=\S+", f"OUT={out}", script).replace("source .venv/bin/activate", "")
-    environment = {**os.environ, "OUT": str(out)}
-    command = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    """Run the jobs in a block of the README as they stand there, but for the two folders; the JSON objects they print."""
+    results = []
+    for line in block.splitlines():
+        if line.startswith("python "):
+            filled = line.replace("$OUT", str(out)).replace("$IMAGES", str(images))
+            _, path, *arguments = shlex.split(filled, comments=True)
+            done = run_job(Path(path).stem, *arguments)
+            assert done.code == 0, done.err
+            results.append(json.loads(done.out.splitlines()[-1]))
+    return results
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lbae.io.source import plan, read_shard
-from tests.conftest import picture_size, service
+from tests.conftest import picture_size, run_job, service
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,18 +31,18 @@ def result_of(outcome) -> dict:
     return json.loads(outcome.out.strip().splitlines()[-1])
 
 
-def test_sample_writes_a_picture_and_a_table(job, pipeline, tmp_path):
+def test_sample_writes_a_picture(job, pipeline, tmp_path):
     facts = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "s.png"))
     assert (facts["num"], facts["seed"]) == (9, 4)
     assert picture_size(tmp_path / "s.png") == (176, 176)
-    table = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "table"))
-    assert table["rows"] == 9
-    rows = read_shard(plan(str(tmp_path / "table")).shards[0])
-    assert rows["key"].to_pylist()[0] == "data/part-00000.parquet:0"
-    again = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "table"))
-    assert again == {**table, "already": True}
-    refused = job("sample", "--bundle", pipeline.bundle, "--num", 8, "--out", tmp_path / "table")
-    assert (refused.code, "num was 9, is now 8" in refused.error) == (2, True)
+
+
+def test_a_table_of_samples_that_stands_is_not_drawn_again(job, pipeline):
+    asked = ("sample", "--bundle", pipeline.bundle, "--seed", 0, "--out", pipeline.out / "samples")
+    table = result_of(job(*asked, "--num", 1000))
+    assert (table["rows"], table["already"]) == (1000, True)
+    refused = job(*asked, "--num", 8)
+    assert (refused.code, "num was 1000, is now 8" in refused.error) == (2, True)
 
 
 @pytest.mark.slow
@@ -167,33 +166,29 @@ def test_show_describes(job, pipeline):
         ("serve", "--bundle {model}", "is a model; a bundle is needed here"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, monkeypatch, capsys, name, arguments, message):
+def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, name, arguments, message):
     places = {"data": pipeline.data, "model": pipeline.model, "latents": pipeline.latents, "moments": pipeline.moments}
     filled = arguments.format(**places, bundle=pipeline.bundle, png=picture, tmp=tmp_path).split()
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *filled])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2
-    assert re.fullmatch(f"error: .*{message}.*\n", err), err
-    assert out == ""
+    outcome = run_job(name, *filled)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.fullmatch(f"error: .*{message}.*\n", outcome.err), outcome.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_leaves_the_process_with_exit_code_two(job):
-    outcome = job("sample", "--bundle", "nowhere", "--out", "s.png")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == "error: there is no artifact at nowhere: it does not exist\n"
+def test_a_mistake_leaves_the_process_with_exit_code_two():
+    command = [sys.executable, str(ROOT / "jobs" / "sample.py"), "--bundle", "nowhere", "--out", "s.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no artifact at nowhere: it does not exist\n"
 
 
-def test_storage_that_fails_is_one_line_and_exit_code_one(pipeline, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sample.py", "--bundle", pipeline.bundle, "--num", "1", "--out", "/proc/none/s.png"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "jobs" / "sample.py"), run_name="__main__")
-    assert stop.value.code == 1
-    assert re.fullmatch(r"error: .*/proc/none.*\n", capsys.readouterr().err)
+def test_storage_that_fails_is_one_line_and_exit_code_one(job, pipeline):
+    outcome = job("sample", "--bundle", pipeline.bundle, "--num", "1", "--out", "/proc/none/s.png")
+    assert outcome.code == 1
+    assert re.fullmatch(r"error: .*/proc/none.*\n", outcome.err)
 
 
+@pytest.mark.slow
 def test_serve_answers_until_it_is_told_to_stop(pipeline):
     with service("--bundle", pipeline.bundle, "--port", "18123") as facts:
         url = facts["url"]

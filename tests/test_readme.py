@@ -33,6 +33,14 @@ def test_interpolation_and_editing(pipeline):
     assert picture_size(pipeline.out / "edited.png") == (118, 60)
 
 
+@pytest.mark.slow
+def test_a_shell_runs_both(ray_session, digits, tmp_path):
+    script = re.sub(r"IMAGES=\S+", f"IMAGES={digits}", re.sub(r"OUT=\S+", f"OUT={tmp_path}", BASH[0] + BASH[1]))
+    script = script.replace("source .venv/bin/activate", "")
+    subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, timeout=500, check=True)
+    assert picture_size(tmp_path / "edited.png") == (118, 60)
+
+
 def test_python(pipeline):
     names: dict = {}
     exec(PYTHON[1].replace("runs/mine", str(pipeline.out)), names)
