@@ -12,6 +12,8 @@ from lbae.distributed.session import session
 from lbae.distributed.train import train
 from lbae.report.tour import write_tour
 
+_EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, lets them be passed on
+
 
 def demo(
     *,
@@ -37,7 +39,7 @@ def demo(
             "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=workers, overwrite=overwrite),
             "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
             "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
-            "fit": fit(model=model, latents=latents, moments=moments, out=bundle, overwrite=overwrite),
+            "fit": fit(model=model, latents=latents, moments=moments, out=bundle, examples=_EXAMPLES, overwrite=overwrite),
         }
     change = ("label=1", "label=7")
     report = write_tour(out, bundle=bundle, moments=moments, data=data, results=results, change=change)

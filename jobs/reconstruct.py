@@ -27,7 +27,7 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
     picture_wanted = is_picture(out)
     loaded = load_bundle(bundle)
     source = plan(data)
-    images = load_images(loaded, source, num)
+    images = load_images(loaded.codec.config, source, num)
     picture, result = reconstructions(loaded, images)
     if picture_wanted:
         resolve(out).write_bytes(encode_png(picture))

@@ -19,7 +19,10 @@ BANNED = {  # what a layer may not import, by the reason it exists
     "distributed": set(),
 }
 # What stages stand on; they never import each other.
-SHARED = tuple(f"lbae.distributed.{name}." for name in ("session", "sums", "partition", "stream", "worker", "tasks"))
+SHARED = tuple(
+    f"lbae.distributed.{name}."
+    for name in ("session", "sums", "partition", "stream", "worker", "tasks", "deployments", "shelf", "serve_metrics")
+)
 MODULES = sorted((ROOT / "lbae").rglob("*.py"))
 BESIDE_THE_LAYERS = {"lbae/cli.py"}
 

@@ -18,13 +18,17 @@ Images = UInt8[np.ndarray, "K H W C"]
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What sampling, interpolation and editing need. Images are uint8 (K, H, W, C) of the model's content size."""
+    """What sampling, interpolation and editing need, and a few images to try them on, if any.
+
+    Images are uint8 (K, H, W, C) of the model's content size.
+    """
 
     fingerprint: str
     codec: Codec
     prior: Prior
     normals: Normals
     attributes: AttributeStatistics
+    examples: Images
 
     def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
         """Latents of +1 and -1."""

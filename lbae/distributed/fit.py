@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import ray
 
+from lbae.config import ModelConfig
 from lbae.core.attributes import attribute_statistics
 from lbae.core.component import fit_component
 from lbae.core.fidelity import covariance, expected_moments, moment_errors
@@ -28,8 +29,10 @@ from lbae.io.artifact import read_manifest
 from lbae.io.attributes import Attribute, candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import load_lineage, load_moments
+from lbae.io.source import plan
 from lbae.io.storage import absolute, resolve
 from lbae.report.figures import covariances, marginals
+from lbae.report.pictures import load_images
 from lbae.report.progress import ProgressLine
 
 _SHOWN: tuple[Sampler, ...] = ("hyperplane", "direct")  # beside the prior in the figures, as in slide 16
@@ -47,6 +50,7 @@ def fit(
     by: str | None = None,
     sampler: Literal["hyperplane", "gaussian"] = "gaussian",
     seed: int = 0,
+    examples: int = 0,
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def fit(
         by: a class or yes/no column; one component a value instead of clusters.
         sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
+        examples: images of the latents' source that the bundle is to hold, for people to try it on; mind their licence.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
@@ -70,13 +75,17 @@ def fit(
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
         raise unknown("class column", by, candidate_columns(table.schema()))
-    settings = {
+    settings: dict[str, Any] = {
         "components": components,
         "by": by,
         "sampler": sampler,
         "seed": seed,
         "precision": table.manifest.result["precision"],
     }
+    if examples:
+        settings["examples"] = examples
+    codec = model_io.load_model(model, device="cpu")
+    images = _examples(table, codec.config, examples)
     done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
     if done:
         return done
@@ -86,7 +95,6 @@ def fit(
         alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
         found = scan(table, [by] if by else [])
         subset = draw_subset(table, found, by)
-        codec = model_io.load_model(model, device="cpu")
         partitions = [by_class(subset, found, by)] if by else clusters(table, subset, codec, count, seed)
         scratch = str(resolve(out) / "by-component")
         fitted, tried = _choose(table, found, subset, partitions, attributes, sampler, scratch)
@@ -108,6 +116,7 @@ def fit(
         prior=fitted.prior,
         pooled_factor=pooled,
         attributes=attribute_statistics(sums),
+        examples=images,
         parents=parents,
         config=settings,
         rows=sums.count,
@@ -133,6 +142,17 @@ def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, Moment
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
     return table, sums, lineage.attributes, {name: manifest.fingerprint for name, manifest in manifests.items()}
+
+
+def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
+    """The first images of what the latents were encoded from."""
+    if count < 0:
+        raise UserError(f"examples is {count}; allowed: 0 or more")
+    if not count:
+        return np.empty((0, *config.image_shape), dtype=np.uint8)
+    if "data" not in table.manifest.result:
+        raise UserError("examples: the latent table does not say what it was encoded from; encode again, or leave them out")
+    return load_images(config, plan(table.manifest.result["data"]), count)
 
 
 def _component_count(components: str, by: str | None) -> int | None:

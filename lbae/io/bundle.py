@@ -2,7 +2,8 @@
 
 Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M + 1) / 2) and
 weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary, bits and, in bundles that edit
-by hyperplane, attributes, and ``attributes.safetensors`` the statistics.
+by hyperplane, attributes, and ``attributes.safetensors`` the statistics. Some have ``examples.safetensors``, images uint8
+(E, H, W, C).
 """
 
 import dataclasses
@@ -20,10 +21,10 @@ from lbae.core.bundle import Bundle
 from lbae.core.codec import Codec
 from lbae.core.normals import Normals
 from lbae.core.prior import Prior
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
 from lbae.io.artifact import Manifest, digest, publish, read_manifest
 from lbae.io.model import build_network
-from lbae.io.storage import resolve
+from lbae.io.storage import absolute, readable, resolve
 
 KIND = "bundle"
 _FILES = {
@@ -33,6 +34,7 @@ _FILES = {
     "pooled": "pooled.safetensors",
     "attributes": "attributes.safetensors",
 }
+_EXAMPLES = "examples.safetensors"
 
 
 def pack_triangles(factors: np.ndarray) -> np.ndarray:
@@ -57,6 +59,7 @@ def save_bundle(
     prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
+    examples: np.ndarray,
     parents: dict[str, str],
     config: dict[str, Any],
     rows: int,
@@ -80,16 +83,19 @@ def save_bundle(
         "pooled": safetensors.numpy.save({"factor": pack_triangles(pooled_factor)}),
         "attributes": safetensors.numpy.save(arrays),
     }
-    for name, data in {**{_FILES[name]: data for name, data in content.items()}, **report}.items():
+    files = {_FILES[name]: data for name, data in content.items()}
+    if len(examples):
+        files[_EXAMPLES] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
+    for name, data in {**files, **report}.items():
         (resolve(out) / name).write_bytes(data)
     return publish(
         out,
         KIND,
-        fingerprint=digest(*content.values()),
+        fingerprint=digest(*files.values()),
         parents=parents,
         config=config,
         rows=rows,
-        files=[*_FILES.values(), *report],
+        files=[*files, *report],
         result={"attributes": list(attributes.names), **result},
     )
 
@@ -100,7 +106,8 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     Its codec runs at the precision the latents were encoded at.
     """
     manifest = read_manifest(uri, KIND)
-    data = {name: (resolve(uri) / file).read_bytes() for name, file in _FILES.items()}
+    names = _FILES | ({"examples": _EXAMPLES} if _EXAMPLES in manifest.files else {})
+    data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
     if digest(*data.values()) != manifest.fingerprint:
         raise LbaeError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
     config = Config.from_dict(json.loads(data["config"]))
@@ -120,7 +127,20 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
         ),
         normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
         attributes=statistics,
+        examples=safetensors.numpy.load(data["examples"])["images"] if "examples" in data else _no_images(config),
     )
+
+
+def _no_images(config: Config) -> np.ndarray:
+    return np.empty((0, *config.model.image_shape), dtype=np.uint8)
+
+
+def read_pointer(uri: str) -> str:
+    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no absolute one."""
+    found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
+    if found != absolute(found or uri) or "\n" in found:
+        raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle")
+    return found
 
 
 def load_statistics(uri: str) -> AttributeStatistics:

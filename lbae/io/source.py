@@ -83,8 +83,8 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
     if (location / MANIFEST).exists():  # of an image table, whose quarantine holds no images
         listed = {name: listed[name] for name in listed if name != MANIFEST and not name.startswith("quarantine/")}
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
-    kind, found = _recognised(listed, kind)
-    shards = _numbered(_SHARDS[kind](root, found))
+    recognised, found = _recognised(listed, kind)
+    shards = _numbered(_SHARDS[recognised](root, found))
     if not shards:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
     stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
@@ -97,7 +97,8 @@ def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, _Listed]:
     found: dict[Kind, _Listed] = {"table": {}, "tars": {}, "files": {}}
     for name, info in listed.items():
         found[kinds.get(posixpath.splitext(name)[1], "files")][name] = info
-    kind = asked or next((kind for kind in found if found[kind]), "files")
+    first: Kind = next((kind for kind in found if found[kind]), "files")
+    kind = asked or first
     return kind, found[kind] or listed
 
 

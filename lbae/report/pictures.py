@@ -23,10 +23,10 @@ _SHOWN = 2 * _COLUMNS
 _THUMBNAIL = 64  # pixels
 
 
-def load_images(bundle: Bundle, source: Source, count: int) -> np.ndarray:
+def load_images(config: ModelConfig, source: Source, count: int) -> np.ndarray:
     """The first ``count`` decodable images of a source, at the model's content size."""
     taken: list[np.ndarray] = []
-    for part in decode_every(source, bundle.codec.config):
+    for part in decode_every(source, config):
         taken.append(part.images[: count - sum(map(len, taken))])
         if sum(map(len, taken)) == count:
             break

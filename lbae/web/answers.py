@@ -12,6 +12,7 @@ from fastapi import Response
 
 from lbae.core.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
+from lbae.web.backend import Backend
 from lbae.web.requests import Picture
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -69,3 +70,9 @@ def merged(good: list[dict[str, Any]], errors: dict[int, dict[str, Any]], count:
     """One result or error an item, in the order of the request."""
     rest = iter(good)
     return {"results": [errors[index] if index in errors else next(rest) for index in range(count)]}
+
+
+def signed(answer: Any, backend: Backend, headers: dict[str, str] | None = None) -> Any:
+    """The answer with the bundle's fingerprint among its headers."""
+    answer.headers.update({"X-Bundle": backend.about.fingerprint, **(headers or {})})
+    return answer

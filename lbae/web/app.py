@@ -1,6 +1,5 @@
 """The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
 
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -13,10 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 import lbae
 from lbae.web import answers
+from lbae.web.answers import signed
 from lbae.web.backend import Backend
 from lbae.web.bodies import body_of, describe_bodies, image_of, latent_of, with_files
 from lbae.web.errors import RequestError, body, handle_errors
 from lbae.web.guard import DEFAULT_LIMITS, Guard, Limits, Observe
+from lbae.web.openai import add_openai
+from lbae.web.page import add_page
 from lbae.web.requests import (
     DecodeRequest,
     EditRequest,
@@ -26,6 +28,7 @@ from lbae.web.requests import (
     ReconstructRequest,
     SampleRequest,
     Source,
+    chosen,
 )
 
 _FRAMES = 64  # of a stream that are decoded at a time
@@ -34,15 +37,15 @@ _FILES: dict[int | str, Any] = {200: {"content": _IMAGE | {"application/zip": {}
 
 
 def create_app(
-    open_backend: Callable[[], Awaitable[Backend]],
+    opened: Callable[[], Awaitable[Callable[[], Backend]]],
     limits: Limits = DEFAULT_LIMITS,
     observe: Observe = lambda path, status, seconds: None,
 ) -> FastAPI:
-    """The service over one backend, which is opened before the first request is taken."""
+    """The service; ``opened`` is awaited before the first request, and what it gives says which backend answers now."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.backend = await open_backend()
+        app.state.current = await opened()
         yield
 
     app = FastAPI(
@@ -57,12 +60,14 @@ def create_app(
     _add_facts(app)
     _add_prior(app, limits)
     _add_codec(app, limits)
+    add_openai(app, _backend)
     describe_bodies(app)
+    add_page(app)
     return app
 
 
 def _backend(request: Request) -> Backend:
-    backend: Backend = request.app.state.backend
+    backend: Backend = request.app.state.current()
     return backend
 
 
@@ -81,24 +86,28 @@ def _add_facts(app: FastAPI) -> None:
     @app.get("/v1/model")
     async def model(backend: Answering) -> dict[str, Any]:
         facts = asdict(backend.about)
-        return {name: value for name, value in facts.items() if name != "attributes"}
+        return {name: value for name, value in facts.items() if name not in ("attributes", "examples")}
 
     @app.get("/v1/attributes")
     async def attributes(backend: Answering) -> dict[str, Any]:
         return {"attributes": backend.about.attributes}
 
+    @app.get("/v1/examples")
+    async def examples(backend: Answering) -> dict[str, Any]:
+        return {"examples": await run_in_threadpool(answers.image_fields, backend.about.examples, "png")}
+
 
 def _add_prior(app: FastAPI, limits: Limits) -> None:
     @app.post("/v1/sample", responses=_FILES, response_class=Response)
     async def sample(request: SampleRequest, backend: Answering) -> Response:
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = chosen(request.seed)
         latents = await backend.draw(request.n, seed, request.given, request.component)
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
         else:
             images = await backend.decode(latents)
             answer = await run_in_threadpool(_drawn, images, request.format)
-        return _signed(answer, backend, {"X-Seed": str(seed)})
+        return signed(answer, backend, {"X-Seed": str(seed)})
 
     @app.post(
         "/v1/interpolate",
@@ -120,7 +129,7 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
         else:
             make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
             answer = await run_in_threadpool(make, await backend.decode(latents))
-        return _signed(answer, backend, {"X-Seed": str(request.seed)})
+        return signed(answer, backend, {"X-Seed": str(request.seed)})
 
     @app.post(
         "/v1/edit",
@@ -136,7 +145,7 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
             answer: Response = JSONResponse({"latents": answers.latent_fields(edited), "bits_changed": changed})
         else:
             answer = answers.picture((await backend.decode(edited))[0], request.format)
-        return _signed(answer, backend, {"X-Bits-Changed": str(changed)})
+        return signed(answer, backend, {"X-Bits-Changed": str(changed)})
 
 
 def _add_codec(app: FastAPI, limits: Limits) -> None:
@@ -144,7 +153,7 @@ def _add_codec(app: FastAPI, limits: Limits) -> None:
     async def encode(request: Annotated[EncodeRequest, Depends(body_of(EncodeRequest))], backend: Answering) -> JSONResponse:
         images, errors = await _images(request.images, backend, limits)
         good = answers.latent_fields(await backend.encode(images)) if len(images) else []
-        return _signed(JSONResponse(answers.merged(good, errors, len(request.images))), backend)
+        return signed(JSONResponse(answers.merged(good, errors, len(request.images))), backend)
 
     @app.post("/v1/reconstruct", openapi_extra=with_files(ReconstructRequest, {"images": ["iVBOR..."]}))
     async def reconstruct(
@@ -166,11 +175,6 @@ def _drawn(images: np.ndarray, kind: str) -> Response:
     if kind == "zip":
         return answers.archive(images)
     return answers.picture(images[0], kind)  # type: ignore[arg-type]
-
-
-def _signed(answer: Any, backend: Backend, headers: dict[str, str] | None = None) -> Any:
-    answer.headers.update({"X-Bundle": backend.about.fingerprint, **(headers or {})})
-    return answer
 
 
 async def _frames(latents: np.ndarray, backend: Backend) -> AsyncIterator[np.ndarray]:
@@ -216,4 +220,4 @@ async def _decoded(
 ) -> JSONResponse:
     images = await backend.decode(latents) if latents is not None else np.empty(0)
     good = await run_in_threadpool(answers.image_fields, images, kind)
-    return _signed(JSONResponse(answers.merged(good, errors, count)), backend)
+    return signed(JSONResponse(answers.merged(good, errors, count)), backend)

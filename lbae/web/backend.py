@@ -15,10 +15,11 @@ from lbae.core.attributes import leading_bits
 from lbae.core.bundle import Bundle
 from lbae.core.editing import edit
 from lbae.core.interpolation import interpolate
-from lbae.errors import UserError
+from lbae.errors import LbaeError, UserError
 from lbae.web.batching import Batcher
 
 _LEADING = 5
+_STUCK_S = 60
 
 # Verb, rows of the batch, requests that wait behind it.
 OnBatch = Callable[[str, int, int], None]
@@ -35,6 +36,7 @@ class About:
     components: int
     conditions: tuple[str, ...]
     attributes: dict[str, dict[str, Any]]
+    examples: np.ndarray
 
 
 def about(bundle: Bundle) -> About:
@@ -53,6 +55,7 @@ def about(bundle: Bundle) -> About:
             name: {"set": int(set_), "unset": int(unset), "leading_bits": leading.get(name, [])}
             for name, set_, unset in counts
         },
+        examples=bundle.examples,
     )
 
 
@@ -77,6 +80,9 @@ class Backend(Protocol):
 
     async def decode(self, latents: np.ndarray) -> np.ndarray:
         """Images of latents."""
+
+    def check(self) -> None:
+        """LbaeError when it does not come on, and is to be replaced."""
 
 
 class BundleBackend:
@@ -120,3 +126,9 @@ class BundleBackend:
     async def decode(self, latents: np.ndarray) -> np.ndarray:
         """Images of latents."""
         return await self._decode(latents)
+
+    def check(self) -> None:
+        """LbaeError when one batch has run for longer than any takes."""
+        longest = max(self._encode.running_s, self._decode.running_s)
+        if longest > _STUCK_S:
+            raise LbaeError(f"a batch of the codec has run for {longest:.0f} s")

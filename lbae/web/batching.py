@@ -5,6 +5,7 @@ one before has ended or not, so it either makes every caller wait or runs batche
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -28,6 +29,12 @@ class Batcher:
         self._run, self._size, self._on_batch, self._executor = run, size, on_batch, executor
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
         self._runner: asyncio.Task[None] | None = None
+        self._since: float | None = None
+
+    @property
+    def running_s(self) -> float:
+        """How long the present batch has run; 0 when there is none."""
+        return 0 if self._since is None else time.monotonic() - self._since
 
     async def __call__(self, rows: np.ndarray) -> np.ndarray:
         """The result of every row. What ``run`` raises is raised in all callers of that batch."""
@@ -44,6 +51,7 @@ class Batcher:
             rows, results = zip(*batch, strict=True)
             self._on_batch(sum(map(len, rows)), len(self._waiting))
             loop = asyncio.get_running_loop()
+            self._since = time.monotonic()
             try:
                 found = await loop.run_in_executor(self._executor, self._run, np.concatenate(rows))
             except Exception as error:
@@ -51,6 +59,8 @@ class Batcher:
                     if not result.done():  # its caller may have gone away
                         result.set_exception(error)
                 continue
+            finally:
+                self._since = None
             for result, part in zip(results, np.split(found, np.cumsum([len(r) for r in rows])[:-1]), strict=True):
                 if not result.done():
                     result.set_result(part)

@@ -1,5 +1,6 @@
 """What requests hold. Images and packed latents are base64; a multipart request brings images as files instead."""
 
+import secrets
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,11 +12,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Picture = Literal["png", "jpeg", "webp"]
 
 
-class _Body(BaseModel):
+class Fields(BaseModel):
+    """Fields that nobody knows are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class _WithFiles(_Body):
+def chosen(seed: int | None) -> int:
+    """The seed that was asked for, or one by chance."""
+    return secrets.randbelow(2**32) if seed is None else seed
+
+
+class _WithFiles(Fields):
     """A body whose images may come as files of a multipart request, the rest as its JSON field ``request``."""
 
     @classmethod
@@ -24,7 +32,7 @@ class _WithFiles(_Body):
         return {"images": images}
 
 
-class Source(_Body):
+class Source(Fields):
     """An image file or a packed latent, in base64."""
 
     image: str | None = None
@@ -37,7 +45,7 @@ class Source(_Body):
         return self
 
 
-class SampleRequest(_Body):
+class SampleRequest(Fields):
     """How many images, and the seed that decides them; without a seed one is drawn and returned."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"n": 16, "seed": 0}]})
@@ -104,7 +112,7 @@ class ReconstructRequest(EncodeRequest):
     format: Picture = "png"
 
 
-class DecodeRequest(_Body):
+class DecodeRequest(Fields):
     """Packed latents to decode, each with a result or an error of its own."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"latents": ["AAEC"], "format": "png"}]})

@@ -108,7 +108,7 @@ def test_serving(bundle, topology):
         hello_ms = load("/", 1, 1, 50)["p50"]
         hello_many = load("/", CONCURRENCY, N, REQUESTS)["images_per_second"]
     started = time.perf_counter()
-    with serving(bundle, PORT, "127.0.0.1", 1, topology):
+    with serving(bundle, PORT, replicas=1, topology=topology):
         ready_seconds = time.perf_counter() - started
         load("/v1/sample", 2, N, 8)
         bare(held, 8, N)

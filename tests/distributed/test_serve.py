@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.packing import pack
-from lbae.distributed.serve import Deployed, serving
+from lbae.distributed.deployments import Deployed
+from lbae.distributed.serve import serving
 from lbae.errors import UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png
@@ -56,10 +57,10 @@ def test_every_verb_answers_as_the_bundle(pipeline, topology):
     files = [encode_png(image) for image in images]
     latents = bundle.encode(images)
     with (
-        serving(pipeline.bundle, PORT, "127.0.0.1", 2, topology, LIMITS) as facts,
+        serving(pipeline.bundle, PORT, replicas=2, topology=topology, limits=LIMITS) as facts,
         web.Client(facts["url"], "one") as service,
     ):
-        assert facts == {"url": f"http://127.0.0.1:{PORT}", "bundle": bundle.fingerprint, "topology": topology}
+        assert (facts["url"], facts["bundle"]) == (f"http://127.0.0.1:{PORT}", bundle.fingerprint)
         drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by either replica
         assert len({answer.content for answer in drawn}) == 1
         assert np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2  # other numbers of threads

@@ -64,6 +64,7 @@ def main() -> None:
         prior=fit("hyperplane", sums),
         pooled_factor=pooled_factor(sums),
         attributes=attribute_statistics(sums),
+        examples=np.empty((0, 0, 0, 0), dtype=np.uint8),
         parents={**parents, "moments": moments["fingerprint"]},
         config={"precision": "float32"},
         rows=40,

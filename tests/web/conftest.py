@@ -1,12 +1,17 @@
 import asyncio
 import base64
 import io
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 
 from lbae.config import ModelConfig
@@ -20,7 +25,7 @@ from lbae.core.packing import pack
 from lbae.core.prior import Prior
 from lbae.core.samplers import fit
 from lbae.web.app import create_app
-from lbae.web.backend import BundleBackend
+from lbae.web.backend import Backend, BundleBackend
 from lbae.web.guard import Limits
 
 N = 21
@@ -49,18 +54,26 @@ def bundle() -> Bundle:
         ),
         normals=Normals(factor=pooled_factor(sums), latent_dim=N),
         attributes=attribute_statistics(sums),
+        examples=np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
     )
+
+
+def opened(bundle: Bundle) -> Callable[[], Awaitable[Callable[[], Backend]]]:
+    """What the application opens: a backend that stays."""
+
+    async def open_() -> Callable[[], Backend]:
+        backend = BundleBackend(bundle)
+        return lambda: backend
+
+    return open_
 
 
 class Client:
     """Calls the application in this process, through ASGI."""
 
     def __init__(self, bundle: Bundle, limits: Limits) -> None:
-        async def opened() -> BundleBackend:
-            return BundleBackend(bundle)
-
         self.seen: list[tuple[str, int]] = []
-        self.app = create_app(opened, limits, lambda route, status, seconds: self.seen.append((route, status)))
+        self.app = create_app(opened(bundle), limits, lambda route, status, seconds: self.seen.append((route, status)))
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.requests((method, path, options))[0]
@@ -80,6 +93,27 @@ class Client:
 
     def post(self, path: str, json: Any, **options: Any) -> httpx.Response:
         return self.request("POST", path, json=json, **options)
+
+
+@contextmanager
+def listening(bundle: Bundle, limits: Limits, port: int = 0) -> Iterator[str]:
+    """The application on a socket of this machine: its URL."""
+    listener = socket.create_server(("127.0.0.1", port))
+    server = uvicorn.Server(uvicorn.Config(create_app(opened(bundle), limits), log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Bundle) -> Iterator[str]:
+    """The application where every HTTP client finds it."""
+    with listening(bundle, Limits()) as found:
+        yield found
 
 
 @pytest.fixture

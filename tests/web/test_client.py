@@ -7,9 +7,8 @@ import pytest
 from lbae.core.packing import pack
 from lbae.web import client as web
 from lbae.web.app import create_app
-from lbae.web.backend import BundleBackend
 from lbae.web.guard import Limits
-from tests.web.conftest import image_file, pixels_of
+from tests.web.conftest import image_file, opened, pixels_of
 
 
 class Flaky(httpx.ASGITransport):
@@ -29,10 +28,7 @@ class Flaky(httpx.ASGITransport):
 
 
 def send(bundle, *calls, key="one", faults=()):
-    async def opened() -> BundleBackend:
-        return BundleBackend(bundle)
-
-    app = create_app(opened, Limits(keys=("one",)))
+    app = create_app(opened(bundle), Limits(keys=("one",)))
 
     async def run() -> list:
         transport = Flaky(app, faults)

@@ -1,0 +1,90 @@
+// One image with attributes set and unset, each as strongly as its slider says.
+
+import { ask, askJson, pictureOf, runner, showCurl } from "./service.js";
+import { itemOf, slot } from "./slots.js";
+
+const WAIT_MS = 150;
+
+// One request for every strength that occurs, weakest first, each to be made of the latent that the one before gives.
+function stepsOf(strengths) {
+  const steps = new Map();
+  for (const slider of strengths.querySelectorAll("input")) {
+    const strength = Math.abs(slider.valueAsNumber);
+    if (!strength) continue;
+    if (!steps.has(strength)) steps.set(strength, { set: [], unset: [], strength });
+    steps.get(strength)[slider.valueAsNumber > 0 ? "set" : "unset"].push(slider.name);
+  }
+  return [...steps.values()].sort((one, other) => one.strength - other.strength);
+}
+
+export function startEdit(section, attributes, examples) {
+  const strengths = section.querySelector(".strengths");
+  const after = section.querySelector(".after img");
+  const download = section.querySelector(".download");
+  const run = runner(section.querySelector(".status"));
+  let waiting = 0;
+
+  const show = (picture, commands) => {
+    URL.revokeObjectURL(after.src);
+    after.src = download.href = picture;
+    after.hidden = download.hidden = false;
+    showCurl(section.querySelector(".curl"), commands);
+  };
+
+  const draw = () =>
+    run("Editing …", async (signal) => {
+      let item = itemOf("edited");
+      if (!item) throw new Error("Give an image first: drop a file, choose an example, or send a sample here.");
+      const steps = stepsOf(strengths);
+      if (!steps.length) {
+        const same = item.latent ? ["/v1/decode", { latents: [item.latent] }] : ["/v1/reconstruct", { images: [item.image] }];
+        const [result] = (await askJson(...same, signal)).results;
+        if (result.error) throw new Error(result.error.message);
+        show(pictureOf(result), [{ path: same[0], body: same[1], out: "results.json" }]);
+        return "0 bits changed.";
+      }
+      const last = steps.pop();
+      const commands = [];
+      let bits = 0;
+      for (const step of steps) {
+        const body = { item, ...step, format: "latents" };
+        const { latents, bits_changed } = await askJson("/v1/edit", body, signal);
+        commands.push({ path: "/v1/edit", body, out: `latent-${commands.length + 1}.json` });
+        item = { latent: latents[0].base64 };
+        bits += bits_changed;
+      }
+      const answer = await ask("/v1/edit", { item, ...last }, signal);
+      bits += Number(answer.headers.get("x-bits-changed"));
+      show(URL.createObjectURL(await answer.blob()), [...commands, { path: "/v1/edit", body: { item, ...last }, out: "edited.png" }]);
+      return `${bits} bits changed.`;
+    });
+
+  for (const name of attributes) {
+    const label = document.createElement("label");
+    const slider = document.createElement("input");
+    const output = document.createElement("output");
+    Object.assign(slider, { type: "range", name, min: -1, max: 1, step: 0.1, value: 0 });
+    const say = () => {
+      output.textContent = slider.value;
+      slider.classList.toggle("neutral", !slider.valueAsNumber);
+    };
+    say();
+    slider.addEventListener("reset", say);
+    slider.addEventListener("input", () => {
+      say();
+      clearTimeout(waiting);
+      waiting = setTimeout(draw, WAIT_MS);
+    });
+    label.append(name, output, slider);
+    strengths.append(label);
+  }
+  section.querySelector("[name=reset]").addEventListener("click", () => {
+    for (const slider of strengths.querySelectorAll("input")) {
+      slider.value = 0;
+      slider.dispatchEvent(new Event("reset"));
+    }
+    if (itemOf("edited")) draw();
+  });
+  const wrong = (message) => run("", () => Promise.reject(new Error(message)));
+  slot(section.querySelector(".slot"), examples, draw, wrong);
+}

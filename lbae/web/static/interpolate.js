@@ -1,0 +1,63 @@
+// A path between two images, frame by frame as the frames are made.
+
+import { ask, pictureOf, runner, showCurl } from "./service.js";
+import { itemOf, slot } from "./slots.js";
+
+// The lines of a streamed answer, as soon as they are there.
+async function* linesOf(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    yield* lines;
+  }
+}
+
+export function startInterpolate(section, examples) {
+  const form = section.querySelector("form");
+  const status = section.querySelector(".status");
+  const result = section.querySelector(".result");
+  const range = result.querySelector("input");
+  const animation = result.querySelector(".animation");
+  const run = runner(status);
+  let frames = [];
+
+  const show = () => {
+    const picture = frames[range.valueAsNumber];
+    Object.assign(result.querySelector(".large"), { src: picture, alt: `Frame ${range.valueAsNumber + 1}` });
+    result.querySelector(".count").textContent = `Frame ${range.valueAsNumber + 1} of ${frames.length}`;
+    result.querySelector(".download").href = picture;
+  };
+
+  const draw = () =>
+    run("Interpolating …", async (signal) => {
+      const items = [itemOf("from"), itemOf("to")];
+      if (!items[0] || !items[1]) throw new Error("Give two images: drop files, choose examples, or send samples here.");
+      const body = { items, steps: form.steps.valueAsNumber };
+      const answer = await ask("/v1/interpolate", { ...body, format: "stream" }, signal);
+      frames = [];
+      for await (const line of linesOf(answer)) {
+        frames.push(pictureOf(JSON.parse(line)));
+        range.max = frames.length - 1;
+      }
+      range.value = Math.floor(frames.length / 2);
+      result.hidden = false;
+      show();
+      const whole = await ask("/v1/interpolate", { ...body, format: "webp" }, signal);
+      URL.revokeObjectURL(animation.href);
+      animation.href = URL.createObjectURL(await whole.blob());
+      showCurl(section.querySelector(".curl"), [{ path: "/v1/interpolate", body: { ...body, format: "webp" }, out: "path.webp" }]);
+    });
+
+  const changed = () => {
+    if (itemOf("from") && itemOf("to")) draw();
+  };
+  const wrong = (message) => run("", () => Promise.reject(new Error(message)));
+  for (const element of section.querySelectorAll(".slot")) slot(element, examples, changed, wrong);
+  range.addEventListener("input", show);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    draw();
+  });
+}

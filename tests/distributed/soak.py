@@ -1,0 +1,95 @@
+"""A service under load whose replicas are killed and whose bundle is swapped.
+
+``python -m tests.distributed.soak TOPOLOGY SECONDS BUNDLE OTHER`` kills a replica every fifth of the time, swaps the bundle
+after a third of it and back after two thirds, and prints what the clients saw and what memory the replicas took.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import psutil
+import ray
+
+from lbae.distributed.deployments import Topology
+from lbae.distributed.serve import serving, swap
+from lbae.io.bundle import load_bundle
+from lbae.web import client as web
+from tests.web.conftest import pixels_of
+
+PORT, CLIENTS, SEEDS = 18127, 6, 16
+OTHER_THREADS = 2  # levels of grey that the same latents may differ by where another number of threads decodes
+
+
+def replicas() -> list[psutil.Process]:
+    """This process's replicas that answer."""
+    names = {process: process.cmdline()[:1] for process in psutil.Process().children(recursive=True)}
+    return [
+        p for p, name in names.items() if name and name[0].startswith("ray::ServeReplica:lbae:") and "Shelf" not in name[0]
+    ]
+
+
+def megabytes() -> list[int]:
+    """Memory of every replica that it does not share."""
+    return sorted(process.memory_full_info().uss // 2**20 for process in replicas())
+
+
+async def client(expected: dict[str, list[np.ndarray]], seeds: itertools.count, until: float, seen: Counter) -> None:
+    """Ask for images until the time is over, and look at every one."""
+    async with web.AsyncClient(f"http://127.0.0.1:{PORT}") as service:
+        while time.monotonic() < until:
+            seed = next(seeds) % SEEDS
+            started = time.monotonic()
+            try:
+                answer = await service.send(web.sample(1, seed=seed, format="png"))
+            except Exception as error:
+                seen[f"failed: {error!r}"] += 1
+                continue
+            seen["slowest_ms"] = max(seen["slowest_ms"], round(1000 * (time.monotonic() - started)))
+            image = expected[answer.bundle][seed]
+            right = np.abs(pixels_of(answer.content).reshape(image.shape).astype(int) - image).max() <= OTHER_THREADS
+            seen[answer.bundle if right else "another bundle's image"] += 1
+
+
+async def faults(seconds: float, bundles: list[str], killed: list[str]) -> None:
+    """Kill a replica in every fifth, and swap the bundle twice."""
+    chance = random.Random(0)
+    moments = [((i + 0.5) / 5, None) for i in range(5)] + [(1 / 3, bundles[1]), (2 / 3, bundles[0])]
+    started = time.monotonic()
+    for when, bundle in sorted(moments, key=lambda moment: moment[0]):
+        await asyncio.sleep(max(0, started + when * seconds - time.monotonic()))
+        if bundle:
+            await asyncio.to_thread(swap, bundle)
+        else:
+            victim = chance.choice(replicas())
+            killed.append(victim.cmdline()[0].split(":")[-1])
+            victim.kill()
+
+
+async def main(topology: Topology, seconds: float, bundles: list[str]) -> None:
+    """Serve, load, kill and swap; one line of JSON."""
+    expected = {}
+    for uri in bundles:
+        bundle = load_bundle(uri, "cpu")
+        expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
+    ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
+    seen: Counter = Counter()
+    killed: list[str] = []
+    with serving(bundles[0], PORT, replicas=2, topology=topology):
+        seeds = itertools.count()
+        await client(expected, seeds, time.monotonic() + 10, Counter())
+        before, until = megabytes(), time.monotonic() + seconds
+        loads = [client(expected, seeds, until, seen) for _ in range(CLIENTS)]
+        await asyncio.gather(faults(seconds, bundles, killed), *loads)
+        after = megabytes()
+    print(json.dumps({"bundles": list(expected), "killed": killed, "seen": seen, "before_mb": before, "after_mb": after}))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2]), sys.argv[3:]))  # type: ignore[arg-type]

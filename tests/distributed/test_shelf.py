@@ -1,0 +1,177 @@
+"""Which bundle replicas are told to answer from, with nobody but this test asking."""
+
+import asyncio
+import dataclasses
+import time
+
+import pytest
+
+from lbae.config import Config
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.distributed import shelf as shelves
+from lbae.distributed.shelf import Shelf
+from lbae.errors import LbaeError, UserError
+from lbae.io import bundle as bundle_io
+from lbae.io.artifact import BEGUN, read_manifest
+from lbae.io.model import load_network, save_model
+from lbae.io.storage import resolve
+
+
+def another(pipeline, out, **changes) -> str:
+    """The pipeline's bundle with a network that nobody trained."""
+    config = load_network(pipeline.model)[1]
+    config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
+    save_model(f"{out}/model", LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    first, manifest = bundle_io.load_bundle(pipeline.bundle, "cpu"), read_manifest(pipeline.bundle)
+    bundle_io.save_bundle(
+        f"{out}/bundle",
+        model=f"{out}/model",
+        prior=first.prior,
+        pooled_factor=first.normals.factor,
+        attributes=first.attributes,
+        examples=first.examples,
+        parents={},
+        config=manifest.config,
+        rows=manifest.rows,
+        result={},
+        report={},
+    )
+    return f"{out}/bundle"
+
+
+@pytest.fixture(scope="module")
+def other(pipeline, tmp_path_factory) -> str:
+    return another(pipeline, tmp_path_factory.mktemp("other"))
+
+
+def fingerprint(uri: str) -> str:
+    return read_manifest(uri).fingerprint
+
+
+async def asks(shelf: Shelf, name: str, *held: str, answering=None):
+    orders = await shelf.ask(name, frozenset(map(fingerprint, held)), answering)
+    return [edition.uri for edition in orders.hold], orders.answer
+
+
+def test_a_new_bundle_is_answered_from_when_all_hold_it(pipeline, other):
+    async def run():
+        shelf, old = Shelf(pipeline.bundle, False, keep_s=60), pipeline.bundle
+        assert (await asks(shelf, "a"))[0] == [old]
+        await asks(shelf, "b", old)
+        assert (await shelf.swap(other)).fingerprint == fingerprint(other)
+        hold, answer = await asks(shelf, "a", old)
+        assert (hold, answer.uri) == ([old, other], old)
+        assert (await asks(shelf, "a", old, other))[1].uri == old  # b does not hold it yet
+        hold, answer = await asks(shelf, "b", old, other)
+        assert (hold, answer.uri) == ([old, other], other)
+        assert shelf.state().current == answer
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_is_gone_is_not_waited_for_and_old_bundles_go(pipeline, other, monkeypatch):
+    monkeypatch.setattr(shelves, "_GONE_S", 0.1)
+
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=0.2)
+        await asks(shelf, "dead")
+        await shelf.swap(other)
+        assert (await asks(shelf, "a", pipeline.bundle, other))[1].uri == pipeline.bundle
+        time.sleep(0.15)
+        assert (await asks(shelf, "a", pipeline.bundle, other))[1].uri == other
+        time.sleep(0.25)
+        assert (await asks(shelf, "a", pipeline.bundle, other))[0] == [other]
+
+    asyncio.run(run())
+
+
+def test_a_swap_during_a_swap_and_back(pipeline, other, tmp_path):
+    third = another(pipeline, tmp_path)
+
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=60)
+        await asks(shelf, "a")
+        await shelf.swap(other)
+        await shelf.swap(third)
+        assert (await asks(shelf, "a", pipeline.bundle, other))[0] == [pipeline.bundle, third]
+        assert (await asks(shelf, "a", pipeline.bundle, third))[1].uri == third
+        await shelf.swap(pipeline.bundle)
+        assert (await asks(shelf, "a", pipeline.bundle, third))[1].uri == pipeline.bundle
+
+    asyncio.run(run())
+
+
+def test_a_shelf_that_was_started_again_learns_from_its_replicas(pipeline, other):
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=60)
+        await shelf.swap(other)
+        answering = (await asks(shelf, "a", pipeline.bundle, other))[1]
+        again = Shelf(pipeline.bundle, False, keep_s=60)
+        hold, answer = await asks(again, "a", other, answering=answering)
+        assert (hold[-1], answer) == (other, answering)
+        (reference,) = await again.take(dataclasses.replace(answering, number=7))
+        assert (await reference).fingerprint == fingerprint(other)
+
+    asyncio.run(run())
+
+
+def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
+    larger = another(pipeline, tmp_path / "larger", padding=0)
+    unfinished = tmp_path / "unfinished"
+    resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
+
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=60)
+        for uri, kind, message in (
+            (larger, UserError, r"makes images of \(32, 32, 1\) .*allowed: \(28, 28, 1\)"),
+            (str(unfinished), UserError, "is not a finished artifact"),
+            (pipeline.model, UserError, "is a model; a bundle is needed here"),
+            (f"{tmp_path}/nothing", UserError, "does not exist"),
+        ):
+            refused = await shelf.swap(uri)
+            with pytest.raises(kind, match=message):
+                raise refused
+            assert shelf.state().problem == str(refused)
+            assert shelf.state().next.uri == pipeline.bundle
+        await shelf.swap(pipeline.bundle)
+        assert shelf.state().problem is None
+
+    asyncio.run(run())
+
+
+def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelves, "_ASK_S", 0.02)
+    monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
+    pointer = tmp_path / "current"
+    pointer.write_text(pipeline.bundle + "\n")
+
+    async def until(shelf, wanted):
+        for _ in range(500):
+            if wanted(shelf.state()):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(shelf.state())
+
+    async def run():
+        shelf = Shelf(str(pointer), True, keep_s=60)
+        await asks(shelf, "a")
+        pointer.write_text("nowhere")
+        await until(shelf, lambda state: "pointer" in (state.problem or "") and "'nowhere'" in state.problem)
+        pointer.write_text(str(tmp_path / "none"))
+        await until(shelf, lambda state: "does not exist" in (state.problem or ""))
+        pointer.unlink()
+        await until(shelf, lambda state: f"pointer {pointer} does not exist" in (state.problem or ""))
+        assert shelf.state().next.uri == pipeline.bundle
+        pointer.write_text(other)
+        await until(shelf, lambda state: state.next.uri == other and state.problem is None)
+
+    asyncio.run(run())
+
+
+def test_a_bundle_that_changed_under_its_uri_is_a_mistake_for_those_who_need_the_old_one(pipeline):
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=60)
+        with pytest.raises(LbaeError, match="holds another bundle now"):
+            await shelf.take(dataclasses.replace(shelf.state().current, fingerprint="gone"))
+
+    asyncio.run(run())

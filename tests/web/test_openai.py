@@ -1,0 +1,50 @@
+"""OpenAI's own client against the service."""
+
+import base64
+
+import numpy as np
+import openai
+import pytest
+
+from tests.web.conftest import pixels_of
+
+
+@pytest.fixture(scope="module")
+def images(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def test_the_model_is_listed(images):
+    (model,) = images.models.list().data
+    assert (model.id, model.object) == ("lbae", "model")
+    assert model.created > 1_700_000_000
+
+
+def test_images_are_those_of_the_seed(images, bundle):
+    answer = images.images.generate(model="lbae", prompt="", n=2, size="16x16", extra_body={"seed": 5})
+    found = np.stack([pixels_of(base64.b64decode(image.b64_json)) for image in answer.data])
+    np.testing.assert_array_equal(found, bundle.sample(2, 5))
+    assert (answer.size, answer.output_format) == ("16x16", "png")
+
+
+def test_a_prompt_names_attributes(images, bundle):
+    answer = images.images.generate(prompt="a, not b", n=3, extra_body={"seed": 1})
+    found = np.stack([pixels_of(base64.b64decode(image.b64_json)) for image in answer.data])
+    np.testing.assert_array_equal(found, bundle.sample(3, 1, {"a": True, "b": False}))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"prompt": "a cat"}, openai.UnprocessableEntityError, "unknown attribute 'a cat'"),
+        ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for 'a' and for not 'a'"),
+        ({"prompt": "a", "size": "1024x1024"}, openai.UnprocessableEntityError, "size is '1024x1024'; allowed: auto, 16x16"),
+        ({"prompt": "a", "model": "dall-e-3"}, openai.NotFoundError, "model 'dall-e-3' does not exist; allowed: lbae"),
+        ({"prompt": "a", "response_format": "url"}, openai.UnprocessableEntityError, "b64_json"),
+        ({"prompt": "a", "n": 0}, openai.UnprocessableEntityError, "greater than or equal to 1"),
+    ],
+)
+def test_what_it_cannot_do_is_named(images, options, kind, message):
+    with pytest.raises(kind, match=message):
+        images.images.generate(**options)
