@@ -28,10 +28,9 @@ OTHER_THREADS = 2  # levels of grey that the same latents may differ by where an
 
 def replicas() -> list[psutil.Process]:
     """This process's replicas that answer."""
-    names = {process: process.cmdline()[:1] for process in psutil.Process().children(recursive=True)}
-    return [
-        p for p, name in names.items() if name and name[0].startswith("ray::ServeReplica:lbae:") and "Shelf" not in name[0]
-    ]
+    title = "ray::ServeReplica:lbae:"
+    names = {process: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
+    return [process for process, name in names.items() if name.startswith(title) and not name.startswith(f"{title}Shelf")]
 
 
 def megabytes() -> list[int]:
