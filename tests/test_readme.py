@@ -17,7 +17,7 @@ PORT = "18124"
 def test_there_are_the_blocks_that_are_run_here():
     firsts = [block.strip().splitlines()[0].split()[:2] for block in BASH]
     assert [first[-1] for first in firsts] == [".venv/bin/activate", "jobs/interpolate.py", "jobs/serve.py", "-o", "start"]
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
 
 
 def test_an_own_folder_of_images(pipeline):
@@ -43,7 +43,7 @@ def test_a_shell_runs_both(ray_session, digits, tmp_path):
 
 def test_python(pipeline):
     names: dict = {}
-    exec(PYTHON[1].replace("runs/mine", str(pipeline.out)), names)
+    exec(PYTHON[2].replace("runs/mine", str(pipeline.out)), names)
     assert names["path"].shape == (10, 28, 28, 1)
     assert names["latents"].shape == (16, 128)
 
@@ -59,12 +59,14 @@ def test_serving(pipeline, tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
         names: dict = {}
         exec(PYTHON[0].replace("8000", PORT), names)
+        exec(PYTHON[1].replace("8000", PORT), names)
     assert picture_size(tmp_path / "samples.png") == (4 * 58 + 2,) * 2
     assert picture_size(tmp_path / "path.webp") == (112, 112)
     assert picture_size(tmp_path / "edited.png") == (28, 28)
     assert [len(result["hex"]) for result in json.loads(done.stdout)["results"]] == [32, 32]
     assert names["grid"].startswith(b"\x89PNG")
     assert names["frames"].startswith(b"RIFF")
+    assert [image[:4] for image in names["sevens"]] == [b"\x89PNG"] * 2
 
 
 def test_every_job_is_in_the_readme():

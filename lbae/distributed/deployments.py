@@ -33,6 +33,7 @@ _SERVICE = "LBAE"
 _VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
 _MAX_THREADS = 4
 _ROOMY_CPUS = 4  # from here on a second replica takes nothing from the first
+_MAX_ASKING = 1000
 _HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 15}
 
 
@@ -72,8 +73,8 @@ def application(
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
-    least = replicas or (2 if cluster_cpus() >= _ROOMY_CPUS else 1)
-    most = max_replicas or least
+    least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
+    most = least if max_replicas is None else max_replicas
     if not 1 <= least <= most:
         raise UserError(f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and no more than max_replicas")
     # Room for every request that the application lets in, and for those that it must tell to come again.
@@ -85,9 +86,9 @@ def application(
     }
     # Of the replica that multiplies: its part of a node, of which a batch does not fill more than a few.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
-    shelf = ray_serve.deployment(Shelf, name=SHELF, ray_actor_options={"num_cpus": 0}).bind(
-        uri, follow, keep_s=limits.max_seconds
-    )
+    shelf = ray_serve.deployment(
+        Shelf, name=SHELF, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_MAX_ASKING, **_HEALTH
+    ).bind(uri, follow, keep_s=limits.max_seconds)
 
     def scaled(deployment: Any, multiplies: bool) -> Any:
         target = limits.max_running / 4

@@ -75,8 +75,13 @@ class Shelf:
             self._bundles[bundle.fingerprint] = ray.put(bundle)
         return Edition(number, uri, bundle.fingerprint)
 
-    async def swap(self, uri: str, number: int | None = None) -> Edition | LbaeError:
+    async def swap(self, uri: str) -> Edition | LbaeError:
         """Let all replicas change over to the bundle at a URI. Errors are returned: if raised, Serve would log them."""
+        if self._pointer:
+            return UserError(f"this service follows {self._pointer}; write the URI of the bundle into that file")
+        return await self._change_over(uri)
+
+    async def _change_over(self, uri: str, number: int | None = None) -> Edition | LbaeError:
         async with self._loading:
             try:
                 bundle = await asyncio.to_thread(load_bundle, uri, "cpu")
@@ -99,9 +104,10 @@ class Shelf:
             self._following = asyncio.create_task(self._follow(self._pointer, self._next.uri))
         if answering and answering.number > self._next.number and not self._pointer:
             # This shelf was started again, and knows nothing of bundles after the first.
-            adopted = await self.swap(answering.uri, answering.number)
+            adopted = await self._change_over(answering.uri, answering.number)
             if isinstance(adopted, LbaeError):
                 raise adopted
+            self._current = adopted
         now = time.monotonic()
         self._asked[replica] = now, held
         self._asked = {name: (when, what) for name, (when, what) in self._asked.items() if now - when < _GONE_S}
@@ -136,7 +142,7 @@ class Shelf:
                 continue
             if found != seen or self._problem:
                 seen, before = found, self._problem
-                await self.swap(found)
+                await self._change_over(found)
                 if self._problem and self._problem != before:
                     logger.warning("the bundle goes on that was served before: %s", self._problem)
 

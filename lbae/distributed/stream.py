@@ -1,8 +1,10 @@
 """Training images that do not fit into memory: Ray Data decodes them anew every epoch, workers shuffle them in windows."""
 
+import itertools
 import math
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +49,13 @@ class Stream:
 
     Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than ``steps`` batches,
     since images could not be decoded, its last window comes again: workers must take equally many steps.
+    Ray Data starts the next of the ``epochs`` when one ends, which takes it seconds, while the worker is busy with its checks.
     """
 
-    def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int) -> None:
-        self._rows, self._model, self.batch, self.steps, self._seed = rows, model, batch, steps, seed
+    def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int) -> None:
+        self._rows, self._model, self.batch, self.steps, self._seed, self._epochs = rows, model, batch, steps, seed, epochs
+        self._thread = ThreadPoolExecutor(1)
+        self._tables: Iterator[pa.Table] | None = None
         self.bad = 0
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
@@ -67,13 +72,20 @@ class Stream:
             again = torch.randint(len(window), (self.batch,), generator=generator)
             yield window[again]
             given += 1
+        self._tables = self._started() if epoch < self._epochs else None
+
+    def _started(self) -> Iterator[pa.Table]:
+        """The tables of an epoch, of which Ray Data makes the first ones from now on."""
+        tables = iter(self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1))
+        first = self._thread.submit(lambda: list(itertools.islice(tables, 1)))
+        return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
 
     def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Shuffled windows; what fills no batch is carried over into the next."""
         rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
         held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
         parts = [held]
-        for table in self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1):
+        for table in self._tables or self._started():
             parts.append(self._pixels(table))
             if sum(map(len, parts)) >= rows:
                 held = _shuffled(torch.cat(parts), generator)

@@ -150,7 +150,7 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
     batch = _batch(config, trained // world, trained, world)
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
-    stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed)
+    stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs)
     return Images(feed=stream, held_out=torch.from_numpy(held_out), facts={"images": trained})
 
 

@@ -1,7 +1,8 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY SECONDS BUNDLE OTHER`` kills a replica every fifth of the time, swaps the bundle
-after a third of it and back after two thirds, and prints what the clients saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER`` kills a replica in every fifth of the time, or one
+of two nodes in the first, swaps the bundle after a third of it and back after two thirds, and prints what the clients saw
+and what memory the replicas took.
 """
 
 import asyncio
@@ -11,10 +12,13 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import psutil
 import ray
+from ray.cluster_utils import Cluster
 
 from lbae.distributed.deployments import Topology
 from lbae.distributed.serve import serving, swap
@@ -55,40 +59,71 @@ async def client(expected: dict[str, list[np.ndarray]], seeds: itertools.count, 
             seen[answer.bundle if right else "another bundle's image"] += 1
 
 
-async def faults(seconds: float, bundles: list[str], killed: list[str]) -> None:
-    """Kill a replica in every fifth, and swap the bundle twice."""
-    chance = random.Random(0)
+async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], killed: list[str]) -> None:
+    """Kill in every fifth, and swap the bundle twice."""
     moments = [((i + 0.5) / 5, None) for i in range(5)] + [(1 / 3, bundles[1]), (2 / 3, bundles[0])]
     started = time.monotonic()
     for when, bundle in sorted(moments, key=lambda moment: moment[0]):
         await asyncio.sleep(max(0, started + when * seconds - time.monotonic()))
         if bundle:
             await asyncio.to_thread(swap, bundle)
-        else:
-            victim = chance.choice(replicas())
-            killed.append(victim.cmdline()[0].split(":")[-1])
-            victim.kill()
+        elif name := kill():
+            killed.append(name)
 
 
-async def main(topology: Topology, seconds: float, bundles: list[str]) -> None:
+@contextmanager
+def one_node() -> Iterator[Callable[[], str]]:
+    """Ray on one node; what kills a replica by chance, and tells which."""
+    chance = random.Random(0)
+
+    def kill() -> str:
+        victim = chance.choice(replicas())
+        name = victim.cmdline()[0].split(":")[-1]
+        victim.kill()
+        return name
+
+    ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
+    yield kill
+    ray.shutdown()
+
+
+@contextmanager
+def two_nodes() -> Iterator[Callable[[], str]]:
+    """Ray on two nodes; what kills the second one, the first time."""
+    options = {"num_cpus": 1, "object_store_memory": 2**28}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    nodes = [cluster.add_node(**options)]
+    ray.init(address=cluster.address, log_to_driver=False)
+
+    def kill() -> str:
+        if not nodes:
+            return ""
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        return "node"
+
+    yield kill
+    ray.shutdown()
+    cluster.shutdown()
+
+
+async def main(topology: Topology, victim: str, seconds: float, bundles: list[str]) -> None:
     """Serve, load, kill and swap; one line of JSON."""
     expected = {}
     for uri in bundles:
         bundle = load_bundle(uri, "cpu")
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
-    ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
     seen: Counter = Counter()
     killed: list[str] = []
-    with serving(bundles[0], PORT, replicas=2, topology=topology):
+    nodes = two_nodes if victim == "node" else one_node
+    with nodes() as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 10, Counter())
         before, until = megabytes(), time.monotonic() + seconds
         loads = [client(expected, seeds, until, seen) for _ in range(CLIENTS)]
-        await asyncio.gather(faults(seconds, bundles, killed), *loads)
+        await asyncio.gather(faults(seconds, bundles, kill, killed), *loads)
         after = megabytes()
     print(json.dumps({"bundles": list(expected), "killed": killed, "seen": seen, "before_mb": before, "after_mb": after}))
-    ray.shutdown()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2]), sys.argv[3:]))  # type: ignore[arg-type]
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]))  # type: ignore[arg-type]

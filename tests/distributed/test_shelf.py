@@ -107,6 +107,7 @@ def test_a_shelf_that_was_started_again_learns_from_its_replicas(pipeline, other
         await shelf.swap(other)
         answering = (await asks(shelf, "a", pipeline.bundle, other))[1]
         again = Shelf(pipeline.bundle, False, keep_s=60)
+        await asks(again, "new")
         hold, answer = await asks(again, "a", other, answering=answering)
         assert (hold[-1], answer) == (other, answering)
         (reference,) = await again.take(dataclasses.replace(answering, number=7))
@@ -155,6 +156,7 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
     async def run():
         shelf = Shelf(str(pointer), True, keep_s=60)
         await asks(shelf, "a")
+        assert str(await shelf.swap(other)) == f"this service follows {pointer}; write the URI of the bundle into that file"
         pointer.write_text("nowhere")
         await until(shelf, lambda state: "pointer" in (state.problem or "") and "'nowhere'" in state.problem)
         pointer.write_text(str(tmp_path / "none"))

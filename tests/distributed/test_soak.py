@@ -11,13 +11,13 @@ from tests.distributed.test_shelf import another
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["fused", "split"])
-def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology):
+@pytest.mark.parametrize(("topology", "victim"), [("fused", "replica"), ("split", "replica"), ("fused", "node")])
+def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
-    command = [sys.executable, "-m", "tests.distributed.soak", topology, "60", *bundles]
+    command = [sys.executable, "-m", "tests.distributed.soak", topology, victim, "60", *bundles]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
-    assert len(facts["killed"]) == 5
+    assert len(facts["killed"]) == (5 if victim == "replica" else 1)
     assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts  # nothing failed, nothing was mixed
     assert min(facts["seen"][name] for name in facts["bundles"]) > 10

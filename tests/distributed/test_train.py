@@ -48,7 +48,7 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
     four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
     table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
-    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5)
+    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=1)
     epochs = [torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)]
     assert [len(epoch) for epoch in epochs] == [140 * 64] * 2
     assert stream.bad == bad
