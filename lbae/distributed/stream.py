@@ -49,7 +49,7 @@ class Stream:
 
     Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than ``steps`` batches,
     since images could not be decoded, its last window comes again: workers must take equally many steps.
-    Ray Data starts the next of the ``epochs`` when one ends, which takes it seconds, while the worker is busy with its checks.
+    Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs`` while the worker checks the last one.
     """
 
     def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int) -> None:
