@@ -10,8 +10,10 @@ import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve as ray_serve
+from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.serve_metrics import observe_batches, observe_requests
@@ -34,7 +36,7 @@ _VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": (
 _MAX_THREADS = 4
 _ROOMY_CPUS = 4  # from here on a second replica takes nothing from the first
 _MAX_ASKING = 1000
-_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 15}
+_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
 
 
 class Deployed(BaseModel):
@@ -182,6 +184,14 @@ class _Verbs:
         self._bundles.current().check()
 
 
+# Calls change nothing, so when the replica dies that has one, another gets it.
+_ANEW: dict[str, Any] = {
+    "retry": retry_if_exception_type(RayActorError),
+    "stop": stop_after_attempt(3),
+    "reraise": True,
+}
+
+
 async def _behind(edition: Edition) -> Backend:
     handles = {name: _handle(name) for name in _VERBS}
     return _Remote(edition, await handles["Sampler"].about.remote(edition), handles)
@@ -195,7 +205,10 @@ class _Remote:
         self._handles = {verb: handles[name] for name, verbs in _VERBS.items() for verb in verbs}
 
     async def _call(self, verb: str, *arguments: Any) -> np.ndarray:
-        result = await self._handles[verb].call.remote(self.edition, verb, *arguments)
+        async def called() -> Any:
+            return await self._handles[verb].call.remote(self.edition, verb, *arguments)
+
+        result: Any = await AsyncRetrying(**_ANEW)(called)
         if isinstance(result, UserError):
             raise result
         return result

@@ -3,7 +3,8 @@
     with Client("http://127.0.0.1:8000") as service:
         png = service.send(sample(16, seed=0)).content
 
-Every request may be sent again without harm, so one that is told to come again (503) or loses its connection is.
+Every request may be sent again without harm, so one that is told to come again (503), loses its connection, or whose replica
+dies is, for half a minute.
 """
 
 import base64
@@ -12,10 +13,18 @@ from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    wait_random_exponential,
+)
 
 _RETRY: dict[str, Any] = {
-    "stop": stop_after_attempt(6),
+    "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),
     "wait": wait_random_exponential(multiplier=0.1, max=5),
     "reraise": True,
 }
@@ -160,7 +169,10 @@ def _checked(answer: httpx.Response) -> httpx.Response:
 
 
 def _again(error: BaseException) -> bool:
-    return isinstance(error, httpx.TransportError) or (isinstance(error, ServiceError) and error.status == 503)
+    """Whether the service was full, or died under the request: then a proxy answers in its stead."""
+    if isinstance(error, ServiceError):
+        return error.status == 503 or (error.status >= 500 and error.kind is None)
+    return isinstance(error, httpx.TransportError)
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
 ``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER`` kills a replica in every fifth of the time, or one
-of two nodes in the first, swaps the bundle after a third of it and back after two thirds, and prints what the clients saw
-and what memory the replicas took.
+of two nodes in the first, or lets a replica be stuck there, swaps the bundle after a third of it and back after two thirds,
+and prints what the clients saw and what memory the replicas took.
 """
 
 import asyncio
@@ -72,14 +72,20 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 
 
 @contextmanager
-def one_node() -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills a replica by chance, and tells which."""
-    chance = random.Random(0)
+def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
+    """Ray on one node; what kills a replica by chance, or lets one be stuck, and tells which."""
+    chance, stopped = random.Random(0), []
 
     def kill() -> str:
+        if stopped:
+            return ""
         victim = chance.choice(replicas())
-        name = victim.cmdline()[0].split(":")[-1]
-        victim.kill()
+        name = victim.cmdline()[0].split(":")[-1].split(".")[0]
+        if stuck:
+            stopped.append(victim)
+            victim.suspend()
+        else:
+            victim.kill()
         return name
 
     ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
@@ -114,8 +120,8 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
     seen: Counter = Counter()
     killed: list[str] = []
-    nodes = two_nodes if victim == "node" else one_node
-    with nodes() as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
+    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
+    with nodes as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 10, Counter())
         before, until = megabytes(), time.monotonic() + seconds

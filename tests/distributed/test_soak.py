@@ -11,7 +11,9 @@ from tests.distributed.test_shelf import another
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "victim"), [("fused", "replica"), ("split", "replica"), ("fused", "node")])
+@pytest.mark.parametrize(
+    ("topology", "victim"), [("fused", "replica"), ("split", "replica"), ("fused", "node"), ("fused", "stuck")]
+)
 def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
     command = [sys.executable, "-m", "tests.distributed.soak", topology, victim, "60", *bundles]

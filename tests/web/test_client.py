@@ -3,6 +3,7 @@ import asyncio
 import httpx
 import numpy as np
 import pytest
+from tenacity import stop_after_delay
 
 from lbae.core.packing import pack
 from lbae.web import client as web
@@ -15,7 +16,7 @@ class Flaky(httpx.ASGITransport):
     """The application behind a network that breaks or is full on the first tries."""
 
     def __init__(self, app, faults: list) -> None:
-        super().__init__(app)
+        super().__init__(app, raise_app_exceptions=False)
         self.faults = list(faults)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -75,14 +76,22 @@ def test_what_the_service_refuses_is_raised(bundle):
         send(bundle, web.model(), key="two")
 
 
-def test_lost_connections_and_full_services_are_tried_again(bundle):
+def test_lost_connections_and_full_services_are_tried_again(bundle, monkeypatch):
     faults = [503, httpx.ReadError("lost"), httpx.ConnectError("refused")]
     (answer,) = send(bundle, web.sample(1, seed=1), faults=faults)
     assert answer.seed == 1
+    (answer,) = send(bundle, web.sample(1, seed=1), faults=[500])  # a proxy's, of a replica that died
+    assert answer.seed == 1
+    monkeypatch.setitem(web._RETRY, "stop", stop_after_delay(0.5))
     with pytest.raises(web.ServiceError, match="503 Service Unavailable"):
-        send(bundle, web.sample(1, seed=1), faults=[503] * 20)
-    with pytest.raises(web.ServiceError, match="502 Bad Gateway"):
-        send(bundle, web.sample(1, seed=1), faults=[502])
+        send(bundle, web.sample(1, seed=1), faults=[503] * 100)
+
+
+def test_what_the_service_itself_says_is_not_asked_again(bundle, monkeypatch):
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
+    with pytest.raises(web.ServiceError, match="the service failed") as error:
+        send(bundle, web.sample(1, seed=1), faults=[])
+    assert (error.value.status, error.value.kind) == (500, "internal")
 
 
 def test_the_client_without_an_event_loop():
