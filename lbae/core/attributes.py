@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy import linalg, special, stats
+from scipy import linalg, special
 
 from lbae.core.moments import MomentSums
 from lbae.errors import UserError, unknown
@@ -48,7 +48,17 @@ class AttributeStatistics:
         """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery rate."""
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
-        return stats.false_discovery_control(2 * special.ndtr(-z), axis=1) < FALSE_DISCOVERY_RATE
+        return _discoveries(2 * special.ndtr(-z))
+
+
+def _discoveries(p: Float64[np.ndarray, "A N"]) -> Bool[np.ndarray, "A N"]:
+    """Benjamini and Hochberg's (1995) at the false discovery rate, a row at a time.
+
+    As scipy.stats.false_discovery_control, which takes 25 MB of every process that imports it.
+    """
+    ranked = np.sort(p, axis=1)
+    below = ranked < FALSE_DISCOVERY_RATE * np.arange(1, p.shape[1] + 1) / p.shape[1]
+    return p <= np.where(below, ranked, -1).max(axis=1, keepdims=True)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray | float) -> np.ndarray:

@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from lbae.core.attributes import AttributeStatistics, attribute_statistics, leading_bits
+from lbae.core.attributes import (
+    FALSE_DISCOVERY_RATE,
+    AttributeStatistics,
+    _discoveries,
+    attribute_statistics,
+    leading_bits,
+)
 from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from lbae.errors import UserError
@@ -112,3 +120,11 @@ def test_an_attribute_of_one_value_cannot_be_asked_for():
     constant = statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool))
     with pytest.raises(UserError, match="'a' has one value only"):
         constant.index("a")
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+def test_discoveries_are_scipys(seed, share):
+    rng = np.random.default_rng(seed)
+    p = rng.random((4, 40)) ** np.where(rng.random((4, 40)) < share, 6, 1)
+    p[:, 5] = p[:, 6]
+    np.testing.assert_array_equal(_discoveries(p), stats.false_discovery_control(p, axis=1) < FALSE_DISCOVERY_RATE)
