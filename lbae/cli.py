@@ -24,6 +24,16 @@ Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """An option that may be given several times."""
 
 
+def call(job: Job, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Call a job with options by their names in Python, which are checked as the command line's are."""
+    words = []
+    for name, value in options.items():
+        option = "--" + name.replace("_", "-")
+        for one in value if isinstance(value, list) else [value]:
+            words += [option] if one is True else [option, str(one)]
+    return _parse(job, words)()
+
+
 def run(job: Job | dict[str, Job]) -> None:
     """Call ``job`` (or the one of several that the first argument names) with the command line's options, print its result
     as the last line, and exit.

@@ -143,6 +143,11 @@ def read_pointer(uri: str) -> str:
     return found
 
 
+def move_pointer(uri: str, bundle: str) -> None:
+    """Let a file name a bundle, for the services that follow it."""
+    resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
+
+
 def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, without its model."""
     return _statistics(read_manifest(uri, KIND), (resolve(uri) / _FILES["attributes"]).read_bytes())

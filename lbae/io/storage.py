@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import tomllib
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -125,3 +126,11 @@ def readable(uri: str, what: str) -> Location:
     if not location.exists():
         raise UserError(f"{what} {uri} does not exist")
     return location
+
+
+def read_toml(uri: str) -> dict[str, Any]:
+    """The content of a TOML file; UserError when it is none."""
+    try:
+        return tomllib.loads(readable(uri, "file").read_bytes().decode())
+    except ValueError as error:
+        raise UserError(f"{uri} is not TOML: {error}") from error

@@ -4,6 +4,7 @@ Features are those of a small classifier (:mod:`lbae.report.classifier`), so thi
 an FID. Metrics are torchmetrics'.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +18,23 @@ from lbae.config import ModelConfig
 from lbae.core.bundle import Bundle, Images
 from lbae.core.memory import nearest_facts
 from lbae.core.moments import MomentSums
+from lbae.core.packing import unpack
 from lbae.core.prior import Sampler
 from lbae.core.samplers import fit
 from lbae.errors import UserError
+from lbae.io import artifact
+from lbae.io.artifact import read_manifest
+from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
-from lbae.io.source import Source
-from lbae.report.classifier import Classifier, look
+from lbae.io.latent_table import open_latent_table, packed_latents
+from lbae.io.moments import load_moments
+from lbae.io.source import Source, plan
+from lbae.io.storage import absolute, resolve
+from lbae.report.classifier import Classifier, load_or_train, look
 from lbae.report.progress import ProgressLine
 
+KIND = "evaluation"
+_REPORT = "report.json"
 _SURE = 0.95
 BASELINES: tuple[Sampler, ...] = ("paper", "hyperplane", "gaussian", "direct", "independent")
 
@@ -49,6 +59,53 @@ def labelled(source: Source, config: ModelConfig) -> Labelled:
 
 
 def evaluate(
+    *,
+    bundle: str,
+    data: str,
+    train_data: str,
+    latents: str,
+    moments: str,
+    classifier: str,
+    out: str,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score a bundle on test images.
+
+    Args:
+        bundle: URI of the bundle.
+        data: URI of the test images, with a column label.
+        train_data: URI of the training images, with a column label.
+        latents: URI of the training images' latent table, to see whether samples repeat it.
+        moments: URI of its moment sums, from which the baselines are fitted.
+        classifier: URI of the classifier whose features are compared; trained on the training images when there is none.
+        out: URI of the evaluation, a folder with report.json.
+        seed: seed of the samples.
+        overwrite: replace another artifact at ``out``.
+    """
+    loaded, manifest = load_bundle(bundle), read_manifest(bundle)
+    table, (sums, sums_manifest) = open_latent_table(absolute(latents)), load_moments(moments)
+    for name, uri, found in (("latents", latents, table.manifest), ("moments", moments, sums_manifest)):
+        if found.fingerprint != manifest.parents[name]:
+            raise UserError(f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is {found.fingerprint}")
+    source, tested = plan(absolute(train_data)), plan(data)
+    parents = {"bundle": loaded.fingerprint, "data": tested.fingerprint, "train_data": source.fingerprint}
+    done = artifact.begin(out, KIND, parents, {"seed": seed}, overwrite)
+    if done:
+        return done
+    test, train = labelled(tested, loaded.codec.config), labelled(source, loaded.codec.config)
+    network, fingerprint = load_or_train(classifier, train.images, train.labels, source.fingerprint)
+    known = unpack(np.concatenate([packed_latents(table.read(part, ["latent"])) for part in table.parts]), table.latent_dim)
+    report = score(loaded, network, test, train, sums, known, seed) | {"classifier": fingerprint}
+    text = json.dumps(report, indent=2).encode()
+    (resolve(out) / _REPORT).write_bytes(text)
+    rows, named = len(test.images), artifact.digest(text)
+    return artifact.publish(
+        out, KIND, fingerprint=named, parents=parents, config={"seed": seed}, rows=rows, files=[_REPORT], result=report
+    )
+
+
+def score(
     bundle: Bundle,
     classifier: Classifier,
     test: Labelled,

@@ -13,7 +13,7 @@ from lbae.errors import UserError
 from lbae.io.moments import load_moments
 from lbae.io.source import plan
 from lbae.report.classifier import load_or_train, look, train_classifier
-from lbae.report.evaluation import BASELINES, Labelled, evaluate, labelled
+from lbae.report.evaluation import BASELINES, Labelled, labelled, score
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_distances_follow_the_formula_and_copies_are_counted(pipeline, bundle, images, classifier):
     known = bundle.prior.sample(300, seed=5)
-    report = evaluate(bundle, classifier, images, images, load_moments(pipeline.moments)[0], known, seed=5)
+    report = score(bundle, classifier, images, images, load_moments(pipeline.moments)[0], known, seed=5)
     assert set(report["table"]) == {"training images", "reconstructions", "bundle", *BASELINES}
     real, rebuilt = (look(classifier, x).features.numpy() for x in (images.images, bundle.reconstruct(images.images)))
     assert report["table"]["reconstructions"]["distance"] == pytest.approx(frechet(real, rebuilt), rel=1e-3, abs=0.02)
@@ -66,7 +66,7 @@ def test_a_classifier_is_trained_once(tmp_path, images):
 def test_too_few_images_are_refused(pipeline, bundle, images, classifier):
     few = Labelled(images=images.images[:128], labels=images.labels[:128])
     with pytest.raises(UserError, match="128 test images"):
-        evaluate(bundle, classifier, few, images, load_moments(pipeline.moments)[0], bundle.prior.sample(1, 0), seed=0)
+        score(bundle, classifier, few, images, load_moments(pipeline.moments)[0], bundle.prior.sample(1, 0), seed=0)
 
 
 def test_images_without_labels_are_refused(pipeline, bundle, tmp_path):
@@ -77,10 +77,10 @@ def test_images_without_labels_are_refused(pipeline, bundle, tmp_path):
 
 
 def test_the_job_writes_a_report(job, pipeline, tmp_path):
-    images, out = ["--data", pipeline.data, "--train-data", pipeline.data], tmp_path / "report.json"
+    images, out = ["--data", pipeline.data, "--train-data", pipeline.data], tmp_path / "evaluation"
     made = ["--bundle", pipeline.bundle, "--latents", pipeline.latents, "--moments", pipeline.moments]
     done = job("evaluate", *made, *images, "--classifier", tmp_path / "classifier", "--out", out)
     assert done.code == 0, done.err
-    report = json.loads(out.read_text())
+    report = json.loads((out / "report.json").read_text())
     assert json.loads(done.out.splitlines()[-1])["table"] == report["table"]
     assert report["images"] == 600

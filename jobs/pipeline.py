@@ -1,0 +1,60 @@
+"""Train, encode, reduce, fit and evaluate as one file says, and let services take up the bundle."""
+
+import inspect
+from typing import Any
+
+from lbae.cli import Job, call, run
+from lbae.distributed.encode import encode
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
+from lbae.distributed.session import session
+from lbae.distributed.train import train
+from lbae.errors import UserError, unknown
+from lbae.io.bundle import move_pointer
+from lbae.io.storage import absolute, read_toml
+from lbae.report.evaluation import evaluate
+
+# With the name under which later stages ask for what this one makes.
+_STAGES: dict[str, tuple[Job, str]] = {
+    "train": (train, "model"),
+    "encode": (encode, "latents"),
+    "reduce": (reduce, "moments"),
+    "fit": (fit, "bundle"),
+    "evaluate": (evaluate, "evaluation"),
+}
+
+
+def pipeline(*, config: str, overwrite: bool = False, address: str | None = None) -> dict[str, Any]:
+    """Run every stage in order; finished stages of the same make are kept, and what was killed goes on.
+
+    Args:
+        config: TOML file with ``data``, ``out``, a table of options for each stage that needs some (evaluate runs if it has
+            one), and perhaps ``current``, a file that is to name the bundle.
+        overwrite: replace artifacts of another make.
+        address: Ray cluster to join; found or started when not given.
+    """
+    asked = read_toml(config)
+    for name in asked:
+        if name not in (known := ("data", "out", "current", *_STAGES)):
+            raise unknown("part of the config", name, known)
+    missing = [name for name in ("data", "out", "train") if name not in asked]
+    missing += ["evaluate.data"] if "data" not in asked.get("evaluate", {"data": None}) else []
+    if missing:
+        raise UserError(f"config {config} says nothing of {', '.join(missing)}")
+    out = asked["out"]
+    made = {artifact: f"{out}/{artifact}" for _, artifact in _STAGES.values()}
+    places = {**made, "classifier": f"{out}/classifier", "data": asked["data"], "train_data": asked["data"]}
+    with session(address):
+        for name, (stage, artifact) in _STAGES.items():
+            if name == "evaluate" and name not in asked:
+                continue
+            taken = [option for option in inspect.signature(stage).parameters if option in places]
+            given = {option: places[option] for option in taken} | {"out": made[artifact]} | asked.get(name, {})
+            call(stage, given | ({"overwrite": True} if overwrite else {}))
+    if "current" in asked:
+        move_pointer(asked["current"], places["bundle"])
+    return {"out": absolute(out), "bundle": absolute(places["bundle"])}
+
+
+if __name__ == "__main__":
+    run(pipeline)
