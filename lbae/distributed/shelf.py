@@ -168,9 +168,10 @@ class Shelved:
 
     async def of(self, edition: Edition) -> Backend:
         """A certain bundle's backend, which another replica's answer needs."""
-        async with self._opening:
-            if edition.fingerprint not in self._held:
-                self._held[edition.fingerprint] = await self._opened(edition)
+        if edition.fingerprint not in self._held:
+            async with self._opening:
+                if edition.fingerprint not in self._held:  # the one before in line may have wanted the same
+                    self._held[edition.fingerprint] = await self._opened(edition)
         return self._held[edition.fingerprint]
 
     async def _obey(self) -> None:

@@ -12,11 +12,11 @@ from tests.distributed.test_shelf import another
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("topology", "victim"), [("fused", "replica"), ("split", "replica"), ("fused", "node"), ("fused", "stuck")]
+    ("topology", "victim", "seconds"), [("split", "replica", 40), ("fused", "node", 40), ("fused", "stuck", 80)]
 )
-def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim):
+def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim, seconds):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
-    command = [sys.executable, "-m", "tests.distributed.soak", topology, victim, "60", *bundles]
+    command = [sys.executable, "-m", "tests.distributed.soak", topology, victim, str(seconds), *bundles]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
