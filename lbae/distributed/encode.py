@@ -4,8 +4,9 @@ One row of a Ray data set is one shard of the source and leaves one file; then o
 is there when the job is killed is not done again, and no row is lost, doubled or moved, whatever the number of actors.
 """
 
+import collections
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.util.metrics import Counter
 
 from lbae.core.codec import best_precision
 from lbae.core.packing import pack
@@ -89,7 +91,7 @@ def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Call
     finished = assembly.finished_shards(encoder["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.wanted for shard in shards)
-    by_node: Counter[str] = Counter()
+    by_node: collections.Counter[str] = collections.Counter()
     with ProgressLine("encode", total, "images") as line:
         before = total - sum(shard.wanted for shard in missing)
         for node, rows in outcomes(_over_actors(missing, encoder)) if missing else ():
@@ -138,6 +140,7 @@ class _Encoder:
         }
         self.pool, self.ahead = ThreadPoolExecutor(threads), threads
         self.node = ray.get_runtime_context().get_node_id()
+        self.encoded = Counter("lbae_encoded_images", description="Images encoded or set aside.")
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return answered(row, self._write)
@@ -148,6 +151,7 @@ class _Encoder:
             latents.append(self._latents(decoded))
             quarantine.append(decoded.quarantine)
         assembly.write_shard(self.out, shard.index, pa.concat_tables(latents), pa.concat_tables(quarantine), self.made)
+        self.encoded.inc(shard.wanted)
         return self.node, shard.wanted
 
     def _decoded(self, shard: Shard) -> Iterator[Decoded]:

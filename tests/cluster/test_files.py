@@ -1,0 +1,66 @@
+"""The files of cluster/ against the schemas of what reads them."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.schema import ServeDeploySchema
+
+from lbae.distributed.deployments import Deployed
+from tests.conftest import ROOT
+
+CLUSTER = ROOT / "cluster"
+KUBERAY = json.loads(Path(__file__).with_name("kuberay-v1.7.0.json").read_text())
+
+
+def read(name: str) -> dict:
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+def check(manifest: dict) -> None:
+    schema = {"$ref": f"#/$defs/{manifest['kind']}", "$defs": KUBERAY["$defs"]}
+    jsonschema.validate(manifest, schema, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob", "rayservice"])
+def test_kuberay_takes_the_manifests(name):
+    manifest = read(f"kuberay/{name}.yaml")
+    check(manifest)
+    spec = manifest["spec"]
+    cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    assert cluster["rayVersion"] == ray.__version__
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+def test_a_field_that_kuberay_does_not_know_is_found():
+    manifest = read("kuberay/raycluster.yaml")
+    manifest["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        check(manifest)
+
+
+@pytest.mark.parametrize("config", ["serve.yaml", "kuberay/rayservice.yaml"])
+def test_serve_takes_its_config(config):
+    tree = read(config)
+    tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
+    (application,) = ServeDeploySchema.model_validate(tree).applications
+    assert Deployed(**application.args).bundle.startswith("s3://")
+    assert application.import_path == "lbae.distributed.deployments:deployed"
+
+
+def test_ray_up_takes_its_config():
+    validate_config(prepare_config(read("ray-aws.yaml")))
+
+
+def test_the_dashboard_shows_metrics_that_there_are():
+    code = "".join(path.read_text() for path in (ROOT / "lbae" / "distributed").glob("*.py"))
+    made = {f"ray_{name}" for name in re.findall(r'"(lbae_\w+)"', code)}
+    made |= {f"ray_lbae_{name}" for name in ("train_loss", "validation_loss", "images_per_second")}
+    dashboard = json.loads((CLUSTER / "grafana.json").read_text())
+    shown = re.findall(r"ray_lbae_\w+", " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"]))
+    assert {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in shown} == made
