@@ -150,9 +150,7 @@ def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
         return np.empty((0, *config.image_shape), dtype=np.uint8)
-    if "data" not in table.manifest.result:
-        raise UserError("examples: the latent table does not say what it was encoded from; encode again, or leave them out")
-    return load_images(config, plan(table.manifest.result["data"]), count)
+    return load_images(config, plan(table.made_from("data")), count)
 
 
 def _component_count(components: str, by: str | None) -> int | None:

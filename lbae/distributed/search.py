@@ -61,16 +61,15 @@ def search(
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
     table = latent_table.open_latent_table(latents)
-    made = table.manifest.result
-    place = model or made["model"]
+    place = model or table.made_from("model")
     check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
-    codec = load_model(place, made["precision"])
+    codec = load_model(place, table.manifest.result["precision"])
     query = load_image(codec.config, image)
     with session(address):
         hits = nearest_in(table, pack(codec.encode(query[None]))[0], k)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
     if out:
-        originals = _images(image_source.plan(data or made["data"]), codec.config, [row["key"] for row in found])
+        originals = _images(image_source.plan(data or table.made_from("data")), codec.config, [row["key"] for row in found])
         resolve(out).write_bytes(encode_png(strip([query, *originals])))
     return {"out": out, "rows": table.manifest.rows, "hits": found}
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +110,14 @@ class LatentTable:
     def model_fingerprint(self) -> str:
         """The model that made the latents."""
         return self.manifest.parents["model"]
+
+    def made_from(self, name: Literal["model", "data"]) -> str:
+        """URI of the model or of the images; UserError for a table of a version that did not write it down."""
+        if name not in self.manifest.result:
+            raise UserError(
+                f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it, or encode again"
+            )
+        return str(self.manifest.result[name])
 
     @property
     def parts(self) -> list[str]:

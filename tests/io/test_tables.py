@@ -107,3 +107,9 @@ def test_selection_by_column_and_by_name():
     assert attributes_of(ROWS, "none") == {}
     with pytest.raises(UserError, match="unknown attribute 'smilling'; did you mean 'smiling'"):
         attributes_of(ROWS, "smilling")
+
+
+def test_a_table_that_does_not_say_what_it_was_made_from_is_named(tmp_path):
+    table = open_latent_table(published(tmp_path, part()))
+    with pytest.raises(UserError, match="does not say where its model lay: give it, or encode again"):
+        table.made_from("model")
