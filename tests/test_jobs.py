@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lbae.io.artifact import read_manifest
 from lbae.io.source import plan, read_shard
 from tests.conftest import picture_size, run_job, service
+from tests.distributed.test_shelf import another
 
 ROOT = Path(__file__).parent.parent
 
@@ -200,3 +203,32 @@ def test_serve_answers_until_it_is_told_to_stop(pipeline):
         assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/readyz", timeout=5)
+
+
+@pytest.mark.slow
+def test_a_running_service_changes_over(job, pipeline, tmp_path):
+    other = another(pipeline, tmp_path)
+    with service("--bundle", pipeline.bundle, "--port", "18128") as facts:
+        changed = result_of(job("serve", "--bundle", other))
+        assert changed == {"bundle": read_manifest(other).fingerprint, "before": facts["bundle"]}
+        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == changed["bundle"]
+        refused = job("serve", "--bundle", other, "--replicas", 2)
+        assert (refused.code, "of that only the bundle can be changed" in refused.error) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_service_follows_a_file(job, pipeline, tmp_path):
+    other, pointer = another(pipeline, tmp_path), tmp_path / "current"
+    pointer.write_text(pipeline.bundle)
+    with service("--follow", str(pointer), "--port", "18129") as facts:
+        refused = job("serve", "--bundle", other)
+        assert (refused.code, f"this service follows {pointer}" in refused.error) == (2, True)
+        pointer.write_text(f"{tmp_path}/none")
+        time.sleep(3)
+        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == facts["bundle"]
+        pointer.write_text(other)
+        for _ in range(60):
+            time.sleep(1)
+            if (now := httpx.get(f"{facts['url']}/readyz").json()["bundle"]) != facts["bundle"]:
+                break
+        assert now == read_manifest(other).fingerprint
