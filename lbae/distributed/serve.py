@@ -72,7 +72,10 @@ def serve(
     with session(address):
         if is_served():
             if options or follow or api_keys:
-                raise UserError("a service runs here already; of that only the bundle can be changed, by --bundle alone")
+                raise UserError(
+                    "a service runs here already; of that only the bundle can be changed, by --bundle alone, unless `serve"
+                    " shutdown` ends it first"
+                )
             return swap(uri)
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
             print(json.dumps(facts), flush=True)
