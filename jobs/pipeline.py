@@ -5,6 +5,7 @@ from typing import Any
 
 from lbae.cli import Job, call, run
 from lbae.distributed.encode import encode
+from lbae.distributed.evaluate import evaluate
 from lbae.distributed.fit import fit
 from lbae.distributed.reduce import reduce
 from lbae.distributed.session import session
@@ -12,7 +13,6 @@ from lbae.distributed.train import train
 from lbae.errors import UserError, unknown
 from lbae.io.bundle import move_pointer
 from lbae.io.storage import absolute, read_toml
-from lbae.report.evaluation import evaluate
 
 # With the name under which later stages ask for what this one makes.
 _STAGES: dict[str, tuple[Job, str]] = {
@@ -43,7 +43,7 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
         raise UserError(f"config {config} says nothing of {', '.join(missing)}")
     out = asked["out"]
     made = {artifact: f"{out}/{artifact}" for _, artifact in _STAGES.values()}
-    places = {**made, "classifier": f"{out}/classifier", "data": asked["data"], "train_data": asked["data"]}
+    places = {**made, "cache": f"{out}/cache", "data": asked["data"], "train_data": asked["data"]}
     with session(address):
         for name, (stage, artifact) in _STAGES.items():
             if name == "evaluate" and name not in asked:

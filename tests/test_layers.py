@@ -21,7 +21,10 @@ BANNED = {  # what a layer may not import, by the reason it exists
 # What stages stand on; they never import each other.
 SHARED = tuple(
     f"lbae.distributed.{name}."
-    for name in ("session", "sums", "partition", "stream", "worker", "tasks", "deployments", "shelf", "serve_metrics")
+    for name in (
+        *("session", "tasks", "sums", "partition", "neighbours", "classifier", "look", "compare", "stream", "worker"),
+        *("deployments", "shelf", "serve_metrics"),
+    )
 )
 MODULES = sorted((ROOT / "lbae").rglob("*.py"))
 BESIDE_THE_LAYERS = {"lbae/cli.py"}

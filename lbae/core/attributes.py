@@ -43,6 +43,11 @@ class AttributeStatistics:
             )
         return position
 
+    @property
+    def lifted(self) -> list[str]:
+        """The attributes that lift some bits: those that can be edited by flipping bits."""
+        return [name for name, bits in zip(self.names, self.significant, strict=True) if bits.any()]
+
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
         """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery rate."""

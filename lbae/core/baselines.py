@@ -1,7 +1,8 @@
-"""Factors of the samplers that the product is compared with; same shape and use as the others' (:mod:`lbae.core.prior`)."""
+"""What the product is compared with: factors of other samplers, shaped and used as its own (:mod:`lbae.core.prior`), and
+the interpolation and the attribute edit of the paper's code."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int8
 from scipy import linalg
 
 from lbae.core.gaussian import gaussian_thresholds, with_thresholds
@@ -43,3 +44,50 @@ def direct_factor(mean: Mean, second: Second) -> Matrix:
 def independent_factor(mean: Mean, rows: int) -> Matrix:
     """Every bit on its own, as often +1 as in ``rows`` rows, but at least half a row's share."""
     return with_thresholds(gaussian_thresholds(mean, rows), np.eye(len(mean)))
+
+
+_PAPER_THRESHOLD = 0.12
+
+
+def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
+    """Latents with an attribute set as in the paper's code: bits of a mean beyond +-0.12 among its latents take its sign.
+
+    It cannot unset one, and knows no strength.
+    """
+    return np.where(np.abs(mean_if_set) > _PAPER_THRESHOLD, np.sign(mean_if_set).astype(np.int8), latents)
+
+
+def paper_path(
+    vectors: Float64[np.ndarray, "N M"], ends: Int8[np.ndarray, "2 N"], steps: int
+) -> Int8[np.ndarray, "{steps} N"]:
+    """Interpolation as in the paper's code: the latents of slerp between two normals guessed from the bits' unit vectors.
+
+    The first and last come near the ends only; the code shows the ends themselves before and after them.
+    """
+    low, high = (_guessed_normal(vectors, latent) for latent in ends)
+    angle = np.arccos(np.clip(low @ high, -1, 1))
+    shares = np.linspace(0, 1, steps)[:, None]
+    normals = (
+        (np.sin((1 - shares) * angle) * low + np.sin(shares * angle) * high) if angle else np.repeat(low[None], steps, 0)
+    )
+    return np.where(normals @ vectors.T >= 0, np.int8(1), np.int8(-1))
+
+
+def _guessed_normal(vectors: Float64[np.ndarray, "N M"], latent: Int8[np.ndarray, "N"]) -> Float64[np.ndarray, "M"]:
+    normal = _centre(vectors[latent == 1]) - _centre(vectors[latent == -1])
+    unit: np.ndarray = normal / np.linalg.norm(normal)
+    return unit
+
+
+def _centre(vectors: Float64[np.ndarray, "K M"]) -> Float64[np.ndarray, "M"]:
+    """The direction of the mean; vectors on its other side are counted once more, as long as those get fewer."""
+    best, fewest = np.zeros(vectors.shape[1]), len(vectors) + 1
+    while len(vectors):
+        centre = vectors.mean(axis=0)
+        centre /= np.linalg.norm(centre)
+        wrong = vectors @ centre < 0
+        if wrong.sum() >= fewest:
+            break
+        best, fewest = centre, int(wrong.sum())
+        vectors = np.concatenate([vectors, vectors[wrong]]) if fewest else vectors[:0]
+    return best

@@ -22,8 +22,12 @@ def nearest_distances(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, 
 
 
 def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N"]) -> dict[str, Any]:
-    """1st and 50th percentile of those distances, in bits, and the exact copies, over the first ``QUERIES`` latents."""
-    found = nearest_distances(latents[:QUERIES], among)
+    """:func:`distance_facts` of the first ``QUERIES`` latents."""
+    return distance_facts(nearest_distances(latents[:QUERIES], among))
+
+
+def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
+    """1st and 50th percentile of distances to the nearest, in bits, and how many are 0: exact copies."""
     return {"percentiles_1_50": np.percentile(found, [1, 50]).tolist(), "copies": int((found == 0).sum())}
 
 

@@ -63,3 +63,9 @@ def fit(sampler: Sampler, moments: MomentSums) -> Prior:
         raise ValueError(f"moments of {moments.count} rows; a prior needs at least 2")
     factor = sampling_factor(sampler, *joint_moments(moments), moments.count)
     return Prior(sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=moments.attributes)
+
+
+def fair_coins(latent_dim: int) -> Prior:
+    """The prior that knows nothing."""
+    factor = independent_factor(np.zeros(latent_dim), rows=2)
+    return Prior(sampler="independent", weights=np.ones(1), factors=factor[None].astype(np.float32))

@@ -85,6 +85,11 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def node_cpus() -> int:
+    """Whole CPUs of the largest node, at least 1."""
+    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+
+
 def cluster_gpus() -> int:
     """GPUs of the cluster as Ray counts them."""
     return int(ray.cluster_resources().get("GPU", 0))

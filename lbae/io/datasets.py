@@ -1,7 +1,6 @@
 """``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into a cache."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from lbae.errors import LbaeError, unknown
 from lbae.io import image_table
 from lbae.io.artifact import MANIFEST, begin
 from lbae.io.images import encode_png
-from lbae.io.storage import absolute, resolve
-
-CACHE_VARIABLE = "LBAE_CACHE"
+from lbae.io.storage import absolute, cache_folder, local_cache, resolve
 
 _PART_ROWS = 10_000
 _NAMES = ("mnist", "cifar10", "celeba")
@@ -32,14 +29,13 @@ def as_image_table(uri: str) -> str:
     for what, value, known in (("data set of torchvision", name, _NAMES), ("split", split, _SPLITS)):
         if value not in known:
             raise unknown(what, value, known)
-    local = Path.home() / ".cache" / "lbae"
-    out = str(resolve(os.environ.get(CACHE_VARIABLE) or str(local)) / f"{name}-{split}")
+    out = str(cache_folder() / f"{name}-{split}")
     if (resolve(out) / MANIFEST).exists():
         return absolute(out)
     parents = {"source": uri}
     begin(out, image_table.KIND, parents, {}, overwrite=False)
     try:
-        rows = _ROWS[name](str(local / "downloads"), split == "train")
+        rows = _ROWS[name](str(local_cache() / "downloads"), split == "train")
     except (RuntimeError, OSError) as error:
         raise LbaeError(f"{uri} could not be had from torchvision: {' '.join(str(error).split())}") from error
     parts: list[image_table.ImagePart] = []

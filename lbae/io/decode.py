@@ -8,9 +8,9 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from lbae.config import ModelConfig
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
 from lbae.io.images import ImageError, decode_image
-from lbae.io.source import Source, held_out, read_batches, read_shard, shard_keys
+from lbae.io.source import Source, held_out, only, read_batches, read_shard, shard_keys
 
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
@@ -70,6 +70,19 @@ def decode_held_out(
         if count >= most:
             break
     return np.concatenate(parts)
+
+
+def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:
+    """The images of some keys, in their order; UserError when the source holds one no longer."""
+    found: dict[str, np.ndarray] = {}
+    for shard in only(source.shards, pa.chunked_array([keys], pa.string())):
+        decoded = decode_rows(read_shard(shard), config)
+        found |= dict(zip(decoded.rows["key"].to_pylist(), decoded.images, strict=True))
+    if missing := [key for key in keys if key not in found]:
+        raise UserError(
+            f"{source.uri} holds no image {missing[0]} any more; give the source that the latents were made from"
+        )
+    return np.stack([found[key] for key in keys])
 
 
 def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:

@@ -32,6 +32,15 @@ def decode_image(data: bytes | None, config: ModelConfig, max_pixels: int | None
     return np.array(image).reshape(side, side, -1)
 
 
+def image_size(data: bytes | None) -> tuple[int, int] | None:
+    """Width and height as stored, by the header; None where there is no image."""
+    try:
+        with Image.open(io.BytesIO(data or b"")) as image:
+            return image.size
+    except Exception:  # Pillow's plugins raise whatever their parsers run into
+        return None
+
+
 def check_image(data: bytes | None) -> None:
     """ImageError when :func:`decode_image` could not decode the bytes."""
     _decode(data, "RGB")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, UInt64
 
 from lbae.errors import LbaeError, UserError
 from lbae.io import tars
@@ -268,6 +268,19 @@ def _bytes_or_none(location: Location) -> bytes | None:
         return location.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def row_digests(rows: pa.Table) -> UInt64[np.ndarray, "K"]:
+    """A number for the bytes of every image of :func:`read_shard`, by which equal files are found."""
+    digests = (hashlib.sha256(data or b"").digest() for data in rows["bytes"].to_pylist())
+    return np.fromiter((int.from_bytes(d[:8]) for d in digests), dtype=np.uint64, count=len(rows))
+
+
+def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
+    """Shards evenly spaced over a source that hold about so many rows, or all."""
+    total = sum(shard.rows for shard in shards)
+    count = max(1, len(shards) * rows // max(1, total))
+    return tuple(shards[i * len(shards) // count] for i in range(count)) if count < len(shards) else shards
 
 
 def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:

@@ -4,6 +4,7 @@ import os
 import posixpath
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec
@@ -113,6 +114,16 @@ def resolve(uri: str) -> Location:
         raise UserError(f"no filesystem for {uri!r}: {error}") from error
     fs.invalidate_cache()
     return Location(fs, path.rstrip("/") or path)
+
+
+def local_cache() -> Path:
+    """The user's folder for what can be had or made again."""
+    return Path.home() / ".cache" / "lbae"
+
+
+def cache_folder() -> Location:
+    """Where such things lie for all nodes: LBAE_CACHE, a URI, else the user's folder."""
+    return resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
 
 
 def absolute(uri: str) -> str:

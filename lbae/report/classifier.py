@@ -1,84 +1,164 @@
-"""A small image classifier whose features stand in for Inception's: it needs labels, but no weights from anywhere.
+"""A small classifier of a data set's attributes: its features stand in for Inception's, and it says what edits changed.
 
-Distances in its features compare priors of one data set with each other and with nothing published.
+It needs labels or attributes, but no weights from anywhere. Distances in its features compare priors of one data set with
+each other and with nothing published.
 """
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import safetensors.torch
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lbae.config import ModelConfig
 from lbae.core.codec import autocast, best_precision
-from lbae.io.artifact import begin, digest, publish, read_manifest
+from lbae.io.artifact import digest, publish, read_manifest
+from lbae.io.attributes import Attribute, candidate_columns, column_values, indicators, select_attributes
+from lbae.io.decode import decode_rows
+from lbae.io.source import Shard, read_shard
 from lbae.io.storage import resolve
-from lbae.report.progress import ProgressLine
 
 KIND = "classifier"
 FEATURES = 128
+SETTINGS = {"epochs": 6, "least_steps": 120, "seed": 0}
 _BATCH = 256
-_EPOCHS = 6
 _LEARNING_RATE = 3e-3
 _WEIGHTS = "weights.safetensors"
 
 Images = UInt8[np.ndarray, "K H W C"]
+Indicators = Bool[np.ndarray, "K A"]
 
 
 class Classifier(nn.Module):
-    """uint8 images (K, H, W, C) to features (K, 128), the input of a linear head over the classes."""
+    """uint8 images (K, H, W, C) to features (K, 128), the input of a linear head with one logit an attribute."""
 
-    num_features = FEATURES  # what torchmetrics asks of a feature extractor
+    num_features = FEATURES
 
-    def __init__(self, channels: int, classes: list[str]) -> None:
+    def __init__(self, channels: int, attributes: tuple[Attribute, ...]) -> None:
         super().__init__()
-        self.channels, self.classes = channels, classes
+        self.channels, self.attributes = channels, attributes
         self.body = nn.Sequential(
-            *_block(channels, 32, 1),
-            *_block(32, 64, 2),
-            *_block(64, 128, 1),
-            *_block(128, 128, 2),
-            *_block(128, 256, 1),
-            nn.Conv2d(256, FEATURES, 1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
+            *_block(channels, 32, 5, 2),
+            *_block(32, 64, 3, 1),
+            *_block(64, 128, 3, 2),
+            *_block(128, 128, 3, 1),
+            nn.Conv2d(128, FEATURES, 1),
         ).to(memory_format=torch.channels_last)
-        self.head = nn.Linear(FEATURES, len(classes))
+        self.head = nn.Linear(FEATURES, len(attributes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, float32."""
         device = self.head.weight.device
         pixels = images.to(device).permute(0, 3, 1, 2).float().div_(255).sub_(0.5)
         with autocast(device, best_precision(device)):
-            return self.body(pixels.contiguous(memory_format=torch.channels_last)).float()
+            maps = self.body(pixels.contiguous(memory_format=torch.channels_last))
+        return maps.float().mean(dim=(2, 3))
+
+    @property
+    def columns(self) -> list[tuple[str, list[int]]]:
+        """The columns of the data and which attributes each became: the classes of a label, or one that is set or not."""
+        numbered = groupby(enumerate(self.attributes), key=lambda item: item[1].column)
+        return [(column, [index for index, _ in items]) for column, items in numbered]
+
+    @torch.inference_mode()
+    def features(self, images: Images) -> Tensor:
+        """Features (K, 128) in batches of one shape, so that none depends on the other images."""
+        taken = [torch.empty((0, FEATURES))]
+        for start in range(0, len(images), _BATCH):
+            chunk = torch.from_numpy(images[start : start + _BATCH])
+            rows = torch.arange(_BATCH) % len(chunk)
+            taken.append(self(chunk[rows])[: len(chunk)].cpu())
+        return torch.cat(taken)
+
+    def loss(self, features: Tensor, present: Tensor, absent: Tensor) -> Tensor:
+        """Cross-entropy a known column, summed over columns, averaged over images; ``present`` and ``absent`` are 0 or 1."""
+        logits, total = self.head(features), features.new_zeros(())
+        for _, indices in self.columns:
+            some, has, known = logits[:, indices], present[:, indices], (present + absent)[:, indices]
+            if len(indices) > 1:
+                total = total - (some.log_softmax(dim=1) * has).sum()
+            else:
+                total = total + functional.binary_cross_entropy_with_logits(some, has, known, reduction="sum")
+        return total / len(features)
+
+    @torch.inference_mode()
+    def decide(self, features: Tensor) -> Indicators:
+        """Which attributes images have by their features: of a label's classes exactly one."""
+        logits = self.head(features.to(self.head.weight.device)).cpu().numpy()
+        has = logits > 0
+        for _, indices in self.columns:
+            if len(indices) > 1:
+                has[:, indices] = np.eye(len(indices), dtype=bool)[logits[:, indices].argmax(axis=1)]
+        return has
+
+    def correct(self, has: Indicators, present: Indicators, absent: Indicators) -> dict[str, tuple[int, int]]:
+        """Of every column how many images are decided as they are, and how many are known."""
+        found = {}
+        for column, indices in self.columns:
+            known = (present | absent)[:, indices].all(axis=1)
+            right = (has[:, indices] == present[:, indices]).all(axis=1)
+            found[column] = int((right & known).sum()), int(known.sum())
+        return found
 
 
-def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Images with which of some attributes they have, and which they are known not to have."""
+
+    images: Images
+    attributes: tuple[Attribute, ...]
+    present: Indicators
+    absent: Indicators
+
+
+def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | None:
+    """The decodable images of some shards with all their attributes; None when they have none."""
+    images, rows = [], []
+    for shard in shards:
+        decoded = decode_rows(read_shard(shard), config)
+        images.append(decoded.images)
+        rows.append(decoded.rows.select(candidate_columns(decoded.rows.schema)))
+    table = pa.concat_tables(rows, promote_options="default")
+    attributes = select_attributes("all", column_values(table, table.column_names))
+    if not attributes:
+        return None
+    present, absent = indicators(table, attributes)
+    return Examples(images=np.concatenate(images), attributes=attributes, present=present, absent=absent)
 
 
 def train_classifier(
-    images: Images,
-    labels: list[str],
+    examples: Examples,
     *,
     epochs: int,
-    flip: bool,
+    least_steps: int,
     seed: int,
-    on_epoch: Callable[[int, float], None] = lambda number, loss: None,
+    on_epoch: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Classifier:
-    """A classifier of the labels, on a GPU when there is one; ``flip`` mirrors half of the batches."""
-    classes = sorted(set(labels))
+    """A classifier of the attributes, on a GPU when there is one, trained for more epochs where these have few steps.
+
+    Half of the batches of colour images are mirrored. ``on_epoch`` hears of epochs done and in all, and the mean loss.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = Classifier(images.shape[3], classes).to("cuda" if torch.cuda.is_available() else "cpu")
+    images, flip = examples.images, examples.images.shape[3] == 3
+    network = Classifier(images.shape[3], examples.attributes).to("cuda" if torch.cuda.is_available() else "cpu")
     device = network.head.weight.device
-    target = torch.tensor(np.searchsorted(classes, labels), device=device)
+    present, absent = (torch.from_numpy(x).float().to(device) for x in (examples.present, examples.absent))
     steps = max(1, len(images) // _BATCH)
+    epochs = max(epochs, -(-least_steps // steps))
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=epochs * steps)
     for epoch in range(epochs):
@@ -86,53 +166,31 @@ def train_classifier(
         for step in range(steps):
             index = order[step * _BATCH : (step + 1) * _BATCH]
             batch = torch.from_numpy(images[index])
-            features = network(batch.flip(2) if flip and rng.random() < 0.5 else batch)
-            loss = functional.cross_entropy(network.head(features), target[index])
+            seen = network(batch.flip(2) if flip and rng.random() < 0.5 else batch)
+            loss = network.loss(seen, present[index], absent[index])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        on_epoch(epoch + 1, total / steps)
-    return network.eval()
+        on_epoch(epoch + 1, epochs, total / steps)
+    return network.cpu().eval()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a classifier makes of images: features (K, 128) and class probabilities (K, classes), float32."""
-
-    features: Tensor
-    probabilities: Tensor
-
-
-@torch.inference_mode()
-def look(network: Classifier, images: Images) -> Seen:
-    """Features and probabilities of images, some at a time."""
-    features = torch.cat([network(torch.from_numpy(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
-    return Seen(features=features, probabilities=network.head(features).softmax(dim=1))
-
-
-def load_or_train(uri: str, images: Images, labels: list[str], data: str) -> tuple[Classifier, str]:
-    """The classifier published at ``uri``, trained there first when there is none, and its fingerprint.
-
-    ``data`` is the fingerprint of the source of the images. UserError when the one at ``uri`` is of other images.
-    """
-    config = {"epochs": _EPOCHS, "flip": images.shape[3] == 3, "seed": 0}
-    if not begin(uri, KIND, {"data": data}, config, overwrite=False):
-        with ProgressLine("classifier", _EPOCHS, "epochs") as line:
-            network = train_classifier(
-                images, labels, **config, on_epoch=lambda number, loss: line.update(number, note=f"loss {loss:.3f}")
-            )
-        _save(uri, network, {"data": data}, config, len(images))
-    manifest = read_manifest(uri, KIND)
-    network = Classifier(manifest.result["channels"], manifest.result["classes"])
-    network.load_state_dict(safetensors.torch.load((resolve(uri) / _WEIGHTS).read_bytes()))
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), manifest.fingerprint
-
-
-def _save(uri: str, network: Classifier, parents: dict[str, str], config: dict[str, Any], rows: int) -> None:
-    weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in network.state_dict().items()})
+def save_classifier(uri: str, network: Classifier, parents: dict[str, str], rows: int) -> str:
+    """Publish a classifier in a folder that was begun; its fingerprint."""
+    weights = safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
     (resolve(uri) / _WEIGHTS).write_bytes(weights)
-    shape = {"channels": network.channels, "classes": network.classes}
+    shape: dict[str, Any] = {"channels": network.channels, "attributes": [dataclasses.asdict(a) for a in network.attributes]}
     fingerprint = digest(weights, json.dumps(shape).encode())
-    publish(uri, KIND, fingerprint=fingerprint, parents=parents, config=config, rows=rows, files=(_WEIGHTS,), result=shape)
+    publish(uri, KIND, fingerprint=fingerprint, parents=parents, config=SETTINGS, rows=rows, files=(_WEIGHTS,), result=shape)
+    return fingerprint
+
+
+def load_classifier(uri: str) -> tuple[Classifier, str]:
+    """A published classifier, and its fingerprint."""
+    manifest = read_manifest(uri, KIND)
+    attributes = tuple(Attribute(**fields) for fields in manifest.result["attributes"])
+    network = Classifier(manifest.result["channels"], attributes)
+    network.load_state_dict(safetensors.torch.load((resolve(uri) / _WEIGHTS).read_bytes()))
+    return network.eval(), manifest.fingerprint

@@ -1,168 +1,195 @@
-"""How good a bundle is: Fréchet distances of its reconstructions and of every prior's samples to real images.
+"""What an evaluation is given, what it finds, and the report of it."""
 
-Features are those of a small classifier (:mod:`lbae.report.classifier`), so this is a *Fréchet classifier distance*, never
-an FID. Metrics are torchmetrics'.
-"""
-
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Int8
-from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lbae.config import ModelConfig
-from lbae.core.bundle import Bundle, Images
-from lbae.core.memory import nearest_facts
+import lbae
+from lbae.core.bundle import Bundle
+from lbae.core.fidelity import moment_errors
+from lbae.core.health import bit_health
+from lbae.core.kernel import moment_sums
 from lbae.core.moments import MomentSums
-from lbae.core.packing import unpack
-from lbae.core.prior import Sampler
-from lbae.core.samplers import fit
-from lbae.errors import UserError
-from lbae.io import artifact
+from lbae.core.prior import Prior, Sampler
+from lbae.core.samplers import fair_coins, fit
+from lbae.errors import UserError, unknown
 from lbae.io.artifact import read_manifest
 from lbae.io.bundle import load_bundle
-from lbae.io.decode import decode_every
-from lbae.io.latent_table import open_latent_table, packed_latents
+from lbae.io.images import image_size
+from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import load_moments
-from lbae.io.source import Source, plan
-from lbae.io.storage import absolute, resolve
-from lbae.report.classifier import Classifier, load_or_train, look
-from lbae.report.progress import ProgressLine
+from lbae.io.source import Source, plan, read_batches
+from lbae.io.storage import absolute
+from lbae.report.edits import Edits
+from lbae.report.features import Metric
+from lbae.report.paths import Paths
+from lbae.report.rates import psnr
+from lbae.report.streams import RECONSTRUCTIONS, Rules, Stream
 
 KIND = "evaluation"
-_REPORT = "report.json"
-_SURE = 0.95
-BASELINES: tuple[Sampler, ...] = ("paper", "hyperplane", "gaussian", "direct", "independent")
+Features = Literal["classifier", "inception"]
+# What distances are called, by features: only Inception's have the names that papers know.
+NAMES: dict[Features, dict[str, str]] = {
+    "classifier": {"frechet": "Fréchet classifier distance", "kernel": "kernel classifier distance"},
+    "inception": {"frechet": "FID", "kernel": "KID"},
+}
+NEAREST = 3  # training images shown below a sample
+MIXTURE, COINS = "mixture", "coins"
+PRIORS = (MIXTURE, *get_args(Sampler), COINS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Images of a source with their labels as strings."""
+class Settings:
+    """How a bundle is evaluated: all that a figure depends on but the artifacts."""
 
-    images: Images
-    labels: list[str]
-
-
-def labelled(source: Source, config: ModelConfig) -> Labelled:
-    """All images of a source that can be decoded; UserError when it has no ``label`` column."""
-    images, labels = [], []
-    for part in decode_every(source, config):
-        if "label" not in part.rows.column_names:
-            raise UserError(f"{source.uri} has no column 'label'; classifier features need one")
-        images.append(part.images)
-        labels += [str(label) for label in part.rows["label"].to_pylist()]
-    return Labelled(images=np.concatenate(images), labels=labels)
+    priors: tuple[str, ...]
+    features: Features
+    metrics: tuple[Metric, ...]
+    protocol: Rules
+    seed: int
 
 
-def evaluate(
-    *,
-    bundle: str,
-    data: str,
-    train_data: str,
-    latents: str,
-    moments: str,
-    classifier: str,
-    out: str,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Score a bundle on test images.
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The artifacts: a bundle, test images, and perhaps the training images, their latents and moment sums."""
 
-    Args:
-        bundle: URI of the bundle.
-        data: URI of the test images, with a column label.
-        train_data: URI of the training images, with a column label.
-        latents: URI of the training images' latent table, to see whether samples repeat it.
-        moments: URI of its moment sums, from which the baselines are fitted.
-        classifier: URI of the classifier whose features are compared; trained on the training images when there is none.
-        out: URI of the evaluation, a folder with report.json.
-        seed: seed of the samples.
-        overwrite: replace another artifact at ``out``.
+    bundle: Bundle
+    test: Source
+    train: Source | None
+    latents: LatentTable | None
+    moments: MomentSums | None
+    parents: dict[str, str]
+
+
+def read_inputs(bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None) -> Inputs:
+    """Open what is given.
+
+    UserError when latents or moments are not those that the bundle was fitted from, or test images are too small for it.
     """
-    loaded, manifest = load_bundle(bundle), read_manifest(bundle)
-    table, (sums, sums_manifest) = open_latent_table(absolute(latents)), load_moments(moments)
-    for name, uri, found in (("latents", latents, table.manifest), ("moments", moments, sums_manifest)):
-        if found.fingerprint != manifest.parents[name]:
+    manifest = read_manifest(bundle)
+    table = open_latent_table(absolute(latents)) if latents else None
+    sums, sums_manifest = load_moments(moments) if moments else (None, None)
+    for name, uri, found in (("latents", latents, table and table.manifest), ("moments", moments, sums_manifest)):
+        if found and found.fingerprint != manifest.parents[name]:
             raise UserError(f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is {found.fingerprint}")
-    source, tested = plan(absolute(train_data)), plan(data)
-    parents = {"bundle": loaded.fingerprint, "data": tested.fingerprint, "train_data": source.fingerprint}
-    done = artifact.begin(out, KIND, parents, {"seed": seed}, overwrite)
-    if done:
-        return done
-    test, train = labelled(tested, loaded.codec.config), labelled(source, loaded.codec.config)
-    network, fingerprint = load_or_train(classifier, train.images, train.labels, source.fingerprint)
-    known = unpack(np.concatenate([packed_latents(table.read(part, ["latent"])) for part in table.parts]), table.latent_dim)
-    report = score(loaded, network, test, train, sums, known, seed) | {"classifier": fingerprint}
-    text = json.dumps(report, indent=2).encode()
-    (resolve(out) / _REPORT).write_bytes(text)
-    rows, named = len(test.images), artifact.digest(text)
-    return artifact.publish(
-        out, KIND, fingerprint=named, parents=parents, config={"seed": seed}, rows=rows, files=[_REPORT], result=report
-    )
+    test, train = plan(data), plan(absolute(train_data)) if train_data else None
+    loaded = load_bundle(bundle, "cpu")
+    _check_size(test, loaded.codec.config.content_size)
+    parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
+    parents |= {"train_data": train.fingerprint} if train else {}
+    parents |= {"latents": table.manifest.fingerprint} if table else {}
+    parents |= {"moments": sums_manifest.fingerprint} if sums_manifest else {}
+    return Inputs(bundle=loaded, test=test, train=train, latents=table, moments=sums, parents=parents)
 
 
-def score(
-    bundle: Bundle,
-    classifier: Classifier,
-    test: Labelled,
-    train: Labelled,
-    moments: MomentSums,
-    known: Int8[np.ndarray, "T N"],
-    seed: int,
-) -> dict[str, Any]:
-    """Every figure by name, from as many images of each kind as of ``test``; ``known`` are the training latents."""
-    if len(test.images) <= classifier.num_features:
-        raise UserError(
-            f"{len(test.images)} test images; a Fréchet distance in {classifier.num_features} features needs more of them"
-        )
-    count = len(test.images)
-    distance = FrechetInceptionDistance(feature=_Given(classifier.num_features), reset_real_features=False)
-    distance.update(look(classifier, test.images).features, real=True)
-    table = {
-        "training images": _score(distance, classifier, train.images[:count]),
-        "reconstructions": _score(distance, classifier, bundle.reconstruct(test.images)),
-    }
-    with ProgressLine("evaluate", 1 + len(BASELINES), "priors") as line:
-        for done, (name, latents) in enumerate(_drawn(bundle, moments, count, seed), 1):
-            table[name] = _score(distance, classifier, bundle.decode(latents)) | nearest_facts(latents, known)
-            line.update(done)
-    paper, ours, floor = (table[name]["distance"] for name in ("paper", "bundle", "reconstructions"))
+def _check_size(test: Source, side: int) -> None:
+    """UserError where the bundle's images are larger than the first test image; a warning where they are smaller."""
+    size = image_size(next(read_batches(test.shards[0]))["bytes"][0].as_py())
+    if size is None or size == (side, side):
+        return
+    text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
+    if min(size) < side:
+        raise UserError(f"{text}: give test images of the kind that the bundle was trained on")
+    print(f"warning: {text}; they are cropped and resized", file=sys.stderr)
+
+
+def chosen_priors(names: str) -> tuple[str, ...]:
+    """Priors of a comma-separated list; UserError for one that there is not."""
+    asked = [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in PRIORS:
+            raise unknown("prior", name, PRIORS)
+    return tuple(dict.fromkeys(asked))
+
+
+def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
+    """The bundle's own prior, and others fitted to the moments, if there are any."""
+    made = {MIXTURE: bundle.prior, COINS: fair_coins(bundle.codec.config.latent_dim)}
     return {
-        "images": count,
-        "accuracy": _accuracy(classifier, test),
-        "table": table,
-        "test_latents": nearest_facts(bundle.encode(test.images), known),
-        # Of the way from the paper's samples to reconstructions; means nothing where there is no way.
-        "gap_closed": round((paper - ours) / (paper - floor), 3) if paper > floor else None,
+        name: made[name] if name in made else fit(name, moments)  # type: ignore[arg-type]
+        for name in names
+        if name in made or moments
     }
 
 
-class _Given(nn.Identity):
-    """torchmetrics' feature extractor for features that are at hand already."""
+@dataclass(kw_only=True)
+class Findings:
+    """All that was found; what lacked its input stays empty and is named in ``left_out``, with why."""
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
+    streams: Mapping[str, Stream]
+    distances: dict[str, dict[str, dict[str, float]]]
+    accuracy: dict[str, float]
+    rates: dict[str, list[tuple[float, float]]]
+    nearest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    neighbours: np.ndarray | None = None
+    paths: Mapping[str, Paths] = field(default_factory=dict)
+    edits: list[Edits] = field(default_factory=list)
+    overlap: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def sampled_moments(self, latent_dim: int) -> dict[str, MomentSums]:
+        """Moments of every prior's samples, and of the test images' latents."""
+        priors = {name: stream for name, stream in self.streams.items() if name in PRIORS}
+        named = {"test latents": self.streams[RECONSTRUCTIONS], **priors}
+        return {name: moment_sums(stream.latents, latent_dim) for name, stream in named.items()}
 
 
-def _drawn(bundle: Bundle, moments: MomentSums, count: int, seed: int) -> Iterator[tuple[str, Int8[np.ndarray, "K N"]]]:
-    yield "bundle", bundle.prior.sample(count, seed)
-    for sampler in BASELINES:
-        yield sampler, fit(sampler, moments).sample(count, seed)
+def report(inputs: Inputs, settings: Settings, found: Findings, networks: dict[str, str]) -> dict[str, Any]:
+    """Everything in numbers, with all they depend on; ``networks`` are fingerprints of those whose features are compared."""
+    config = inputs.bundle.codec.config
+    drawn = found.sampled_moments(config.latent_dim)
+    return {
+        **asdict(settings),
+        "names": NAMES[settings.features],
+        "images": {name: stream.features.count for name, stream in found.streams.items()},
+        "fingerprints": {**inputs.parents, **networks},
+        "versions": _versions(),
+        "distances": found.distances,
+        "classifier_accuracy": found.accuracy,
+        "reconstructions": _errors(found.streams[RECONSTRUCTIONS]),
+        "rates": _rates(found, config.latent_dim / config.content_size**2),
+        "bits": {name: round(value, 4) for name, value in bit_health(drawn["test latents"]).items()},
+        "moments_of_samples": _moment_errors(drawn, inputs.moments),
+        "nearest": found.nearest,
+        "interpolation": {name: path.facts for name, path in found.paths.items()},
+        "edits": [{"attribute": e.attribute, "value": e.value, "images": e.images, **e.facts} for e in found.edits],
+        "overlap": found.overlap,
+        "left_out": found.left_out,
+        "seconds": found.seconds,
+    }
 
 
-def _score(distance: FrechetInceptionDistance, classifier: Classifier, images: Images) -> dict[str, float]:
-    seen = look(classifier, images)
-    distance.reset()
-    distance.update(seen.features, real=False)
-    sure = (seen.probabilities.amax(dim=1) > _SURE).float().mean()
-    return {"distance": round(float(distance.compute()), 2), "sure": round(float(sure), 3)}
+def _errors(stream: Stream) -> dict[str, float]:
+    count = stream.features.count
+    means = {name: stream.sums[name] / count for name in ("mse", "ssim", "lpips") if name in stream.sums}
+    return {name: round(value, 6) for name, value in means.items()} | {"psnr_db": round(psnr(means["mse"]), 2)}
 
 
-def _accuracy(classifier: Classifier, test: Labelled) -> float:
-    guessed = look(classifier, test.images).probabilities.argmax(dim=1).tolist()
-    return round(float(np.mean([classifier.classes[i] == label for i, label in zip(guessed, test.labels, strict=True)])), 4)
+def _rates(found: Findings, bits: float) -> dict[str, Any]:
+    """Bits a pixel of latents, and what image formats take for the same error; None where they never get that bad."""
+    shown = found.streams[RECONSTRUCTIONS].shown
+    assert shown is not None
+    half = len(shown) // 2
+    reached = psnr(float(np.square(shown[:half] / 255 - shown[half:] / 255).mean()))
+    same = {}
+    for form, curve in found.rates.items():
+        rates, quality = np.array(sorted(curve, key=lambda point: point[1])).T
+        same[form] = round(float(np.interp(reached, quality, rates)), 3) if quality[0] <= reached <= quality[-1] else None
+    smallest = {form: round(min(curve)[0], 3) for form, curve in found.rates.items()}
+    return {"latents": round(bits, 4), "psnr_db": round(reached, 2), "same_psnr": same, "smallest": smallest}
+
+
+def _moment_errors(drawn: dict[str, MomentSums], target: MomentSums | None) -> dict[str, dict[str, float]]:
+    if target is None:
+        return {}
+    return {name: moment_errors(sums.mean, sums.second, target.mean, target.second) for name, sums in drawn.items()}
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "torchmetrics", "torch-fidelity", "numpy", "ray")
+    return {"lbae": lbae.__version__, **{name: importlib.metadata.version(name) for name in names}}

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from scipy import stats
 
@@ -13,17 +14,22 @@ from lbae.core.attributes import AttributeStatistics
 from lbae.core.drift import Drift
 
 _COLORS = _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"
+_INK = "#767676"  # readable on white and on black: figures have no background of their own
+_MARKERS = "os^vDPX*<>"
 _PAIRS = 4_000
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    for text in figure.findobj(Text):
+        text.set_color(_INK)
+    figure.savefig(buffer, format="png", dpi=110, transparent=True)
     return buffer.getvalue()
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    style: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _INK)):
         figure = Figure(figsize=(6, 3.4), layout="constrained")
         axes = figure.add_subplot()
     axes.set(title=title, xlabel=x, ylabel=y)
@@ -72,7 +78,7 @@ def _against(axes: Any, target: np.ndarray, sampled: dict[str, np.ndarray]) -> N
     """Points of every sampler under the line of the training latents."""
     for (name, values), color in zip(sampled.items(), _COLORS, strict=False):
         axes.plot(values, ".", markersize=2, alpha=0.5, color=color, label=name, rasterized=True)
-    axes.plot(target, color="black", linewidth=1.2, label="training latents")
+    axes.plot(target, color=_INK, linewidth=1.2, label="training latents")
     axes.legend(frameon=False, markerscale=5)
 
 
@@ -84,6 +90,40 @@ def lifts(statistics: AttributeStatistics) -> bytes:
     axes.set_yticks(range(len(statistics.names)), statistics.names)
     axes.grid(visible=False)
     figure.colorbar(image, label="change of E[b]")
+    return _png(figure)
+
+
+def bars(values: dict[str, float], what: str) -> bytes:
+    """One bar a name, on a logarithmic scale."""
+    figure, axes = _axes("", what, "")
+    names = list(values)[::-1]
+    drawn = axes.barh(names, [max(values[name], 1e-3) for name in names], color=_BLUE)
+    axes.bar_label(drawn, [f"{values[name]:.2f}" for name in names], padding=3)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.grid(visible=False, axis="y")
+    return _png(figure)
+
+
+def precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
+    """Precision over recall, one point a name."""
+    figure, axes = _axes("", "recall: share of test images near samples", "precision: share of\nsamples near test images")
+    for index, (name, (recall, precision)) in enumerate(points.items()):
+        axes.plot(recall, precision, _MARKERS[index % len(_MARKERS)], color=_COLORS[index % len(_COLORS)], label=name)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    return _png(figure)
+
+
+def rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float]) -> bytes:
+    """PSNR over bits a pixel of image formats, and of latents."""
+    figure, axes = _axes("", "bits a pixel, headers included", "PSNR, dB")
+    for (name, curve), color, line in zip(curves.items(), (_ORANGE, _GREEN), ("-o", "--s"), strict=False):
+        axes.plot(*zip(*curve, strict=True), line, color=color, markersize=4, label=name.upper())
+    axes.plot(*ours, "*", color=_BLUE, markersize=14, label="latents")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.legend(frameon=False)
     return _png(figure)
 
 

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.distributed.encode import encode
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
 from lbae.io.images import encode_png
-from tests.conftest import image_table
+from lbae.io.model import save_model
+from tests.conftest import SAMPLE, image_table
 
 ROUNDS = 7
 
@@ -22,6 +28,17 @@ def smooth_images(path: Path, count: int) -> Path:
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").permute(0, 2, 3, 1)
     image_table(path, [encode_png(image) for image in smooth.to(torch.uint8).numpy()], row_group_size=1000)
     return path
+
+
+def untrained(out: Path, preset: str) -> dict[str, str]:
+    """An untrained network of a preset and all that follows from it over the bundled digits, 50 components; URIs by name."""
+    config = presets.get(preset)
+    made = {name: str(out / name) for name in ("model", "latents", "moments")}
+    save_model(made["model"], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
+    reduce(latents=made["latents"], out=made["moments"])
+    fit(**made, out=str(out / "bundle"), components="50")
+    return {**made, "bundle": str(out / "bundle")}
 
 
 @pytest.fixture

@@ -20,17 +20,11 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lbae import presets
 from lbae.core.bundle import Bundle
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed.encode import encode
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
 from lbae.distributed.serve import serving
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, square_grid
-from lbae.io.model import save_model
-from tests.conftest import SAMPLE
+from tests.benchmarks.conftest import untrained
 
 PORT, N, CONCURRENCY, REQUESTS = 18126, 16, 16, 160
 REPLICAS = {"fused": 2, "split": 6}  # with the one that holds the bundle
@@ -45,14 +39,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["mnist", "cifar10"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp(request.param)
-    config = presets.get(request.param)
-    made = {name: str(out / name) for name in ("model", "latents", "moments")}
-    save_model(made["model"], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
-    encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
-    reduce(latents=made["latents"], out=made["moments"])
-    fit(**made, out=str(out / "bundle"), components="50")
-    return str(out / "bundle")
+    return untrained(tmp_path_factory.mktemp(request.param), request.param)["bundle"]
 
 
 def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:

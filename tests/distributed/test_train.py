@@ -97,10 +97,17 @@ def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_path, digits):
-    """The storage is a disk of 15 MB, in a namespace of its own; two checkpoints do not fit."""
+    """The storage is a disk of 15 MB, in a namespace of its own and of a Ray of its own; two checkpoints do not fit."""
     storage = tmp_path / "disk"
     storage.mkdir()
-    options = {"--data": digits, "--out": tmp_path / "m", "--storage": storage, "--preset": "demo", "--epochs": 4}
+    options = {
+        "--data": digits,
+        "--out": tmp_path / "m",
+        "--storage": storage,
+        "--preset": "demo",
+        "--epochs": 4,
+        "--address": "local",
+    }
     job = [sys.executable, "jobs/train.py", *(str(word) for option in options.items() for word in option)]
     script = f"mount -t tmpfs -o size=15m disk {storage} && {shlex.join(job)}; code=$?; find {storage}; exit $code"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,0 +1,40 @@
+"""Training the classifier of an evaluation: one Ray task, on a GPU if there is one."""
+
+from typing import Any
+
+import ray
+import torch
+
+from lbae.config import ModelConfig
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_gpus, node_cpus, start_meter, watched
+from lbae.io.source import Shard, Source, spread
+from lbae.report.classifier import SETTINGS, Classifier, read_examples, train_classifier
+from lbae.report.progress import ProgressLine
+
+_ROWS = 60_000
+_CPUS = 8
+
+
+def trained_classifier(source: Source, config: ModelConfig) -> tuple[Classifier, int] | None:
+    """A classifier of the attributes of a source's images, and how many it saw; None where they have no attributes."""
+    shards, cpus, gpus = spread(source.shards, _ROWS), min(node_cpus(), _CPUS), min(cluster_gpus(), 1)
+    meter = start_meter()
+    ray.get(meter.begin.remote(0, SETTINGS["epochs"]))
+    task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(shards, config, cpus, meter)
+    with ProgressLine("classifier", SETTINGS["epochs"], "epochs") as line, watched(meter, line):
+        trained: tuple[Classifier, int] | None = ray.get(task)
+    return trained
+
+
+@ray.remote
+def _train(shards: tuple[Shard, ...], config: ModelConfig, cpus: int, meter: Any) -> tuple[Classifier, int] | None:
+    torch.set_num_threads(cpus)
+    examples = read_examples(shards, config)
+    if examples is None:
+        return None
+
+    def on_epoch(done: int, total: int, loss: float) -> None:
+        meter.begin.remote(done, total)
+        meter.say.remote(f"loss {loss:.3f}")
+
+    return train_classifier(examples, **SETTINGS, on_epoch=on_epoch), len(examples.images)

@@ -1,0 +1,33 @@
+"""How far two sets of images are apart by their features: torch-fidelity's distances, from sums wherever sums suffice."""
+
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from lbae.report.features import KEPT, NEIGHBOURS, FeatureSums, Metric
+
+_KERNEL_SUBSETS, _KERNEL_ROWS = 100, 1_000  # as KID's authors
+_NEIGHBOUR_ROWS, _CHUNK = 5_000, 1_000
+
+
+def distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric, ...]) -> dict[str, float]:
+    """The metrics asked for, by name.
+
+    ``frechet`` is the squared Wasserstein distance of two Gaussians (Heusel et al. 2017); ``kernel`` the unbiased squared
+    maximum mean discrepancy (Binkowski et al. 2018), with its deviation over subsets; ``precision`` and ``recall`` those of
+    Kynkaanniemi et al. (2019).
+    """
+    found: dict[str, float] = {}
+    if "frechet" in metrics:
+        found["frechet"] = fid_statistics_to_metric(images.statistics(), reference.statistics(), False)[KEY_METRIC_FID]
+    if "kernel" in metrics:
+        rows = min(_KERNEL_ROWS, images.count, reference.count)
+        pair = images.features(KEPT), reference.features(KEPT)
+        kernel = kid_features_to_metric(*pair, kid_subsets=_KERNEL_SUBSETS, kid_subset_size=rows, verbose=False)
+        found |= {"kernel": kernel[KEY_METRIC_KID_MEAN], "kernel_deviation": kernel[KEY_METRIC_KID_STD]}
+    if {"precision", "recall"} & set(metrics):
+        pair = images.features(_NEIGHBOUR_ROWS), reference.features(_NEIGHBOUR_ROWS)
+        options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": _CHUNK, "save_cpu_ram": True, "verbose": False}
+        both = prc_features_to_metric(*pair, **options)
+        found |= {name: both[name] for name in ("precision", "recall") if name in metrics}
+    return found

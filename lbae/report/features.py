@@ -1,0 +1,74 @@
+"""Features of images as sums and first rows, and what they must be to be compared."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+
+from lbae.errors import LbaeError, UserError, unknown
+
+Metric = Literal["frechet", "kernel", "precision", "recall"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+# Features that are kept, of the first images; the rest only enters the sums.
+KEPT = 10_000
+NEIGHBOURS = 3  # of precision and recall
+
+Features = Float32[np.ndarray, "K D"]
+
+
+@dataclass(kw_only=True)
+class FeatureSums:
+    """Count, sums and sums of products of features, float64, and the first features themselves."""
+
+    count: int
+    total: Float64[np.ndarray, "D"]
+    products: Float64[np.ndarray, "D D"]
+    kept: list[Features] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, dim: int) -> "FeatureSums":
+        """Of no images yet."""
+        return cls(count=0, total=np.zeros(dim), products=np.zeros((dim, dim)))
+
+    def add(self, features: Features) -> None:
+        """Add the features of some images. LbaeError when they are not finite."""
+        if not np.isfinite(features).all():
+            bad = int((~np.isfinite(features)).any(axis=1).sum())
+            raise LbaeError(f"{bad} of {len(features)} images have features that are not finite; are the weights damaged?")
+        exact = features.astype(np.float64)
+        self.total += exact.sum(axis=0)
+        self.products += exact.T @ exact
+        self.kept.append(features[: max(0, KEPT - self.count)])
+        self.count += len(features)
+
+    def features(self, most: int) -> torch.Tensor:
+        """The first features, at most so many."""
+        return torch.from_numpy(np.concatenate(self.kept)[:most])
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Mean and covariance, by the names torch-fidelity gives them."""
+        mean = self.total / self.count
+        return {"mu": mean, "sigma": (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)}
+
+
+def chosen_metrics(names: str) -> tuple[Metric, ...]:
+    """Metrics of a comma-separated list; UserError for one that there is not."""
+    asked = [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return tuple(metric for metric in METRICS if metric in asked)
+
+
+def check_count(count: int, dim: int, metrics: tuple[Metric, ...], what: str) -> None:
+    """UserError where there are too few images for a metric."""
+    others = ",".join(metric for metric in METRICS if metric != "frechet")
+    if "frechet" in metrics and count <= dim:
+        raise UserError(
+            f"{what}: {count}; a Fréchet distance in {dim} features needs more than {dim}: give more, or ask for"
+            f" --metrics {others}"
+        )
+    if count < 2 * NEIGHBOURS:
+        raise UserError(f"{what}: {count}; at least {2 * NEIGHBOURS} are needed")

@@ -1,0 +1,34 @@
+"""The interpolation and the edit of the paper's code, which the product is compared with."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies
+
+from lbae.core.baselines import paper_edit, paper_path
+
+
+@given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 40))
+def test_normals_of_orthogonal_vectors_are_exact(seed, n):
+    """Where no bits are correlated, the guess is right: both ends are met and every differing bit flips once."""
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, n))
+    ends[1, 0] = ends[0, 0]  # between opposite normals there is no shortest way
+    path = paper_path(vectors, ends, 6)
+    np.testing.assert_array_equal(path[[0, -1]], ends)
+    assert (path[1:] != path[:-1]).sum() == (ends[0] != ends[1]).sum()
+
+
+def test_normals_of_correlated_vectors_miss_bits():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(100, 10))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, 100))
+    assert (paper_path(vectors, ends, 3)[[0, -1]] != ends).sum() > 20
+
+
+@pytest.mark.parametrize(("mean", "bit"), [(0.13, 1), (-0.13, -1), (0.12, None), (-0.05, None)])
+def test_an_edit_takes_the_sign_of_means_beyond_the_threshold(mean, bit):
+    latents = np.array([[-1], [1]], dtype=np.int8)
+    expected = latents if bit is None else np.full((2, 1), bit)
+    np.testing.assert_array_equal(paper_edit(np.array([mean]), latents), expected)

@@ -1,0 +1,114 @@
+"""The networks whose features are compared, and where they are kept."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from lbae.config import ModelConfig
+from lbae.errors import LbaeError
+from lbae.io.images import encode_png
+from lbae.io.source import plan
+from lbae.io.storage import resolve
+from lbae.report.classifier import read_examples, train_classifier
+from lbae.report.inception import load_inception
+from lbae.report.pixels import load_lpips
+from lbae.report.references import Cache
+from tests.conftest import image_table
+
+CONFIG = ModelConfig(image_size=32, padding=2, image_channels=1)
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Grey images with a class (where a bright square lies) and an attribute (whether the ground is light), some unknown."""
+    rng = np.random.default_rng(0)
+    cells, kinds, lights = [], [], []
+    for index in range(300):
+        kind, light = rng.integers(3), bool(rng.integers(2))
+        pixels = np.full((28, 28, 1), 120 if light else 20) + rng.integers(0, 20, (28, 28, 1))
+        pixels[8 * kind : 8 * kind + 8, 4:12] = 250
+        cells.append(encode_png(pixels.astype(np.uint8)))
+        kinds.append(f"k{kind}")
+        lights.append(light if index % 10 else None)
+    image_table(tmp_path / "a.parquet", cells, kind=kinds, light=pa.array(lights, pa.bool_()))
+    return read_examples(plan(str(tmp_path)).shards, CONFIG)
+
+
+def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path):
+    assert [a.name for a in squares.attributes] == ["kind=k0", "kind=k1", "kind=k2", "light"]
+    network = train_classifier(squares, epochs=1, least_steps=80, seed=0)
+    features = network.features(squares.images)
+    has = network.decide(features)
+    assert (has[:, :3].sum(axis=1) == 1).all()
+    right = network.correct(has, squares.present, squares.absent)
+    assert right["kind"][1] == 300
+    assert right["light"][1] == 270
+    assert right["kind"][0] > 285
+    assert right["light"][0] > 256
+    torch.testing.assert_close(network.features(squares.images[:3]), features[:3], rtol=0, atol=0)
+
+    cache = Cache(resolve(str(tmp_path / "cache")), CONFIG)
+    assert cache.classifier("data") is None
+    fingerprint = cache.keep_classifier("data", network, 300)
+    again, same = cache.classifier("data")
+    assert same == fingerprint
+    torch.testing.assert_close(again.features(squares.images), features, rtol=0, atol=0)
+    assert Cache(cache.folder, ModelConfig(image_size=32, image_channels=1)).classifier("data") is None
+
+
+def test_images_without_attributes_make_no_examples(tmp_path):
+    image_table(tmp_path / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))], note=[0.5])
+    assert read_examples(plan(str(tmp_path)).shards, CONFIG) is None
+
+
+def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(tmp_path, monkeypatch):
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state):
+            """Keep the random weights."""
+
+    torch.save({}, tmp_path / "none.pth")
+    weights = tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+    weights.parent.mkdir(parents=True)
+    untrained = Untrained("inception-v3-compat", ["2048"], str(tmp_path / "none.pth"))
+    torch.save(untrained.state_dict(), weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network, _ = load_inception()
+    grey = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
+    found = network.features(grey)
+    with torch.inference_mode():
+        expected = untrained(torch.from_numpy(grey).permute(0, 3, 1, 2).repeat(1, 3, 1, 1))[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_without_weights_it_is_said_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(LbaeError, match=rf"not at {tmp_path}/hub/.*put that file there, or .*--features classifier"):
+        load_inception()
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
+    weights = tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+    weights.parent.mkdir(parents=True)
+    torch.save({"a": print}, weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(LbaeError, match="is no file of weights"):
+        load_inception()
+
+
+def test_lpips_needs_its_weights_and_large_colour_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    colour = ModelConfig(image_size=32)
+    assert load_lpips(colour) is None
+    from torchvision.models import AlexNet_Weights, alexnet
+
+    weights = tmp_path / "hub" / "checkpoints" / AlexNet_Weights.DEFAULT.url.rpartition("/")[2]
+    weights.parent.mkdir(parents=True)
+    torch.save(alexnet().state_dict(), weights)
+    assert load_lpips(CONFIG) is None
+    lpips = load_lpips(colour)
+    images = torch.rand(2, 3, 32, 32)
+    assert float(lpips(images, images)) == pytest.approx(0)
+    assert float(lpips(images, 1 - images)) > 0
