@@ -1,6 +1,9 @@
 """Evaluation of the small pipeline: its figures against torch-fidelity's own, and what is refused or left out."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from lbae.report.classifier import load_classifier
 from lbae.report.distances import distances
 from lbae.report.features import METRICS, FeatureSums
 from lbae.report.streams import RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
-from tests.conftest import Outcome, Pipeline, image_table
+from tests.conftest import ROOT, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
 
@@ -158,6 +161,26 @@ def test_the_same_again_is_the_same_from_the_cache(evaluate, pipeline, whole, re
         assert {key: to["frechet"] for key, to in row.items()} == {
             key: to["frechet"] for key, to in report["distances"][name].items()
         }
+
+
+@pytest.mark.slow
+def test_two_nodes_of_which_one_dies_find_the_same(pipeline, report, cache, tmp_path):
+    inputs = {"train_data": str(pipeline.data), "latents": pipeline.latents, "moments": pipeline.moments}
+    options = {
+        "bundle": pipeline.bundle,
+        "data": str(pipeline.data),
+        "out": str(tmp_path / "e"),
+        "cache": str(cache),
+        **inputs,
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.distributed.evaluate_on_two_nodes", json.dumps(options)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '{"killed": true}' in done.stdout
+    found = json.loads((tmp_path / "e" / "report.json").read_text())
+    for name in ("distances", "reconstructions", "nearest", "interpolation", "edits", "overlap", "moments_of_samples"):
+        assert found[name] == report[name]
 
 
 @pytest.mark.slow

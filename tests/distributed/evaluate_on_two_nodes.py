@@ -1,0 +1,41 @@
+"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies once images have been looked at.
+
+``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, those of the job as JSON.
+"""
+
+import json
+import sys
+import threading
+import time
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+from lbae.distributed.evaluate import evaluate
+
+
+def main(options: str) -> None:
+    """Start the nodes, evaluate, and let the second die soon after both have an actor."""
+    one = {"num_cpus": 1, "object_store_memory": 2**29}
+    cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
+    second = cluster.add_node(**one)
+    ray.init(address=cluster.address, log_to_driver=False)
+    killed = threading.Event()
+
+    def kill() -> None:
+        while sum("MapWorker" in "".join(process.cmdline()) for process in psutil.Process().children(recursive=True)) < 2:
+            time.sleep(0.2)
+        time.sleep(5)
+        cluster.remove_node(second, allow_graceful=False)
+        killed.set()
+
+    threading.Thread(target=kill, daemon=True).start()
+    evaluate(**json.loads(options))
+    print(json.dumps({"killed": killed.is_set()}))
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
