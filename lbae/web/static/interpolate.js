@@ -42,11 +42,13 @@ export function startInterpolate(section, examples) {
         range.max = frames.length - 1;
       }
       range.value = Math.floor(frames.length / 2);
+      animation.hidden = true; // until there is the one of these frames
       result.hidden = false;
       show();
-      const whole = await ask("/v1/interpolate", { ...body, format: "webp" }, signal);
+      const whole = await (await ask("/v1/interpolate", { ...body, format: "webp" }, signal)).blob();
       URL.revokeObjectURL(animation.href);
-      animation.href = URL.createObjectURL(await whole.blob());
+      animation.href = URL.createObjectURL(whole);
+      animation.hidden = false;
       showCurl(section.querySelector(".curl"), [{ path: "/v1/interpolate", body: { ...body, format: "webp" }, out: "path.webp" }]);
     });
 
