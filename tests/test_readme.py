@@ -44,6 +44,7 @@ def test_a_shell_runs_both(ray_session, digits, tmp_path):
 def test_python(pipeline):
     names: dict = {}
     exec(PYTHON[2].replace("runs/mine", str(pipeline.out)), names)
+    assert names["reconstructions"].shape == names["images"].shape
     assert names["path"].shape == (10, 28, 28, 1)
     assert names["latents"].shape == (16, 128)
 

@@ -21,7 +21,11 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
 # first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
-_VALIDATION_BATCH = 512
+_PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
+
+# Of PyTorch's data-parallel wrapper: every worker keeps BatchNorm statistics of its own images, which `average_buffers`
+# brings together after the epoch. By default those of the first worker would replace all others at every step.
+DATA_PARALLEL = {"forward_sync_buffers": False}
 
 
 @runtime_checkable
@@ -64,6 +68,7 @@ class Epoch:
     number: int
     train_loss: float
     validation_loss: float | None
+    test_loss: float | None = None
 
     @property
     def criterion(self) -> float:
@@ -115,13 +120,14 @@ class Resident:
     def __call__(self, epoch: int) -> Iterator[Tensor]:
         """Batches of one epoch."""
         order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
-        for index in torch.split(order[: self.batch * self.steps], self.batch):
-            yield self._images[index.to(self._images.device)]
+        taken = order[: self.batch * self.steps].to(self._images.device)
+        for index in torch.split(taken, self.batch):
+            yield self._images[index]
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in an epoch: a run that continues needs no random states."""
-    return seed * 1_000_003 + epoch
+def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
+    """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
+    return seed * 1_000_003 + epoch + (worker << 32)
 
 
 def train_epoch(
@@ -131,16 +137,18 @@ def train_epoch(
     config: TrainConfig,
     *,
     precision: Precision,
+    worker: int = 0,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> Tensor:
     """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers."""
     epoch = len(state.history)
-    coins = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
-    torch.manual_seed(epoch_seed(config.seed, epoch))  # the noise of Gaussian codes
+    seed = epoch_seed(config.seed, epoch, worker)
+    torch.manual_seed(seed)  # the noise of Gaussian codes
     state.network.train()
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
     steps = feed.steps
+    mirrored = (torch.rand(steps, feed.batch, generator=torch.Generator().manual_seed(seed)) < 0.5).to(device)
     losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
     for step, images in zip(range(steps), feed(epoch), strict=True):
         behind = epoch * steps + step
@@ -150,29 +158,20 @@ def train_epoch(
             module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
         batch = images.to(device, non_blocking=True)
         if config.flips:
-            batch = _flipped(batch, coins)
+            batch = torch.where(mirrored[step][:, None, None, None], batch.flip(2), batch)
         pixels = to_network(batch, state.network.config)
         losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
         on_step(len(batch))
     return losses
 
 
-def _flipped(images: Tensor, coins: torch.Generator) -> Tensor:
-    """Each image (K, H, W, C) mirrored or not."""
-    heads = (torch.rand(len(images), generator=coins) < 0.5).to(images.device)
-    return torch.where(heads[:, None, None, None], images.flip(2), images)
-
-
 @torch.inference_mode()
-def evaluate(
-    network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, batch: int, precision: Precision
-) -> Tensor:
+def evaluate(network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, precision: Precision) -> Tensor:
     """Sum of the losses of uint8 images (K, H, W, C) and K, in evaluation mode; float64, ready to be added over workers."""
     network.eval()
     device = _device(network)
     total = torch.zeros((), device=device, dtype=torch.float64)
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
+    for chunk in _chunks(images):
         pixels = to_network(chunk.to(device), network.config)
         with autocast(device, precision):
             logits, _ = network(pixels)
@@ -184,10 +183,18 @@ def evaluate(
 def reconstruct(network: LatentBernoulliAutoencoder, images: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
     """Codes (K, width), float32, and reconstructions, uint8 (K, H, W, C), of uint8 images in evaluation mode."""
     network.eval()
-    with autocast(_device(network), precision):
-        codes = network.encode(to_network(images.to(_device(network)), network.config))
-        logits = network.decode_logits(codes)
-    return codes.float(), from_network(logits, network.config)
+    device, codes, decoded = _device(network), [], []
+    for chunk in _chunks(images):
+        with autocast(device, precision):
+            codes.append(network.encode(to_network(chunk.to(device), network.config)))
+            logits = network.decode_logits(codes[-1])
+        decoded.append(from_network(logits, network.config))
+    return torch.cat(codes).float(), torch.cat(decoded)
+
+
+def _chunks(images: Tensor) -> tuple[Tensor, ...]:
+    """The images (K, H, W, C) in runs of a size that fits memory whatever their own; none of no images."""
+    return torch.split(images, max(1, _PIXELS_AT_A_TIME // (images.shape[1] * images.shape[2]))) if len(images) else ()
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -202,38 +209,52 @@ def train(
     config: TrainConfig,
     *,
     precision: Precision,
+    test: Tensor | None = None,
+    worker: int = 0,
     sum_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
     on_step: Callable[[int], None] = lambda images: None,
     on_epoch: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
     """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch`` sees every one.
 
-    FloatingPointError when a loss was not finite; then no worker goes on, since all of them see the same sums.
+    Images of a ``test`` are measured as well, and decide nothing. FloatingPointError when a loss was not finite; then no
+    worker goes on, since all of them see the same sums.
     """
+
+    def measured(images: Tensor) -> float | None:
+        total, count = sum_over_workers(evaluate(state.network, images, config, precision=precision)).tolist()
+        return total / count if count else None
+
     workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(state.network)))
     while len(state.history) < config.epochs:
-        losses = sum_over_workers(train_epoch(state, stepped, feed, config, precision=precision, on_step=on_step))
-        _check_finite(losses, len(state.history))
+        steps = train_epoch(state, stepped, feed, config, precision=precision, worker=worker, on_step=on_step)
+        losses = sum_over_workers(steps)
+        _check_steps(losses, len(state.history))
         average_buffers(state.network, sum_over_workers, workers)
-        check = sum_over_workers(evaluate(state.network, held_out, config, batch=_VALIDATION_BATCH, precision=precision))
-        state.history.append(
-            Epoch(
-                number=len(state.history) + 1,
-                train_loss=float(losses.mean() / workers),
-                validation_loss=float(check[0] / check[1]) if check[1] else None,
-            )
+        epoch = Epoch(
+            number=len(state.history) + 1,
+            train_loss=float(losses.mean() / workers),
+            validation_loss=measured(held_out),
+            test_loss=None if test is None else measured(test),
         )
+        if not math.isfinite(epoch.criterion):  # the last step alone may have spoilt the weights
+            raise _diverged(f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}")
+        state.history.append(epoch)
         on_epoch(state)
 
 
-def _check_finite(losses: Tensor, epoch: int) -> None:
+def _check_steps(losses: Tensor, epoch: int) -> None:
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         step = int(bad[0])
-        raise FloatingPointError(
-            f"the training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch {step + 1} of"
-            f" {len(losses)} of epoch {epoch + 1}; lower the learning rate. Checkpoints of earlier epochs are kept"
+        raise _diverged(
+            f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch {step + 1} of"
+            f" {len(losses)} of epoch {epoch + 1}"
         )
+
+
+def _diverged(what: str) -> FloatingPointError:
+    return FloatingPointError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
 
 
 def average_buffers(network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lbae.config import Config, ModelConfig
 from lbae.core.training import epoch_seed
+from lbae.errors import LbaeError
 from lbae.io import source as image_source
 from lbae.io.decode import decode_rows
 
@@ -68,11 +69,13 @@ class Stream:
             if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
                 yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
+        if not len(window):
+            raise LbaeError("a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction")
         while given < self.steps:
             again = torch.randint(len(window), (self.batch,), generator=generator)
             yield window[again]
             given += 1
-        self._tables = self._started() if epoch < self._epochs else None
+        self._tables = self._started() if epoch + 1 < self._epochs else None
 
     def _started(self) -> Iterator[pa.Table]:
         """The tables of an epoch, of which Ray Data makes the first ones from now on."""
@@ -97,8 +100,10 @@ class Stream:
     def _pixels(self, table: pa.Table) -> Tensor:
         column = table[_PIXELS]
         self.bad += column.null_count
-        data = b"".join(column.drop_null().to_pylist())
-        return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(-1, *self._model.image_shape)
+        data = bytearray().join(column.drop_null().to_pylist())
+        if not data:
+            return torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
+        return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, *self._model.image_shape)
 
 
 def _shuffled(images: Tensor, generator: torch.Generator) -> Tensor:

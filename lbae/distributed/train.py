@@ -11,7 +11,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
 
 from lbae import presets
@@ -22,6 +22,7 @@ from lbae.distributed.session import (
     RUNS_A_NETWORK,
     cluster_cpus,
     cluster_gpus,
+    cluster_nodes,
     root_cause,
     session,
     start_meter,
@@ -34,14 +35,16 @@ from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
 from lbae.io import source as image_source
-from lbae.io.storage import absolute, resolve
+from lbae.io.lock import locked
+from lbae.io.storage import absolute, arrow_filesystem, resolve
 from lbae.report.progress import ProgressLine
 
 _RUN = "run"  # Ray Train's folder in the storage
 _IDENTITY = "run.json"
 _BOARD = "tensorboard"
 _RESTARTS = 3
-_RESIDENT_SHARE = 0.25  # of the cluster's memory: decoding holds the images about twice
+_STARTS = 9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
+_RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds the images about twice
 
 
 def train(
@@ -49,6 +52,7 @@ def train(
     data: str,
     out: str,
     preset: str,
+    test_data: str | None = None,
     recipe: presets.Recipe = "modern",
     bottleneck: Bottleneck | None = None,
     epochs: int | None = None,
@@ -72,12 +76,13 @@ def train(
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the model artifact.
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
+        test_data: images whose loss is measured after every epoch and decides nothing.
         recipe: modern, or the original code's optimiser settings: paper.
         bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
         min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all.
-        storage: URI for checkpoints and TensorBoard, shared by all nodes; beside ``out`` when not given.
+        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
         learning_rate: peak learning rate; the preset's when not given.
@@ -92,35 +97,59 @@ def train(
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
     images = image_source.plan(data, kind)
-    parents = {"data": images.fingerprint}
+    test = image_source.plan(test_data, kind) if test_data else None
+    parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
-    with session(address):
-        chosen_feed, sizes = _feed(images, config, feed)
-        count = _workers(workers, config)
-        scaling = _scaling(count, min_workers, chosen_feed)
+    folder = _storage(storage, out)
+    with locked(folder) as still_held, session(address):
+        before = {} if overwrite else _before(out, folder)
+        count = workers or before.get("workers") or max(1, cluster_gpus())
+        chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
         run = {"workers": count, "feed": chosen_feed}
+        anew = overwrite and (resolve(out) / artifact.MANIFEST).exists()
+        _check_workers(count, min_workers, config)
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
         started = time.monotonic()
-        folder = absolute(storage or f"{absolute(out)}-checkpoints")
-        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite)
+        scaling = _scaling(count, min_workers, chosen_feed)
+        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew)
         print(f"feed: {chosen_feed} ({sizes})", file=sys.stderr)
         settings = Settings(
             config=config,
             source=images,
+            test=test,
             feed=chosen_feed,
             max_bad_fraction=max_bad_fraction,
             board=str(resolve(folder) / _BOARD),
             meter=start_meter(),
         )
         weights, metrics = _run(settings, scaling, folder, keep)
+        still_held()
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)
         result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
         return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
+
+
+def _storage(asked: str | None, out: str) -> str:
+    """Where checkpoints go; UserError when that is the output or in it, which is cleared when a run begins."""
+    place, published = absolute(asked or f"{absolute(out)}-checkpoints"), absolute(out)
+    if f"{place}/".startswith(f"{published}/"):
+        raise UserError(f"storage {asked} lies in the output {out}; give a folder of its own, or leave --storage out")
+    return place
+
+
+def _before(out: str, folder: str) -> dict[str, Any]:
+    """What the run that is continued or finished was given or found: the cluster may have another size by now."""
+    published = resolve(out) / artifact.MANIFEST
+    if published.exists():
+        return artifact.read_manifest(out).config
+    identity = resolve(folder) / _IDENTITY
+    known: dict[str, Any] = json.loads(identity.read_bytes()) if identity.exists() else {}
+    return known
 
 
 def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -136,48 +165,51 @@ def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
     }
 
 
-def _feed(images: image_source.Source, config: Config, asked: str) -> tuple[FeedKind, str]:
-    """What was asked for, else resident where the decoded images take little of the cluster's memory; and the sizes."""
-    size, memory = images.rows * math.prod(config.model.image_shape), ray.cluster_resources().get("memory", 0)
-    kind: FeedKind = "streaming" if asked == "streaming" or size > _RESIDENT_SHARE * memory else "resident"
-    if asked == "resident":
-        kind = "resident"
-    return kind, f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
+def _feed(images: image_source.Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
+    """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and the sizes."""
+    size, nodes = images.rows * math.prod(config.model.image_shape), cluster_nodes()
+    memory = ray.cluster_resources().get("memory", 0) * min(workers, nodes) / nodes
+    sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
+    if asked == "streaming" or (asked == "auto" and size > _RESIDENT_SHARE * memory):
+        return "streaming", sizes
+    return "resident", sizes
 
 
-def _claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:
-    """Mark a storage as this run's; UserError when it holds another run, whose checkpoints would not fit."""
-    location = resolve(folder)
-    if overwrite:
-        location.remove()
+def _claim(folder: str, identity: dict[str, Any], overwrite: bool, anew: bool) -> None:
+    """Mark a storage as this run's, and clear it for another one or to begin ``anew``.
+
+    UserError when it holds another run, whose checkpoints would not fit, or files that are no run's.
+    """
+    location, known = resolve(folder), resolve(folder) / _IDENTITY
     try:
-        if (location / _IDENTITY).exists():
-            other = json.loads((location / _IDENTITY).read_bytes())
-            if changed := artifact.changes(other, identity):
+        if known.exists():
+            changed = artifact.changes(json.loads(known.read_bytes()), identity)
+            if changed and not overwrite:
                 raise UserError(
                     f"storage {folder} holds checkpoints of another run ({changed}); give the same options to continue it,"
                     " another --storage, or --overwrite"
                 )
-        (location / _IDENTITY).write_bytes(json.dumps(identity, indent=2).encode())
+            if changed or anew:
+                location.remove()
+        elif location.exists() and not location.is_empty_folder():
+            raise UserError(f"storage {folder} holds files, and no run of this job; give a folder of its own")
+        known.write_bytes(json.dumps(identity, indent=2).encode())
     except OSError as error:
         raise LbaeError(f"storage {folder} cannot be written: {error}") from error
 
 
-def _workers(asked: int | None, config: Config) -> int:
-    """How many workers; UserError when the cluster has too little for those asked for, or the batch cannot be shared."""
-    gpus = cluster_gpus()
-    count = asked or max(1, gpus)
+def _check_workers(count: int, least: int | None, config: Config) -> None:
+    """UserError when the batch cannot be shared by the workers, or when the least is more than all."""
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
-    wait_for(count, "GPU" if gpus else "CPU", "lower --workers")
-    return count
+    if least is not None and least > count:
+        raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
 
 
 def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
-    """The workers, and what each of them gets; UserError when the least is more than all."""
-    if least is not None and least > count:
-        raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
+    """The workers, and what each of them gets, once the cluster has that; UserError when it never does."""
     gpus = cluster_gpus()
+    wait_for(least or count, "GPU" if gpus else "CPU", "lower --workers")
     # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
     share = {"CPU": 1.0 if feed == "resident" or count < cluster_cpus() else 0.5}
     if gpus:
@@ -191,6 +223,7 @@ def _run(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the weights of the best epoch, and the metrics of the newest."""
     images, config = settings.source, settings.config
+    filesystem, place = arrow_filesystem(folder)
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config={"settings": settings},
@@ -198,26 +231,39 @@ def _run(
         datasets={ROWS: dataset(images, config)} if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
             name=_RUN,
-            storage_path=folder,
+            storage_path=place,
+            storage_filesystem=filesystem,
             worker_runtime_env=RUNS_A_NETWORK,
-            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS, controller_failure_limit=_STARTS),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"
             ),
         ),
     )
-    failures: dict[int, Exception] = {}
+    failure: Exception | None = None
     with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", None) or {0: error}
-    if failure := ray.get(settings.meter.failure.remote()):
-        raise failure
-    if failures:
-        raise root_cause(next(iter(failures.values())))
+            failure = error
+    if told := ray.get(settings.meter.failure.remote()):
+        raise told
+    if failure:
+        raise _explained(failure, scaling)
     if result.checkpoint is None:
         raise LbaeError(f"training ended without a checkpoint in {folder}")
     with result.get_best_checkpoint("loss", "min").as_directory() as path:
         state = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
     return state["network"], result.metrics
+
+
+def _explained(error: Exception, scaling: ray.train.ScalingConfig) -> LbaeError:
+    """What ended a training run, from the first worker that failed or from Ray Train's controller."""
+    if isinstance(error, ControllerError):
+        return LbaeError(
+            f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1} tries; the"
+            f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower --workers, or try"
+            f" again later ({str(error.controller_failure).splitlines()[0]})"
+        )
+    workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
+    return root_cause(next(iter(workers.values()), error))

@@ -1,6 +1,7 @@
 """What every worker of a training run does: its images, the loop, and after every epoch a report with a checkpoint."""
 
 import errno
+import io
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from lbae.config import Config, Precision
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
+from lbae.core.training import DATA_PARALLEL, Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
 from lbae.distributed.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io import source as image_source
@@ -32,6 +33,7 @@ FeedKind = Literal["resident", "streaming"]
 STATE = "state.pt"  # of a checkpoint
 ROWS = "train"  # the Ray data set of a streaming run
 
+_LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}  # of an epoch, as its line says them
 _HELD_OUT = 10_000  # images of a streaming run, over all workers
 _WATCHED = 1024  # held-out images whose bits are looked at
 _SHOWN = 16
@@ -44,6 +46,7 @@ class Settings:
 
     config: Config
     source: image_source.Source
+    test: image_source.Source | None
     feed: FeedKind
     max_bad_fraction: float
     board: str
@@ -52,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """A worker's images: those it trains on, those held out, and the counts of all workers'."""
+    """A worker's images: those it trains on, those held out, and facts about all workers'."""
 
     feed: Feed
     held_out: Tensor
@@ -73,7 +76,10 @@ def work(loop: dict[str, Settings]) -> None:
         if isinstance(error, OSError):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            told = LbaeError(f"the storage of {settings.board} is full ({error}); checkpoints of earlier epochs are kept")
+            told = LbaeError(
+                f"no room for a checkpoint ({error}): the storage of {settings.board} or a worker's temporary folder is"
+                " full; checkpoints of earlier epochs are kept"
+            )
         else:
             told = error if isinstance(error, LbaeError) else LbaeError(str(error))
         ray.get(settings.meter.fail.remote(told))
@@ -100,11 +106,13 @@ def _work(settings: Settings) -> None:
         ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
     train(
         state,
-        ray.train.torch.prepare_model(network),
+        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=DATA_PARALLEL),
         images.feed,
         images.held_out,
         config.train,
         precision=reporter.precision,
+        test=_test_images(settings, rank, world),
+        worker=rank,
         sum_over_workers=_sum_over_workers,
         on_step=lambda count: meter.add.remote(count),
         on_epoch=reporter.report,
@@ -122,15 +130,30 @@ def _total(*counts: int) -> list[int]:
     return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
 
 
+def _decoded(settings: Settings, source: image_source.Source, rank: int, world: int) -> tuple[Tensor, Tensor, int]:
+    """This worker's share of a source, without those held out and those; and how many of all workers' are no images."""
+    trained, held_out = ([np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2))
+    bad = 0
+    for part in decode_every(source, settings.config.model, rank, world):
+        mask = image_source.held_out(part.rows["key"])
+        trained.append(part.images[~mask])
+        held_out.append(part.images[mask])
+        bad += len(part.quarantine)
+    (bad,) = _total(bad)
+    check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
+    return torch.from_numpy(np.concatenate(trained)), torch.from_numpy(np.concatenate(held_out)), bad
+
+
+def _test_images(settings: Settings, rank: int, world: int) -> Tensor | None:
+    """This worker's share of the test images, if there are any."""
+    return None if settings.test is None else torch.cat(_decoded(settings, settings.test, rank, world)[:2])
+
+
 def _resident(settings: Settings, rank: int, world: int) -> Images:
     """This worker's share, decoded once, on its GPU when there is room."""
-    config, source, device = settings.config, settings.source, ray.train.torch.get_device()
-    parts = list(decode_every(source, config.model, rank, world))
-    pixels = torch.from_numpy(np.concatenate([part.images for part in parts]))
-    mask = torch.from_numpy(np.concatenate([image_source.held_out(part.rows["key"]) for part in parts]))
-    resident, held_out = pixels[~mask], pixels[mask]
-    trained, bad = _total(len(resident), sum(len(part.quarantine) for part in parts))
-    check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
+    config, device = settings.config, ray.train.torch.get_device()
+    resident, held_out, bad = _decoded(settings, settings.source, rank, world)
+    (trained,) = _total(len(resident))
     smallest = torch.tensor(len(resident), device=device)
     if world > 1:
         torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
@@ -170,7 +193,7 @@ class _Reporter:
         self._facts = {**images.facts, "device": name, "precision": self.precision}
         self._settings, self._images, self._rank = settings, images, rank
         self._images_an_epoch = images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
-        self._gauges = {name: Gauge(f"lbae_{name}") for name in ("train_loss", "validation_loss", "images_per_second")}
+        self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
         self._since = time.monotonic()
 
     def restore(self, state: TrainState) -> None:
@@ -205,17 +228,17 @@ class _Reporter:
                 "optimizer": state.optimizer.state_dict(),
                 "history": metrics["history"],
             }
-            torch.save(saved, Path(path, STATE))
+            buffer = io.BytesIO()
+            torch.save(saved, buffer)
+            Path(path, STATE).write_bytes(buffer.getvalue())  # torch.save hides that a disk is full
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
 
     def _show(self, state: TrainState) -> None:
         epoch = state.history[-1]
-        note = f"epoch {epoch.number}, loss {epoch.train_loss:.2f}"
-        numbers = {"train_loss": epoch.train_loss, "images_per_second": self._facts["images_per_second"]}
-        if epoch.validation_loss is not None:
-            note += f", held out {epoch.validation_loss:.2f}"
-            numbers["validation_loss"] = epoch.validation_loss
-        self._settings.meter.say.remote(note)
+        losses = {name: value for name in _LOSSES if (value := getattr(epoch, name)) is not None}
+        note = ", ".join(f"{_LOSSES[name]} {value:.2f}" for name, value in losses.items())
+        self._settings.meter.say.remote(f"epoch {epoch.number}, {note}")
+        numbers = {**losses, "images_per_second": self._facts["images_per_second"]}
         for name, value in numbers.items():
             self._gauges[name].set(value)
         numbers["learning_rate"] = state.optimizer.param_groups[0]["lr"]

@@ -1,7 +1,7 @@
 """Rows of a source to decoded images, with what cannot be decoded set aside in a quarantine table."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +49,10 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
 def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
     """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers holds."""
     for shard in source.shards:
-        start = shard.start
-        for table in read_batches(shard):
-            yield decode_rows(table.take(np.arange((offset - start) % stride, len(table), stride)), config)
-            start += len(table)
+        mine = range((offset - shard.start) % stride, shard.rows, stride)
+        others = frozenset(range(shard.rows)).difference(mine)
+        for table in read_batches(replace(shard, left_out=others)) if mine else ():
+            yield decode_rows(table, config)
 
 
 def decode_held_out(

@@ -1,5 +1,6 @@
 """One resolver for every URI: local paths, ``s3://`` and whatever else fsspec knows."""
 
+import errno
 import os
 import posixpath
 import tomllib
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.fs
 from fsspec.core import url_to_fs
 
 from lbae.errors import LbaeError, UserError
@@ -24,7 +27,7 @@ class Location:
         return Location(self.fs, posixpath.join(self.path, name))
 
     def __str__(self) -> str:
-        return self.path if self._is_local else str(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
 
     @property
     def name(self) -> str:
@@ -32,7 +35,8 @@ class Location:
         return posixpath.basename(self.path.rstrip("/"))
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether this is on a filesystem of the machine's own."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def exists(self) -> bool:
@@ -60,8 +64,8 @@ class Location:
 
     def write_bytes(self, data: bytes) -> None:
         """Write the file whole or not at all: by rename on a local disk, by one request on object stores."""
-        if self._is_local:
-            self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+        if self.is_local:
+            self._make_parent()
             temporary = f"{self.path}.{os.getpid()}.tmp"
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -74,8 +78,8 @@ class Location:
     def create(self, data: bytes) -> bool:
         """Write the file if there is none, as one act; whether it was written. LbaeError when the storage refuses."""
         try:
-            if self._is_local:
-                self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+            if self.is_local:
+                self._make_parent()
                 with open(self.path, "xb") as file:
                     file.write(data)
             else:
@@ -87,6 +91,12 @@ class Location:
                 return False
             raise LbaeError(f"{self} cannot be written: {error}") from error
         return True
+
+    def _make_parent(self) -> None:
+        try:
+            self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
+        except FileExistsError as error:  # which must not be taken for the file itself
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
         """Delete the file, or the folder and all it holds; nothing when there is none."""
@@ -129,6 +139,12 @@ def cache_folder() -> Location:
 def absolute(uri: str) -> str:
     """The URI with a local path made absolute, as workers on other directories need it."""
     return str(resolve(uri))
+
+
+def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem | None, str]:
+    """A place for libraries that ask for a filesystem of pyarrow: this resolver's, None for the local one, and the path."""
+    location = resolve(uri)
+    return None if location.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(location.fs)), location.path
 
 
 def readable(uri: str, what: str) -> Location:

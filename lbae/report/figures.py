@@ -17,6 +17,7 @@ _COLORS = _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"
 _INK = "#767676"  # readable on white and on black: figures have no background of their own
 _MARKERS = "os^vDPX*<>"
 _PAIRS = 4_000
+_LOSSES = {"train_loss": ("-", "training"), "validation_loss": ("--", "held out"), "test_loss": (":", "test")}
 
 
 def _png(figure: Figure) -> bytes:
@@ -38,15 +39,15 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
 
 
 def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
-    """Losses of training (lines) and of held-out images (dashes) over epochs, of one run or of several by their names."""
+    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of several by name."""
     figure, axes = _axes("Reconstruction loss", "epoch", f"{loss}, summed over pixels")
     for index, (name, history) in enumerate(runs.items()):
         color = _COLORS[index % len(_COLORS)]
         numbers = [epoch["number"] for epoch in history]
-        axes.plot(numbers, [epoch["train_loss"] for epoch in history], color=color, label=f"{name} training".strip())
-        checks = [epoch["validation_loss"] for epoch in history]
-        if all(check is not None for check in checks):
-            axes.plot(numbers, checks, "--", color=color, label=f"{name} held out".strip())
+        for loss_name, (line, what) in _LOSSES.items():
+            values = [epoch.get(loss_name) for epoch in history]
+            if None not in values:
+                axes.plot(numbers, values, line, color=color, label=f"{name} {what}".strip())
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_yscale("log")  # the first epoch's loss is a multiple of the others'
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):

@@ -28,7 +28,7 @@ def losses(*, models: tuple[str, ...], out: str) -> dict[str, Any]:
     alike = [name for name, count in Counter(names.values()).items() if count > 1]
     runs = {f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"] for uri, name in names.items()}
     resolve(out).write_bytes(figures.losses(runs, kinds.pop()))
-    last = {name: {key: history[-1][key] for key in ("train_loss", "validation_loss")} for name, history in runs.items()}
+    last = {name: {key: value for key, value in history[-1].items() if key != "number"} for name, history in runs.items()}
     return {"out": out, "last": last}
 
 

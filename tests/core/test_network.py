@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from lbae import presets
 from lbae.config import ModelConfig
-from lbae.core.codec import Codec, to_network
+from lbae.core.codec import Codec, from_network, to_network
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.errors import UserError
 
@@ -30,6 +31,18 @@ def test_shapes_of_32_and_64_pixel_networks(channels, widths):
     assert z.shape == (2, 10)
     assert set(z.unique().tolist()) <= {-1.0, 1.0}
     assert network(x)[0].shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "bits"), [("mnist", 28, 200), ("cifar10", 32, 600), ("celeba128", 128, 3000), ("celeba256", 256, 6000)]
+)
+def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bits):
+    config = presets.get(name).model
+    network, image = LatentBernoulliAutoencoder(config).eval(), torch.from_numpy(images(config, 1))
+    with torch.inference_mode():
+        latent = network.encode(to_network(image, config))
+        assert latent.shape == (1, bits)
+        assert from_network(network.decode_logits(latent), config).shape == (1, side, side, config.image_channels)
 
 
 def test_every_parameter_gets_a_gradient():

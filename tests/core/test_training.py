@@ -9,6 +9,8 @@ from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import (
     Resident,
+    epoch_seed,
+    evaluate,
     initial_state,
     learning_rate,
     reconstruct,
@@ -105,6 +107,42 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
     with pytest.raises(FloatingPointError, match="training loss became nan in step 1, batch 1 of 4 of epoch 1"):
         run(CONFIG, 4, state)
+
+
+def test_held_out_images_that_are_not_reconstructed_finitely_stop_the_run():
+    """The last step of an epoch may spoil the weights, which no training loss sees any more."""
+    state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
+    bias, optimizer = state.network.decoder[-1].bias, state.optimizer
+    optimizer.register_step_post_hook(
+        lambda *_: optimizer.state[bias]["step"] == 4 and torch.nn.init.constant_(bias, torch.nan)
+    )
+    with pytest.raises(FloatingPointError, match="loss of the held-out images became nan after epoch 1"):
+        run(CONFIG, 4, state)
+    assert state.history == []
+
+
+def test_test_images_are_measured_and_decide_nothing():
+    state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
+    images = squares(48)
+    feed = Resident(images[:32], 16, 2, 0)
+    train(state, state.network, feed, images[:0], CONFIG, precision="float32", test=images[32:])
+    for epoch in state.history:
+        assert epoch.criterion == epoch.train_loss != epoch.test_loss
+    total, count = evaluate(state.network, images[32:], CONFIG, precision="float32")
+    assert state.history[-1].test_loss == total / count
+
+
+def test_large_images_are_looked_at_a_few_at_a_time():
+    wide = dataclasses.replace(MODEL, image_size=256, channels=(4, 4, 4, 4, 4, 4))
+    network = LatentBernoulliAutoencoder(wide)
+    sizes = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    evaluate(network, torch.zeros(20, 256, 256, 1, dtype=torch.uint8), CONFIG, precision="float32")
+    assert sizes == [8, 8, 4]
+
+
+def test_workers_draw_noise_of_their_own():
+    assert len({epoch_seed(seed, epoch, worker) for seed in (0, 1) for epoch in range(9) for worker in range(9)}) == 162
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():

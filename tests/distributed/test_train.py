@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lbae.distributed.stream import Stream
 from lbae.distributed.train import train
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network
+from lbae.io.storage import resolve
 from tests.conftest import ROOT, image_table
 
 SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
@@ -48,7 +50,7 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
     four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
     table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
-    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=1)
+    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=2)
     epochs = [torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)]
     assert [len(epoch) for epoch in epochs] == [140 * 64] * 2
     assert stream.bad == bad
@@ -57,6 +59,13 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
         once = sum(count == 1 for count in Counter(epoch).values())
         assert once == 140 * 64 if not bad else once >= 138 * 64
         assert epoch != sorted(epoch)
+
+
+def test_a_stream_without_any_image_says_so(ray_session):
+    table = ray.data.from_arrow(pa.table({"pixels": pa.nulls(100, pa.binary(4))}))
+    model = ModelConfig(image_size=32, padding=15, image_channels=1)
+    with pytest.raises(LbaeError, match="holds no image that can be decoded"):
+        list(Stream(table.iterator(), model, batch=8, steps=2, seed=0, epochs=1)(0))
 
 
 @pytest.mark.slow
@@ -89,9 +98,95 @@ def test_a_storage_belongs_to_one_run(pipeline, tmp_path, change, message):
         train(**options, **{"preset": "demo", "epochs": 12, "workers": 2, **change})
 
 
+def test_a_storage_in_the_output_is_refused(tmp_path, digits):
+    with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder of its own"):
+        train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "m" / "s"), **SMALL)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, digits, overwrite):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"):
+        train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
+    assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.slow
+def test_a_run_is_begun_anew_continued_or_found_finished(undisturbed, tmp_path, digits):
+    """Also by a cluster of another size, and with --overwrite, which begins anew what was finished only."""
+    out, storage = tmp_path / "m", tmp_path / "s"
+    options = {"data": str(digits), "out": str(out), "storage": str(storage), **SMALL}
+    first = train(**options, keep=2)
+    assert first["history"] == undisturbed
+    assert len(list(storage.glob("run/checkpoint_*"))) in (2, 3)  # the best two, and the newest where it is not among them
+    no_workers = {name: value for name, value in options.items() if name != "workers"}
+    assert train(**no_workers)["already"]
+    shutil.rmtree(out)
+    since = max(path.stat().st_mtime_ns for path in storage.rglob("state.pt"))
+    assert train(**no_workers, overwrite=False)["history"] == undisturbed, "published from the checkpoints that are there"
+    assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) == since
+    assert train(**options, overwrite=True)["history"] == undisturbed
+    assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) > since
+
+
+@pytest.mark.slow
+def test_workers_that_others_hold_are_not_waited_for_without_end(tmp_path, digits):
+    """A Ray of its own, since the time that Ray Train waits comes from the environment of its controller."""
+    script = f"""
+import ray
+from lbae.distributed.train import train
+
+@ray.remote(num_cpus=2)
+class Holder:
+    def ready(self):
+        return True
+
+ray.init(address="local", num_cpus=2, object_store_memory=2**28, log_to_driver=False)
+holder = Holder.remote()
+ray.get(holder.ready.remote())
+train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=2)
+"""
+    environment = {**os.environ, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    error = done.stderr.splitlines()[-1]
+    assert "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_on_s3_is_continued(s3, undisturbed, tmp_path, digits):
+    """In a process of its own, whose Ray knows the server."""
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [
+        sys.executable,
+        "jobs/train.py",
+        "--data",
+        str(digits),
+        "--out",
+        f"{s3}/m",
+        "--storage",
+        f"{s3}/s",
+        "--address",
+        "local",
+    ]
+    command += [f"--{name}={value}" for name, value in SMALL.items()]
+    first = subprocess.Popen(command, cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = resolve(f"{s3}/s/run")
+    when(lambda: run.exists() and any(name.endswith("state.pt") for name, _ in run.files()), first.kill).join()
+    assert first.wait() == -signal.SIGKILL
+    again = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
+    assert load_network(f"{s3}/m")[2].kind == "model"
+    board = [name for name, _ in resolve(f"{s3}/s/tensorboard").files()]
+    assert len({name.rsplit(".", 1)[1] for name in board}) == 4, "events of every epoch"
+
+
 def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(LbaeError, match=r"storage .*/file/storage cannot be written"):
+    with pytest.raises(LbaeError, match=r"/file/storage.lock cannot be written"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
 
 
@@ -112,7 +207,8 @@ def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_
     script = f"mount -t tmpfs -o size=15m disk {storage} && {shlex.join(job)}; code=$?; find {storage}; exit $code"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert re.match(rf"error: the storage of {storage}/.* is full .*No space left", done.stderr.splitlines()[-1])
+    error = done.stderr.splitlines()[-1]
+    assert re.match(rf"error: no room for a checkpoint \(.*No space left.*\): the storage of {storage}/.* is full", error)
     assert "state.pt" in done.stdout
 
 
@@ -185,6 +281,26 @@ def test_losses_survive_the_death_of_the_driver(undisturbed, tmp_path, digits):
     assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
 
 
+@pytest.mark.slow
+def test_a_stream_continues_after_the_death_of_the_driver(ray_session, tmp_path, digits):
+    options = {"--data": digits, "--preset": "demo", "--epochs": 6, "--batch-size": 32, "--feed": "streaming"}
+    command = [sys.executable, "jobs/train.py", *(str(word) for option in options.items() for word in option)]
+
+    def losses(name: str) -> list[dict]:
+        done = subprocess.run([*command, "--out", tmp_path / name], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])["history"]
+
+    whole = losses("whole")
+    first = subprocess.Popen([*command, "--out", tmp_path / "m"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
+    assert first.wait() == -signal.SIGKILL
+    continued = losses("m")
+    assert [epoch["number"] for epoch in continued] == [1, 2, 3, 4, 5, 6]
+    for name in ("train_loss", "validation_loss"):
+        assert continued[-1][name] == pytest.approx(whole[-1][name], rel=0.01)
+
+
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]
@@ -214,6 +330,27 @@ def test_a_loss_that_explodes_names_step_and_batch_and_is_not_tried_again(ray_se
         train(**options)
     assert error.value.exit_code == 1
     assert not (tmp_path / "m" / "manifest.json").exists()
+    epoch = int(re.search(r"of epoch (\d)", str(error.value))[1])
+    assert checkpoints(tmp_path / "m-checkpoints") == min(epoch - 1, 2), "the newest and the best"
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+@pytest.mark.slow
+def test_too_many_bad_images_fail_the_run(ray_session, tmp_path, digits, feed):
+    cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()[:100]]
+    cells[3:6] = [b"", None, cells[3][:30]]
+    image_table(tmp_path / "data.parquet", cells)
+    with pytest.raises(LbaeError, match=r"3 of 100 images of .* could not be decoded, more than the allowed share of 0.01"):
+        train(data=str(tmp_path / "data.parquet"), out=str(tmp_path / "m"), feed=feed, batch_size=32, **SMALL)
+
+
+@pytest.mark.slow
+def test_test_images_are_measured_every_epoch(ray_session, undisturbed, tmp_path, digits):
+    result = train(data=str(digits), test_data=str(digits / "a.parquet"), out=str(tmp_path / "m"), **SMALL)
+    tested = [epoch.pop("test_loss") for epoch in result["history"]]
+    assert result["history"] == [{name: epoch[name] for name in epoch if name != "test_loss"} for epoch in undisturbed]
+    assert tested == sorted(tested, reverse=True)
+    assert "test_loss" in events(tmp_path / "m-checkpoints" / "tensorboard")
 
 
 @pytest.mark.slow

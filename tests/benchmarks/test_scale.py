@@ -1,0 +1,59 @@
+"""What a stage takes of images: a line through two sizes, held against a third; ``docs/scaling.md`` is fed by this."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.distributed.encode import encode
+from lbae.distributed.fit import fit
+from lbae.distributed.reduce import reduce
+from lbae.io.model import save_model
+from lbae.io.storage import resolve
+from tests.benchmarks.conftest import smooth_images
+
+SIZES = (6_000, 18_000, 54_000)
+COMPONENTS = "10"
+
+
+def stored(uri: str) -> int:
+    """Bytes of the files of an artifact."""
+    return sum(info["size"] for _, info in resolve(uri).files())
+
+
+@pytest.mark.parametrize("preset", ["cifar10"])
+def test_stages_are_linear_in_the_images(tmp_path: Path, preset: str) -> None:
+    config = presets.get(preset)
+    model = str(tmp_path / "model")
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
+    save_model(model, network, config, parents={}, run={}, result={"images": 0})
+    ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
+    seconds: dict[str, list[float]] = {"encode": [], "reduce": [], "fit": []}
+    for count in (min(SIZES), *SIZES):  # the first only starts Ray's workers
+        data = smooth_images(tmp_path / str(count) / "data.parquet", count)
+        made = {name: f"{tmp_path}/{count}/{name}" for name in ("latents", "moments")}
+        bundle = f"{tmp_path}/{count}/bundle"
+        stages: dict[str, tuple[Callable[..., object], dict[str, str]]] = {
+            "encode": (encode, {"model": model, "data": str(data), "out": made["latents"]}),
+            "reduce": (reduce, {"latents": made["latents"], "out": made["moments"]}),
+            "fit": (fit, {"model": model, **made, "out": bundle, "components": COMPONENTS}),
+        }
+        for name, (stage, options) in stages.items():
+            started = time.perf_counter()
+            stage(**options, overwrite=True)
+            seconds[name].append(time.perf_counter() - started)
+        print(
+            f"\n{count:,} images: "
+            + ", ".join(f"{name} {stored(uri) / 2**20:.1f} MiB" for name, uri in (*made.items(), ("bundle", bundle)))
+        )
+    ray.shutdown()
+    for name, (_, small, middle, large) in seconds.items():
+        each = (middle - small) / (SIZES[1] - SIZES[0])
+        fixed = small - each * SIZES[0]
+        guess = fixed + each * SIZES[2]
+        print(f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s a million ; {SIZES[2]:,}: {guess:.1f} s, took {large:.1f} s")

@@ -1,0 +1,66 @@
+"""The training loop alone, as on a GPU machine without Ray: ``python -m tests.benchmarks.training_without_ray``.
+
+For every preset named (cifar10 and celeba by default) images a second of an epoch over resident images, against the same
+step over one batch that is on the device already, and the arithmetic of a step against that of a large matrix product.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lbae import presets
+from lbae.core.codec import best_precision, to_network
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.training import Resident, initial_state, train_epoch, training_step
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+STEPS, SIDE = (100, 8192) if DEVICE.type == "cuda" else (4, 2048)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time of the second of two runs."""
+    spent = 0.0
+    for _ in range(2):
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - started
+    return spent
+
+
+def peak() -> float:
+    """Operations a second of a product of two large bfloat16 matrices."""
+    a, b = (torch.randn(SIDE, SIDE, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    return 10 * 2 * SIDE**3 / seconds(lambda: [a @ b for _ in range(10)])
+
+
+def measure(preset: str) -> None:
+    """Print the figures of a preset."""
+    config, precision = presets.get(preset), best_precision(DEVICE)
+    network = LatentBernoulliAutoencoder(config.model).to(DEVICE).to(memory_format=torch.channels_last)
+    state, batch = initial_state(network, config.train), config.train.batch_size
+    images = torch.randint(0, 256, (batch * STEPS, *config.model.image_shape), dtype=torch.uint8, device=DEVICE)
+    feed = Resident(images, batch, STEPS, seed=0)
+    loop = batch * STEPS / seconds(lambda: train_epoch(state, network, feed, config.train, precision=precision))
+    pixels = to_network(images[:batch], config.model)
+
+    def step() -> object:
+        return training_step(network, state.optimizer, pixels, config.train.loss, precision)
+
+    bare = batch * STEPS / seconds(lambda: [step() for _ in range(STEPS)])
+    with FlopCounterMode(display=False) as counter:
+        step()
+    share = counter.get_total_flops() * loop / batch / peak()
+    print(f"{preset}: {loop:,.0f} images/s, {loop / bare:.2f} of {bare:,.0f} on one batch, {share:.2f} of a product's speed")
+
+
+if __name__ == "__main__":
+    print(f"{torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'cpu'}, torch {torch.__version__}")
+    for name in sys.argv[1:] or ("cifar10", "celeba"):
+        measure(name)
