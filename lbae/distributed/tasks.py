@@ -5,8 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
+from ray.exceptions import RayError
 
 from lbae.errors import LbaeError
+
+# Ray Data tries a task again for ever when its process dies, also when the task is what kills it. Actors that lose their
+# nodes start anew more often than one task may fail, but not for ever: a model may be too large for the memory.
+_TRIES_AGAIN = 3
+TASKS = {"max_retries": _TRIES_AGAIN}
+ACTORS = {"max_restarts": 16, "max_task_retries": _TRIES_AGAIN}
 
 
 def as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
@@ -25,9 +32,15 @@ def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
-    """What was returned for every task, as it comes; the first error is raised."""
-    for row in rows.iter_rows():
-        outcome = pickle.loads(row["outcome"])
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome
+    """What was returned for every task, as it comes; the first error is raised, LbaeError for processes that keep dying."""
+    try:
+        for row in rows.iter_rows():
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
+    except RayError as error:
+        raise LbaeError(
+            f"a task was given up, as the process that ran it died {_TRIES_AGAIN + 1} times (of an image that breaks its decoder,"
+            f" or for want of memory); what is finished is kept: {' '.join(str(error).split())[:300]}"
+        ) from error
