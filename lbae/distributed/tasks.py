@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from lbae.errors import LbaeError
 
@@ -39,8 +39,8 @@ def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
             if isinstance(outcome, Exception):
                 raise outcome
             yield outcome
-    except RayError as error:
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
         raise LbaeError(
-            f"a task was given up, as the process that ran it died {_TRIES_AGAIN + 1} times (of an image that breaks its decoder,"
-            f" or for want of memory); what is finished is kept: {' '.join(str(error).split())[:300]}"
+            f"a task was given up: the process that ran it died {_TRIES_AGAIN + 1} times, of an image that breaks a decoder"
+            f" or for want of memory; what is finished is kept, run the job again: {' '.join(str(error).split())[:300]}"
         ) from error

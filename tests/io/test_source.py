@@ -55,6 +55,14 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
 
 
+def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}] * 60_000}), tmp_path / "a.parquet")
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
+    shards = plan(str(tmp_path)).shards
+    assert [shard.rows for shard in shards] == [2000] * 30
+    assert [len(read_shard(shard)) for shard in shards[:2]] == [2000, 2000]
+
+
 def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
     monkeypatch.setattr(source, "ROWS_PER_SHARD", 100)
@@ -131,7 +139,7 @@ def test_all_rows_of_a_source_have_the_same_columns(tmp_path):
         with pytest.raises(UserError, match=r"other columns \(label int64, name string\) than out \(label int"):
             source.fitted(shards, pa.schema(other), "out")
     image_table(tmp_path / "d.parquet", [b"z"], label=["cat"])
-    with pytest.raises(UserError, match="columns that do not fit together: .*label.*int64 vs string"):
+    with pytest.raises(UserError, match=r"columns that do not fit together: .*label.*int64 vs string"):
         plan(str(tmp_path))
 
 

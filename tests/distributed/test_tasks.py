@@ -1,0 +1,47 @@
+"""Tasks that kill their process are given up, and those beside them are not lost."""
+
+import os
+import signal
+
+import pytest
+import ray.data
+
+from lbae.distributed.tasks import ACTORS, TASKS, answered, as_rows, outcomes
+from lbae.errors import LbaeError
+
+POISON = 2
+
+
+def work(task: int) -> int:
+    if task == POISON:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+class Worker:
+    def __call__(self, row):
+        return answered(row, work)
+
+
+def over_actors(tasks):
+    pool = ray.data.ActorPoolStrategy(size=1)
+    return as_rows(tasks).map(Worker, compute=pool, num_cpus=1, **ACTORS)
+
+
+def over_tasks(tasks):
+    return as_rows(tasks).map(lambda row: answered(row, work), num_cpus=1, **TASKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over", [over_actors, over_tasks])
+def test_a_task_that_kills_its_process_is_given_up(ray_session, over):
+    with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
+        list(outcomes(over([0, POISON])))
+
+
+def test_errors_come_back_as_themselves(ray_session):
+    def fail(task: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        list(outcomes(as_rows([0]).map(lambda row: answered(row, fail), num_cpus=1, **TASKS)))
