@@ -29,7 +29,7 @@ from lbae.distributed.session import (
     node_cpus,
     session,
 )
-from lbae.distributed.tasks import ACTORS, TASKS, answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, assembly, latent_table
 from lbae.io import source as image_source
 from lbae.io.decode import Decoded, check_bad_share, decode_rows
@@ -131,14 +131,14 @@ def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Datas
     most, gpus = actor_pool(cpus, cluster_gpus())
     actors = min(most, len(shards))
     threads = max(1, min(cpus // actors, node_cpus()))
-    return as_rows(shards).map(
+    return over(
+        shards,
         _Encoder,
         fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": threads},
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
         num_gpus=gpus or None,
         runtime_env=RUNS_A_NETWORK,
-        **ACTORS,
     )
 
 
@@ -151,7 +151,7 @@ def _assemble(out: str, base: latent_table.LatentTable | None) -> list[assembly.
     def assemble(row: dict[str, Any]) -> dict[str, Any]:
         return answered(row, lambda plan: assembly.assemble(out, plan))
 
-    return list(outcomes(as_rows(plans).map(assemble, num_cpus=1, **TASKS)))
+    return list(outcomes(over(plans, assemble, num_cpus=1)))
 
 
 class _Encoder:

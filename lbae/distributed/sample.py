@@ -13,7 +13,7 @@ import torch
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, session
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
 from lbae.io.image_table import ImagePart
@@ -66,7 +66,8 @@ def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
     """Parts as they are written, and the tries that their latents took."""
     count = -(-num // _PART_ROWS)
     actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
-    written = as_rows(range(count)).map(
+    written = over(
+        range(count),
         _Sampler,
         fn_constructor_kwargs={
             # The bundle that was checked, and one copy of its prior a node, whatever the number of actors.

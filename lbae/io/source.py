@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float64, UInt64
 from lbae.errors import UserError
 from lbae.io import tables, tars
 from lbae.io.artifact import BEGUN, MANIFEST, WORK, digest_json, read_manifest
+from lbae.io.columns import check_fit, laid_out, together
 from lbae.io.images import image_size
 from lbae.io.storage import Location, readable, resolve
 
@@ -102,7 +103,9 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
     stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
     fingerprint = digest_json(stamps if recognised == named else [recognised, stamps])
-    return Source(uri=str(location), fingerprint=fingerprint, shards=_alike(uri, shards))
+    columns = together((shard.columns for shard in shards), uri)
+    alike = tuple(replace(shard, columns=columns) for shard in shards)
+    return Source(uri=str(location), fingerprint=fingerprint, shards=alike)
 
 
 def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, Kind, _Listed]:
@@ -126,27 +129,9 @@ def _holds_images(root: str, kind: Kind, listed: _Listed) -> bool:
     return any(image_size(_bytes_or_none(resolve(root) / name)) for name in itertools.islice(listed, _LOOKED_AT))
 
 
-def _alike(uri: str, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
-    """The shards with the columns of them all."""
-    try:
-        columns = pa.unify_schemas(list(dict.fromkeys(shard.columns for shard in shards)), promote_options="permissive")
-    except pa.ArrowException as error:
-        raise UserError(f"the files of {uri} have columns that do not fit together: {error}") from error
-    return tuple(replace(shard, columns=columns) for shard in shards)
-
-
 def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
     """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit those."""
-    theirs = shards[0].columns
-    try:
-        fit = pa.unify_schemas([columns, theirs], promote_options="permissive").equals(columns)
-    except pa.ArrowException:
-        fit = False
-    if not fit:
-        here, there = (", ".join(f"{field.name} {field.type}" for field in schema) or "none" for schema in (theirs, columns))
-        raise UserError(
-            f"the images have other columns ({here}) than {out} ({there}); encode them into a table of their own"
-        )
+    check_fit(shards[0].columns, columns, out)
     return tuple(replace(shard, columns=columns) for shard in shards)
 
 
@@ -235,12 +220,7 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
 
 
 def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
-    there = set(table.column_names)
-    rest = {
-        field.name: table[field.name].cast(field.type) if field.name in there else pa.nulls(len(table), field.type)
-        for field in shard.columns
-    }
-    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **rest})
+    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)})
 
 
 def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:

@@ -168,5 +168,7 @@ def test_searching(codes, compare):
             index.add(np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, BITS // 8))
         index.search(query[None], 20)
 
-    compare(lambda: nearest_in(table, query[None], 20), direct, "as fast as reading the table and asking FAISS, in one process")
+    compare(
+        lambda: nearest_in(table, query[None], 20), direct, "as fast as reading the table and asking FAISS, in one process"
+    )
     ray.shutdown()

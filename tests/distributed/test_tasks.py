@@ -6,7 +6,7 @@ import signal
 import pytest
 import ray.data
 
-from lbae.distributed.tasks import ACTORS, TASKS, answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.errors import LbaeError
 
 POISON = 2
@@ -24,19 +24,18 @@ class Worker:
 
 
 def over_actors(tasks):
-    pool = ray.data.ActorPoolStrategy(size=1)
-    return as_rows(tasks).map(Worker, compute=pool, num_cpus=1, **ACTORS)
+    return over(tasks, Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)
 
 
 def over_tasks(tasks):
-    return as_rows(tasks).map(lambda row: answered(row, work), num_cpus=1, **TASKS)
+    return over(tasks, lambda row: answered(row, work), num_cpus=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("over", [over_actors, over_tasks])
-def test_a_task_that_kills_its_process_is_given_up(ray_session, over):
+@pytest.mark.parametrize("dealt", [over_actors, over_tasks])
+def test_a_task_that_kills_its_process_is_given_up(ray_session, dealt):
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
-        list(outcomes(over([0, POISON])))
+        list(outcomes(dealt([0, POISON])))
 
 
 def test_errors_come_back_as_themselves(ray_session):
@@ -44,4 +43,4 @@ def test_errors_come_back_as_themselves(ray_session):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        list(outcomes(as_rows([0]).map(lambda row: answered(row, fail), num_cpus=1, **TASKS)))
+        list(outcomes(over([0], lambda row: answered(row, fail), num_cpus=1)))

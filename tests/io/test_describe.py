@@ -1,4 +1,4 @@
-"""What is said and drawn of a model, of an image table with a quarantine, and of a table in which nothing could be decoded."""
+"""What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be decoded."""
 
 import numpy as np
 import pytest
