@@ -3,6 +3,8 @@
 from typing import Any
 
 from lbae.cli import run
+from lbae.errors import UserError
+from lbae.io import latent_table
 from lbae.io.describe import describe
 from lbae.io.images import encode_png
 from lbae.io.storage import resolve
@@ -16,9 +18,12 @@ def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:
         uri: URI of a model, latent table, moment sums, bundle or image table.
         picture: where to draw (*.png) images of an image table, decoded latents of a latent table, or samples of a bundle.
     """
+    facts = describe(uri)
     if picture:
+        if facts["kind"] == latent_table.KIND and not facts["rows"]:
+            raise UserError(f"{uri} holds no latents, so there is nothing to draw; its quarantine says why")
         resolve(picture).write_bytes(encode_png(portrait(uri)))
-    return describe(uri)
+    return facts
 
 
 if __name__ == "__main__":

@@ -17,10 +17,19 @@ import ray.data
 import torch
 from ray.util.metrics import Counter
 
+from lbae.config import Precision
 from lbae.core.codec import best_precision
 from lbae.core.packing import pack
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, cluster_nodes, session
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.session import (
+    RUNS_A_NETWORK,
+    actor_pool,
+    cluster_cpus,
+    cluster_gpus,
+    cluster_nodes,
+    node_cpus,
+    session,
+)
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, assembly, latent_table
 from lbae.io import source as image_source
 from lbae.io.decode import Decoded, check_bad_share, decode_rows
@@ -64,18 +73,21 @@ def encode(
     with locked(out) as still_held:
         if append:
             base = assembly.open_for_append(out, manifest, settings)
+            if base.parts:
+                shards = image_source.fitted(shards, base.source_columns(), out)
             shards = image_source.without(shards, base.keys())
             if not shards:
                 return {"out": absolute(out), **base.manifest.result, "already": True}
-            artifact.begin_update(out, base.manifest, parents, overwrite)
+            artifact.begin_update(out, base.manifest, parents, overwrite, work=image_source.CUT)
         else:
-            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, resume=True)
+            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, work=image_source.CUT)
             if done:
                 check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
                 return done
         started = time.monotonic()
-        encoder = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
+        encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address):
+            encoder["precision"] = base.manifest.result["precision"] if base else _precision(encoder["out"])
             encoded = _encode(encoder, shards, still_held)
             parts = _assemble(absolute(out), base)
         still_held()
@@ -101,12 +113,29 @@ def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Call
     return {"images_by_node": sorted(by_node.values(), reverse=True), "images_per_second": round(line.rate, 1)}
 
 
+def _precision(out: str) -> Precision:
+    """The precision of a table: that of its finished shards, else what the actors' device does best.
+
+    One for all of them: nodes may differ, and a killed job may be continued on others.
+    """
+    if (found := assembly.precision(out)) is not None:
+        return found
+    _, gpus = actor_pool(cluster_cpus(), cluster_gpus())
+    if not gpus:
+        return best_precision(torch.device("cpu"))
+    return ray.get(ray.remote(best_precision).options(num_gpus=gpus).remote(torch.device("cuda")))
+
+
 def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Dataset:
-    actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
-    return as_rows(shards).map(
+    cpus = cluster_cpus()
+    most, gpus = actor_pool(cpus, cluster_gpus())
+    actors = min(most, len(shards))
+    threads = max(1, min(cpus // actors, node_cpus()))
+    return over(
+        shards,
         _Encoder,
-        fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": max(1, cluster_cpus() // actors)},
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+        fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": threads},
+        compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
         num_gpus=gpus or None,
         runtime_env=RUNS_A_NETWORK,
@@ -122,16 +151,15 @@ def _assemble(out: str, base: latent_table.LatentTable | None) -> list[assembly.
     def assemble(row: dict[str, Any]) -> dict[str, Any]:
         return answered(row, lambda plan: assembly.assemble(out, plan))
 
-    return list(outcomes(as_rows(plans).map(assemble, num_cpus=1)))
+    return list(outcomes(over(plans, assemble, num_cpus=1)))
 
 
 class _Encoder:
     """Holds the model; makes of a shard its file. While a batch is encoded the next ones are read and decoded."""
 
-    def __init__(self, model: str, out: str, keep_images: bool, device: str, threads: int) -> None:
+    def __init__(self, model: str, out: str, keep_images: bool, precision: Precision, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        chosen = torch.device(device)
-        self.codec = load_model(model, best_precision(chosen), chosen)
+        self.codec = load_model(model, precision, torch.device(device))
         self.model = load_network(model)[2].fingerprint
         self.out, self.keep_images = out, keep_images
         self.made = {
@@ -150,7 +178,7 @@ class _Encoder:
         for decoded in self._decoded(shard):
             latents.append(self._latents(decoded))
             quarantine.append(decoded.quarantine)
-        assembly.write_shard(self.out, shard.index, pa.concat_tables(latents), pa.concat_tables(quarantine), self.made)
+        assembly.write_shard(self.out, shard.index, latents, pa.concat_tables(quarantine), self.made)
         self.encoded.inc(shard.wanted)
         return self.node, shard.wanted
 

@@ -28,6 +28,7 @@ from lbae.io import model as model_io
 from lbae.io.artifact import read_manifest
 from lbae.io.attributes import Attribute, candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table
+from lbae.io.lock import locked
 from lbae.io.moments import load_lineage, load_moments
 from lbae.io.source import plan
 from lbae.io.storage import absolute, resolve
@@ -86,43 +87,44 @@ def fit(
         settings["examples"] = examples
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
-    done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
-    if done:
-        return done
-    started = time.monotonic()
-    with session(address):
-        pooled = ray.remote(pooled_factor).remote(sums)
-        alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
-        found = scan(table, [by] if by else [])
-        subset = draw_subset(table, found, by)
-        partitions = [by_class(subset, found, by)] if by else clusters(table, subset, codec, count, seed)
-        scratch = str(resolve(out) / "by-component")
-        fitted, tried = _choose(table, found, subset, partitions, attributes, sampler, scratch)
-        drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
-        drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
-        pooled = ray.get(pooled)
-    fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-    result = {
-        "components": len(fitted.prior.weights),
-        "sampler": sampler,
-        "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-        "tried": tried,
-        "fidelity": fidelity,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    return bundle_io.save_bundle(
-        out,
-        model=model,
-        prior=fitted.prior,
-        pooled_factor=pooled,
-        attributes=attribute_statistics(sums),
-        examples=images,
-        parents=parents,
-        config=settings,
-        rows=sums.count,
-        result=result,
-        report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),
-    )
+    with locked(out):
+        done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
+        if done:
+            return done
+        started = time.monotonic()
+        with session(address):
+            pooled = ray.remote(pooled_factor).remote(sums)
+            alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
+            found = scan(table, [by] if by else [])
+            subset = draw_subset(table, found, by)
+            partitions = [by_class(subset, found, by)] if by else clusters(table, subset, codec, count, seed)
+            scratch = str(resolve(out) / "by-component")
+            fitted, tried = _choose(table, found, subset, partitions, attributes, sampler, scratch)
+            drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
+            drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
+            pooled = ray.get(pooled)
+        fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
+        result = {
+            "components": len(fitted.prior.weights),
+            "sampler": sampler,
+            "constant_bits": int((np.abs(sums.mean) == 1).sum()),
+            "tried": tried,
+            "fidelity": fidelity,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        return bundle_io.save_bundle(
+            out,
+            model=model,
+            prior=fitted.prior,
+            pooled_factor=pooled,
+            attributes=attribute_statistics(sums),
+            examples=images,
+            parents=parents,
+            config=settings,
+            rows=sums.count,
+            result=result,
+            report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),
+        )
 
 
 def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from lbae.distributed.session import session
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
 from lbae.io import ingest as parts_io
 from lbae.io import source as image_source
@@ -36,7 +36,7 @@ def ingest(
     images = image_source.plan(source, kind)
     parents = {"source": images.fingerprint}
     with locked(out) as still_held:
-        done = artifact.begin(out, image_table.KIND, parents, {}, overwrite, resume=True)
+        done = artifact.begin(out, image_table.KIND, parents, {}, overwrite, work=parts_io.CUT)
         if done:
             check_bad_share(source, done["bad"], images.rows, max_bad_fraction)
             return done
@@ -48,10 +48,11 @@ def ingest(
 
         parts = []
         with session(address), ProgressLine("ingest", images.rows, "images") as line:
-            for part in outcomes(as_rows(plans).map(write, num_cpus=1)):
+            for part in outcomes(over(plans, write, num_cpus=1)):
                 parts.append(part)
                 line.update(line.done + part.rows + part.bad)
                 still_held()
+        still_held()
         bad = sum(part.bad for part in parts)
         facts = {"bad": bad, "seconds": round(time.monotonic() - started, 1)}
         result = image_table.publish_parts(out, parts, parents=parents, config={}, result=facts)

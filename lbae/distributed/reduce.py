@@ -16,6 +16,7 @@ from lbae.io import artifact
 from lbae.io import moments as moments_io
 from lbae.io.attributes import Attribute, candidate_columns, select_attributes
 from lbae.io.latent_table import LatentTable, open_latent_table
+from lbae.io.lock import locked
 from lbae.io.moments import Lineage
 from lbae.io.storage import absolute, resolve
 from lbae.report.progress import ProgressLine
@@ -58,7 +59,7 @@ def reduce(
     columns = _columns(table, attributes, by)
     settings = {"attributes": attributes, "by": by}
     started = time.monotonic()
-    with session(address):
+    with locked(out), session(address):
         found = scan(table, columns)
         if found.rows != table.manifest.rows:
             raise UserError(
@@ -78,7 +79,7 @@ def reduce(
         if groups:
             return _by_group(table, found, groups, chosen, out, settings, started)
         sums, facts = _sums(table, found, chosen, tasks)
-    return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
+        return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
 
 
 def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:

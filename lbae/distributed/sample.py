@@ -13,10 +13,11 @@ import torch
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, session
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
 from lbae.io.image_table import ImagePart
+from lbae.io.lock import locked
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -41,30 +42,32 @@ def sample_table(
     loaded.prior.draw(0, 1, seed, given)  # most mistakes in ``given`` show here, before anything starts or is written
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
-    done = artifact.begin(out, image_table.KIND, parents, settings, overwrite)
-    if done:
-        return done
-    started = time.monotonic()
-    parts, tries = [], 0
-    with session(address), ProgressLine("sample", num, "images") as line:
-        for part, tried in _parts(loaded, absolute(out), num, seed, given):
-            parts.append(part)
-            tries += tried
-            line.update(line.done + part.rows)
-    result = {
-        **settings,
-        "bundle": loaded.fingerprint,
-        "acceptance": whole_blocks(num) / tries,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    return image_table.publish_parts(out, parts, parents=parents, config=settings, result=result)
+    with locked(out):
+        done = artifact.begin(out, image_table.KIND, parents, settings, overwrite)
+        if done:
+            return done
+        started = time.monotonic()
+        parts, tries = [], 0
+        with session(address), ProgressLine("sample", num, "images") as line:
+            for part, tried in _parts(loaded, absolute(out), num, seed, given):
+                parts.append(part)
+                tries += tried
+                line.update(line.done + part.rows)
+        result = {
+            **settings,
+            "bundle": loaded.fingerprint,
+            "acceptance": whole_blocks(num) / tries,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        return image_table.publish_parts(out, parts, parents=parents, config=settings, result=result)
 
 
 def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]) -> Iterator[tuple[ImagePart, int]]:
     """Parts as they are written, and the tries that their latents took."""
     count = -(-num // _PART_ROWS)
     actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
-    written = as_rows(range(count)).map(
+    written = over(
+        range(count),
         _Sampler,
         fn_constructor_kwargs={
             # The bundle that was checked, and one copy of its prior a node, whatever the number of actors.

@@ -40,6 +40,8 @@ def search(
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
     table = latent_table.open_latent_table(latents)
+    if not table.manifest.rows:
+        raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
     place = model or table.made_from("model")
     check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.manifest.result["precision"])

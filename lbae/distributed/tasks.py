@@ -1,18 +1,33 @@
 """Work as Ray Data sets: one task a row and block, and errors as values."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
 from lbae.errors import LbaeError
+
+# Ray Data tries a task again for ever when its process dies, also when the task is what kills it.
+_TRIES_AGAIN = 3
+_TASKS, _ACTORS = {"max_retries": _TRIES_AGAIN}, {"max_task_retries": _TRIES_AGAIN}
 
 
 def as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
     """A data set whose rows are these tasks, each a block of its own, so that any worker may take any of them."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+
+
+def over(tasks: Sequence[Any], work: Callable[[dict[str, Any]], dict[str, Any]] | type, **options: Any) -> ray.data.Dataset:
+    """What ``work``, a function or a class for actors, makes of the rows of tasks, with options of Ray Data's ``map``."""
+    with warnings.catch_warnings():
+        # Ray will drop options without names of their own, but 2.60 has no other way to say how often it is to try.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return as_rows(tasks).map(work, **options, **(_ACTORS if isinstance(work, type) else _TASKS))
 
 
 def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
@@ -25,9 +40,15 @@ def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
-    """What was returned for every task, as it comes; the first error is raised."""
-    for row in rows.iter_rows():
-        outcome = pickle.loads(row["outcome"])
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome
+    """What was returned for every task, as it comes; the first error is raised, LbaeError for processes that keep dying."""
+    try:
+        for row in rows.iter_rows():
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+        raise LbaeError(
+            f"a task was given up: the process that ran it died {_TRIES_AGAIN + 1} times, of an image that breaks a decoder"
+            f" or for want of memory; what is finished is kept, run the job again: {' '.join(str(error).split())[:300]}"
+        ) from error

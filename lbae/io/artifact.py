@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ MANIFEST = "manifest.json"
 BEGUN = ".unfinished"
 # What a job that can be continued has done so far; readers of Parquet folders pass over it.
 WORK = "_work"
+# Where part files lie that plain Parquet readers take as a whole, so that nothing else may lie there.
+_TABLES = ("data", "quarantine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +99,27 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
 
 
 def begin(
-    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, resume: bool = False
+    out: str,
+    kind: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    overwrite: bool,
+    work: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Make ``out`` ready to be written.
 
     Returns the job's result, marked ``already``, when the same artifact (config and parents) stands there. Leftovers of an
-    unfinished run and, with ``overwrite``, another artifact are removed; with ``resume`` leftovers stay. UserError when
-    ``out`` holds another artifact, files that are no artifact's, or, with ``resume``, the leftovers of another one.
+    unfinished run and, with ``overwrite``, another artifact are removed; leftovers stay when ``work`` is given, which says
+    what they depend on besides, as how the work is cut. UserError when ``out`` holds another artifact, files that are no
+    artifact's, or leftovers of another run that are to stay.
     """
-    identity = {"kind": kind, "parent": parents, **config}
+    identity = {"kind": kind, "parent": parents, "generation": 1, "work": work or {}, **config}
     location = resolve(out)
     if (location / MANIFEST).exists():
         manifest = read_manifest(out)
         if (manifest.kind, manifest.parents, manifest.config) == (kind, parents, config):
             if not overwrite:
+                clear_published(out, manifest)
                 return {"out": absolute(out), **manifest.result, "already": True}
         elif not overwrite:
             why = _differences(manifest, kind, parents, config)
@@ -118,21 +128,35 @@ def begin(
     elif location.exists():
         if not (location / BEGUN).exists() and not location.is_empty_folder():
             raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
-        if not resume or not _is_continued(location, identity, overwrite):
+        if work is None or not _is_continued(location, identity, overwrite):
             location.remove()
     (location / BEGUN).write_bytes(json.dumps(identity).encode())
     return None
 
 
-def begin_update(out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool) -> None:
+def begin_update(
+    out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool, work: dict[str, Any] | None = None
+) -> None:
     """Make a finished artifact ready for its next generation; leftovers of the same update stay.
 
-    UserError when there are leftovers of another one, unless they may be overwritten.
+    UserError when there are leftovers of another one, unless they may be overwritten. ``work`` as for :func:`begin`.
     """
-    location, identity = resolve(out), {"parent": parents, "generation": manifest.generation + 1}
+    location = resolve(out)
+    identity = {"parent": parents, "generation": manifest.generation + 1, "work": work or {}}
+    clear_published(out, manifest)
     if not _is_continued(location, identity, overwrite):
         sweep(out, manifest)
     (location / BEGUN).write_bytes(json.dumps(identity).encode())
+
+
+def clear_published(out: str, manifest: Manifest) -> None:
+    """Remove what a run left that was killed between writing this manifest and its end; an update's work stays."""
+    begun = resolve(out) / BEGUN
+    if begun.exists():
+        if json.loads(begun.read_bytes()).get("generation", 1) > manifest.generation:
+            return
+        begun.remove()
+    (resolve(out) / WORK).remove()
 
 
 def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool) -> bool:
@@ -162,9 +186,12 @@ def publish(
 ) -> dict[str, Any]:
     """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint.
 
-    A later generation replaces the manifest of an artifact whose own files it leaves alone.
+    A later generation replaces the manifest of an artifact whose own files it leaves alone. Parts that ``files`` do not name
+    are removed from the tables before: a run that was killed may have cut its rows into other ones.
     """
-    location = resolve(out)
+    location, files = resolve(out), tuple(sorted(files))
+    for folder in _TABLES:
+        _sweep(location, files, folder)
     result = {"kind": kind, "fingerprint": fingerprint, "rows": rows, **result}
     manifest = Manifest(
         kind=kind,
@@ -172,7 +199,7 @@ def publish(
         parents=parents,
         config=config,
         rows=rows,
-        files=tuple(sorted(files)),
+        files=files,
         result=result,
         generation=generation,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -185,10 +212,15 @@ def publish(
 
 def sweep(out: str, manifest: Manifest) -> None:
     """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update."""
-    for name, _ in resolve(out).files():
-        if name not in (*manifest.files, MANIFEST):
-            (resolve(out) / name).remove()
     (resolve(out) / WORK).remove()
+    _sweep(resolve(out), (*manifest.files, MANIFEST))
+
+
+def _sweep(location: Location, kept: Iterable[str], folder: str = "") -> None:
+    below, kept = location / folder, frozenset(kept)
+    for name, _ in below.files(temporary=True) if below.exists() else ():
+        if posixpath.join(folder, name) not in kept:
+            (below / name).remove()
 
 
 def _differences(manifest: Manifest, kind: str, parents: dict[str, str], config: dict[str, Any]) -> str:

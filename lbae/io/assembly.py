@@ -1,12 +1,14 @@
 """Latent tables in the making: first a file a shard, so that a killed job continues, then part files of a good size."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lbae.config import Precision
 from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io.artifact import WORK, Manifest, RowDigest
@@ -43,23 +45,34 @@ class Part:
 def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> LatentTable:
     """The table that images are added to; UserError when it is of another model or was written otherwise."""
     table = open_latent_table(out)
+    artifact.clear_published(out, table.manifest)
     check_model(f"latent table {out}", table.model_fingerprint, model)
     if changed := artifact.changes(table.manifest.config, config):
         raise UserError(f"{out} was written otherwise ({changed}); append with the same options")
     return table
 
 
-def write_shard(out: str, index: int, latents: pa.Table, quarantine: pa.Table, made: dict[str, str]) -> None:
-    """Write what one shard became. The latents come last: once they are there, the shard is finished."""
+def write_shard(out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, made: dict[str, str]) -> None:
+    """Write what one shard became, from its latents in some tables. They come last: once they are there, it is finished."""
     if len(quarantine):
         write_parquet(out, f"{WORK}/{_QUARANTINE}{index}.parquet", quarantine)
-    metadata = {**latents.schema.metadata, **{f"lbae.{name}": made[name] for name in _MADE}}
-    write_parquet(out, f"{WORK}/{_LATENTS}{index}.parquet", latents.replace_schema_metadata(metadata))
+    whole = with_digest(pa.concat_tables(latents), sum(rows_digest(table.schema) for table in latents) % 2**256)
+    metadata = {**whole.schema.metadata, **{f"lbae.{name}": made[name] for name in _MADE}}
+    write_parquet(out, f"{WORK}/{_LATENTS}{index}.parquet", whole.replace_schema_metadata(metadata))
 
 
 def finished_shards(out: str) -> set[int]:
     """The shards that are finished."""
     return set(_written(out, _LATENTS))
+
+
+def precision(out: str) -> Precision | None:
+    """The precision that the finished shards were made at; None when there are none."""
+    for index in finished_shards(out):
+        with (resolve(out) / WORK / f"{_LATENTS}{index}.parquet").open() as file:
+            metadata = pq.read_schema(file).metadata
+        return "bfloat16" if metadata[b"lbae.precision"] == b"bfloat16" else "float32"
+    return None
 
 
 def plan_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
@@ -84,16 +97,14 @@ def _written(out: str, what: str) -> dict[int, int]:
     """The shards that have such a file, and its bytes."""
     work = resolve(out) / WORK
     files = work.files() if work.exists() else []
-    return {int(name[len(what) :].partition(".")[0]): info["size"] for name, info in files if name.startswith(what)}
+    found = ((re.fullmatch(rf"{what}(\d+)\.parquet", name), info) for name, info in files)
+    return {int(match[1]): info["size"] for match, info in found if match}
 
 
 def assemble(out: str, plan: PartPlan) -> Part:
-    """Write a part file, and one of its quarantine if there is any, from the files of its shards.
-
-    UserError when the shards' columns do not fit together.
-    """
+    """Write a part file, and one of its quarantine if there is any, from the files of its shards."""
     read = [_read(out, f"{_LATENTS}{index}.parquet") for index in plan.shards]
-    latents = _together(read)
+    latents = pa.concat_tables(read)
     digest = sum(rows_digest(table.schema) for table in read) % 2**256
     files, bad = [], 0
     if len(latents):
@@ -101,7 +112,7 @@ def assemble(out: str, plan: PartPlan) -> Part:
         groups = [min(_ROW_GROUP, len(latents) - first) for first in range(0, len(latents), _ROW_GROUP)]
         write_parquet(out, files[-1], with_digest(latents, digest), groups)
     if plan.bad:
-        quarantine = _together(_read(out, f"{_QUARANTINE}{index}.parquet") for index in plan.bad)
+        quarantine = pa.concat_tables(_read(out, f"{_QUARANTINE}{index}.parquet") for index in plan.bad)
         files.append(f"quarantine/{plan.name}")
         bad = len(quarantine)
         write_parquet(out, files[-1], quarantine)
@@ -112,14 +123,6 @@ def assemble(out: str, plan: PartPlan) -> Part:
 def _read(out: str, name: str) -> pa.Table:
     with (resolve(out) / WORK / name).open() as file:
         return pq.ParquetFile(file).read()
-
-
-def _together(tables: Iterable[pa.Table]) -> pa.Table:
-    first, *rest = tables
-    try:
-        return pa.concat_tables([first, *rest], promote_options="permissive").replace_schema_metadata(first.schema.metadata)
-    except pa.ArrowException as error:
-        raise UserError(f"the source's files have columns that do not fit together: {error}") from error
 
 
 def publish(

@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from lbae.errors import UserError, unknown
 
 MAX_CLASSES = 200
+_NAMING = ("key", "path", "source_key", "source_path", "image_path")  # columns that name an image
 Value = bool | int | str
 
 
@@ -36,7 +37,7 @@ class Attribute:
 def candidate_columns(schema: pa.Schema) -> list[str]:
     """Columns that can be attributes by their type."""
     kinds = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
-    return [f.name for f in schema if f.name not in ("key", "path") and any(kind(f.type) for kind in kinds)]
+    return [f.name for f in schema if f.name not in _NAMING and any(kind(f.type) for kind in kinds)]
 
 
 def column_values(table: pa.Table, columns: Iterable[str]) -> dict[str, set[Value]]:

@@ -1,7 +1,7 @@
 """``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into a cache."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ from lbae.errors import LbaeError, unknown
 from lbae.io import image_table
 from lbae.io.artifact import MANIFEST, begin
 from lbae.io.images import encode_png
+from lbae.io.lock import locked
 from lbae.io.storage import absolute, cache_folder, local_cache, resolve
 
 _PART_ROWS = 10_000
 _NAMES = ("mnist", "cifar10", "celeba")
 _SPLITS = ("train", "test")
+_Row = tuple[str, bytes, dict[str, Any]]  # name, content, further columns
 
 
 def as_image_table(uri: str) -> str:
     """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``, made when it is not in the cache.
 
-    The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other names; LbaeError
-    when the download fails.
+    The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other names,
+    and while another job makes it; LbaeError when the download fails.
     """
     name, _, split = uri.removeprefix("torchvision:").partition(":")
     split = split or "train"
@@ -32,21 +34,22 @@ def as_image_table(uri: str) -> str:
     out = str(cache_folder() / f"{name}-{split}")
     if (resolve(out) / MANIFEST).exists():
         return absolute(out)
-    parents = {"source": uri}
-    begin(out, image_table.KIND, parents, {}, overwrite=False)
+    with locked(out):
+        if not begin(out, image_table.KIND, {"source": uri}, {}, overwrite=False):
+            _write(out, uri, _ROWS[name], split)
+    return absolute(out)
+
+
+def _write(out: str, uri: str, rows_of: Callable[[str, bool], Iterator[_Row]], split: str) -> None:
     try:
-        rows = _ROWS[name](str(local_cache() / "downloads"), split == "train")
+        rows = rows_of(str(local_cache() / "downloads"), split == "train")
     except (RuntimeError, OSError) as error:
         raise LbaeError(f"{uri} could not be had from torchvision: {' '.join(str(error).split())}") from error
     parts: list[image_table.ImagePart] = []
     while some := list(itertools.islice(rows, _PART_ROWS)):
         columns = {column: [facts[column] for _, _, facts in some] for column in some[0][2]}
         parts.append(image_table.write_files(out, len(parts), [(path, data) for path, data, _ in some], columns))
-    image_table.publish_parts(out, parts, parents=parents, config={}, result={})
-    return absolute(out)
-
-
-_Row = tuple[str, bytes, dict[str, Any]]
+    image_table.publish_parts(out, parts, parents={"source": uri}, config={}, result={})
 
 
 def _arrays(dataset: Any) -> Iterator[_Row]:

@@ -10,11 +10,15 @@ from lbae.io.decode import QUARANTINE_SCHEMA
 from lbae.io.image_table import ImagePart
 from lbae.io.images import ImageError, check_image
 from lbae.io.latent_table import write_parquet
+from lbae.io.source import CUT as SOURCE_CUT
 from lbae.io.source import Shard, read_batches, runs
 from lbae.io.storage import resolve
 
 _PART_BYTES = 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
+CUT = {**SOURCE_CUT, "part_bytes": _PART_BYTES}
+"""How a source is cut into parts: what is finished of one is of no use to a version that cuts otherwise."""
+_PATH = "image_path"
 _DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
 
 
@@ -29,7 +33,9 @@ def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
     """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
 
     Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column ``image``
-    holds the bytes as they were and the key they had in the source; the other columns stay as they are.
+    holds the bytes as they were and, as their path, the key they had in the source; the other columns stay as they are. The
+    paths that images had in a table or a tar, where keys are others, become a column ``image_path``, unless the source has
+    one: that of a table that was ingested before says where its images first came from.
     """
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
     if not (resolve(out) / file).exists():
@@ -49,11 +55,12 @@ def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> Non
         wrong = batch.select(["key", "path"]).append_column("error", pa.array(errors, pa.string()))
         bad.append(wrong.filter(pa.array([error is not None for error in errors])).cast(QUARANTINE_SCHEMA))
         image = pa.StructArray.from_arrays([kept[name].combine_chunks() for name in ("bytes", "key")], ["bytes", "path"])
-        good.append(
-            pa.table({"image": image} | {n: kept[n] for n in kept.column_names if n not in ("key", "bytes", "path")})
-        )
+        rest = {name: kept[name] for name in kept.column_names[3:]}
+        if shards[0].row_groups or shards[0].samples:
+            rest = {_PATH: kept["path"], **rest}
+        good.append(pa.table({"image": image, **rest}))
         digest.add(cell["path"].encode() + cell["bytes"] for cell in image.to_pylist())
-    table, set_aside = pa.concat_tables(good, promote_options="permissive"), pa.concat_tables(bad)
+    table, set_aside = pa.concat_tables(good), pa.concat_tables(bad)
     if len(set_aside):
         write_parquet(out, quarantine, set_aside)
     sizes = [len(cell["bytes"]) for cell in table["image"].to_pylist()]

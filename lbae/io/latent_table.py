@@ -145,6 +145,11 @@ class LatentTable:
         with self._open(self.parts[0]) as file:
             return file.schema_arrow
 
+    def source_columns(self) -> pa.Schema:
+        """The columns that the source's rows brought along, without the image and its path; there must be a part."""
+        own = ("key", "latent", "path", "image")
+        return pa.schema([pa.field(field.name, field.type) for field in self.schema() if field.name not in own])
+
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """One part, with the errors of :meth:`batches`."""
         with self._open(part) as file:

@@ -23,28 +23,34 @@ _PATIENCE_S = 12.0
 def locked(out: str) -> Iterator[Callable[[], None]]:
     """Hold ``OUT.lock`` while the body runs.
 
-    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept. UserError
-    when a job that lives holds it; a lock that has not changed for 12 seconds is a dead job's. LbaeError when the storage
-    refuses to write it.
+    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept, or may have
+    since the storage did not answer for 12 seconds. UserError when a job that lives holds it; a lock that has not changed
+    for 12 seconds is a dead job's. LbaeError when the storage refuses to write it.
     """
     place = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
     _acquire(place, out, holder)
-    lost, ended = threading.Event(), threading.Event()
+    lost: list[str] = []
+    ended = threading.Event()
 
     def hold() -> None:
-        count = 0
-        while not ended.wait(_BEAT_S):
+        count, until = 0, time.monotonic() + _PATIENCE_S
+        while not ended.wait(_BEAT_S) and not lost:
             count += 1
-            with contextlib.suppress(OSError):  # a storage that does not answer for once: the next beat will do
-                if not _read(place).endswith(holder):
-                    lost.set()
-                    return
-                place.write_bytes(_beat(holder, count))
+            try:
+                found = _read(place)
+                if found is None or not found.endswith(holder):
+                    lost.append(f"was taken over by {found or 'nobody: its lock was removed'}, since this job stood still")
+                else:
+                    place.write_bytes(_beat(holder, count))
+                    until = time.monotonic() + _PATIENCE_S
+            except Exception as error:  # whatever a storage raises that does not answer for once: the next beat will do
+                if time.monotonic() > until:
+                    lost.append(f"may have been taken over, since its lock could not be renewed: {error}")
 
     def check() -> None:
-        if lost.is_set():
-            raise LbaeError(f"{out} was taken over by {_read(place)}, since this job stood still; nothing is lost")
+        if lost:
+            raise LbaeError(f"{out} {lost[0]}; what is finished is kept, run the job again")
 
     thread = threading.Thread(target=hold, daemon=True)
     thread.start()
@@ -53,7 +59,7 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
     finally:
         ended.set()
         thread.join()
-        if not lost.is_set():
+        if not lost:
             place.remove()
 
 
@@ -61,11 +67,12 @@ def _beat(holder: str, count: int) -> bytes:
     return f"beat {count} of {holder}".encode()
 
 
-def _read(place: Location) -> str:
+def _read(place: Location) -> str | None:
+    """What the lock says: nothing yet, perhaps, where it is just being made; None when there is none."""
     try:
         return place.read_bytes().decode()
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _acquire(place: Location, out: str, holder: str) -> None:
@@ -73,14 +80,16 @@ def _acquire(place: Location, out: str, holder: str) -> None:
     while not place.create(first):
         before = now = _read(place)
         until = time.monotonic() + _PATIENCE_S
-        while now == before and now and time.monotonic() < until:
+        while now == before and now is not None and time.monotonic() < until:
             time.sleep(_BEAT_S / 4)
             now = _read(place)
-        if now and now != before:
+        if now is None:
+            continue
+        if now != before:
             raise UserError(f"{out} is being written by {now}; wait for it, or choose another --out")
         place.remove()
         # Others may have found the same dead job, and remove what is created here: whose lock stays holds it.
         if place.create(first):
             time.sleep(_BEAT_S)
-            if _read(place).endswith(holder):
+            if (_read(place) or "").endswith(holder):
                 return

@@ -14,17 +14,21 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, UInt64
 
-from lbae.errors import LbaeError, UserError
-from lbae.io import tars
-from lbae.io.artifact import BEGUN, MANIFEST, digest_json, read_manifest
+from lbae.errors import UserError
+from lbae.io import tables, tars
+from lbae.io.artifact import BEGUN, MANIFEST, WORK, digest_json, read_manifest
+from lbae.io.columns import check_fit, laid_out, together
+from lbae.io.images import image_size
 from lbae.io.storage import Location, readable, resolve
 
 ROWS_PER_SHARD = 2048
 BYTES_PER_SHARD = 256 * 2**20
+CUT = {"shard_rows": ROWS_PER_SHARD, "shard_bytes": BYTES_PER_SHARD, "pieces_a_group": tables.PIECES}
+"""How sources are cut: what is finished of a shard is of no use to a version that cuts otherwise."""
 _BATCH_ROWS = 256
+_LOOKED_AT = 16
 
 Kind = Literal["table", "tars", "files"]
 
@@ -33,18 +37,22 @@ _Listed = dict[str, dict[str, Any]]  # what the filesystem says of files, by the
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows of one Parquet file (whole row groups), samples of one tar, or a run of image files."""
+    """Rows of one Parquet file (of its row groups, but for the first ``skip``), samples of one tar, or a run of image files.
+
+    ``columns`` are those that its rows have beside key, bytes and path: the same in all shards of a source.
+    """
 
     root: str
     rows: int
     size: int
     files: tuple[str, ...]
+    columns: pa.Schema
     index: int = 0
     start: int = 0
     row_groups: tuple[int, ...] = ()
+    skip: int = 0
     first_row: int = 0
     samples: tuple[tars.Sample, ...] = ()
-    classes: bool = False
     left_out: frozenset[int] = frozenset()
 
     @property
@@ -55,7 +63,11 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A planned image source; the fingerprint covers names, sizes and times of its files, not their content."""
+    """A planned image source.
+
+    The fingerprint covers names, sizes and times of its files, not their content, and their kind where their names do not
+    say it.
+    """
 
     uri: str
     fingerprint: str
@@ -70,7 +82,8 @@ class Source:
 def plan(uri: str, kind: Kind | None = None) -> Source:
     """Plan a source: a path, a URI, or ``torchvision:NAME``; of another kind than its files' names say if ``kind`` is given.
 
-    UserError when it is missing, empty, unfinished or a table without an ``image`` column.
+    UserError when it is missing or unfinished, holds no images, is a table without an ``image`` column, or its files have
+    columns that do not fit together.
     """
     if uri.startswith("torchvision:"):
         from lbae.io import datasets  # which imports torchvision, and that takes seconds
@@ -81,25 +94,45 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
         read_manifest(uri)
     listed = dict([(location.name, location.fs.info(location.path))] if location.is_file() else location.files())
     if (location / MANIFEST).exists():  # of an image table, whose quarantine holds no images
-        listed = {name: listed[name] for name in listed if name != MANIFEST and not name.startswith("quarantine/")}
+        apart = (MANIFEST, "quarantine/", f"{WORK}/")
+        listed = {name: listed[name] for name in listed if not name.startswith(apart)}
     root = posixpath.dirname(str(location)) if location.is_file() else str(location)
-    recognised, found = _recognised(listed, kind)
-    shards = _numbered(_SHARDS[recognised](root, found))
+    named, recognised, found = _recognised(listed, kind)
+    shards = _numbered(_SHARDS[recognised](root, found)) if kind or _holds_images(root, named, found) else ()
     if not shards:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
     stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
-    return Source(uri=str(location), fingerprint=digest_json(stamps), shards=shards)
+    fingerprint = digest_json(stamps if recognised == named else [recognised, stamps])
+    columns = together((shard.columns for shard in shards), uri)
+    alike = tuple(replace(shard, columns=columns) for shard in shards)
+    return Source(uri=str(location), fingerprint=fingerprint, shards=alike)
 
 
-def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, _Listed]:
-    """The kind of a source and the files that it is made of: if any is Parquet those, else tars, else all."""
+def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, Kind, _Listed]:
+    """The kind of a source by its files' names, the kind it is read as, and the files that it is then made of.
+
+    If any is Parquet those, else tars, else all.
+    """
     kinds: dict[str, Kind] = {".parquet": "table", ".tar": "tars"}
     found: dict[Kind, _Listed] = {"table": {}, "tars": {}, "files": {}}
     for name, info in listed.items():
         found[kinds.get(posixpath.splitext(name)[1], "files")][name] = info
     first: Kind = next((kind for kind in found if found[kind]), "files")
     kind = asked or first
-    return kind, found[kind] or listed
+    return (kind if found[kind] else first), kind, found[kind] or listed
+
+
+def _holds_images(root: str, kind: Kind, listed: _Listed) -> bool:
+    """Whether files may be images: one is named like an image, or one of the first is one."""
+    if kind != "files" or any(name.lower().endswith(tars.IMAGES) for name in listed):
+        return True
+    return any(image_size(_bytes_or_none(resolve(root) / name)) for name in itertools.islice(listed, _LOOKED_AT))
+
+
+def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
+    """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit those."""
+    check_fit(shards[0].columns, columns, out)
+    return tuple(replace(shard, columns=columns) for shard in shards)
 
 
 def _numbered(shards: Iterator[Shard]) -> tuple[Shard, ...]:
@@ -111,16 +144,18 @@ def _numbered(shards: Iterator[Shard]) -> tuple[Shard, ...]:
 
 def _table_shards(root: str, listed: _Listed) -> Iterator[Shard]:
     for name in listed:
-        metadata = _footer(root, name)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        rows, sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
+        footer = tables.footer(resolve(root) / name)
+        pieces = list(footer.pieces(ROWS_PER_SHARD, BYTES_PER_SHARD))
+        rows, sizes = [piece.rows for piece in pieces], [piece.size for piece in pieces]
         for first, last in runs(rows, sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
             yield Shard(
                 root=root,
                 rows=sum(rows[first:last]),
                 size=sum(sizes[first:last]),
                 files=(name,),
-                row_groups=tuple(range(first, last)),
+                columns=footer.columns,
+                row_groups=tuple(dict.fromkeys(piece.group for piece in pieces[first:last])),
+                skip=pieces[first].skip,
                 first_row=sum(rows[:first]),
             )
 
@@ -137,39 +172,24 @@ def runs(rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: 
         yield first, len(rows)
 
 
-def _footer(root: str, name: str) -> pq.FileMetaData:
-    location = resolve(root) / name
-    try:
-        with location.open() as file:
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            metadata = parquet.metadata
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{location} cannot be read as Parquet: {error}") from error
-    field = schema.field("image") if "image" in schema.names else None
-    if field is None or not pa.types.is_struct(field.type) or field.type.get_field_index("bytes") < 0:
-        raise UserError(f"{location} has no column 'image' of struct{{bytes, path}} (columns: {', '.join(schema.names)})")
-    return metadata
-
-
 def _tar_shards(root: str, listed: _Listed) -> Iterator[Shard]:
     for name in listed:
         samples = tars.samples(resolve(root) / name)
-        classes = any(sample.label for sample in samples)
+        columns = pa.schema([("label", pa.int64())] if any(sample.label for sample in samples) else [])
         sizes = [sample.image.size if sample.image else 0 for sample in samples]
         for first, last in runs([1] * len(samples), sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
             some = tuple(samples[first:last])
             size = sum(sizes[first:last])
-            yield Shard(root=root, rows=len(some), size=size, files=(name,), samples=some, classes=classes)
+            yield Shard(root=root, rows=len(some), size=size, files=(name,), samples=some, columns=columns)
 
 
 def _file_shards(root: str, listed: _Listed) -> Iterator[Shard]:
     names = list(listed)
-    classes = all("/" in name for name in names)
+    columns = pa.schema([("label", pa.string())] if all("/" in name for name in names) else [])
     sizes = [int(info.get("size") or 0) for info in listed.values()]
     for first, last in runs([1] * len(names), sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
         size = sum(sizes[first:last])
-        yield Shard(root=root, rows=last - first, size=size, files=tuple(names[first:last]), classes=classes)
+        yield Shard(root=root, rows=last - first, size=size, files=tuple(names[first:last]), columns=columns)
 
 
 _SHARDS: dict[Kind, Callable[[str, _Listed], Iterator[Shard]]] = {
@@ -182,48 +202,39 @@ _SHARDS: dict[Kind, Callable[[str, _Listed], Iterator[Shard]]] = {
 def read_batches(shard: Shard) -> Iterator[pa.Table]:
     """The rows of a shard in order, a few hundred at a time, as files may be large.
 
-    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path``, then the other columns.
+    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path`` (string), then ``shard.columns``. A
+    table's own columns of these names, and ``latent``, are called ``source_NAME``.
     """
     root, keys = resolve(shard.root), shard_keys(shard)
     if shard.row_groups:
-        yield from _table_batches(root / shard.files[0], shard, keys)
+        first = 0
+        for table in tables.batches(root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS):
+            wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
+            yield _rows(shard, keys[first : first + len(table)].filter(wanted), table.filter(wanted))
+            first += len(table)
         return
-    wanted = [row for row in range(shard.rows) if row not in shard.left_out]
-    for first in range(0, len(wanted), _BATCH_ROWS):
-        rows = wanted[first : first + _BATCH_ROWS]
-        columns: dict[str, Any] = {"key": keys.take(rows)}
-        if shard.samples:
-            some = tuple(shard.samples[row] for row in rows)
-            data, labels = tars.read(root / shard.files[0], some, shard.classes)
-            columns |= {"bytes": pa.array(data, pa.binary())}
-            columns["path"] = pa.array([sample.image and sample.image.name for sample in some], pa.string())
-        else:
-            names = [shard.files[row] for row in rows]
-            columns["bytes"] = pa.array([_bytes_or_none(root / name) for name in names], pa.binary())
-            columns["path"] = pa.array(names, pa.string())
-            labels = [name.split("/", 1)[0] for name in names]
-        yield pa.table(columns | ({"label": labels} if shard.classes else {}))
+    left = [row for row in range(shard.rows) if row not in shard.left_out]
+    for first in range(0, len(left), _BATCH_ROWS):
+        some = left[first : first + _BATCH_ROWS]
+        yield _rows(shard, keys.take(some), (_samples if shard.samples else _files)(root, shard, some))
 
 
-def _table_batches(location: Location, shard: Shard, keys: pa.Array) -> Iterator[pa.Table]:
-    first = 0
-    try:
-        with location.open() as file:
-            for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, row_groups=list(shard.row_groups)):
-                table = pa.Table.from_batches([batch])
-                image = table["image"].combine_chunks()
-                has_path = image.type.get_field_index("path") >= 0
-                columns = {
-                    "key": keys[first : first + len(table)],
-                    "bytes": pc.struct_field(image, "bytes"),
-                    "path": pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string()),
-                }
-                rest = {name: table[name] for name in table.column_names if name not in ("image", *columns)}
-                wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
-                yield pa.table(columns | rest).filter(wanted) if shard.left_out else pa.table(columns | rest)
-                first += len(table)
-    except (pa.ArrowException, OSError) as error:
-        raise LbaeError(f"{location} cannot be read as Parquet: {error}") from error
+def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
+    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)})
+
+
+def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
+    some = tuple(shard.samples[row] for row in rows)
+    labelled = "label" in shard.columns.names
+    data, labels = tars.read(root / shard.files[0], some, labelled)
+    paths = pa.array([sample.image and sample.image.name for sample in some], pa.string())
+    return pa.table({"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})})
+
+
+def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
+    names = [shard.files[row] for row in rows]
+    data = pa.array([_bytes_or_none(root / name) for name in names], pa.binary())
+    return pa.table({"bytes": data, "path": names, "label": [name.split("/", 1)[0] for name in names]})
 
 
 def read_shard(shard: Shard) -> pa.Table:

@@ -1,9 +1,12 @@
 """One resolver for every URI: local paths, ``s3://`` and whatever else fsspec knows."""
 
+import contextlib
 import errno
 import os
 import posixpath
 import tomllib
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,42 +44,62 @@ class Location:
 
     def exists(self) -> bool:
         """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not answer."""
-        try:
-            return bool(self.fs.exists(self.path))
-        except Exception as error:  # whatever the libraries behind a filesystem raise
-            raise LbaeError(f"{self} cannot be reached: {error}") from error
+        return self._kind() is not None
 
     def is_file(self) -> bool:
         """Whether there is a file here."""
-        return bool(self.fs.isfile(self.path))
+        return self._kind() == "file"
+
+    def _kind(self) -> str | None:
+        """What is here: file, directory or nothing. Not by ``fs.exists``, which takes a bucket out of reach for none."""
+        with _named(self, "reached"):
+            try:
+                return str(self.fs.info(self.path)["type"])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def is_empty_folder(self) -> bool:
-        """Whether there is a folder here with nothing in it, hidden files included."""
-        return not self.is_file() and not self.fs.ls(self.path)
+        """Whether there is a folder here with nothing in it but what a killed :meth:`write_bytes` left."""
+        if self.is_file():
+            return False
+        with _named(self, "listed"):
+            names = [posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)]
+        return all(_is_temporary(name) for name in names)
 
     def open(self) -> IO[bytes]:
-        """The file for reading."""
-        return self.fs.open(self.path, "rb")
+        """The file for reading; FileNotFoundError when there is none."""
+        with _named(self, "read", FileNotFoundError, IsADirectoryError):
+            return self.fs.open(self.path, "rb")
 
     def read_bytes(self) -> bytes:
-        """The file's content."""
-        return bytes(self.fs.cat_file(self.path))
+        """The file's content; FileNotFoundError when there is none."""
+        with _named(self, "read", FileNotFoundError, IsADirectoryError):
+            return bytes(self.fs.cat_file(self.path))
 
     def write_bytes(self, data: bytes) -> None:
         """Write the file whole or not at all: by rename on a local disk, by one request on object stores."""
         if self.is_local:
             self._make_parent()
-            temporary = f"{self.path}.{os.getpid()}.tmp"
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            temporary = Path(posixpath.dirname(self.path), _temporary(self.name))
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         else:
-            self.fs.pipe_file(self.path, data)
+            with _named(self, "written"):
+                self.fs.pipe_file(self.path, data)
 
     def create(self, data: bytes) -> bool:
-        """Write the file if there is none, as one act; whether it was written. LbaeError when the storage refuses."""
+        """Write the file if there is none; whether it was written. LbaeError when the storage refuses.
+
+        On a local disk a reader may find the new file empty for a moment: hard links, which could prevent that, are
+        unknown to many network and FUSE mounts.
+        """
         try:
             if self.is_local:
                 self._make_parent()
@@ -86,7 +109,7 @@ class Location:
                 self.fs.pipe_file(self.path, data, mode="create")
         except FileExistsError:
             return False
-        except OSError as error:
+        except Exception as error:  # whatever the libraries behind a filesystem raise
             if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
                 return False
             raise LbaeError(f"{self} cannot be written: {error}") from error
@@ -101,17 +124,49 @@ class Location:
     def remove(self) -> None:
         """Delete the file, or the folder and all it holds; nothing when there is none."""
         if self.exists():
-            self.fs.rm(self.path, recursive=True)
+            with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
+                self.fs.rm(self.path, recursive=True)
 
-    def files(self) -> list[tuple[str, dict[str, Any]]]:
-        """All files below, as (path relative to this folder, info), sorted; hidden files and folders are left out."""
+    def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        """All files below, as (path relative to this folder, info), sorted.
+
+        Those in or with a name after a dot are left out, but for what a killed :meth:`write_bytes` left, if ``temporary``.
+        """
         root = self.path.rstrip("/") + "/"
+        with _named(self, "listed"):
+            listed = self.fs.find(self.path, detail=True)
         found = []
-        for path, info in self.fs.find(self.path, detail=True).items():
-            relative = path[len(root) :]
-            if relative and not any(part.startswith((".", "_")) for part in relative.split("/")):
-                found.append((relative, info))
+        for path, info in listed.items():
+            name = path[len(root) :]
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if name and (not hidden or (temporary and _is_temporary(posixpath.basename(name)))):
+                found.append((name, info))
         return sorted(found, key=lambda item: item[0])
+
+
+@contextlib.contextmanager
+def _named(place: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
+    """Turn what the libraries behind a filesystem raise into LbaeError that names the place.
+
+    The local disk's OSErrors stay as they are: they name the file, and their numbers tell a full disk from a broken one.
+    """
+    try:
+        yield
+    except passed:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and place.is_local:
+            raise
+        raise LbaeError(f"{place} cannot be {verb}: {error}") from error
+
+
+def _temporary(name: str) -> str:
+    """A name that no reader of folders looks at, for a file that is being written."""
+    return f".{name}.{uuid.uuid4().hex}.tmp"
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def resolve(uri: str) -> Location:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage import Location
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 _LABEL = "cls"
 
 
@@ -47,7 +47,7 @@ def samples(location: Location) -> list[Sample]:
     return [
         Sample(
             name=name,
-            image=next((member for suffix, member in members.items() if suffix in _IMAGES), None),
+            image=next((member for suffix, member in members.items() if suffix in IMAGES), None),
             label=members.get(_LABEL),
         )
         for name, members in found.items()

@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from ray._private.internal_api import memory_summary
 from torchvision.io import ImageReadMode, decode_image
 
 from lbae import presets
@@ -20,7 +21,7 @@ from lbae.core.codec import Codec, best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack
 from lbae.distributed.encode import encode
-from lbae.distributed.search import nearest_in
+from lbae.distributed.neighbours import nearest_in
 from lbae.io import artifact
 from lbae.io.images import decode_image as ours
 from lbae.io.latent_table import KIND, open_latent_table, write_parquet
@@ -85,10 +86,13 @@ def watch_encoders(stop: threading.Event, found: list[int]) -> None:
 
 @pytest.mark.filterwarnings("ignore:The image decoding")
 def test_encoding_jobs(model, tmp_path):
-    tables = {count: smooth_images(tmp_path / f"{count}.parquet", count) for count in (2, FEW, IMAGES)}
+    tables = {count: smooth_images(tmp_path / f"{count}.parquet", count) for count in (FEW, IMAGES)}
+    for actor in range(2):  # a file is a shard of its own, so that the empty pipeline has as many actors
+        smooth_images(tmp_path / "empty" / f"{actor}.parquet", 1)
+    tables[2] = tmp_path / "empty"
 
     def job(count: int) -> tuple[dict, float, int]:
-        ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
+        ray.init(address="local", num_cpus=2, object_store_memory=2**31, log_to_driver=False)  # as a job starts it
         stop, peaks = threading.Event(), [0]
         thread = threading.Thread(target=watch_encoders, args=(stop, peaks))
         thread.start()
@@ -97,6 +101,7 @@ def test_encoding_jobs(model, tmp_path):
         spent = time.perf_counter() - started
         stop.set()
         thread.join()
+        assert "Spilled" not in memory_summary(stats_only=True)
         ray.shutdown()
         return result, spent, max(peaks)
 
@@ -163,5 +168,7 @@ def test_searching(codes, compare):
             index.add(np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, BITS // 8))
         index.search(query[None], 20)
 
-    compare(lambda: nearest_in(table, query, 20), direct, "as fast as reading the table and asking FAISS, in one process")
+    compare(
+        lambda: nearest_in(table, query[None], 20), direct, "as fast as reading the table and asking FAISS, in one process"
+    )
     ray.shutdown()

@@ -31,6 +31,7 @@ def main(model: str, data: str, out: str, victim: str) -> None:
     if victim == "node":
         thread.start()
     result = encode(model=model, data=data, out=out, max_bad_fraction=0.02)
+    print(f"images by node: {result['images_by_node']}")
     print(json.dumps({**result, "killed": victim == "node" and not thread.is_alive()}))
     ray.shutdown()
     cluster.shutdown()

@@ -3,10 +3,13 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -19,20 +22,23 @@ import torch
 from PIL import Image
 
 from lbae import presets
+from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack
 from lbae.distributed.encode import encode
 from lbae.errors import LbaeError, UserError
+from lbae.io import assembly
 from lbae.io import source as image_source
-from lbae.io.artifact import read_manifest
+from lbae.io.artifact import begin, read_manifest
 from lbae.io.decode import decode_rows
 from lbae.io.images import encode_png
-from lbae.io.latent_table import open_latent_table
+from lbae.io.latent_table import latent_part, open_latent_table, part_digest
 from lbae.io.lock import locked
 from lbae.io.model import load_model, save_model
 from lbae.io.source import plan, read_shard
-from lbae.io.storage import resolve
-from tests.conftest import ROOT, image_table
+from lbae.io.storage import Location, resolve
+from tests.conftest import ROOT, SAMPLE, image_table
+from tests.s3_server import refusing_server
 
 FILES, ROWS = 24, 50
 
@@ -49,11 +55,11 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """An image table of many small files, 1 % of whose images are damaged."""
+    """Digits as an image table of many small files, 1 % of whose images are damaged."""
     folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
+    digits = pq.read_table(SAMPLE)["image"].combine_chunks().field("bytes").to_pylist()
     for file in range(FILES):
-        cells = [encode_png(rng.integers(0, 256, (28, 28, 1), dtype=np.uint8)) for _ in range(ROWS)]
+        cells = digits[file * ROWS : (file + 1) * ROWS]
         if file % 2:
             cells[file] = cells[file][:40]
         image_table(folder / f"{file:02d}.parquet", cells, label=[row % 10 for row in range(ROWS)], name=["x"] * ROWS)
@@ -169,54 +175,137 @@ def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session
     encode(**options, overwrite=True, max_bad_fraction=0.02)
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen:
+def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment or None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def ray_that_knows_s3(s3, monkeypatch) -> Iterator[None]:
+    """A Ray that jobs join whose workers have the server's address, which the run's own Ray has not."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code = (
+        "import ray, sys; found = ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False);"
+        " print(found.address_info['address'], flush=True); sys.stdin.read()"
     )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    monkeypatch.setenv("RAY_ADDRESS", process.stdout.readline().strip())
+    yield
+    process.communicate()
+
+
+def names_in(place: Location) -> list[str]:
+    return [name for name, _ in place.files()] if place.exists() else []
+
+
+def shards_in(names: list[str]) -> int:
+    return sum(name.startswith("_work/latents-") for name in names)
+
+
+def kill_ten_times(out: str, *options: object) -> int:
+    """Kill the job when it has written a few more shards, when it has them all, a part, the manifest; how often it lived."""
+    place, chance, killed = resolve(out), random.Random(0), 0
+    moments = [lambda names: shards_in(names) == FILES] * 2
+    moments += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
+    for number in range(10):
+        wanted = min(shards_in(names_in(place)) + chance.randrange(1, 4), FILES)
+        job, until = start(*options), time.monotonic() + 60
+        while job.poll() is None and time.monotonic() < until:
+            names = names_in(place)
+            if shards_in(names) >= wanted if number < 6 else moments[number - 6](names):
+                break
+            time.sleep(0.01)
+        time.sleep(chance.random() / 10)
+        killed += job.poll() is None
+        job.kill()
+        job.communicate()
+        if number:  # the first dead job's lock is waited for, which takes 12 seconds
+            resolve(f"{out}.lock").remove()
+    return killed
+
+
+def finish(*options: object) -> dict:
+    job = start(*options)
+    printed, errors = job.communicate(timeout=200)
+    assert job.returncode == 0, errors
+    return json.loads(printed)
 
 
 @pytest.mark.slow
 def test_ten_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
-    out, chance = tmp_path / "latents", random.Random(0)
+    out = tmp_path / "latents"
     options = ("--model", model, "--data", corpus, "--out", out)
-    done = 0
-    for _ in range(10):
-        job = start(*options)
-        before, until = done, time.monotonic() + 60
-        while job.poll() is None and time.monotonic() < until and done < min(before + chance.randrange(4), FILES):
-            time.sleep(0.01)
-            done = len(list((out / "_work").glob("latents-*")))
-        time.sleep(chance.random())
-        job.kill()
-        job.communicate()
-    last = start(*options)
-    printed, errors = last.communicate(timeout=120)
-    assert last.returncode == 0, errors
-    assert json.loads(printed)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+    assert kill_ten_times(str(out), *options) >= 8
+    assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == rows_of(undisturbed)
     assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
 
 @pytest.mark.slow
-def test_a_kill_on_s3_loses_and_doubles_nothing(s3, undisturbed, model, corpus):
+def test_ten_kills_on_s3_lose_and_double_nothing(undisturbed, s3, ray_that_knows_s3, model, corpus):
     options = ("--model", model, "--data", corpus, "--out", f"{s3}/latents")
-    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}  # a Ray that knows the server
-    job = start(*options, **alone)
-    work = resolve(f"{s3}/latents/_work")
-    while job.poll() is None and not (work.exists() and len(work.files()) > 3):
-        time.sleep(0.05)
-    job.kill()
-    job.communicate()
-    last = start(*options, **alone)
-    printed, errors = last.communicate(timeout=200)
-    assert last.returncode == 0, errors
-    assert json.loads(printed)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+    assert kill_ten_times(f"{s3}/latents", *options) >= 8
+    assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     table = open_latent_table(f"{s3}/latents")
     assert table.read(table.parts[0]).equals(pq.read_table(undisturbed / "data"))
-    left = {name.split("/")[0] for name, _ in resolve(f"{s3}/latents").files()}
-    assert left == {"data", "quarantine", "manifest.json"}
+    assert {name.split("/")[0] for name in names_in(resolve(f"{s3}/latents"))} == {"data", "quarantine", "manifest.json"}
     assert not resolve(f"{s3}/latents.lock").exists()
+
+
+@pytest.mark.slow
+def test_throttling_in_the_middle_costs_time_and_no_row(undisturbed, s3, monkeypatch, request, model, corpus):
+    with refusing_server(monkeypatch) as server:
+        server.period = 4
+        request.getfixturevalue("ray_that_knows_s3")
+        result = finish("--model", model, "--data", corpus, "--out", f"{s3}/latents")
+        assert server.refused > 10
+        assert result["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+        server.period = 0
+
+
+def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, model, corpus):
+    options = {"model": model, "data": str(corpus)}
+    with pytest.raises(LbaeError, match=r"s3://nowhere/latents.lock cannot be written: .*bucket does not exist"):
+        encode(**options, out="s3://nowhere/latents")
+    with pytest.raises(UserError, match="data s3://nowhere/data does not exist"):
+        encode(model=model, data="s3://nowhere/data", out=f"{s3}/latents")
+    with refusing_server(monkeypatch) as server:
+        server.code, server.status, server.refusals = "InvalidAccessKeyId", "403 Forbidden", 10**6
+        with pytest.raises(LbaeError, match=r"s3://bucket/latents.lock cannot be written: InvalidAccessKeyId"):
+            encode(**options, out="s3://bucket/latents")
+        with pytest.raises(LbaeError, match=r"s3://bucket/data cannot be reached: Forbidden"):
+            encode(model=model, data="s3://bucket/data", out="s3://bucket/latents")
+    with pytest.raises(LbaeError, match=r"/proc/latents.lock cannot be written: "):  # where nobody can write
+        encode(**options, out="/proc/latents")
+
+
+def test_a_file_that_disappears_while_the_job_runs_is_set_aside(ray_session, model, folder_of_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_source, "ROWS_PER_SHARD", 4)
+    data, out = tmp_path / "images", tmp_path / "latents"
+    shutil.copytree(folder_of_images, data)
+    planned = plan(str(data))
+    gone = planned.shards[-1].files[-1]
+
+    def disappear() -> None:
+        while not (out / ".unfinished").exists():  # from here on the source is planned and nothing of it is read
+            time.sleep(0.001)
+        (data / gone).unlink()
+
+    thread = threading.Thread(target=disappear)
+    thread.start()
+    result = encode(model=model, data=str(data), out=str(out), max_bad_fraction=0.1)
+    thread.join()
+    assert (result["rows"], result["bad"]) == (planned.rows - 1, 1)
+    assert pq.read_table(out / "quarantine").to_pylist() == [{"key": gone, "path": gone, "error": "no bytes"}]
+
+
+def test_words_are_no_images(model, tmp_path):
+    (tmp_path / "words").mkdir()
+    for name in ("a.txt", "b.md"):
+        (tmp_path / "words" / name).write_text("words")
+    with pytest.raises(UserError, match="words holds no images"):
+        encode(model=model, data=str(tmp_path / "words"), out=str(tmp_path / "latents"))
 
 
 @pytest.mark.slow
@@ -227,6 +316,7 @@ def test_two_nodes_share_the_work(undisturbed, model, corpus, tmp_path, victim):
     command = [sys.executable, "-m", "tests.distributed.encode_on_two_nodes", model, str(corpus), str(out), victim]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+    print(done.stdout)
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert facts["killed"] == (victim == "node")
     assert rows_of(out) == rows_of(undisturbed)
@@ -275,6 +365,42 @@ def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path
         image_table(tmp_path / "data" / f"{name}.parquet", [cell], label=[label])
     with pytest.raises(UserError, match="columns that do not fit together"):
         encode(model=model, data=str(tmp_path / "data"), out=str(tmp_path / "latents"))
+
+
+def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):
+    cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
+    data, options = tmp_path / "data", {"model": model, "data": str(tmp_path / "data"), "out": str(tmp_path / "latents")}
+    image_table(data / "a.parquet", cells, label=[1, 2], name=["x", "y"])
+    encode(**options)
+    image_table(data / "b.parquet", cells, label=pa.array([3, 4], pa.int8()))
+    encode(**options, append=True)
+    table = pq.read_table(tmp_path / "latents" / "data")
+    assert table["label"].to_pylist() == [1, 2, 3, 4]
+    assert table["name"].to_pylist() == ["x", "y", None, None]
+    (data / "a.parquet").unlink()
+    image_table(data / "c.parquet", cells, label=[5, 6], size=[7, 8])
+    with pytest.raises(UserError, match=r"other columns \(label int64, size int64\) than .*latents \(label int64, name str"):
+        encode(**options, append=True)
+
+
+def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session, model, tmp_path, monkeypatch):
+    data, out = tmp_path / "data.parquet", str(tmp_path / "latents")
+    digits = pq.read_table(SAMPLE).slice(0, 600)
+    pq.write_table(digits, data)
+    monkeypatch.setattr(image_source, "ROWS_PER_SHARD", 300)
+    other = "float32" if best_precision(torch.device("cpu")) == "bfloat16" else "bfloat16"
+    codec, first = load_model(model, other), plan(str(data)).shards[0]
+    decoded = decode_rows(read_shard(first), codec.config)
+    fingerprint = read_manifest(model).fingerprint
+    rest = decoded.rows.drop_columns(["key"])
+    whole = latent_part(decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint)
+    parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
+    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, work=image_source.CUT)
+    assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
+    result = encode(model=model, data=str(data), out=out)
+    assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)
+    table = open_latent_table(out)
+    assert table.digest() == part_digest(table.read(table.parts[0])), "shards are encoded in batches of 256 rows"
 
 
 def test_shards_do_not_depend_on_what_is_left_out(corpus):

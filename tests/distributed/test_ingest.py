@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from lbae.distributed.ingest import ingest
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
 from lbae.io import ingest as parts_io
 from lbae.io.artifact import read_manifest
+from lbae.io.attributes import candidate_columns
+from lbae.io.images import encode_png
 from lbae.io.source import plan, read_shard
-from tests.conftest import ROOT
+from tests.conftest import ROOT, image_table
 
 
 def rows(uri) -> dict[str, tuple]:
@@ -39,6 +41,31 @@ def test_a_folder_becomes_an_image_table(ray_session, folder_of_images, tmp_path
     assert pq.read_table(out / "quarantine")["key"].to_pylist() == ["dark/bad.png"]
     again = ingest(source=str(data), out=str(out), max_bad_fraction=0.1)
     assert (again["already"], again["rows"], again["bad"]) == (True, 40, 1)
+
+
+def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
+    image = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    image_table(tmp_path / "data" / "a.parquet", [image, image], key=["x", "y"], label=[1, 2])
+    image_table(tmp_path / "data" / "b.parquet", [image])
+    once, twice = str(tmp_path / "once"), str(tmp_path / "twice")
+    ingest(source=str(tmp_path / "data"), out=once)
+    found = pq.read_table(tmp_path / "once" / "data")
+    assert found.column_names == ["image", "image_path", "source_key", "label"]
+    assert found["image"].combine_chunks().field("path").to_pylist() == ["a.parquet:0", "a.parquet:1", "b.parquet:0"]
+    rest = {"image_path": ["0.png", "1.png", "0.png"], "source_key": ["x", "y", None], "label": [1, 2, None]}
+    assert found.drop_columns("image").to_pydict() == rest
+    assert candidate_columns(found.schema) == ["label"]
+    ingest(source=once, out=twice)
+    assert pq.read_table(tmp_path / "twice" / "data").drop_columns("image").to_pydict() == rest
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path):
+    for name, label in (("a", 1), ("b", "cat")):
+        image_table(tmp_path / "data" / f"{name}.parquet", [b"x"], label=[label])
+    with pytest.raises(UserError, match=r"data have columns that do not fit together: .*label .*int64 vs string"):
+        ingest(source=str(tmp_path / "data"), out=str(tmp_path / "table"))
+    with pytest.raises(LbaeError, match=r"/proc/table.lock cannot be written: "):
+        ingest(source=str(tmp_path / "data" / "a.parquet"), out="/proc/table")
 
 
 def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkeypatch, ray_session):

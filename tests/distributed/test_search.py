@@ -1,12 +1,20 @@
 """Searching a latent table finds what a look at every row finds."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import pack
+from lbae.distributed.encode import encode
 from lbae.distributed.neighbours import nearest_in
 from lbae.io.latent_table import open_latent_table
-from tests.conftest import write_latents
+from lbae.io.model import save_model
+from lbae.io.source import plan, read_shard
+from tests.conftest import picture_size, write_latents
 
 
 @pytest.mark.parametrize("k", [1, 20, 2000])
@@ -22,3 +30,37 @@ def test_the_nearest_of_a_table(ray_session, tmp_path, k):
     assert [every[row["label"]] for row in rows] == [hit.distance for hit in hits]
     assert len({row["key"] for row in rows}) == min(k, 1000)
     assert rows[0] == {"key": "k17", "label": 17}
+
+
+@pytest.fixture(scope="module")
+def encoded(ray_session, digits, tmp_path_factory) -> str:
+    """The digits' latents of an LBAE that has learned nothing."""
+    out, config = tmp_path_factory.mktemp("encoded"), presets.get("demo", "modern")
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
+    save_model(str(out / "model"), network, config, parents={}, run={}, result={"images": 0})
+    encode(model=str(out / "model"), data=str(digits), out=str(out / "latents"))
+    return str(out / "latents")
+
+
+def test_the_job_finds_an_image_of_the_table_itself_and_draws_what_it_found(job, digits, encoded, tmp_path):
+    (tmp_path / "a.png").write_bytes(read_shard(plan(str(digits)).shards[-1])["bytes"][7].as_py())
+    found = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", 5, "--out", tmp_path / "hits.png")
+    assert found.code == 0, found.err
+    result = json.loads(found.out.splitlines()[-1])
+    assert result["rows"] == 600
+    assert [hit["distance"] for hit in result["hits"]] == sorted(hit["distance"] for hit in result["hits"])
+    assert len(result["hits"]) == 5
+    first = result["hits"][0]
+    assert (first["key"], first["distance"]) == ("b.parquet:7", 0)
+    assert first.keys() == {"distance", "key", "path", "label"}
+    width, height = picture_size(tmp_path / "hits.png")
+    assert width > 5 * height, "the image and five beside it"
+
+
+def test_mistakes_of_a_search_are_named(job, encoded, tmp_path):
+    for k in (0, -3):
+        refused = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", k)
+        assert (refused.code, refused.error) == (2, f"error: k is {k}; allowed: 1 or more")
+    assert job("search", "--latents", encoded, "--image", tmp_path / "a.png").error.endswith("a.png does not exist")
+    (tmp_path / "a.png").write_text("words")
+    assert "a.png cannot be read as an image" in job("search", "--latents", encoded, "--image", tmp_path / "a.png").error

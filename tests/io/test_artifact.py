@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lbae.errors import UserError
-from lbae.io.artifact import MANIFEST, RowDigest, begin, publish, read_manifest
+from lbae.io.artifact import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, publish, read_manifest
 
 FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers": 2}}
 
@@ -62,6 +62,47 @@ def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
         read_manifest(str(tmp_path / "m"))
     assert begin(str(tmp_path / "m"), "model", {}, {}, False) is None
     assert not (tmp_path / "m" / "part").exists()
+
+
+def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / f".{BEGUN}.0.tmp").write_bytes(b"{")
+    made(tmp_path / "m")
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
+
+
+def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tmp_path):
+    def leave(**marker):
+        (folder / BEGUN).write_text(json.dumps(marker))
+        (folder / WORK).mkdir(exist_ok=True)
+        (folder / WORK / "shard").touch()
+
+    out, folder = str(tmp_path / "m"), tmp_path / "m"
+    made(folder)
+    leave(kind="model", generation=1)
+    assert begin(out, "model", FACTS["parents"], FACTS["config"], False)["already"]
+    assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST}
+    leave(kind="model")
+    begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 5})
+    assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST, BEGUN}
+    (folder / WORK).mkdir()
+    assert begin(out, "model", FACTS["parents"], FACTS["config"], False)["already"]
+    begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 5})
+    assert (folder / WORK).exists(), "an update that was killed is no leftover of what stands there"
+    with pytest.raises(UserError, match=r"unfinished run with other options \(work.rows was 5, is now 6\)"):
+        begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 6})
+
+
+def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_path):
+    out = str(tmp_path / "t")
+    begin(out, "table", {}, {}, False)
+    for name in ("data/old", "data/stale", "data/.new.0.tmp", "quarantine/stale", "quarantine/new", "data/new", "elsewhere"):
+        (tmp_path / "t" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "t" / name).touch()
+    files = ["data/old", "data/new", "quarantine/new"]
+    publish(out, "table", fingerprint="f", parents={}, config={}, rows=1, files=files, result={})
+    left = {str(path.relative_to(out)) for path in (tmp_path / "t").rglob("*") if path.is_file()}
+    assert left == {*files, "elsewhere", MANIFEST}
 
 
 def test_missing_wrong_newer_and_damaged_artifacts_are_named(tmp_path):

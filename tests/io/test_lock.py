@@ -3,11 +3,12 @@ import time
 from collections.abc import Callable
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from lbae.errors import LbaeError, UserError
 from lbae.io import lock
 from lbae.io.lock import locked
-from lbae.io.storage import resolve
+from lbae.io.storage import Location, resolve
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -52,14 +53,48 @@ def test_a_dead_jobs_lock_is_taken_over_by_one_of_several(out):
     assert len(held) == len(refused) == 1
 
 
-def test_a_job_that_stood_still_finds_out(out):
-    def work(still_held: Callable[[], None]) -> None:
-        while True:
-            still_held()
-            time.sleep(0.05)
+def test_an_empty_lock_is_one_that_is_just_being_made_or_a_dead_jobs(out):
+    place = resolve(f"{out}.lock")
+    place.write_bytes(b"")
+    writer = threading.Timer(0.5, place.write_bytes, [b"beat 0 of another job"])
+    writer.start()
+    with pytest.raises(UserError, match="is being written by beat 0 of another job"), locked(out):
+        pass
+    writer.join()
+    place.write_bytes(b"")
+    with locked(out) as still_held:
+        still_held()
+    assert not place.exists()
 
+
+def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_S", 4)
+
+    def silent(*_: object) -> None:
+        raise ConnectionClosedError(endpoint_url="x")  # botocore's, no OSError
+
+    with locked(out) as still_held:
+        with monkeypatch.context() as patch:
+            patch.setattr(Location, "read_bytes", silent)
+            time.sleep(1)
+            still_held()
+        time.sleep(1.5)
+        still_held()
+        monkeypatch.setattr(Location, "read_bytes", silent)
+        with pytest.raises(LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"):
+            wait_for_the_end(still_held)
+    monkeypatch.undo()
+
+
+def wait_for_the_end(still_held: Callable[[], None]) -> None:
+    while True:
+        still_held()
+        time.sleep(0.05)
+
+
+def test_a_job_that_stood_still_finds_out(out):
     with locked(out) as still_held:
         resolve(f"{out}.lock").write_bytes(b"beat 1 of another job")
         with pytest.raises(LbaeError, match="was taken over by beat 1 of another job"):
-            work(still_held)
+            wait_for_the_end(still_held)
     assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "another's lock is not removed"

@@ -7,6 +7,7 @@ import pytest
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
+from lbae.io import image_table as image_table_io
 from lbae.io import source
 from lbae.io.decode import check_bad_share, decode_every, decode_rows
 from lbae.io.source import held_out, plan, read_shard
@@ -29,6 +30,37 @@ def test_a_table_is_planned_by_row_groups(digits, monkeypatch):
     ]
     assert planned.rows == 600
     assert keys(digits) == [f"a.parquet:{i}" for i in range(350)] + [f"b.parquet:{i}" for i in range(250)]
+
+
+def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
+    cells = [f"image {row}".encode() for row in range(1000)]
+    image_table(tmp_path / "a.parquet", cells, label=list(range(1000)))
+    image_table(tmp_path / "b.parquet", cells[:30], row_group_size=10, label=list(range(30)))
+    whole = pa.concat_tables(read_shard(shard) for shard in plan(str(tmp_path)).shards)
+    assert whole["bytes"].to_pylist() == [*cells, *cells[:30]]
+    monkeypatch.setattr(source, "ROWS_PER_SHARD", 300)
+    shards = plan(str(tmp_path)).shards
+    assert [(s.rows, s.start, s.row_groups, s.skip) for s in shards] == [
+        (250, 0, (0,), 0),
+        (250, 250, (0,), 250),
+        (250, 500, (0,), 500),
+        (250, 750, (0,), 750),
+        (30, 1000, (0, 1, 2), 0),
+    ]
+    assert pa.concat_tables(read_shard(shard) for shard in shards).equals(whole)
+    known = pa.chunked_array([[f"a.parquet:{row}" for row in (250, 251, 499, 999)]])
+    some = pa.concat_tables(read_shard(shard) for shard in source.only(shards, known))
+    assert some["bytes"].to_pylist() == [cells[row] for row in (250, 251, 499, 999)]
+    monkeypatch.setattr(source, "ROWS_PER_SHARD", 1)
+    assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
+
+
+def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}] * 60_000}), tmp_path / "a.parquet")
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
+    shards = plan(str(tmp_path)).shards
+    assert [shard.rows for shard in shards] == [2000] * 30
+    assert [len(read_shard(shard)) for shard in shards[:2]] == [2000, 2000]
 
 
 def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
@@ -57,6 +89,60 @@ def test_a_flat_folder_has_no_label_and_hidden_files_are_no_images(tmp_path, fol
     assert table["key"].to_pylist() == ["a.png"]
 
 
+def test_images_named_by_an_underscore_are_images_and_those_of_a_run_are_not(tmp_path, folder_of_images):
+    for name in ("_DSC0001.png", "_old/a.png", ".cache/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
+    assert keys(tmp_path) == ["_DSC0001.png", "_old/a.png"]
+    out = str(tmp_path / "table")
+    part = image_table_io.write_files(out, 0, [("x", b"x")], {})
+    image_table_io.publish_parts(out, [part], parents={}, config={}, result={})
+    image_table(tmp_path / "table" / "_work" / "half.parquet", [b"y"])
+    assert keys(out) == ["data/part-00000.parquet:0"]
+
+
+def test_columns_that_rows_have_already_are_renamed_not_lost(tmp_path):
+    image = [{"bytes": b"x", "path": "0.png"}]
+    rows = {"key": ["k"], "path": ["p"], "bytes": [7], "latent": [b"z"], "label": [3], "image": image}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    table = read_shard(plan(str(tmp_path)).shards[0])
+    assert table.drop_columns("bytes").to_pylist() == [
+        {
+            "key": "a.parquet:0",
+            "path": "0.png",
+            "source_key": "k",
+            "source_path": "p",
+            "source_bytes": 7,
+            "source_latent": b"z",
+            "label": 3,
+        }
+    ]
+    image_table(tmp_path / "a.parquet", [b"x"], key=["k"], source_key=["l"])
+    with pytest.raises(UserError, match=r"a.parquet has more than one column for source_key .*rename them"):
+        plan(str(tmp_path))
+
+
+def test_all_rows_of_a_source_have_the_same_columns(tmp_path):
+    image_table(tmp_path / "a.parquet", [b"x"], label=pa.array([1], pa.int8()))
+    image_table(tmp_path / "b.parquet", [b"y"], label=[None], name=["n"])
+    image_table(tmp_path / "c.parquet", [b"z"], label=pa.array([2**40]))
+    shards = plan(str(tmp_path)).shards
+    every = [read_shard(shard) for shard in shards]
+    assert len({table.schema for table in every}) == 1
+    whole = pa.concat_tables(every)
+    assert whole["label"].to_pylist() == [1, None, 2**40]
+    assert whole["name"].to_pylist() == [None, "n", None]
+    columns = pa.schema([("label", pa.int64()), ("name", pa.string()), ("more", pa.bool_())])
+    (row,) = read_shard(source.fitted(shards, columns, "out")[0]).to_pylist()
+    assert (row["label"], row["name"], row["more"]) == (1, None, None)
+    for other in ([("label", pa.int64())], [("label", pa.int32()), ("name", pa.string())]):
+        with pytest.raises(UserError, match=r"other columns \(label int64, name string\) than out \(label int"):
+            source.fitted(shards, pa.schema(other), "out")
+    image_table(tmp_path / "d.parquet", [b"z"], label=["cat"])
+    with pytest.raises(UserError, match=r"columns that do not fit together: .*label.*int64 vs string"):
+        plan(str(tmp_path))
+
+
 def test_a_changed_source_has_another_fingerprint(tmp_path):
     image_table(tmp_path / "a.parquet", [b"one"])
     before = plan(str(tmp_path)).fingerprint
@@ -73,7 +159,11 @@ def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, dig
     assert [key for shard in plan(str(tmp_path), "files").shards for key in shard.files] == ["a.png", "b.png"]
     unnamed = shutil.copy(digits / "b.parquet", tmp_path / "table")
     assert plan(str(unnamed), "table").rows == 250
-    assert plan(str(unnamed)).rows == 1
+    assert plan(str(unnamed), "table").fingerprint != plan(str(unnamed), "files").fingerprint
+    with pytest.raises(UserError, match="holds no images"):
+        plan(str(unnamed))
+    image = shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / "image")
+    assert plan(str(image)).fingerprint == plan(str(image), "files").fingerprint
     with pytest.raises(LbaeError, match="cannot be read as an uncompressed tar"):
         plan(str(unnamed), "tars")
 
@@ -120,6 +210,7 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
         (lambda p: pq.write_table(pa.table({"x": [1]}), p / "a.parquet") or p, r"no column 'image' .*\(columns: x\)"),
         (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
         (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),
+        (lambda p: [(p / name).write_text("words") for name in ("a.txt", "b.csv")] and p, "holds no images"),
     ],
 )
 def test_bad_sources_are_named(tmp_path, make, message):

@@ -1,7 +1,15 @@
+import errno
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage import absolute, readable, resolve
+from tests.conftest import ROOT
 
 
 def test_local_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
@@ -23,7 +31,38 @@ def test_files_lists_what_is_below_without_the_hidden(tmp_path):
     for name in ("b.txt", "a/c.txt", ".hidden", ".git/config", "_tmp/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert [name for name, _ in resolve(str(tmp_path)).files()] == ["a/c.txt", "b.txt"]
+    assert [name for name, _ in resolve(str(tmp_path)).files()] == ["_tmp/x", "a/c.txt", "b.txt"]
+
+
+def test_a_kill_while_a_file_is_written_leaves_nothing_that_readers_of_folders_see(tmp_path):
+    place = resolve(str(tmp_path / "part.parquet"))
+    code = (
+        "import os, sys; from lbae.io import storage;"
+        " os.replace = lambda *_: os._exit(9); storage.resolve(sys.argv[1]).write_bytes(b'half')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(place)], cwd=ROOT, check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".part.parquet.")
+    assert not place.exists()
+    assert resolve(str(tmp_path)).is_empty_folder()
+    assert resolve(str(tmp_path)).files() == []
+    assert [name for name, _ in resolve(str(tmp_path)).files(temporary=True)] == [left.name]
+    pq.write_table(pa.table({"x": [1]}), place.path)
+    assert pq.read_table(tmp_path).num_rows == 1
+    (tmp_path / ".notes").touch()
+    assert not resolve(str(tmp_path)).is_empty_folder()
+    assert [name for name, _ in resolve(str(tmp_path)).files(temporary=True)] == [left.name, "part.parquet"]
+
+
+def test_a_failed_write_leaves_no_file_and_keeps_its_number(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        resolve(str(tmp_path / "file")).write_bytes(b"content")
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_filesystem_goes_through_the_same_resolver():
@@ -50,5 +89,32 @@ def test_a_bucket_that_does_not_answer_is_named(monkeypatch):
         "MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be reached: .*127\.0\.0\.1:9"):
-        resolve("s3://bucket/x").exists()
+    place = resolve("s3://bucket/x")
+    for verb, call in {
+        "reached": place.exists,
+        "read": place.read_bytes,
+        "written": lambda: place.write_bytes(b"x"),
+        "listed": place.files,
+    }.items():
+        with pytest.raises(LbaeError, match=rf"s3://bucket/x cannot be {verb}: .*127\.0\.0\.1:9"):
+            call()
+    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be (read|reached): .*127\.0\.0\.1:9"):
+        place.open()
+    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be written: .*127\.0\.0\.1:9"):
+        place.create(b"x")
+    with pytest.raises(LbaeError, match=r"s3://bucket cannot be reached: .*127\.0\.0\.1:9"):
+        readable("s3://bucket", "data")
+
+
+def test_missing_keys_are_named(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    place = resolve("s3://bucket/x")
+    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be written: Unable to locate credentials"):
+        place.create(b"x")
+    with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be written: Unable to locate credentials"):
+        place.write_bytes(b"x")
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,61 @@
+"""What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be decoded."""
+
+import numpy as np
+import pytest
+
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.io import artifact, image_table
+from lbae.io import ingest as parts_io
+from lbae.io.describe import describe
+from lbae.io.images import encode_png
+from lbae.io.latent_table import KIND
+from lbae.io.model import save_model
+from lbae.io.source import plan
+from tests.conftest import image_table as write_table
+from tests.conftest import picture_size, run_job
+
+
+@pytest.fixture
+def ingested(tmp_path) -> str:
+    """An image table of two images, made from five of which three are damaged."""
+    out, image = str(tmp_path / "table"), encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    write_table(tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5)))
+    part = parts_io.ingest_part(out, 0, plan(str(tmp_path / "data")).shards)
+    image_table.publish_parts(out, [part], parents={"source": "s"}, config={}, result={"bad": part.bad})
+    return out
+
+
+def test_a_model(tmp_path):
+    out, config = str(tmp_path / "model"), presets.get("demo", "modern")
+    save_model(out, LatentBernoulliAutoencoder(config.model), config, parents={"data": "d"}, run={}, result={"images": 7})
+    facts = describe(out)
+    assert (facts["kind"], facts["rows"], facts["parents"]) == ("model", 7, {"data": "d"})
+    assert facts["config"]["model"]["latent_dim"] == config.model.latent_dim
+    assert {"lbae", "torch"} <= facts["packages"].keys()
+    assert "bits" not in facts
+    assert "quarantine" not in facts
+
+
+def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
+    facts = describe(ingested)
+    assert (facts["kind"], facts["rows"], facts["files"], facts["result"]["bad"]) == ("image table", 2, 2, 3)
+    assert sum(facts["quarantine"].values()) == 3
+    assert facts["quarantine"]["no bytes"] == 1
+    outcome = run_job("show", ingested, "--picture", tmp_path / "picture.png")
+    assert outcome.code == 0, outcome.err
+    width, height = picture_size(tmp_path / "picture.png")
+    assert width > height, "two thumbnails side by side"
+
+
+def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
+    out = str(tmp_path / "latents")
+    config, parents = {"latent_dim": 11, "keep_images": False}, {"model": "m", "data": "d"}
+    artifact.publish(out, KIND, fingerprint="f", parents=parents, config=config, rows=0, files=[], result={"bad": 3})
+    assert describe(out)["rows"] == 0
+    outcome = run_job("show", out, "--picture", tmp_path / "picture.png")
+    assert outcome.code == 2
+    assert "holds no latents, so there is nothing to draw" in outcome.error
+    outcome = run_job("search", "--latents", out, "--image", tmp_path / "picture.png")
+    assert outcome.code == 2
+    assert "holds no rows; there is nothing to search" in outcome.error
