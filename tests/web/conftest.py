@@ -26,7 +26,7 @@ from lbae.core.prior import Prior
 from lbae.core.samplers import fit
 from lbae.web.app import create_app
 from lbae.web.backend import Backend, BundleBackend
-from lbae.web.guard import Limits
+from lbae.web.guard import Limits, Observe
 
 N = 21
 
@@ -96,10 +96,12 @@ class Client:
 
 
 @contextmanager
-def listening(bundle: Bundle, limits: Limits, port: int = 0) -> Iterator[str]:
+def listening(
+    bundle: Bundle, limits: Limits, port: int = 0, observe: Observe = lambda route, status, seconds: None
+) -> Iterator[str]:
     """The application on a socket of this machine: its URL."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(create_app(opened(bundle), limits), log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(create_app(opened(bundle), limits, observe), log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
