@@ -78,6 +78,16 @@ def test_a_client_that_is_too_slow_is_told_so(bundle):
     assert "the body did not arrive in 0.2 s" in answer.json()["error"]["message"]
 
 
+def test_a_slow_client_over_http(bundle):
+    with (
+        listening(bundle, Limits(max_seconds=0.5)) as url,
+        socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60) as connection,
+    ):
+        connection.sendall(b"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+        connection.sendall(b"content-length: 99\r\n\r\n{")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
+
+
 def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch):
     client = Client(bundle, Limits(max_seconds=0.2))
     monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(1))
