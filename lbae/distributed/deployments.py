@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,14 +11,14 @@ import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve as ray_serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.serve_metrics import observe_batches, observe_requests
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, cluster_nodes
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, cluster_nodes, wait_for
 from lbae.distributed.shelf import Edition, Shelf, Shelved
 from lbae.errors import UserError
 from lbae.io import bundle as bundle_io
@@ -71,7 +72,7 @@ def application(
     """The Serve application for the bundle at a URI, or for the one that a file there names, to ``follow`` it.
 
     Without ``replicas`` two of every deployment where there are CPUs for them, else one; with ``max_replicas`` up to as many
-    while requests wait.
+    while requests wait. UserError where there is no CPU for each of them, also after a while in which nodes may come.
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
@@ -81,11 +82,9 @@ def application(
         raise UserError(f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and no more than max_replicas")
     # Room for every request that the application lets in, and for those that it must tell to come again.
     requests = 2 * limits.max_running
-    compute = {
-        "num_cpus": 1 if cluster_cpus() > 1 else 0.5,
-        "num_gpus": 1 if cluster_gpus() else 0,
-        "runtime_env": RUNS_A_NETWORK,
-    }
+    cpus = 1 if cluster_cpus() > 1 else 0.5
+    wait_for(math.ceil(least * cpus), "CPU", "give fewer replicas, or join a larger cluster")
+    compute = {"num_cpus": cpus, "num_gpus": share_of_gpu(cluster_gpus(), most), "runtime_env": RUNS_A_NETWORK}
     # Of the replica that multiplies: its part of a node, of which a batch does not fill more than a few.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
     shelf = ray_serve.deployment(
@@ -117,6 +116,11 @@ def application(
         for name in (_VERBS if topology == "split" else ())
     ]
     return ingress.options(max_queued_requests=requests).bind(shelf, *behind)
+
+
+def share_of_gpu(gpus: int, replicas: int) -> float:
+    """What every replica takes of a GPU, so that all of them find a place: they share, rather than one waiting for ever."""
+    return 1 / math.ceil(replicas / gpus) if gpus else 0
 
 
 def check_bundle(uri: str, follow: bool) -> None:
@@ -184,9 +188,9 @@ class _Verbs:
         self._bundles.current().check()
 
 
-# Calls change nothing, so when the replica dies that has one, another gets it.
+# Calls change nothing, so when the replica dies that has one, or its node and with it the result, another gets it.
 _ANEW: dict[str, Any] = {
-    "retry": retry_if_exception_type(RayActorError),
+    "retry": retry_if_exception_type((RayActorError, ObjectLostError)),
     "stop": stop_after_attempt(3),
     "reraise": True,
 }

@@ -1,7 +1,9 @@
 """Serving a bundle with Ray Serve until interrupted, or changing the bundle of a service that runs."""
 
+import errno
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,10 +14,12 @@ from typing import Any
 import httpx
 import ray
 from ray import serve as ray_serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from lbae.distributed.deployments import SHELF, Topology, application, check_bundle
-from lbae.distributed.session import session
+from lbae.distributed.session import root_cause, session
 from lbae.distributed.shelf import State
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage import absolute
@@ -24,7 +28,10 @@ from lbae.web.guard import api_keys as keys_of
 
 _APP = "lbae"
 _LOOK_S = 2
+_START_S = 600
 _SWAP_S = 600
+_ANSWER_S = 30
+_NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
 
 
 def serve(
@@ -59,6 +66,8 @@ def serve(
     uri = bundle or follow
     if uri is None or (bundle and follow):
         raise UserError("give --bundle or --follow, and not both")
+    if host == "":
+        raise UserError("host is empty; allowed: the name or address of an interface, such as 127.0.0.1")
     check_bundle(uri, bool(follow))
     asked: dict[str, Any] = {
         "port": port,
@@ -77,6 +86,7 @@ def serve(
                     " shutdown` ends it first"
                 )
             return swap(uri)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, too, nothing is to be left behind
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
             print(json.dumps(facts), flush=True)
             _watch()
@@ -84,12 +94,21 @@ def serve(
 
 
 def _watch() -> None:
-    """Wait for the end, and say what happens to the bundle."""
-    stop, seen = threading.Event(), state()
+    """Wait for the end, and say what happens to the bundle, and when nobody can say."""
+    stop, seen, silent = threading.Event(), state(), False
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(_LOOK_S):
-        now = state()
+        try:
+            now = state(_LOOK_S)
+        except Exception as error:  # Serve starts a lost shelf again, and the replicas answer meanwhile
+            if not silent:
+                print(
+                    f"warning: what the service answers from is not known at present: {root_cause(error)}", file=sys.stderr
+                )
+            silent = True
+            continue
+        silent = False
         if now.current != seen.current:
             print(f"answers from {now.current.uri} ({now.current.fingerprint}) now", file=sys.stderr)
         if now.problem and now.problem != seen.problem:
@@ -101,17 +120,17 @@ def _watch() -> None:
 def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: Any) -> Iterator[dict[str, Any]]:
     """Serve a bundle on the connected Ray with the options of :func:`application`, and take down what was started.
 
-    Yields the URL and the bundle's fingerprint once the service answers there. LbaeError when Ray Serve already runs on this
-    cluster at another address: its proxy cannot be moved.
+    Yields the URL and the bundle's fingerprint once the service answers there. UserError when the port is taken, or Ray
+    Serve listens elsewhere on this cluster already; LbaeError when the service does not start.
     """
+    running = _check_address(host, port)
     app = application(bundle, **options)
-    running = bool(ray_serve.status().proxies)
-    ray_serve.start(http_options={"host": host, "port": port})
-    ray_serve.run(app, name=_APP, route_prefix="/")
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        url = f"http://{host}:{port}"
-        found = _check(url, bundle)
-        yield {"url": url, "bundle": found, "address": ray.get_runtime_context().gcs_address}
+        ray_serve.start(http_options={"host": host, "port": port})
+        ray_serve._run(app, name=_APP, route_prefix="/", _blocking=False)  # run() would wait for ever
+        _wait_until_running()
+        yield {"url": url, "bundle": _check(url), "address": ray.get_runtime_context().gcs_address}
     finally:
         if running:
             ray_serve.delete(_APP)
@@ -119,26 +138,74 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
             ray_serve.shutdown()
 
 
-def _check(url: str, bundle: str) -> str:
-    try:
-        answer = httpx.get(f"{url}/readyz", timeout=30)
-    except httpx.HTTPError as error:
-        raise LbaeError(
-            f"nothing answers at {url} ({error}); Ray Serve may already run on this cluster at another port"
-        ) from error
-    if answer.status_code != 200:
-        raise LbaeError(f"{url}/readyz answered {answer.status_code} for bundle {bundle}")
-    return str(answer.json()["bundle"])
+def _check_address(host: str, port: int) -> bool:
+    """Whether Ray Serve runs at this address already. UserError when it does elsewhere, or something else does here."""
+    if client := _get_global_client(raise_if_no_controller_running=False):
+        if ((found := client.http_config).host, found.port) != (host, port):
+            raise UserError(
+                f"Ray Serve listens at {found.host}, port {found.port}, on this cluster already, which cannot be changed to"
+                f" {host}, port {port}: give --host {found.host} --port {found.port}, or end it by `serve shutdown`"
+            )
+        return True
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # Ray's proxy would share the port with another service, and the kernel would deal requests out to both.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            if (
+                getattr(error, "errno", None) != errno.EADDRNOTAVAIL
+            ):  # an interface of the cluster's, perhaps, not of this machine
+                raise UserError(
+                    f"nothing can listen at {host}, port {port}: {error}; give another --port or --host"
+                ) from error
+    return False
+
+
+def _wait_until_running() -> None:
+    """LbaeError when the application cannot be deployed, or was not within ten minutes, with what Ray Serve says of it."""
+    until, said = time.monotonic() + _START_S, ""
+    while (found := ray_serve.status().applications[_APP]).status != ApplicationStatus.RUNNING:
+        known = {name: of.message for name, of in found.deployments.items() if of.message}
+        saying = "; ".join(f"{name}: {message.strip().splitlines()[-1]}" for name, message in known.items())
+        if found.status == ApplicationStatus.DEPLOY_FAILED:
+            raise LbaeError(f"the service could not be deployed: {saying or found.message}")
+        if time.monotonic() > until:
+            raise LbaeError(f"the service did not start in {_START_S} s: {saying or 'its replicas wait for CPUs or memory'}")
+        if saying and saying != said:
+            print(f"waiting: {saying}", file=sys.stderr)
+        said = saying
+        time.sleep(0.2)
+
+
+def _check(url: str) -> str:
+    """The fingerprint of the bundle that answers at a URL. LbaeError when nothing does, or it is not this service."""
+    until = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=_ANSWER_S)
+            found = f"the answer to {url}/readyz was {answer.status_code}"
+            if answer.status_code == 200:
+                now, fingerprint = state(), str(answer.json()["bundle"])
+                if fingerprint in (now.current.fingerprint, now.next.fingerprint):
+                    return fingerprint
+                found = f"{url} answers from another bundle, {fingerprint}, than this service, {now.current.fingerprint}"
+        except httpx.HTTPError as error:
+            found = f"nothing answers at {url} ({error})"
+        if time.monotonic() > until:
+            raise LbaeError(found)
+        time.sleep(0.2)
 
 
 def is_served() -> bool:
-    """Whether a service of this package runs on the connected Ray."""
-    return _APP in ray_serve.status().applications
+    """Whether a service of this package runs on the connected Ray, and not only the rest of one that could not start."""
+    found = ray_serve.status().applications.get(_APP)
+    return found is not None and found.status not in _NOT_THERE
 
 
-def state() -> State:
+def state(timeout_s: float = 60) -> State:
     """What the service on the connected Ray answers from."""
-    found: State = _shelf().state.remote().result(timeout_s=60)
+    found: State = _shelf().state.remote().result(timeout_s=timeout_s)
     return found
 
 

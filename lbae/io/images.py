@@ -18,15 +18,22 @@ class ImageError(ValueError):
     """Bytes that cannot be decoded as an image."""
 
 
-def decode_image(data: bytes | None, config: ModelConfig, max_pixels: int | None = None) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(
+    data: bytes | None,
+    config: ModelConfig,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+    still: bool = False,
+) -> UInt8[np.ndarray, "H W C"]:
     """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content size.
 
     An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when the bytes are no
     image, are cut short or unpack to more pixels than ``max_pixels``, by default Pillow's limit; the header says how many
-    before anything is unpacked.
+    before anything is unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS
+    have no limit of their own for what they hold. Where only ``still`` images make sense, animations are an ImageError too.
     """
     side = config.content_size
-    image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels)
+    image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
     if image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
     return np.array(image).reshape(side, side, -1)
@@ -46,15 +53,25 @@ def check_image(data: bytes | None) -> None:
     _decode(data, "RGB")
 
 
-def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: int | None = None) -> Image.Image:
+def _decode(
+    data: bytes | None,
+    mode: str,
+    side: int | None = None,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+    still: bool = False,
+) -> Image.Image:
     """The upright image. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its size."""
     if not data:
         raise ImageError("no bytes")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             allowed = max_pixels or Image.MAX_IMAGE_PIXELS
             if allowed and image.width * image.height > allowed:
                 raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
+            # Photographs from phones are MPO: a JPEG with more pictures behind it, which are not shown in turn.
+            if still and image.format != "MPO" and getattr(image, "is_animated", False):
+                raise ImageError("it is animated; allowed: one frame")
             if side:
                 image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
             ImageOps.exif_transpose(image, in_place=True)
@@ -62,7 +79,8 @@ def _decode(data: bytes | None, mode: str, side: int | None = None, max_pixels: 
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own message names an address in memory
-        raise ImageError("UnidentifiedImageError: no image format that is known") from error
+        known = "that is known" if formats is None else f"of those that are allowed ({', '.join(formats)})"
+        raise ImageError(f"UnidentifiedImageError: no image format {known}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers run into
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
 

@@ -12,10 +12,36 @@ from fastapi import Response
 
 from lbae.core.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
-from lbae.web.backend import Backend
+from lbae.web.errors import RequestError
 from lbae.web.requests import Picture
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+_SCALE = 2  # of the images in a grid or a strip
+_LARGE = 256  # frames of an animation are enlarged at most four times, and not beyond this
+
+
+def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> None:
+    """RequestError, before anything is made, when so many square images need more pixels at once than are allowed.
+
+    ``kind`` is a format of a request, or ``animation``. Latents hold no pixels, and a stream but a few frames at a time.
+    """
+    if kind in ("latents", "stream"):
+        return
+    frames, scale = count, _SCALE if kind in ("grid", "strip") else 1
+    if kind == "animation":
+        frames, scale = 2 * count - 2, _frame_scale(side)
+    if (pixels := frames * (scale * side) ** 2) > allowed:
+        raise RequestError(
+            422,
+            f"an answer of {pixels} pixels ({frames} images of {scale * side} x {scale * side}); allowed: {allowed} pixels"
+            " at once: ask for fewer images, another format, or latents",
+            param,
+        )
+
+
+def _frame_scale(side: int) -> int:
+    return max(1, min(4, _LARGE // side))
 
 
 def picture(image: np.ndarray, kind: Picture) -> Response:
@@ -30,12 +56,12 @@ def sheet(images: np.ndarray) -> Response:
 
 def strip(images: np.ndarray) -> Response:
     """One PNG of all images side by side."""
-    return Response(encode_png(grid(images, len(images))), media_type=MEDIA["png"])
+    return Response(encode_png(grid(images, len(images), _SCALE)), media_type=MEDIA["png"])
 
 
 def animation(frames: np.ndarray) -> Response:
     """An animated WebP that runs there and back."""
-    return Response(encode_webp(frames), media_type=MEDIA["webp"])
+    return Response(encode_webp(frames, _frame_scale(frames.shape[1])), media_type=MEDIA["webp"])
 
 
 def archive(images: np.ndarray) -> Response:
@@ -70,9 +96,3 @@ def merged(good: list[dict[str, Any]], errors: dict[int, dict[str, Any]], count:
     """One result or error an item, in the order of the request."""
     rest = iter(good)
     return {"results": [errors[index] if index in errors else next(rest) for index in range(count)]}
-
-
-def signed(answer: Any, backend: Backend, headers: dict[str, str] | None = None) -> Any:
-    """The answer with the bundle's fingerprint among its headers."""
-    answer.headers.update({"X-Bundle": backend.about.fingerprint, **(headers or {})})
-    return answer

@@ -1,6 +1,6 @@
 """The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,11 +11,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 import lbae
-from lbae.web import answers
-from lbae.web.answers import signed
+from lbae.errors import unknown
+from lbae.web import answers, document
+from lbae.web.answers import check_pixels
 from lbae.web.backend import Backend
-from lbae.web.bodies import body_of, describe_bodies, image_of, latent_of, with_files
-from lbae.web.errors import RequestError, body, handle_errors
+from lbae.web.bodies import body_of, image_of, latent_of
+from lbae.web.errors import RequestError, blames, body, handle_errors
 from lbae.web.guard import DEFAULT_LIMITS, Guard, Limits, Observe
 from lbae.web.openai import add_openai
 from lbae.web.page import add_page
@@ -53,6 +54,7 @@ def create_app(
         version=lbae.__version__,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_backend)],
         lifespan=lifespan,
     )
     app.add_middleware(Guard, limits=limits, observe=observe)
@@ -60,14 +62,16 @@ def create_app(
     _add_facts(app)
     _add_prior(app, limits)
     _add_codec(app, limits)
-    add_openai(app, _backend)
-    describe_bodies(app)
+    add_openai(app, _backend, limits)
+    document.describe(app, keys=bool(limits.keys))
     add_page(app)
     return app
 
 
 def _backend(request: Request) -> Backend:
+    """What answers the whole of this request, though the bundle may change meanwhile."""
     backend: Backend = request.app.state.current()
+    request.state.bundle = backend.about.fingerprint  # for the header of its answer
     return backend
 
 
@@ -98,26 +102,37 @@ def _add_facts(app: FastAPI) -> None:
 
 
 def _add_prior(app: FastAPI, limits: Limits) -> None:
-    @app.post("/v1/sample", responses=_FILES, response_class=Response)
-    async def sample(request: SampleRequest, backend: Answering) -> Response:
-        seed = chosen(request.seed)
-        latents = await backend.draw(request.n, seed, request.given, request.component)
+    @app.post("/v1/sample", responses=_FILES, response_class=Response, openapi_extra=document.body(SampleRequest))
+    async def sample(request: Annotated[SampleRequest, Depends(body_of(SampleRequest))], backend: Answering) -> Response:
+        about, seed = backend.about, chosen(request.seed)
+        check_pixels(request.format, request.n, about.config.content_size, limits.max_answer_pixels, "n")
+        for name in request.given:
+            _known(name, about.conditions, f"given.{name}")
+        if request.component is not None and request.component >= about.components:
+            message = f"component is {request.component}; allowed: 0 to {about.components - 1}"
+            raise RequestError(422, message, "component")
+        with blames("given"):
+            latents = await backend.draw(request.n, seed, request.given, request.component)
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
         else:
             images = await backend.decode(latents)
             answer = await run_in_threadpool(_drawn, images, request.format)
-        return signed(answer, backend, {"X-Seed": str(seed)})
+        answer.headers["X-Seed"] = str(seed)
+        return answer
 
     @app.post(
         "/v1/interpolate",
         responses={200: {"content": _FILES[200]["content"] | {"application/x-ndjson": {}}}},
         response_class=Response,
-        openapi_extra=with_files(InterpolateRequest, {"items": [{"image": "iVBOR..."}, {"image": "iVBOR..."}], "steps": 10}),
+        openapi_extra=document.body(InterpolateRequest),
     )
     async def interpolate(
         request: Annotated[InterpolateRequest, Depends(body_of(InterpolateRequest))], backend: Answering
     ) -> Response:
+        frames = (len(request.items) - 1 + request.loop) * (request.steps - 1) + 1
+        kind = "animation" if request.format == "webp" else request.format
+        check_pixels(kind, frames, backend.about.config.content_size, limits.max_answer_pixels, "steps")
         waypoints = await _latents(request.items, "items", backend, limits)
         if request.loop:
             waypoints = np.concatenate([waypoints, waypoints[:1]])
@@ -129,44 +144,60 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
         else:
             make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
             answer = await run_in_threadpool(make, await backend.decode(latents))
-        return signed(answer, backend, {"X-Seed": str(request.seed)})
+        answer.headers["X-Seed"] = str(request.seed)
+        return answer
 
     @app.post(
         "/v1/edit",
         responses=_FILES,
         response_class=Response,
-        openapi_extra=with_files(EditRequest, {"item": {"image": "iVBOR..."}, "set": ["label=7"], "strength": 0.8}),
+        openapi_extra=document.body(EditRequest),
     )
     async def edit(request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: Answering) -> Response:
+        for param, names in (("set", request.set), ("unset", request.unset)):
+            for index, name in enumerate(names):
+                _known(name, backend.about.attributes, f"{param}.{index}")
         latents = await _latents([request.item], "item", backend, limits)
-        edited = await backend.edit(latents, request.set, request.unset, request.strength, request.method)
+        with blames("set"):
+            edited = await backend.edit(latents, request.set, request.unset, request.strength, request.method)
         changed = int((edited != latents).sum())
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answers.latent_fields(edited), "bits_changed": changed})
         else:
             answer = answers.picture((await backend.decode(edited))[0], request.format)
-        return signed(answer, backend, {"X-Bits-Changed": str(changed)})
+        answer.headers["X-Bits-Changed"] = str(changed)
+        return answer
 
 
 def _add_codec(app: FastAPI, limits: Limits) -> None:
-    @app.post("/v1/encode", openapi_extra=with_files(EncodeRequest, {"images": ["iVBOR..."]}))
+    def fits(count: int, param: str, backend: Backend) -> None:
+        check_pixels("png", count, backend.about.config.content_size, limits.max_answer_pixels, param)
+
+    @app.post("/v1/encode", openapi_extra=document.body(EncodeRequest))
     async def encode(request: Annotated[EncodeRequest, Depends(body_of(EncodeRequest))], backend: Answering) -> JSONResponse:
         images, errors = await _images(request.images, backend, limits)
         good = answers.latent_fields(await backend.encode(images)) if len(images) else []
-        return signed(JSONResponse(answers.merged(good, errors, len(request.images))), backend)
+        return JSONResponse(answers.merged(good, errors, len(request.images)))
 
-    @app.post("/v1/reconstruct", openapi_extra=with_files(ReconstructRequest, {"images": ["iVBOR..."]}))
+    @app.post("/v1/reconstruct", openapi_extra=document.body(ReconstructRequest))
     async def reconstruct(
         request: Annotated[ReconstructRequest, Depends(body_of(ReconstructRequest))], backend: Answering
     ) -> JSONResponse:
+        fits(len(request.images), "images", backend)
         images, errors = await _images(request.images, backend, limits)
         latents = await backend.encode(images) if len(images) else None
         return await _decoded(latents, errors, len(request.images), request.format, backend)
 
-    @app.post("/v1/decode")
-    async def decode(request: DecodeRequest, backend: Answering) -> JSONResponse:
+    @app.post("/v1/decode", openapi_extra=document.body(DecodeRequest))
+    async def decode(request: Annotated[DecodeRequest, Depends(body_of(DecodeRequest))], backend: Answering) -> JSONResponse:
+        fits(len(request.latents), "latents", backend)
         found, errors = _each(request.latents, lambda text: latent_of(text, backend.about.config.latent_dim))
         return await _decoded(np.stack(found) if found else None, errors, len(request.latents), request.format, backend)
+
+
+def _known(name: str, known: Iterable[str], param: str) -> None:
+    if name not in (names := set(known)):
+        raise RequestError(422, str(unknown("attribute", name, names)), param)
 
 
 def _drawn(images: np.ndarray, kind: str) -> Response:
@@ -220,4 +251,4 @@ async def _decoded(
 ) -> JSONResponse:
     images = await backend.decode(latents) if latents is not None else np.empty(0)
     good = await run_in_threadpool(answers.image_fields, images, kind)
-    return signed(JSONResponse(answers.merged(good, errors, count)), backend)
+    return JSONResponse(answers.merged(good, errors, count))

@@ -15,7 +15,7 @@ from lbae.core.attributes import leading_bits
 from lbae.core.bundle import Bundle
 from lbae.core.editing import edit
 from lbae.core.interpolation import interpolate
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError
 from lbae.web.batching import Batcher
 
 _LEADING = 5
@@ -102,8 +102,6 @@ class BundleBackend:
         """Latents of the prior, or of one of its components."""
         prior = self.bundle.prior
         if component is not None:
-            if component >= len(prior.weights):
-                raise UserError(f"component is {component}; allowed: 0 to {len(prior.weights) - 1}")
             prior = dataclasses.replace(prior, weights=np.eye(len(prior.weights))[component])
         latents, _ = await asyncio.to_thread(prior.sample_given, count, seed, given)
         return latents

@@ -37,7 +37,7 @@ class Batcher:
         return 0 if self._since is None else time.monotonic() - self._since
 
     async def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The result of every row. What ``run`` raises is raised in all callers of that batch."""
+        """The result of every row. What ``run`` or ``on_batch`` raises is raised in all callers of that batch."""
         results = []
         for start in range(0, len(rows), self._size):
             results.append(asyncio.get_running_loop().create_future())
@@ -49,10 +49,10 @@ class Batcher:
     async def _work(self) -> None:
         while batch := self._next():
             rows, results = zip(*batch, strict=True)
-            self._on_batch(sum(map(len, rows)), len(self._waiting))
             loop = asyncio.get_running_loop()
             self._since = time.monotonic()
             try:
+                self._on_batch(sum(map(len, rows)), len(self._waiting))
                 found = await loop.run_in_executor(self._executor, self._run, np.concatenate(rows))
             except Exception as error:
                 for result in results:

@@ -7,34 +7,37 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from pydantic import ValidationError
-from pydantic.json_schema import models_json_schema
 from starlette.datastructures import UploadFile
 
 from lbae.config import ModelConfig
 from lbae.core.packing import check_packed, packed_width, unpack
 from lbae.io.images import ImageError, decode_image
 from lbae.web.errors import RequestError
-from lbae.web.requests import MAX_ITEMS, EditRequest, EncodeRequest, InterpolateRequest, ReconstructRequest
+from lbae.web.requests import MAX_ITEMS, Fields, WithFiles
 
-_WITH_FILES = (InterpolateRequest, EditRequest, EncodeRequest, ReconstructRequest)
-Body = TypeVar("Body", InterpolateRequest, EditRequest, EncodeRequest, ReconstructRequest)
+JSON, MULTIPART = "application/json", "multipart/form-data"
+Body = TypeVar("Body", bound=Fields)
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def media_types(model: type[Fields]) -> tuple[str, ...]:
+    """How a body may be sent."""
+    return (JSON, MULTIPART) if issubclass(model, WithFiles) else (JSON,)
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that reads the body of a request as JSON or as multipart."""
+    """A dependency that reads the body of a request as JSON or, where it may hold files, as multipart."""
+    allowed = media_types(model)
 
     async def read(request: Request) -> Body:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            fields = _json(await request.body())
-        elif kind == "multipart/form-data":
-            fields = await _multipart(request, model)
-        else:
-            raise RequestError(415, f"content type {kind!r}; allowed: application/json, multipart/form-data")
+        if kind not in allowed:
+            raise RequestError(415, f"content type {kind!r}; allowed: {', '.join(allowed)}")
+        fields = _json(await request.body()) if kind == JSON else await _multipart(request, model)
         try:
             return model.model_validate(fields)
         except ValidationError as error:
@@ -43,7 +46,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     return read
 
 
-async def _multipart(request: Request, model: type[Body]) -> dict[str, Any]:
+async def _multipart(request: Request, model: Any) -> dict[str, Any]:
     async with request.form(max_files=MAX_ITEMS, max_fields=8) as form:
         files = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
         rest = form.get("request", "{}")
@@ -65,15 +68,15 @@ def _json(data: bytes, param: str | None = None) -> dict[str, Any]:
 
 
 def image_of(text: str, config: ModelConfig, max_pixels: int, param: str | None = None) -> np.ndarray:
-    """A base64 image at the content size; RequestError when it cannot be one."""
+    """A still PNG, JPEG or WebP in base64 as uint8 (H, W, C) of the content size; RequestError when it cannot be one."""
     try:
-        return decode_image(_bytes_of(text, param), config, max_pixels)
+        return decode_image(_bytes_of(text, param), config, max_pixels, _FORMATS, still=True)
     except ImageError as error:
         raise RequestError(422, f"not an image that can be read: {error}", param) from error
 
 
 def latent_of(text: str, latent_dim: int, param: str | None = None) -> np.ndarray:
-    """A packed latent in base64 as +1 and -1; RequestError for another width or padding bits."""
+    """A packed latent in base64 as +1 and -1, int8 (N,); RequestError for another width or padding bits."""
     data = _bytes_of(text, param)
     if len(data) != packed_width(latent_dim):
         raise RequestError(422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param)
@@ -90,24 +93,3 @@ def _bytes_of(text: str, param: str | None) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(422, "not valid base64", param) from error
-
-
-def with_files(model: type[Body], example: dict[str, Any]) -> dict[str, Any]:
-    """What OpenAPI says of a body that :func:`body_of` reads."""
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-    form = {"image": files, "request": {"type": "string", "description": "the other fields, as JSON"}}
-    content = {
-        "application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example},
-        "multipart/form-data": {"schema": {"type": "object", "properties": form, "required": ["image"]}},
-    }
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def describe_bodies(app: FastAPI) -> None:
-    """Let the OpenAPI document hold the schemas that :func:`with_files` refers to."""
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in _WITH_FILES], ref_template="#/components/schemas/{model}"
-    )
-    document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-    app.openapi_schema = document

@@ -4,7 +4,7 @@
         png = service.send(sample(16, seed=0)).content
 
 Every request may be sent again without harm, so one that is told to come again (503), loses its connection, or whose replica
-dies is, for half a minute.
+dies is, for half a minute. One that takes too long is not: it would be worked on several times at once.
 """
 
 import base64
@@ -22,6 +22,8 @@ from tenacity import (
     stop_all,
     wait_random_exponential,
 )
+
+_TIMEOUT_S = 150.0  # longer than the service takes before it gives up, 120 s, so that it is the service that says so
 
 _RETRY: dict[str, Any] = {
     "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),
@@ -172,7 +174,7 @@ def _again(error: BaseException) -> bool:
     """Whether the service was full, or died under the request: then a proxy answers in its stead."""
     if isinstance(error, ServiceError):
         return error.status == 503 or (error.status >= 500 and error.kind is None)
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class Client:
         url: str,
         api_key: str | None = None,
         *,
-        timeout: float = 60,
+        timeout: float = _TIMEOUT_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(transport=transport, **_options(url, api_key, timeout))
@@ -216,7 +218,7 @@ class AsyncClient:
         url: str,
         api_key: str | None = None,
         *,
-        timeout: float = 60,
+        timeout: float = _TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(transport=transport, **_options(url, api_key, timeout))

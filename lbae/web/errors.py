@@ -1,5 +1,7 @@
 """Errors as JSON: {"error": {"type", "message", "param"}}, with no stack, path or address in them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,11 +11,12 @@ from starlette.exceptions import HTTPException
 
 from lbae.errors import UserError
 
-_TYPES = {
+TYPES = {
     400: "invalid_request",
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid_request",
@@ -30,9 +33,19 @@ class RequestError(HTTPException):
         self.param = param
 
 
+@contextmanager
+def blames(param: str) -> Iterator[None]:
+    """A UserError inside is the fault of this field of the request."""
+    try:
+        yield
+    except UserError as error:
+        raise RequestError(422, str(error), param) from error
+
+
 def body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """What an error answer holds."""
-    return {"error": {"type": _TYPES.get(status, "internal"), "message": message, "param": param}}
+    """What an error answer holds. Half a surrogate pair, which JSON may bring in a name, cannot be sent back."""
+    said = [text and text.encode(errors="replace").decode() for text in (message, param)]
+    return {"error": {"type": TYPES.get(status, "internal"), "message": said[0], "param": said[1]}}
 
 
 def handle_errors(app: FastAPI) -> None:

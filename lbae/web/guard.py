@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +18,7 @@ from lbae.web.errors import RequestError, body
 
 KEYS_VARIABLE = "LBAE_API_KEYS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_GONE = 499  # what nginx writes of a client that went away; nobody reads it but who looks at the metrics
 
 # Path of the route, status, seconds.
 Observe = Callable[[str, int, float], None]
@@ -24,11 +26,13 @@ Observe = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Who may ask, how large a body and an image may be, how many requests run before others get a 503, and how long."""
+    """Who may ask, how large a body and an image may be, how many pixels an answer may hold, how many requests run before
+    others get a 503, and how long."""
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 25_000_000
+    max_answer_pixels: int = 2**25
     max_running: int = 64
     max_seconds: float = 120
 
@@ -68,30 +72,32 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, begun = time.perf_counter(), 500, False
-
-        async def timed(message: Message) -> None:
-            nonlocal status, begun
-            if message["type"] == "http.response.start":
-                status, begun = message["status"], True
-                taken = 1000 * (time.perf_counter() - started)
-                MutableHeaders(scope=message).append("Server-Timing", f"total;dur={taken:.1f}")
-            await send(message)
-
+        started, exchange = time.perf_counter(), _Exchange(scope, receive, send, self.limits.max_body_bytes)
         self.running += 1
         try:
-            if refusal := self._refusal(scope["path"], Headers(scope=scope)):
-                await _answer(refusal)(scope, receive, timed)
+            if refusal := self._refusal(_route_path(scope), Headers(scope=scope)):
+                await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
-                    await self.app(scope, self._counted(receive), timed)
+                    await self.app(scope, exchange.receive, exchange.send)
         except TimeoutError:
-            if begun:  # nothing can be said any more; the connection breaks
+            if exchange.begun:  # nothing can be said any more; the connection breaks
                 raise
-            await _answer(RequestError(504, f"no answer in {self.limits.max_seconds:g} s"))(scope, receive, timed)
+            await _answer(self._too_late(exchange.arrived))(scope, receive, exchange.send)
+        except ClientDisconnect:
+            exchange.gone = True
+        except asyncio.CancelledError:  # Ray Serve's proxy saw the client go
+            exchange.gone = True
+            raise
         finally:
             self.running -= 1
+            status = _GONE if exchange.gone else exchange.status
             self.observe(getattr(scope.get("route"), "path", "none"), status, time.perf_counter() - started)
+
+    def _too_late(self, arrived: bool) -> RequestError:
+        if arrived:
+            return RequestError(504, f"no answer in {self.limits.max_seconds:g} s")
+        return RequestError(408, f"the body did not arrive in {self.limits.max_seconds:g} s")
 
     def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         if not path.startswith("/v1/"):
@@ -107,25 +113,50 @@ class Guard:
             return RequestError(503, "too many requests at a time; try again", None, {"Retry-After": "1"})
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.limits.max_body_bytes:
-            return self._too_large()
+            return _too_large(self.limits.max_body_bytes)
         return None
 
-    def _too_large(self) -> RequestError:
-        return RequestError(413, f"the body is too large; allowed: {self.limits.max_body_bytes} bytes")
 
-    def _counted(self, receive: Receive) -> Receive:
-        """For bodies that do not say how long they are."""
-        total = 0
+class _Exchange:
+    """One request and its answer on their way: how far both have come, and that the body stays within its limit."""
 
-        async def counted() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total > self.limits.max_body_bytes:
-                raise self._too_large()
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
+        self._started, self._body_bytes = time.perf_counter(), 0
+        self.status = 500
+        self.arrived = self.begun = self.ended = self.gone = False
+
+    async def receive(self) -> Message:
+        """The next message; RequestError when the body, which need not have said how long it is, gets too large."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = self.gone or not self.ended
             return message
+        self._body_bytes += len(message.get("body", b""))
+        if self._body_bytes > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        self.arrived = not message.get("more_body", False)
+        return message
 
-        return counted
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the time taken and the bundle that answers in the answer's headers."""
+        if message["type"] == "http.response.start":
+            self.status, self.begun = message["status"], True
+            taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
+            headers.append("Server-Timing", f"total;dur={taken:.1f}")
+            if bundle := self._scope.get("state", {}).get("bundle"):
+                headers.append("X-Bundle", bundle)
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below the prefix that the application is served under, which is part of both."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _too_large(allowed: int) -> RequestError:
+    return RequestError(413, f"the body is too large; allowed: {allowed} bytes")
 
 
 def _answer(error: RequestError) -> JSONResponse:

@@ -5,11 +5,12 @@ import dataclasses
 import time
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from lbae.config import Config
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed import shelf as shelves
-from lbae.distributed.shelf import Shelf
+from lbae.distributed.shelf import Shelf, Shelved
 from lbae.errors import LbaeError, UserError
 from lbae.io import bundle as bundle_io
 from lbae.io.artifact import BEGUN, read_manifest
@@ -51,6 +52,14 @@ def fingerprint(uri: str) -> str:
 async def asks(shelf: Shelf, name: str, *held: str, answering=None):
     orders = await shelf.ask(name, frozenset(map(fingerprint, held)), answering)
     return [edition.uri for edition in orders.hold], orders.answer
+
+
+async def until(shelf: Shelf, wanted) -> None:
+    for _ in range(1500):
+        if wanted(shelf.state()):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(shelf.state())
 
 
 def test_a_new_bundle_is_answered_from_when_all_hold_it(pipeline, other):
@@ -116,6 +125,77 @@ def test_a_shelf_that_was_started_again_learns_from_its_replicas(pipeline, other
     asyncio.run(run())
 
 
+def test_a_shelf_that_was_started_again_needs_neither_its_first_bundle_nor_its_pointer(pipeline, tmp_path):
+    async def run():
+        before = Shelf(pipeline.bundle, False, keep_s=60)
+        answering = (await asks(before, "a", pipeline.bundle))[1]
+        for uri, follow in ((str(tmp_path / "gone"), False), (str(tmp_path / "pointer"), True)):
+            again = Shelf(uri, follow, keep_s=60)
+            with pytest.raises(LbaeError, match=r"there is no bundle to answer from: .* does not exist"):
+                await asks(again, "new")
+            assert await asks(again, "a", pipeline.bundle, answering=answering) == ([pipeline.bundle], answering)
+            assert (await asks(again, "new"))[1] == answering
+            assert again.state() == shelves.State(answering, answering, None)
+
+    asyncio.run(run())
+
+
+class Handle:
+    """Calls a shelf as Ray Serve's handle does."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.ask = self
+        self.remote = shelf.ask
+
+
+def test_a_replica_that_takes_long_to_open_a_bundle_is_waited_for(pipeline, other, monkeypatch):
+    monkeypatch.setattr(shelves, "_ASK_S", 0.02)
+    monkeypatch.setattr(shelves, "_GONE_S", 0.2)
+
+    async def run():
+        shelf, go_on = Shelf(pipeline.bundle, False, keep_s=60), asyncio.Event()
+
+        async def at_once(edition):
+            return edition.uri
+
+        async def slowly(edition):
+            if edition.uri == other:
+                await go_on.wait()
+            return edition.uri
+
+        replicas = [Shelved(Handle(shelf), "fast", at_once), Shelved(Handle(shelf), "slow", slowly)]
+        for replica in replicas:
+            await replica.start()
+        await shelf.swap(other)
+        await asyncio.sleep(1)
+        assert [replica.current() for replica in replicas] == [pipeline.bundle] * 2
+        go_on.set()
+        await until(shelf, lambda state: [replica.current() for replica in replicas] == [other] * 2)
+
+    asyncio.run(run())
+
+
+def test_a_bundle_that_cannot_be_opened_is_tried_again_and_the_one_before_goes_on(pipeline, other, monkeypatch, caplog):
+    monkeypatch.setattr(shelves, "_ASK_S", 0.02)
+
+    async def run():
+        shelf, tries = Shelf(pipeline.bundle, False, keep_s=60), []
+
+        async def opened(edition):
+            if edition.uri == other and (tries.append(edition) or len(tries) < 3):
+                raise OSError("no memory")
+            return edition.uri
+
+        replica = Shelved(Handle(shelf), "a", opened)
+        await replica.start()
+        await shelf.swap(other)
+        await until(shelf, lambda state: bool(tries))
+        assert replica.current() == pipeline.bundle
+        await until(shelf, lambda state: replica.current() == other)
+
+    asyncio.run(run())
+
+
 def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
     larger = another(pipeline, tmp_path / "larger", padding=0)
     unfinished = tmp_path / "unfinished"
@@ -146,13 +226,6 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
     pointer = tmp_path / "current"
     pointer.write_text(pipeline.bundle + "\n")
 
-    async def until(shelf, wanted):
-        for _ in range(500):
-            if wanted(shelf.state()):
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(shelf.state())
-
     async def run():
         shelf = Shelf(str(pointer), True, keep_s=60)
         await asks(shelf, "a")
@@ -164,6 +237,58 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
         pointer.unlink()
         await until(shelf, lambda state: f"pointer {pointer} does not exist" in (state.problem or ""))
         assert shelf.state().next.uri == pipeline.bundle
+        pointer.write_text(other)
+        await until(shelf, lambda state: state.next.uri == other and state.problem is None)
+
+    asyncio.run(run())
+
+
+def test_a_pointer_to_what_cannot_be_served(pipeline, other, tmp_path, monkeypatch, caplog):
+    """The bundle that is served goes on; what was refused is not read again, until the pointer or the bundle changes."""
+    monkeypatch.setattr(shelves, "_ASK_S", 0.02)
+    monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
+    pointer, larger, unfinished = tmp_path / "current", another(pipeline, tmp_path, padding=0), tmp_path / "unfinished"
+    resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
+    pointer.write_text(pipeline.bundle)
+    loaded = []
+    load = shelves.load_bundle
+    monkeypatch.setattr(shelves, "load_bundle", lambda uri, device: loaded.append(uri) or load(uri, device))
+
+    async def run():
+        shelf = Shelf(str(pointer), True, keep_s=60)
+        await asks(shelf, "a")
+        pointer.write_text(str(unfinished))
+        await until(shelf, lambda state: "is not a finished artifact" in (state.problem or ""))
+        pointer.write_text(larger)
+        await until(shelf, lambda state: "makes images of (32, 32, 1)" in (state.problem or ""))
+        await asyncio.sleep(0.5)
+        assert loaded == [pipeline.bundle, larger]
+        assert shelf.state().next.uri == pipeline.bundle
+        pointer.write_text(pipeline.bundle)
+        await until(shelf, lambda state: state.problem is None)
+        pointer.write_text(larger)
+        await until(shelf, lambda state: state.problem is not None)
+        another(pipeline, tmp_path)  # at the same place as the larger one, and one that can be served
+        await until(shelf, lambda state: state.next.uri == larger and state.problem is None)
+
+    asyncio.run(run())
+    assert len([record for record in caplog.records if "goes on that was served before" in record.message]) == 3
+
+
+def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(pipeline, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelves, "_ASK_S", 0.02)
+    monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
+    pointer = tmp_path / "current"
+    pointer.write_text(pipeline.bundle)
+
+    async def run():
+        shelf = Shelf(str(pointer), True, keep_s=60)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                shelves, "read_pointer", lambda uri: (_ for _ in ()).throw(EndpointConnectionError(endpoint_url="x"))
+            )
+            await asks(shelf, "a")
+            await until(shelf, lambda state: "Could not connect" in (state.problem or ""))
         pointer.write_text(other)
         await until(shelf, lambda state: state.next.uri == other and state.problem is None)
 

@@ -26,7 +26,7 @@ from lbae.core.prior import Prior
 from lbae.core.samplers import fit
 from lbae.web.app import create_app
 from lbae.web.backend import Backend, BundleBackend
-from lbae.web.guard import Limits
+from lbae.web.guard import Limits, Observe
 
 N = 21
 
@@ -58,7 +58,10 @@ def bundle() -> Bundle:
     )
 
 
-def opened(bundle: Bundle) -> Callable[[], Awaitable[Callable[[], Backend]]]:
+Opened = Callable[[], Awaitable[Callable[[], Backend]]]
+
+
+def opened(bundle: Bundle) -> Opened:
     """What the application opens: a backend that stays."""
 
     async def open_() -> Callable[[], Backend]:
@@ -96,10 +99,22 @@ class Client:
 
 
 @contextmanager
-def listening(bundle: Bundle, limits: Limits, port: int = 0) -> Iterator[str]:
-    """The application on a socket of this machine: its URL."""
+def listening(
+    served: Bundle | Opened,
+    limits: Limits,
+    port: int = 0,
+    observe: Observe = lambda route, status, seconds: None,
+    root_path: str = "",
+) -> Iterator[str]:
+    """The application on a socket of this machine: its URL, without the prefix below which it is."""
+    app = create_app(opened(served) if isinstance(served, Bundle) else served, limits, observe)
+
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        """As by Ray Serve, which leaves the prefix in the path."""
+        await app({**scope, "root_path": root_path}, receive, send)
+
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(create_app(opened(bundle), limits), log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(mounted, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -4,7 +4,6 @@ import json
 import zipfile
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from lbae.core.interpolation import interpolate
@@ -146,85 +145,3 @@ def test_a_batch_of_errors_only_is_an_answer_too(client):
     for path, body in [("encode", {"images": ["?"]}), ("reconstruct", {"images": [""]}), ("decode", {"latents": ["?"]})]:
         results = client.post(f"/v1/{path}", body).json()["results"]
         assert [set(result) for result in results] == [{"error"}]
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"n": 0}, "n"),
-        ({"n": 1025}, "n"),
-        ({"n": "x"}, "n"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**63}, "seed"),
-        ({"count": 3}, "count"),
-        ({"format": "gif"}, "format"),
-        ({"n": 2, "format": "png"}, None),
-        ({"given": {"a": "maybe"}}, "given.a"),
-        ({"given": {"c": True}}, None),
-        ({"component": 2}, None),
-        ({"component": -1}, "component"),
-        ([], None),
-    ],
-)
-def test_what_a_sample_cannot_be_is_refused(client, body, param):
-    answer = client.post("/v1/sample", body)
-    assert answer.status_code == 422
-    error = answer.json()["error"]
-    assert (error["type"], error["param"]) == ("invalid_request", param)
-
-
-GOOD = {"image": b64(image_file(1))}
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "message"),
-    [
-        ("interpolate", {"items": [GOOD]}, "at least 2 items"),
-        ("interpolate", {"items": [GOOD] * 17}, "at most 16 items"),
-        ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
-        ("interpolate", {"items": [GOOD, {"latent": "AAAA", "image": "AAAA"}]}, "and not both"),
-        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
-        ("interpolate", {"items": [GOOD, GOOD], "steps": 1}, "greater than or equal to 2"),
-        ("interpolate", {"items": [GOOD, GOOD], "steps": 65}, "less than or equal to 64"),
-        ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
-        ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c'"),
-        ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
-        ("edit", {"item": GOOD, "set": ["a"], "strength": 1.1}, "less than or equal to 1"),
-        ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'bits' or 'hyperplane'"),
-        ("edit", {"item": {"image": b64(b"GIF89a")}, "set": ["a"]}, "not an image that can be read"),
-        ("encode", {"images": []}, "at least 1 item"),
-        ("encode", {"images": ["A"] * 257}, "at most 256 items"),
-        ("decode", {"latents": [3]}, "valid string"),
-        ("encode", {"images": "A"}, "valid list"),
-    ],
-)
-def test_what_other_requests_cannot_be_is_refused(client, path, body, message):
-    answer = client.post(f"/v1/{path}", body)
-    assert answer.status_code == 422
-    assert message in answer.json()["error"]["message"]
-
-
-def test_animated_pictures_count_by_their_first_frame(client):
-    buffer = io.BytesIO()
-    first, *rest = [Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (10, 200)]
-    first.save(buffer, "WEBP", save_all=True, append_images=rest, lossless=True)
-    still = io.BytesIO()
-    first.save(still, "PNG")
-    answer = client.post("/v1/encode", {"images": [b64(buffer.getvalue()), b64(still.getvalue())]}).json()["results"]
-    assert answer[0] == answer[1]
-
-
-def test_bodies_that_are_no_json_and_media_types_that_are_unknown(client):
-    for path in ("sample", "encode"):
-        assert (
-            client.request("POST", f"/v1/{path}", content=b"{", headers={"content-type": "application/json"}).status_code
-            == 400
-        )
-    text = client.request("POST", "/v1/encode", content=b"x", headers={"content-type": "text/plain"})
-    assert (text.status_code, text.json()["error"]["type"]) == (415, "unsupported_media_type")
-    assert client.request("POST", "/v1/encode", files={"picture": b"x"}).status_code == 422
-    two = client.request("POST", "/v1/edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
-    assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
-    unknown = client.request("GET", "/v1/nothing")
-    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found")
-    assert client.request("GET", "/v1/sample").status_code == 405

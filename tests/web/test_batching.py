@@ -72,6 +72,18 @@ def test_an_error_reaches_the_callers_of_its_batch_only():
     asyncio.run(run())
 
 
+def test_an_error_in_what_is_told_of_a_batch_is_no_batch_that_never_ends():
+    async def run() -> None:
+        run = Doubler()
+        run.go_on.set()
+        double = Batcher(run, 8, lambda rows, waiting: 1 / 0, ThreadPoolExecutor(1))
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await double(rows(0, 1))
+
+    asyncio.run(run())
+
+
 def test_a_caller_that_goes_away_takes_its_rows_along():
     async def run() -> None:
         run = Doubler()

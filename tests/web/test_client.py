@@ -87,6 +87,14 @@ def test_lost_connections_and_full_services_are_tried_again(bundle, monkeypatch)
         send(bundle, web.sample(1, seed=1), faults=[503] * 100)
 
 
+def test_work_that_takes_too_long_is_not_sent_again(bundle):
+    faults = [httpx.ReadTimeout("slow")]
+    with pytest.raises(httpx.ReadTimeout):
+        send(bundle, web.sample(1, seed=1), faults=faults)
+    with web.Client("http://test") as service:
+        assert service._http.timeout.read > Limits().max_seconds
+
+
 def test_what_the_service_itself_says_is_not_asked_again(bundle, monkeypatch):
     monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
     with pytest.raises(web.ServiceError, match="the service failed") as error:

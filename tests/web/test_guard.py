@@ -1,14 +1,18 @@
 import asyncio
 import io
 import os
+import socket
+import threading
+import time
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from lbae.errors import UserError
 from lbae.web.guard import KEYS_VARIABLE, Limits, api_keys
-from tests.web.conftest import Client, b64, image_file
+from tests.web.conftest import Client, b64, image_file, listening
 
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic one", "one", "Bearer öne"])
@@ -70,7 +74,90 @@ def test_a_client_that_is_too_slow_is_told_so(bundle):
         await asyncio.sleep(60)
 
     answer = client.request("POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (408, "timeout")
+    assert "the body did not arrive in 0.2 s" in answer.json()["error"]["message"]
+
+
+def test_a_slow_client_over_http(bundle):
+    with (
+        listening(bundle, Limits(max_seconds=0.5)) as url,
+        socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60) as connection,
+    ):
+        connection.sendall(b"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+        connection.sendall(b"content-length: 99\r\n\r\n{")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch):
+    client = Client(bundle, Limits(max_seconds=0.2))
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(1))
+    answer = client.post("/v1/sample", {"n": 1})
     assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout")
+    assert client.seen == [("/v1/sample", 504)]
+
+
+def test_a_client_that_goes_away_is_no_failure(bundle, caplog):
+    seen: list[tuple[str, int]] = []
+    head = b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    with listening(bundle, Limits(), observe=lambda route, status, seconds: seen.append((route, status))) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as connection:
+            connection.sendall(head)
+        while not seen:
+            httpx.get(f"{url}/healthz")
+            seen = [one for one in seen if one[0] != "/healthz"]
+    assert seen == [("/v1/encode", 499)]
+    assert caplog.text == ""
+
+
+def test_a_request_that_its_server_gives_up_is_no_failure(bundle, monkeypatch):
+    """As Ray Serve does where the client of its proxy goes away."""
+    client, asked = Client(bundle, Limits()), threading.Event()
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1])
+
+    async def run() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/decode", "query_string": b"", "http_version": "1.1"}
+        headers = [(b"content-type", b"application/json")]
+        body = {"type": "http.request", "body": b'{"latents": ["AAAA"]}'}
+
+        async def receive() -> dict:
+            return body
+
+        async def send(message: dict) -> None:
+            raise AssertionError(message)
+
+        async with client.app.router.lifespan_context(client.app):
+            request = asyncio.create_task(client.app({**scope, "headers": headers}, receive, send))
+            await asyncio.to_thread(asked.wait, 30)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+
+    asyncio.run(run())
+    assert client.seen == [("/v1/decode", 499)]
+
+
+@pytest.mark.parametrize("prefix", ["", "/models/faces"])
+def test_the_guard_stands_before_a_prefix_too(bundle, prefix):
+    """Servers name the prefix under which they mount an application in root_path, and leave it in the path."""
+    client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
+    transport = httpx.ASGITransport(client.app, root_path=prefix, raise_app_exceptions=False)
+
+    async def run() -> list[int]:
+        async with (
+            client.app.router.lifespan_context(client.app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+        ):
+            key = {"authorization": "Bearer one"}
+            answers = [
+                await http.get(f"{prefix}/healthz"),
+                await http.get(f"{prefix}/v1/model"),
+                await http.get(f"{prefix}/v1/model", headers=key),
+                await http.post(f"{prefix}/v1/sample", json={"n": 1}),
+                await http.post(f"{prefix}/v1/sample", content=b" " * 101, headers=key),
+            ]
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(run()) == [200, 401, 200, 401, 413]
 
 
 def test_every_request_is_observed_by_its_route(client):

@@ -1,14 +1,20 @@
 """The page in a real browser: every tab, by mouse and by keyboard, in two widths, and what goes wrong."""
 
+import base64
+import dataclasses
+import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from lbae.web.backend import BundleBackend
 from lbae.web.guard import Limits
-from tests.web.conftest import image_file, listening
+from tests.web.conftest import image_file, listening, pixels_of
 
 CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
@@ -71,6 +77,16 @@ def test_sampling(page):
     assert page.locator(".grid img").first.get_attribute("src") != first
     page.get_by_text("The same with curl").first.click()
     expect(page.locator("#sample .curl pre")).to_contain_text('{"n":4,"seed":0,"given":{"a":true}}')
+    seed = page.get_by_label("Seed")
+    page.get_by_label("Images").fill("300")
+    page.get_by_role("button", name="By chance").click()
+    assert seed.input_value() != "0"
+    expect(page.locator(".grid img")).to_have_count(4)  # 300 are more than it takes, so nothing was asked for
+    page.locator(".grid button").first.click()
+    with page.expect_download() as download:
+        page.locator("#sample").get_by_text("Download").click()
+    assert download.value.suggested_filename == "sample.png"
+    assert pixels_of(Path(download.value.path()).read_bytes()).shape == (16, 16, 3)
 
 
 @browser
@@ -83,7 +99,7 @@ def test_a_sample_is_edited(page):
     page.locator("#edit input[name=b]").fill("-0.5")
     expect(page.locator("#edit .status")).not_to_have_text("0 bits changed.")
     page.locator("#edit").get_by_text("The same with curl").click()
-    assert page.locator("#edit .curl pre").inner_text().count("/v1/edit") == 2
+    expect(page.locator("#edit .curl pre")).to_have_text(re.compile("(/v1/edit[^$]*){2}"))
     page.get_by_role("button", name="All to the middle").click()
     expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
 
@@ -92,6 +108,9 @@ def test_a_sample_is_edited(page):
 @pytest.mark.slow
 def test_a_path_between_uploads_and_examples(page):
     page.get_by_role("tab", name="Sample").focus()
+    for key, tab in (("End", "Edit"), ("ArrowRight", "Sample"), ("ArrowLeft", "Edit"), ("Home", "Sample")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("tab", name=tab)).to_be_focused()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Interpolate")).to_be_focused()
     uploaded(page, "from", 1)
@@ -100,6 +119,9 @@ def test_a_path_between_uploads_and_examples(page):
     page.locator("#interpolate input[type=range]").focus()
     page.keyboard.press("End")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 24 of 24")
+    with page.expect_download() as frame:
+        page.get_by_text("Download the frame").click()
+    assert pixels_of(Path(frame.value.path()).read_bytes()).shape == (16, 16, 3)
     page.get_by_label("Frames").fill("5")
     page.keyboard.press("Enter")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 3 of 5")
@@ -118,8 +140,105 @@ def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
     expect(page.locator("#edit .status")).to_have_text("a.txt is no image.")
     slot.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"words"})
     expect(page.locator("#edit .status")).to_contain_text("not an image that can be read")
-    uploaded(page, "edited", 1)
+    for _ in range(2):  # the same file again is read again
+        uploaded(page, "edited", 1)
+        expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+    page.close()
+
+
+@browser
+@pytest.mark.slow
+def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, tmp_path, url):
+    page.get_by_role("tab", name="Edit").click()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.post_data or ""))
+    data = image_file(7, (40, 40))
+    page.evaluate(
+        """text => {
+            const files = new DataTransfer();
+            files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png", {type: "image/png"}));
+            const slot = document.querySelector("[data-name=edited] .drop");
+            for (const kind of ["dragenter", "dragover", "drop"])
+                slot.dispatchEvent(new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true}));
+        }""",
+        base64.b64encode(data).decode(),
+    )
     expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+    for strength in ("0.4", "1"):
+        page.locator("#edit input[name=a]").fill(strength)
+        expect(page.locator("#edit .curl pre")).to_contain_text(f'"strength":{strength}')
+    assert len([body for body in sent if base64.b64encode(data[:300]).decode() in body]) == 1
+    page.locator("#edit").get_by_text("The same with curl").click()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as on a page by plain HTTP
+    page.locator("#edit .curl button").click()
+    expect(page.locator("#edit .curl button")).to_have_text("Copied")
+    command = page.locator("#edit .curl pre").inner_text()
+    assert len(command) < 500
+    subprocess.run([*shlex.split(command), "--silent", "--fail"], cwd=tmp_path, check=True)
+    with page.expect_download() as download:
+        page.locator("#edit").get_by_text("Download").click()
+    assert Path(download.value.path()).read_bytes() == (tmp_path / "edited.png").read_bytes()
+
+
+@browser
+@pytest.mark.slow
+def test_the_page_is_dark_where_its_reader_is(chromium, url):
+    backs = []
+    for scheme in ("light", "dark"):
+        page = chromium.new_page(color_scheme=scheme)
+        page.goto(url)
+        expect(page.locator(".grid img")).to_have_count(36)
+        levels = [page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color")]
+        backs.append([sum(map(int, re.findall(r"\d+", level))) for level in levels])
+        page.close()
+    (light, dark_ink), (dark, light_ink) = backs
+    assert light > 700 > 150 > dark
+    assert light_ink > 600 > 150 > dark_ink
+
+
+@browser
+@pytest.mark.slow
+def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle):
+    other = dataclasses.replace(
+        bundle, fingerprint="another", attributes=dataclasses.replace(bundle.attributes, names=("c", "d"))
+    )
+    answering = [BundleBackend(bundle)]
+
+    async def opened():
+        answering[0] = BundleBackend(answering[0].bundle)  # of the event loop that it runs in
+        return lambda: answering[0]
+
+    page = chromium.new_page()
+    with listening(opened, Limits()) as url:
+        page.goto(url)
+        page.locator(".grid button").first.click()
+        page.get_by_role("button", name="Edit", exact=True).click()
+        page.locator("#edit input[name=a]").fill("1")
+        expect(page.locator("#edit .status")).to_contain_text("bits changed.")
+        answering[0] = BundleBackend(other)
+        page.locator("#edit input[name=b]").fill("1")
+        expect(page.locator("#edit .status")).to_contain_text("The service has changed to another bundle")
+        expect(page.locator("#model")).to_contain_text("bundle another")
+        expect(page.locator("#edit .strengths")).to_contain_text("c")
+        expect(page.locator("#edit .slot .drop img")).to_have_count(0)
+        uploaded(page, "edited", 1)
+        expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+        answering[0] = BundleBackend(bundle)
+        page.locator("#edit input[name=c]").fill("1")
+        expect(page.locator("#model")).to_contain_text("bundle abc")
+        expect(page.locator("#edit .slot .drop img")).to_have_count(1)  # a file is good for every bundle
+        expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+    page.close()
+
+
+@browser
+@pytest.mark.slow
+def test_the_page_below_a_prefix(chromium, bundle):
+    page = chromium.new_page()
+    with listening(bundle, Limits(), root_path="/models/faces") as url:
+        page.goto(f"{url}/models/faces/")
+        expect(page.locator(".grid img")).to_have_count(36)
+        expect(page.locator("#sample .curl pre")).to_contain_text(f"{url}/models/faces/v1/sample")
     page.close()
 
 
@@ -133,9 +252,34 @@ def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
         page.get_by_label("API key").fill("secret")
         page.get_by_role("button", name="Use").click()
         expect(page.locator(".grid img")).to_have_count(36)
+    port = int(url.rsplit(":", 1)[1])
     page.get_by_role("button", name="Sample", exact=True).click()
     expect(page.locator("#sample .status")).to_contain_text("The service does not answer")
-    with listening(bundle, Limits(keys=("secret",)), int(url.rsplit(":", 1)[1])):
+    with listening(bundle, Limits(keys=("secret",)), port):
         page.get_by_role("button", name="By chance").click()
         expect(page.locator("#sample .status")).to_have_text("")
+    with listening(bundle, Limits(keys=("changed",)), port):
+        page.get_by_role("button", name="Sample", exact=True).click()
+        expect(page.locator("#sample .status")).to_contain_text("a valid API key is needed")
+        page.get_by_label("API key").fill("changed")
+        page.get_by_role("button", name="Use").click()
+        expect(page.get_by_label("API key")).to_be_hidden()
+        page.get_by_role("button", name="Sample", exact=True).click()
+        expect(page.locator("#sample .status")).to_have_text("")
+    assert page.locator(".slot .drop").count() == 3  # nothing was built twice
+    assert page.locator("#edit .strengths input").count() == 2
+    page.close()
+
+
+@browser
+@pytest.mark.slow
+def test_a_page_whose_service_fails_at_first_can_try_again(chromium, url):
+    page = chromium.new_page()
+    page.route("**/v1/model", lambda route: route.abort())
+    page.goto(url)
+    expect(page.locator("#model")).to_contain_text("The service does not answer")
+    page.unroute("**/v1/model")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".grid img")).to_have_count(36)
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
     page.close()

@@ -1,9 +1,14 @@
 """Requests made up from the OpenAPI document never make the service fail."""
 
+import httpx
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+
+from lbae.web.guard import Limits
+from tests.web.conftest import Client
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +44,31 @@ def test_the_document_names_every_path(document):
     assert {path: set(document.raw_schema["paths"][path]) for path in document.raw_schema["paths"]} == {
         path: {method.lower()} for method, paths in PATHS.items() for path in paths
     }
+
+
+@pytest.mark.parametrize("keys", [(), ("one",)], ids=["open", "keys"])
+def test_the_document_says_how_requests_fail_and_who_may_ask(bundle, keys):
+    document = Client(bundle, Limits(keys=keys)).request("GET", "/openapi.json").json()
+    failure = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+    for path in PATHS["POST"]:
+        operation = document["paths"][path]["post"]
+        assert {"400", "401", "408", "413", "415", "422", "500", "503", "504"} < set(operation["responses"])
+        assert all(said["content"] == failure for status, said in operation["responses"].items() if status != "200")
+        assert operation["security"] == ([{"key": []}] if keys else [{}, {"key": []}])
+        assert "application/json" in operation["requestBody"]["content"]
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+def test_errors_are_what_the_document_says(bundle):
+    client = Client(bundle, Limits(keys=("one",)))
+    schema = client.request("GET", "/openapi.json").json()["components"]["schemas"]["Failure"]
+    for path in ("/v1/sample", "/v1/nothing", "/nothing"):
+        jsonschema.validate(client.request("POST", path, json={}).json(), schema)
+
+
+def test_every_answer_names_the_bundle_and_the_time_taken(url):
+    for path in PATHS["GET"]:
+        answer = httpx.get(f"{url}{path}")
+        assert (answer.status_code, answer.headers["x-bundle"]) == (200, "abc")
+        assert answer.headers["server-timing"].startswith("total;dur=")

@@ -1,6 +1,6 @@
 // One image with attributes set and unset, each as strongly as its slider says.
 
-import { ask, askJson, pictureOf, runner, showCurl } from "./service.js";
+import { ask, askJson, decoded, runner, showCurl } from "./service.js";
 import { itemOf, slot } from "./slots.js";
 
 const WAIT_MS = 150;
@@ -17,11 +17,13 @@ function stepsOf(strengths) {
   return [...steps.values()].sort((one, other) => one.strength - other.strength);
 }
 
-export function startEdit(section, attributes, examples) {
+// Returns what shows a bundle: a slider for every attribute, and its examples.
+export function startEdit(section) {
   const strengths = section.querySelector(".strengths");
   const after = section.querySelector(".after img");
   const download = section.querySelector(".download");
-  const run = runner(section.querySelector(".status"));
+  const status = section.querySelector(".status");
+  const run = runner(status);
   let waiting = 0;
 
   const show = (picture, commands) => {
@@ -37,10 +39,8 @@ export function startEdit(section, attributes, examples) {
       if (!item) throw new Error("Give an image first: drop a file, choose an example, or send a sample here.");
       const steps = stepsOf(strengths);
       if (!steps.length) {
-        const same = item.latent ? ["/v1/decode", { latents: [item.latent] }] : ["/v1/reconstruct", { images: [item.image] }];
-        const [result] = (await askJson(...same, signal)).results;
-        if (result.error) throw new Error(result.error.message);
-        show(pictureOf(result), [{ path: same[0], body: same[1], out: "results.json" }]);
+        const body = { latents: [item.latent] };
+        show((await decoded(body.latents, signal))[0], [{ path: "/v1/decode", body, out: "results.json" }]);
         return "0 bits changed.";
       }
       const last = steps.pop();
@@ -59,7 +59,7 @@ export function startEdit(section, attributes, examples) {
       return `${bits} bits changed.`;
     });
 
-  for (const name of attributes) {
+  const offer = (name) => {
     const label = document.createElement("label");
     const slider = document.createElement("input");
     const output = document.createElement("output");
@@ -76,8 +76,8 @@ export function startEdit(section, attributes, examples) {
       waiting = setTimeout(draw, WAIT_MS);
     });
     label.append(name, output, slider);
-    strengths.append(label);
-  }
+    return label;
+  };
   section.querySelector("[name=reset]").addEventListener("click", () => {
     for (const slider of strengths.querySelectorAll("input")) {
       slider.value = 0;
@@ -85,6 +85,11 @@ export function startEdit(section, attributes, examples) {
     }
     if (itemOf("edited")) draw();
   });
-  const wrong = (message) => run("", () => Promise.reject(new Error(message)));
-  slot(section.querySelector(".slot"), examples, draw, wrong);
+  const offerExamples = slot(section.querySelector(".slot"), status, draw);
+  return ({ attributes, examples }) => {
+    clearTimeout(waiting);
+    after.hidden = download.hidden = true;
+    strengths.replaceChildren(...attributes.map(offer));
+    offerExamples(examples);
+  };
 }

@@ -14,7 +14,8 @@ async function* linesOf(answer) {
   }
 }
 
-export function startInterpolate(section, examples) {
+// Returns what shows a bundle: its examples.
+export function startInterpolate(section) {
   const form = section.querySelector("form");
   const status = section.querySelector(".status");
   const result = section.querySelector(".result");
@@ -31,16 +32,18 @@ export function startInterpolate(section, examples) {
   };
 
   const draw = () =>
-    run("Interpolating …", async (signal) => {
+    run("Interpolating …", async (signal, say) => {
       const items = [itemOf("from"), itemOf("to")];
       if (!items[0] || !items[1]) throw new Error("Give two images: drop files, choose examples, or send samples here.");
       const body = { items, steps: form.steps.valueAsNumber };
       const answer = await ask("/v1/interpolate", { ...body, format: "stream" }, signal);
-      frames = [];
+      const made = []; // apart from those that the slider shows meanwhile
       for await (const line of linesOf(answer)) {
-        frames.push(pictureOf(JSON.parse(line)));
-        range.max = frames.length - 1;
+        made.push(pictureOf(JSON.parse(line)));
+        say(`${made.length} of ${body.steps} frames …`);
       }
+      frames = made;
+      range.max = frames.length - 1;
       range.value = Math.floor(frames.length / 2);
       animation.hidden = true; // until there is the one of these frames
       result.hidden = false;
@@ -55,11 +58,14 @@ export function startInterpolate(section, examples) {
   const changed = () => {
     if (itemOf("from") && itemOf("to")) draw();
   };
-  const wrong = (message) => run("", () => Promise.reject(new Error(message)));
-  for (const element of section.querySelectorAll(".slot")) slot(element, examples, changed, wrong);
+  const slots = [...section.querySelectorAll(".slot")].map((element) => slot(element, status, changed));
   range.addEventListener("input", show);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     draw();
   });
+  return ({ examples }) => {
+    result.hidden = true;
+    for (const offer of slots) offer(examples);
+  };
 }

@@ -3,11 +3,13 @@
 import { startEdit } from "./edit.js";
 import { startInterpolate } from "./interpolate.js";
 import { startSample } from "./sample.js";
-import { askJson, useKey } from "./service.js";
+import { askJson, useBundle, useKey } from "./service.js";
 import { fill } from "./slots.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const facts = document.getElementById("model");
+const again = document.getElementById("again");
+const keyForm = document.getElementById("key");
 const panel = (name) => document.getElementById(name);
 
 function choose(tab) {
@@ -23,40 +25,50 @@ function choose(tab) {
 tabs.forEach((tab, index) => {
   tab.addEventListener("click", () => choose(tab));
   tab.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const next = tabs[(index + step + tabs.length) % tabs.length];
+    const last = tabs.length - 1;
+    const goes = { ArrowRight: index + 1, ArrowLeft: index - 1 + tabs.length, Home: 0, End: last }[event.key];
+    if (goes === undefined) return;
+    event.preventDefault();
+    const next = tabs[goes % tabs.length];
     choose(next);
     next.focus();
   });
 });
 
-function send(name, item, picture) {
+function send(name, latent, picture) {
   choose(tabs.find((tab) => tab.id === (name === "edited" ? "tab-edit" : "tab-interpolate")));
-  fill(name, item, picture);
+  fill(name, latent, picture);
 }
 
-async function start() {
+let shown = null; // the fingerprint of the bundle that the page shows
+const parts = [startInterpolate(panel("interpolate")), startEdit(panel("edit")), startSample(panel("sample"), send)];
+
+// Asks for the facts of the bundle that answers and shows them: at first, after a change of the bundle, with a new key.
+async function show() {
+  again.hidden = true;
   try {
-    const [model, { attributes }, { examples }] = await Promise.all(
-      ["/v1/model", "/v1/attributes", "/v1/examples"].map((path) => askJson(path)),
-    );
-    document.getElementById("key").hidden = true;
+    const model = await askJson("/v1/model");
+    useBundle(model.fingerprint);
+    const [{ attributes }, { examples }] = await Promise.all(["/v1/attributes", "/v1/examples"].map((path) => askJson(path)));
+    keyForm.hidden = true;
     const { latent_dim, image_size, padding } = model.config;
     const side = image_size - 2 * padding;
     facts.textContent = `${side} × ${side} pixels, ${latent_dim} bits, bundle ${model.fingerprint.slice(0, 8)}`;
-    startInterpolate(panel("interpolate"), examples);
-    startEdit(panel("edit"), Object.keys(attributes), examples);
-    startSample(panel("sample"), model, send);
+    if (shown === model.fingerprint) return; // only the key is another
+    shown = model.fingerprint;
+    for (const part of parts) part({ conditions: model.conditions, attributes: Object.keys(attributes), examples });
   } catch (error) {
     facts.textContent = error.message;
+    again.hidden = !keyForm.hidden;
   }
 }
 
-document.getElementById("key").addEventListener("submit", (event) => {
+keyForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  useKey(event.target.querySelector("input").value);
-  start();
+  useKey(keyForm.querySelector("input").value);
+  show();
 });
+again.addEventListener("click", show);
+document.addEventListener("bundle", show);
 choose(tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash) ?? tabs[0]);
-start();
+show();

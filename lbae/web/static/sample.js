@@ -12,6 +12,7 @@ function conditionsOf(section) {
 
 function offer(section, names) {
   section.querySelector(".conditions").hidden = names.length === 0;
+  section.querySelector(".choices").replaceChildren();
   for (const name of names) {
     const label = document.createElement("label");
     const choice = document.createElement("select");
@@ -22,13 +23,13 @@ function offer(section, names) {
   }
 }
 
-export function startSample(section, model, send) {
+// Returns what shows a bundle: its attributes, and a first sample.
+export function startSample(section, send) {
   const form = section.querySelector("form");
   const grid = section.querySelector(".grid");
   const use = section.querySelector(".use");
   const run = runner(section.querySelector(".status"));
   let shown = null;
-  offer(section, model.conditions);
 
   const draw = () =>
     run("Sampling …", async (signal) => {
@@ -48,7 +49,7 @@ export function startSample(section, model, send) {
           button.append(image);
           button.addEventListener("click", () => {
             for (const other of grid.children) other.ariaPressed = String(other === button);
-            shown = { item: { latent: packed[index] }, picture };
+            shown = { latent: packed[index], picture };
             use.querySelector(".download").href = picture;
             use.hidden = false;
           });
@@ -64,10 +65,15 @@ export function startSample(section, model, send) {
   });
   form.chance.addEventListener("click", () => {
     form.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
-    draw();
+    form.requestSubmit();
   });
   for (const button of use.querySelectorAll("[data-to]")) {
-    button.addEventListener("click", () => send(button.dataset.to, shown.item, shown.picture));
+    button.addEventListener("click", () => send(button.dataset.to, shown.latent, shown.picture));
   }
-  draw();
+  return ({ conditions }) => {
+    offer(section, conditions);
+    use.hidden = true;
+    grid.replaceChildren();
+    draw();
+  };
 }

@@ -1,0 +1,226 @@
+"""What requests cannot be: every field of every body, image files, media types; each a 4xx that names the field."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from lbae.core.packing import pack
+from lbae.web.guard import Limits
+from tests.web.conftest import Client, b64, image_file
+
+GOOD = {"image": b64(image_file(1))}
+LATENT = {"latent": "AAAA"}
+LONG = "a" * 257
+
+SAMPLE = [
+    *[({"n": n}, "n") for n in (0, 1025, "5", True, 2.5, None)],
+    *[({"seed": seed}, "seed") for seed in (-1, 2**63, "7", True, 1.5)],
+    *[({"given": given}, "given") for given in (["a"], "a", {f"a{i}": True for i in range(65)})],
+    *[({"given": {"a": value}}, "given.a") for value in ("yes", 1, None)],
+    ({"given": {"c": True}}, "given.c"),
+    *[({"component": component}, "component") for component in (-1, 2, "0", True)],
+    *[({"format": kind}, "format") for kind in ("gif", 1)],
+    ({"count": 3}, "count"),
+    ({"n": 2, "format": "png"}, None),
+    ([], None),
+]
+INTERPOLATE = [
+    *[({"items": items}, "items") for items in ([], [GOOD], [GOOD] * 17, "a", None)],
+    *[({"items": [GOOD, item]}, "items.1") for item in ({}, {**GOOD, **LATENT}, 3)],
+    *[({"items": [GOOD, {"latent": text}]}, "items.1.latent") for text in (5, "?", "AA==", b64(b"\xff" * 3))],
+    *[({"items": [GOOD, {"image": data}]}, "items.1.image") for data in (5, "?", "", b64(b"GIF89a"))],
+    ({"items": [GOOD, {"file": "/etc/hosts"}]}, "items.1.file"),
+    *[({"items": [GOOD, GOOD], "steps": steps}, "steps") for steps in (1, 65, "5", True)],
+    *[({"items": [GOOD, GOOD], "loop": loop}, "loop") for loop in ("yes", 1)],
+    *[({"items": [GOOD, GOOD], "seed": seed}, "seed") for seed in (-1, "7", None)],
+    ({"items": [GOOD, GOOD], "format": "gif"}, "format"),
+    ({}, "items"),
+]
+EDIT = [
+    *[({"item": item}, "item") for item in ({}, "a", [GOOD])],
+    ({"item": {"image": b64(b"GIF89a")}, "set": ["a"]}, "item.image"),
+    ({"item": {"latent": "AA=="}, "set": ["a"]}, "item.latent"),
+    ({"item": GOOD}, "set"),
+    *[({"item": GOOD, side: names}, side) for side in ("set", "unset") for names in ("a", ["a"] * 65)],
+    *[({"item": GOOD, side: [name]}, f"{side}.0") for side in ("set", "unset") for name in ("c", 3, LONG)],
+    ({"item": GOOD, "set": ["a"], "unset": ["a"]}, "set"),
+    *[({"item": GOOD, "set": ["a"], "strength": strength}, "strength") for strength in (-0.1, 1.1, "1", True)],
+    *[({"item": GOOD, "set": ["a"], "method": method}, "method") for method in ("magic", 1)],
+    ({"item": GOOD, "set": ["a"], "format": "grid"}, "format"),
+]
+BATCHES = [
+    *[(path, {"images": images}, "images") for path in ("encode", "reconstruct") for images in ([], ["A"] * 257, "A", None)],
+    *[(path, {"images": [3]}, "images.0") for path in ("encode", "reconstruct")],
+    *[("decode", {"latents": latents}, "latents") for latents in ([], ["A"] * 257, "A")],
+    ("decode", {"latents": [3]}, "latents.0"),
+    ("encode", {"images": ["A"], "format": "png"}, "format"),
+    ("reconstruct", {"images": ["A"], "format": "grid"}, "format"),
+    ("decode", {"latents": ["A"], "format": "zip"}, "format"),
+]
+GENERATION = [
+    *[({"prompt": prompt}, "prompt") for prompt in (3, "a" * 4001, "a cat", "a, not a")],
+    *[({"prompt": "", "n": n}, "n") for n in (0, 1025, "1", True)],
+    *[({"prompt": "", "seed": seed}, "seed") for seed in (-1, "1")],
+    *[({"prompt": "", "size": size}, "size") for size in ("15x15", 16, LONG)],
+    *[({"prompt": "", "model": model}, "model") for model in (1, LONG)],
+    ({"prompt": "", "response_format": "url"}, "response_format"),
+    ({"prompt": "", "output_format": "gif"}, "output_format"),
+    ({"prompt": "", "user": 1}, "user"),
+    ({}, "prompt"),
+]
+CASES = [
+    *[("sample", body, param) for body, param in SAMPLE],
+    *[("interpolate", body, param) for body, param in INTERPOLATE],
+    *[("edit", body, param) for body, param in EDIT],
+    *BATCHES,
+    *[("images/generations", body, param) for body, param in GENERATION],
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), CASES, ids=lambda value: str(value)[:60])
+def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
+    answer = client.post(f"/v1/{path}", body)
+    assert answer.status_code == 422
+    assert (answer.json()["error"]["type"], answer.json()["error"]["param"]) == ("invalid_request", param)
+    assert answer.headers["x-bundle"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("sample", {"component": 2}, "component is 2; allowed: 0 to 1"),
+        ("sample", {"given": {"aa": True}}, "unknown attribute 'aa'; did you mean 'a'? (known: a, b)"),
+        ("sample", {"given": {LONG: True}}, "at most 256 characters"),
+        ("sample", {"n": "5"}, "valid integer"),
+        ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
+        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
+        ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
+        ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),
+        ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
+        ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'bits' or 'hyperplane'"),
+        ("edit", {"item": {"image": b64(b"GIF89a")}, "set": ["a"]}, "no image format of those that are allowed (PNG, JPEG"),
+    ],
+)
+def test_what_it_says(client, path, body, message):
+    assert message in client.post(f"/v1/{path}", body).json()["error"]["message"]
+
+
+def test_an_impossible_condition(bundle):
+    factors = bundle.prior.factors.copy()
+    factors[:, 2] = -factors[:, 1]  # who has "a" has no "b"
+    contrary = dataclasses.replace(bundle, prior=dataclasses.replace(bundle.prior, factors=factors))
+    given = {"given": {"a": True, "b": True}}
+    answer = Client(contrary, Limits()).post("/v1/sample", given)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "given")
+    assert "ask for fewer attributes at once" in answer.json()["error"]["message"]
+
+
+def test_half_a_surrogate_pair_is_a_mistake_and_no_failure(client):
+    for body in (b'{"\\ud800": 1}', b'{"given": {"\\ud800": true}}', b'{"format": "\\ud800"}'):
+        answer = client.request("POST", "/v1/sample", content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request")
+
+
+def test_an_answer_that_would_not_fit_into_memory_is_refused_before_it_is_made(bundle, monkeypatch):
+    client = Client(bundle, Limits(max_answer_pixels=20_000))  # 78 images of 16 x 16, 19 in a grid, 4 in an animation
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
+    two, many = [LATENT, LATENT], ["AAAA"] * 79
+    for path, body, param in [
+        ("sample", {"n": 20}, "n"),
+        ("sample", {"n": 79, "format": "zip"}, "n"),
+        ("interpolate", {"items": two, "steps": 20}, "steps"),
+        ("interpolate", {"items": two, "steps": 5, "format": "webp"}, "steps"),
+        ("interpolate", {"items": [*two, *two], "steps": 64, "loop": True, "format": "zip"}, "steps"),
+        ("decode", {"latents": many}, "latents"),
+        ("reconstruct", {"images": many}, "images"),
+        ("images/generations", {"prompt": "", "n": 79}, "n"),
+    ]:
+        answer = client.post(f"/v1/{path}", body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+        assert "allowed: 20000 pixels at once" in answer.json()["error"]["message"]
+    assert client.post("/v1/sample", {"n": 1024, "format": "latents"}).status_code == 200
+
+
+def test_answers_at_the_limit_are_made(bundle):
+    client = Client(bundle, Limits(max_answer_pixels=20_000))
+    two = [LATENT, {"latent": b64(pack(bundle.prior.sample(1, 0)).tobytes())}]
+    for path, body in [
+        ("sample", {"n": 19}),
+        ("sample", {"n": 78, "format": "zip"}),
+        ("interpolate", {"items": two, "steps": 3, "format": "webp"}),
+        ("interpolate", {"items": two, "steps": 64, "format": "stream"}),  # of which there are a few frames at a time
+    ]:
+        assert client.post(f"/v1/{path}", body).status_code == 200
+
+
+def saved(kind: str, *frames: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, **({"save_all": True, "append_images": list(frames[1:])} if frames[1:] else {}), **options)
+    return buffer.getvalue()
+
+
+def grey(level: int, side: int = 16) -> Image.Image:
+    return Image.new("RGB", (side, side), (level,) * 3)
+
+
+def test_files_that_are_refused(client):
+    """Formats that hold others without a limit (ICO), that start programs (EPS), and whatever else Pillow knows."""
+    others = {kind: saved(kind, grey(9)) for kind in ("ICO", "EPS", "GIF", "BMP", "TIFF", "PPM")}
+    animated = {f"animated {kind}": saved(kind, grey(10), grey(200)) for kind in ("WEBP", "PNG")}
+    cut = image_file(1)[:60]
+    files = {**others, **animated, "cut": cut, "empty": b"", "words": b"words"}
+    results = client.post("/v1/encode", {"images": [b64(data) for data in files.values()]}).json()["results"]
+    said = {name: result["error"]["message"] for name, result in zip(files, results, strict=True)}
+    assert [name for name, message in said.items() if "no image format of those that are allowed" in message] == [
+        *others,
+        "words",
+    ]
+    assert [name for name, message in said.items() if "it is animated" in message] == [*animated]
+    assert "no bytes" in said["empty"]
+    edited = client.post("/v1/edit", {"item": {"image": b64(animated["animated WEBP"])}, "set": ["a"]})
+    assert (edited.status_code, edited.json()["error"]["param"]) == (422, "item.image")
+
+
+def test_a_photograph_with_more_pictures_behind_it_is_none_that_moves(client):
+    results = client.post("/v1/encode", {"images": [b64(saved("MPO", grey(10), grey(200))), b64(saved("JPEG", grey(10)))]})
+    first, second = results.json()["results"]
+    assert first == second
+
+
+POSTS = ["sample", "interpolate", "edit", "encode", "decode", "reconstruct", "images/generations"]
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_media_types_and_json(client, path):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = client.request("POST", f"/v1/{path}", content=b"{}", headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (415, "unsupported_media_type")
+    for body in (b"{", b"", b"[" * 100_000, b"9" * 10_000):
+        answer = client.request("POST", f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request")
+    if path in ("sample", "decode", "images/generations"):
+        assert client.request("POST", f"/v1/{path}", files={"image": b"x"}).status_code == 415
+
+
+def test_multipart(client):
+    post = lambda path, **rest: client.request("POST", f"/v1/{path}", **rest)  # noqa: E731
+    assert post("encode", files={"picture": b"x"}).status_code == 422
+    assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
+    two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
+    assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
+    empty = post("edit", files={"image": b""}, data={"request": json.dumps({"set": ["a"]})})
+    assert (empty.status_code, empty.json()["error"]["param"]) == (422, "item.image")
+    (result,) = post("encode", files={"image": ("empty.png", b"")}).json()["results"]
+    assert "no bytes" in result["error"]["message"]
+    headers = {"content-type": "multipart/form-data"}
+    assert post("encode", content=b"x", headers=headers).status_code == 400
+    assert post("encode", files=[("image", b"x")] * 257).status_code == 400
+
+
+def test_paths_and_methods_that_there_are_not(client):
+    unknown = client.request("GET", "/v1/nothing")
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found")
+    assert client.request("GET", "/v1/sample").status_code == 405
