@@ -119,3 +119,7 @@ def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"unknown option {option}{hint} (options: {', '.join(known[1:])})")
+    for p in named:
+        option = "--" + p.name.replace("_", "-")
+        if p.annotation is not Names and sum(a.partition("=")[0].replace("_", "-") == option for a in arguments) > 1:
+            raise UserError(f"{option} is given more than once, of which one would be lost; give it once")

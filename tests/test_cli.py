@@ -46,9 +46,9 @@ run(job)
 """
 
 
-def options(*, name: str = "", keep: bool = False, num: int = 0) -> dict:
+def options(*, name: str = "", keep: bool = False, num: int = 0, some: cli.Names = ()) -> dict:
     """A job that says what it was given."""
-    return {"name": name, "keep": keep, "num": num}
+    return {"name": name, "keep": keep, "num": num, "some": some}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--ray"]])
@@ -119,9 +119,15 @@ def test_plain_log_lines_stay_plain():
 
 
 def test_options_by_name_take_booleans():
-    assert cli.call(options, {"keep": True, "num": 3}) == {"name": "", "keep": True, "num": 3}
-    assert cli.call(options, {"keep": False, "name": "false"}) == {"name": "false", "keep": False, "num": 0}
+    assert cli.call(options, {"keep": True, "num": 3}) == {"name": "", "keep": True, "num": 3, "some": ()}
+    assert cli.call(options, {"keep": False, "name": "false"}) == {"name": "false", "keep": False, "num": 0, "some": ()}
     with pytest.raises(UserError, match="unknown option --no-num"):
         cli.call(options, {"num": False})
     with pytest.raises(UserError, match=r"unknown option --no-kep; did you mean --keep\?"):
         cli.call(options, {"kep": False})
+
+
+def test_an_option_given_twice_does_not_lose_a_value():
+    assert cli.call(options, {"some": ["a", "b"]})["some"] == ("a", "b")
+    with pytest.raises(UserError, match="--name is given more than once"):
+        cli.call(options, {"name": ["a", "b"]})

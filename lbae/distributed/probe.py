@@ -16,7 +16,7 @@ _PATIENCE_S = 120.0
 _MEND = (
     "all nodes need the same storage (s3://..., or a folder that they share), and its keys and endpoint in their environment"
 )
-_proven: set[tuple[str, str]] = set()  # nodes with what they reach
+_proven: set[tuple[str, str, str]] = set()  # nodes with what they were seen to read, or to write to
 
 
 def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
@@ -29,7 +29,8 @@ def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
         return
     inputs = {absolute(uri) for uri in reads if uri}
     folders = {posixpath.dirname(absolute(uri)) for uri in writes}
-    unknown = [node for node in nodes if {(node, place) for place in inputs | folders} - _proven]
+    wanted = {("read", uri) for uri in inputs} | {("write", folder) for folder in folders}
+    unknown = [node for node in nodes if {(node, *one) for one in wanted} - _proven]
     if not unknown:
         return
     token = f"lbae-probe-{uuid.uuid4().hex}"
@@ -46,7 +47,7 @@ def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
             problem = problem or (f"writes elsewhere than this process when it writes to {hidden[0]}" if hidden else None)
             if problem:
                 raise LbaeError(f"node {nodes[node]} {problem}; {_MEND}")
-            _proven.update((node, place) for place in inputs | folders)
+            _proven.update((node, *one) for one in wanted)
     finally:
         for place in places.values():
             place.remove()
