@@ -10,9 +10,10 @@ from lbae.distributed.fit import fit
 from lbae.distributed.reduce import reduce
 from lbae.distributed.session import session
 from lbae.distributed.train import train
-from lbae.errors import UserError, unknown
 from lbae.io.bundle import move_pointer
-from lbae.io.storage import absolute, read_toml
+from lbae.io.lock import locked
+from lbae.io.pipeline_file import read_pipeline
+from lbae.io.storage import absolute
 
 # With the name under which later stages ask for what this one makes.
 _STAGES: dict[str, tuple[Job, str]] = {
@@ -33,27 +34,23 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
         overwrite: replace artifacts of another make.
         address: Ray cluster to join; found or started when not given.
     """
-    asked = read_toml(config)
-    for name in asked:
-        if name not in (known := ("data", "out", "current", *_STAGES)):
-            raise unknown("part of the config", name, known)
-    missing = [name for name in ("data", "out", "train") if name not in asked]
-    missing += ["evaluate.data"] if "data" not in asked.get("evaluate", {"data": None}) else []
-    if missing:
-        raise UserError(f"config {config} says nothing of {', '.join(missing)}")
+    asked = read_pipeline(config, _STAGES)
     out = asked["out"]
     made = {artifact: f"{out}/{artifact}" for _, artifact in _STAGES.values()}
     places = {**made, "cache": f"{out}/cache", "data": asked["data"], "train_data": asked["data"]}
-    with session(address):
+    results: dict[str, Any] = {}
+    with locked(f"{out}/pipeline") as still_held, session(address):
         for name, (stage, artifact) in _STAGES.items():
             if name == "evaluate" and name not in asked:
                 continue
+            still_held()
             taken = [option for option in inspect.signature(stage).parameters if option in places]
             given = {option: places[option] for option in taken} | {"out": made[artifact]} | asked.get(name, {})
-            call(stage, given | ({"overwrite": True} if overwrite else {}))
-    if "current" in asked:
-        move_pointer(asked["current"], places["bundle"])
-    return {"out": absolute(out), "bundle": absolute(places["bundle"])}
+            results[name] = call(stage, given | ({"overwrite": True} if overwrite else {}))
+        if "current" in asked:
+            move_pointer(asked["current"], places["bundle"])
+    already = {"already": True} if all(result.get("already") for result in results.values()) else {}
+    return {"out": absolute(out), "bundle": absolute(places["bundle"]), "stages": results, **already}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What every job shares: a command line from a function's signature, one line of JSON, one line an error, an exit code.
 
+``--version`` alone says what is installed; SIGTERM, which ``ray job stop`` sends, ends a job as Ctrl-C does.
+
 Stands beside the layers: only ``jobs/`` imports it.
 """
 
@@ -9,15 +11,17 @@ import functools
 import inspect
 import io
 import json
-import logging
 import re
+import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
+from lbae import log
 from lbae.errors import LbaeError, UserError, unknown
+from lbae.io.machine import versions
 
 Job = Callable[..., dict[str, Any] | None]
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -28,9 +32,9 @@ def call(job: Job, options: dict[str, Any]) -> dict[str, Any] | None:
     """Call a job with options by their names in Python, which are checked as the command line's are."""
     words = []
     for name, value in options.items():
-        option = "--" + name.replace("_", "-")
+        option = name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
-            words += [option] if one is True else [option, str(one)]
+            words += [f"--{option}" if one else f"--no-{option}"] if isinstance(one, bool) else [f"--{option}", str(one)]
     return _parse(job, words)()
 
 
@@ -38,22 +42,40 @@ def run(job: Job | dict[str, Job]) -> None:
     """Call ``job`` (or the one of several that the first argument names) with the command line's options, print its result
     as the last line, and exit.
 
-    Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted; a mistake is one line, without a traceback.
+    Exit codes: 0 done, 1 the work failed (or a result says ``"ok": false``), 2 the user's mistake, 130 interrupted, 143
+    stopped by SIGTERM; a mistake is one line, without a traceback.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        result = _parse(*_choose(job, sys.argv[1:]))()
+        log.configure()
+        result = versions() if sys.argv[1:] == ["--version"] else _parse(*_choose(job, sys.argv[1:]))()
     except LbaeError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(" ".join(str(error).split()), error.exit_code)
     except OSError as error:  # storage: no space, no permission, no connection
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), 1)
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
+    except _Stopped:
+        _fail("stopped", 143)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if result is not None:
         print(json.dumps(result), flush=True)
+        sys.exit(0 if result.get("ok", True) else 1)
+
+
+class _Stopped(BaseException):
+    """Passes through ``except Exception``, so that only ``finally`` blocks run before the job ends."""
+
+
+def _stop(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the cleaning up short
+    raise _Stopped
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    log.error(message)
+    sys.exit(code)
 
 
 def _choose(job: Job | dict[str, Job], arguments: list[str]) -> tuple[Job, list[str]]:
@@ -88,11 +110,16 @@ def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
 
 
 def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
-    named = [p.name for p in inspect.signature(job).parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-    known = ["--help", *("--" + name.strip("_").replace("_", "-") for name in named)]
+    named = [p for p in inspect.signature(job).parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+    switches = ["--no-" + p.name.replace("_", "-") for p in named if isinstance(p.default, bool)]
+    known = ["--help", *("--" + p.name.strip("_").replace("_", "-") for p in named)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in known:
+        if option.startswith("--") and option not in (*known, *switches):
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"unknown option {option}{hint} (options: {', '.join(known[1:])})")
+    for p in named:
+        option = "--" + p.name.replace("_", "-")
+        if p.annotation is not Names and sum(a.partition("=")[0].replace("_", "-") == option for a in arguments) > 1:
+            raise UserError(f"{option} is given more than once, of which one would be lost; give it once")

@@ -22,7 +22,20 @@ BANNED = {  # what a layer may not import, by the reason it exists
 SHARED = tuple(
     f"lbae.distributed.{name}."
     for name in (
-        *("session", "tasks", "sums", "partition", "neighbours", "classifier", "look", "compare", "stream", "worker"),
+        *(
+            "session",
+            "connection",
+            "probe",
+            "tasks",
+            "sums",
+            "partition",
+            "neighbours",
+            "classifier",
+            "look",
+            "compare",
+            "stream",
+            "worker",
+        ),
         *("deployments", "shelf", "serve_metrics"),
     )
 )

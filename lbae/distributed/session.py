@@ -1,7 +1,5 @@
 """The Ray session of a job: join the cluster there is, or start a local one for the time of the job."""
 
-import functools
-import logging
 import os
 import sys
 import threading
@@ -15,6 +13,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lbae.distributed.connection import connect
 from lbae.errors import LbaeError, UserError
 from lbae.report.progress import ProgressLine
 
@@ -29,7 +28,6 @@ RUNS_A_NETWORK = {
     }
 }
 
-_STORE_BYTES = 2 * 2**30
 _POLL_S = 0.5
 _ACTORS_A_GPU = 4  # a GPU runs the network faster than one CPU decodes or compresses image files
 
@@ -39,13 +37,13 @@ def session(address: str | None = None) -> Iterator[None]:
     """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
 
     A Ray that is connected already (a notebook's, a test's) is used and left alone. Errors of this package that tasks raise
-    come out as themselves; LbaeError when an address is given and nothing answers there.
+    come out as themselves; what connecting raises says :func:`lbae.distributed.connection.connect`.
     """
     # A task that fails fails all its results; the one that is asked for carries the error, the others would print it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
     if not joined:
-        _connect(address)
+        connect(address)
     try:
         yield
     except RayTaskError as error:
@@ -53,20 +51,6 @@ def session(address: str | None = None) -> Iterator[None]:
     finally:
         if not joined:
             ray.shutdown()
-
-
-def _connect(address: str | None) -> None:
-    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
-        logging.getLogger(name).setLevel(logging.ERROR)
-    quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
-    try:
-        try:
-            quiet(object_store_memory=_STORE_BYTES)
-        except ValueError:  # not for a cluster that stands; "auto" would also join the local Ray of another job
-            quiet()
-    except ConnectionError as error:
-        place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
-        raise LbaeError(f"no Ray cluster answers at {place}: {error}") from error
 
 
 def root_cause(error: BaseException) -> LbaeError:

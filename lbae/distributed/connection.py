@@ -1,0 +1,65 @@
+"""How a job comes to its Ray, and what it says when it does not."""
+
+import functools
+import logging
+import os
+import signal
+import threading
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from lbae.errors import LbaeError, UserError
+from lbae.io import machine
+
+_TOKEN = (
+    "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and client"
+    " (`ray get-auth-token --generate` makes one for a new cluster)"
+)
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
+
+    LbaeError when nothing answers, or /dev/shm is too small for a local Ray; UserError for a cluster of other versions, or
+    when there is no token and RAY_AUTH_MODE asks for one. The process's handler of SIGTERM stays.
+    """
+    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
+    place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
+    free, handler = machine.shared_memory_bytes(), signal.getsignal(signal.SIGTERM)
+    try:
+        try:
+            quiet(object_store_memory=machine.STORE_BYTES)
+            _check_shared_memory(free)
+        except ValueError:  # not for a cluster that stands; "auto" would also join the local Ray of another job
+            quiet()
+    except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
+        raise LbaeError(
+            f"no Ray cluster answers at {place}, or it refuses this machine's token ({error}); {_TOKEN}"
+        ) from error
+    except AuthenticationError as error:
+        raise UserError(f"the Ray cluster at {place} asks for a token ({error.message}); {_TOKEN}") from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"the Ray cluster at {place} runs other versions than this job: {str(error).partition(': ')[2]}Ray and Python"
+            " must be the same on both; use the cluster's, or submit the job to it with `ray job submit`"
+        ) from error
+    finally:
+        # Ray puts its own handler there; a job's says that it was stopped (lbae.cli).
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _check_shared_memory(free: int | None) -> None:
+    """LbaeError when a local Ray, started just now, had no room in /dev/shm: it took files in /tmp, and said nothing."""
+    if free is not None and free < machine.STORE_BYTES and not os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"):
+        ray.shutdown()
+        raise LbaeError(
+            f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs {machine.STORE_BYTES / 2**20:,.0f} MiB there:"
+            " start the container with `--shm-size=3g`, delete what lies in /dev/shm, or set"
+            " RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to do with files in /tmp"
+        )

@@ -1,0 +1,150 @@
+"""What this machine has and runs: versions, memory, the token of a Ray cluster, access to a storage. No Ray."""
+
+import importlib.metadata
+import os
+import platform
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import lbae
+from lbae.io.artifact import FORMAT_VERSION, digest
+from lbae.io.storage import resolve
+
+STORE_BYTES = 2 * 2**30
+"""What a local Ray keeps in shared memory."""
+
+_MEMORY_BYTES = STORE_BYTES + 2 * 2**30  # the objects, and a few workers that have imported torch
+_SHOWN = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow", "safetensors")
+_PACKAGE = Path(lbae.__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Whether something is as it must be; ``note`` is what was found and, when it is not, what to mend."""
+
+    name: str
+    ok: bool
+    note: str
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what results depend on, and fingerprints of this package's files and of all that is installed."""
+    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
+    own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
+    return {
+        "lbae": lbae.__version__,
+        "python": platform.python_version(),
+        "artifact_format": FORMAT_VERSION,
+        "packages": {name: installed[name] for name in _SHOWN if name in installed},
+        "files": digest(*(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))),
+        "installed": digest(*(f"{name}=={installed[name]}".encode() for name in sorted(installed))),
+    }
+
+
+def checks() -> Iterator[Check]:
+    """What can be said of this machine without a cluster."""
+    yield _packages()
+    yield _token()
+    free = shared_memory_bytes()
+    if free is not None:
+        note = f"{_gib(free)} free" + (
+            f"; a local Ray needs {_gib(STORE_BYTES)}: `--shm-size=3g`" if free < STORE_BYTES else ""
+        )
+        yield Check(name="/dev/shm", ok=free >= STORE_BYTES, note=note)
+    memory = _memory_bytes()
+    note = _gib(memory) + (f"; a local Ray and its workers need {_gib(_MEMORY_BYTES)}" if memory < _MEMORY_BYTES else "")
+    yield Check(name="memory", ok=memory >= _MEMORY_BYTES, note=note)
+    yield _gpu()
+
+
+def shared_memory_bytes() -> int | None:
+    """What is free in /dev/shm, where Ray keeps objects; None where there is no such thing."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except FileNotFoundError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def differences(lock: str) -> list[str]:
+    """Installed packages of another version than the text of a requirements file pins; those not installed do not count."""
+    found = []
+    for line in lock.splitlines():
+        if not line or line.startswith(("#", " ")):
+            continue
+        pinned = Requirement(line)
+        if pinned.marker is None or pinned.marker.evaluate():
+            try:
+                version = Version(importlib.metadata.version(pinned.name))
+            except importlib.metadata.PackageNotFoundError:  # as what only tests need, on a cluster's nodes
+                continue
+            if not pinned.specifier.contains(version.public, prereleases=True):  # torch's +cpu is no other version
+                found.append(f"{pinned.name} {version} is installed, {pinned.specifier} is asked for")
+    return found
+
+
+def storage(uri: str) -> Check:
+    """Whether this process can write, read and delete in a folder."""
+    place = resolve(uri) / f".lbae-{uuid.uuid4().hex}"
+    try:
+        place.write_bytes(b"x")
+        place.read_bytes()
+        place.remove()
+    except Exception as error:  # whatever the libraries behind a filesystem raise
+        mend = "look at the path, the keys and AWS_ENDPOINT_URL"
+        return Check(name=f"storage {uri}", ok=False, note=f"cannot be used from here ({error}); {mend}")
+    return Check(name=f"storage {uri}", ok=True, note="written and read from here")
+
+
+def _packages() -> Check:
+    facts = versions()
+    note = f"Python {facts['python']}, " + ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    lock = _PACKAGE.parent / "requirements.lock"
+    wrong = differences(lock.read_text()) if lock.exists() else []
+    note += f"; {'; '.join(wrong)}: `uv pip sync requirements.lock`" if wrong else ""
+    return Check(name="packages", ok=not wrong, note=note)
+
+
+def _token() -> Check:
+    """Ray reads RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token."""
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    there = bool(os.environ.get("RAY_AUTH_TOKEN")) or path.exists()
+    if mode == "disabled":
+        return Check(
+            name="token", ok=True, note="RAY_AUTH_MODE=disabled: who reaches the cluster's ports can run code there"
+        )
+    if there:
+        return Check(
+            name="token", ok=True, note=f"there is one; RAY_AUTH_MODE is {mode or 'not set, `ray job submit` needs token'}"
+        )
+    mend = "`ray get-auth-token --generate` makes one; every node and client needs the same"
+    return Check(name="token", ok=mode != "token", note=f"none at {path}, RAY_AUTH_MODE is {mode or 'not set'}; {mend}")
+
+
+def _gpu() -> Check:
+    import torch  # which takes seconds, and whoever connects to Ray imports this module
+
+    count = torch.cuda.device_count()
+    if count or not Path("/dev/nvidia0").exists():
+        return Check(name="GPUs here", ok=True, note=str(count))
+    mend = f"torch {torch.__version__} cannot use it: install a torch for CUDA, or a newer driver"
+    return Check(name="GPUs here", ok=False, note=f"there is one (/dev/nvidia0), but {mend}")
+
+
+def _memory_bytes() -> int:
+    """The machine's, or what a container may take of it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"

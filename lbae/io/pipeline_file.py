@@ -1,0 +1,30 @@
+"""The file of a pipeline: which images, where to, and a table of options for each stage that needs some."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lbae.errors import UserError, unknown
+from lbae.io.storage import read_toml
+
+_URIS = ("data", "out", "current")
+
+
+def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
+    """What the file says: ``data``, ``out`` and perhaps ``current``, URIs, and a table of options a stage.
+
+    UserError for what is missing, unknown or of another type; the stages check their own options.
+    """
+    asked = read_toml(config)
+    for name, value in asked.items():
+        if name not in (known := (*_URIS, *stages)):
+            raise unknown("part of the config", name, known)
+        wanted, what = (
+            (str, "a path or a URI in quotes") if name in _URIS else (dict, f"a table: [{name}] on a line of its own")
+        )
+        if not isinstance(value, wanted):
+            raise UserError(f"{name} of config {config} is {value!r}; allowed: {what}")
+    missing = [name for name in ("data", "out", "train") if name not in asked]
+    missing += ["evaluate.data"] if "data" not in asked.get("evaluate", {"data": None}) else []
+    if missing:
+        raise UserError(f"config {config} says nothing of {', '.join(missing)}")
+    return asked

@@ -1,0 +1,45 @@
+"""Run by test_probe: what a cluster of two nodes says of storages, of which the second node reaches some elsewhere or not.
+
+``python -m tests.distributed.probe_two_nodes FOLDER``; a bucket is at s3://bucket for the driver and the first node.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from lbae.distributed import probe
+from lbae.errors import LbaeError
+
+
+def main(folder: str) -> None:
+    """Start the nodes and ask."""
+    one = {"num_cpus": 1, "object_store_memory": 2**28}
+    cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
+    # Port 9 answers nobody, as for a node that was given no endpoint.
+    cluster.add_node(**one, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    ray.init(address=cluster.address, log_to_driver=False)
+    Path(folder, "data").mkdir()
+    said = {}
+    for name, reads, writes in (
+        ("shared", [f"{folder}/data", None], [f"{folder}/out"]),
+        ("again", [], [f"{folder}/other"]),
+        ("bucket written", [], ["s3://bucket/out"]),
+        ("bucket read", ["s3://bucket"], []),
+        ("not there", ["/dev/fd/0/nothing"], []),
+    ):
+        asked = len(probe._proven)
+        try:
+            probe.reached(reads, writes)
+            said[name] = f"{len(probe._proven) - asked} new"
+        except LbaeError as error:
+            said[name] = str(error)
+    print(json.dumps(said))
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

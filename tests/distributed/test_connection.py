@@ -1,0 +1,78 @@
+"""What a job says when it cannot have the Ray asked for: each in a process of its own, as Ray reads its settings once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CONNECT = """
+import sys
+from lbae.cli import run
+from lbae.distributed.session import session
+def job(*, address: str = "") -> dict:
+    with session(address or None):
+        return {}
+run(job)
+"""
+OTHER_RAY = "import ray._private.utils as u; u.compute_version_info = lambda: ('2.59.0', '3.10.1')\n"
+NO_ROOM = [
+    "unshare",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"',
+    "sh",
+]
+
+
+def connected(*words: str, code: str = CONNECT, **environment: str) -> tuple[int, str]:
+    """Exit code and standard error of a job that only connects."""
+    arguments = ["--address", words[-1]] if words else []
+    command = [*words[:-1], sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_a_cluster_of_another_ray_is_named_with_both_versions(ray_session):
+    code, error = connected(ray_session, code=OTHER_RAY + CONNECT)
+    assert code == 2
+    assert (
+        f"error: the Ray cluster at {ray_session} runs other versions than this job: The cluster was started with:" in error
+    )
+    ours = sys.version.split()[0]
+    assert f"Python: {ours} This process" in error
+    assert "Ray: 2.59.0 Python: 3.10.1 Ray and Python must be the same on both" in error
+
+
+def test_a_missing_token_is_named_and_how_to_get_one(tmp_path):
+    code, error = connected("127.0.0.1:1", HOME=str(tmp_path), RAY_AUTH_MODE="token")
+    assert code == 2
+    assert "asks for a token" in error
+    assert "`ray get-auth-token --generate` makes one" in error
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_thought_of(ray_session, tmp_path):
+    token = Path(tmp_path, ".ray", "auth_token")
+    token.parent.mkdir()
+    token.write_text("0" * 64)
+    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token")
+    assert code == 1
+    assert f"no Ray cluster answers at {ray_session}, or it refuses this machine's token" in error
+    assert "0" * 64 not in error
+
+
+@pytest.mark.slow
+def test_too_little_shared_memory_is_named(tmp_path):
+    if subprocess.run([*NO_ROOM, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a /dev/shm of his own")
+    code, error = connected(*NO_ROOM, "local")
+    assert code == 1
+    assert "/dev/shm has 64 MiB free; a local Ray needs 2,048 MiB there: start the container with `--shm-size=3g`" in error

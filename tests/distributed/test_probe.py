@@ -1,0 +1,29 @@
+"""Storage that one node of two does not reach is found before work starts."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_storage_that_a_node_does_not_reach_is_named(s3, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    command = [sys.executable, "-m", "tests.distributed.probe_two_nodes", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["shared"] == "4 new", "two nodes, two places"
+    assert said["again"] == "0 new", "a folder is asked for once"
+    for name, text in (
+        ("bucket written", "cannot read and write s3://bucket: "),
+        ("bucket read", "cannot read s3://bucket: "),
+        ("not there", "cannot read /dev/fd/0/nothing: it is not there"),
+    ):
+        assert said[name].startswith("node ")
+        assert text in said[name]
+        assert "all nodes need the same storage" in said[name]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing is left behind"
