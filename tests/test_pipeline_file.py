@@ -6,6 +6,7 @@ import pytest
 
 from lbae.io.artifact import read_manifest
 from lbae.io.bundle import read_pointer
+from lbae.report.streams import RECONSTRUCTIONS
 
 STAGES = ("model", "latents", "moments", "bundle", "evaluation")
 CONFIG = """
@@ -38,7 +39,7 @@ def test_all_stages_run_once(job, digits, tmp_path):
     assert made[0] == made[1]
     assert read_pointer(f"{out}/current") == f"{out}/bundle"
     assert read_manifest(f"{out}/latents").config["keep_images"]
-    assert json.loads((out / "evaluation" / "report.json").read_text())["images"] == 600
+    assert json.loads((out / "evaluation" / "report.json").read_text())["images"][RECONSTRUCTIONS] == 600
 
 
 @pytest.mark.parametrize(
