@@ -28,7 +28,7 @@ def hardware() -> dict[str, str]:
     """Kind of device on which actors look, and the precision at which classifiers run there."""
     device, share = _device()
     ask = ray.remote(num_cpus=1, num_gpus=share, runtime_env=RUNS_A_NETWORK)(best_precision)
-    return {"device": device, "precision": ray.get(ask.remote(torch.device(device)))}
+    return {"device": device, "classifier_precision": ray.get(ask.remote(torch.device(device)))}
 
 
 def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, Stream]:

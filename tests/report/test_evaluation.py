@@ -164,7 +164,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     assert report["images"] == dict.fromkeys([TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors], 600)
     assert report["undecodable"] == {TEST: 0, TRAIN: 0}
     assert report["rows_used"]["rates"] == 256
-    assert set(report["hardware"]) == {"device", "precision", "bundle_precision"}
+    assert set(report["hardware"]) == {"device", "classifier_precision", "bundle_precision"}
     assert report["classifier_accuracy"]["label"] > 0.5
     assert set(report["fingerprints"]) == {"bundle", "data", "train_data", "latents", "moments", "classifier"}
     assert report["overlap"] == {"bytes": 600, "keys": 600}
