@@ -8,6 +8,7 @@ import pytest
 from lbae.io.artifact import read_manifest
 from lbae.io.bundle import read_pointer
 from lbae.io.lock import locked
+from lbae.report.streams import RECONSTRUCTIONS
 
 STAGES = ("model", "latents", "moments", "bundle", "evaluation")
 CONFIG = """
@@ -45,7 +46,7 @@ def test_all_stages_run_once(job, digits, tmp_path):
     assert second["stages"]["encode"] == {**first["stages"]["encode"], "already": True}
     assert read_pointer(f"{out}/current") == f"{out}/bundle"
     assert read_manifest(f"{out}/latents").config["keep_images"]
-    assert json.loads((out / "evaluation" / "report.json").read_text())["images"] == 600
+    assert json.loads((out / "evaluation" / "report.json").read_text())["images"][RECONSTRUCTIONS] == 600
 
 
 @pytest.mark.parametrize(

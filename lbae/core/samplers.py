@@ -4,14 +4,17 @@
 """
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
+from lbae.config import Bottleneck
 from lbae.core.attributes import joint_moments
 from lbae.core.baselines import direct_factor, independent_factor, paper_factor
 from lbae.core.correlation import correlation_factor
 from lbae.core.gaussian import gaussian_correlation, gaussian_thresholds, with_thresholds
 from lbae.core.hyperplane import gram_matrix
+from lbae.core.kernel import moment_sums
 from lbae.core.moments import MomentSums, moment_matrix
+from lbae.core.packing import pack
 from lbae.core.prior import Prior, Sampler
 
 # Tiny: at 1e-2 a nearly constant bit flips several times too often.
@@ -63,6 +66,24 @@ def fit(sampler: Sampler, moments: MomentSums) -> Prior:
         raise ValueError(f"moments of {moments.count} rows; a prior needs at least 2")
     factor = sampling_factor(sampler, *joint_moments(moments), moments.count)
     return Prior(sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=moments.attributes)
+
+
+def draw_codes(
+    bottleneck: Bottleneck, codes: Float32[np.ndarray, "K n"], count: int, seed: int
+) -> Float32[np.ndarray, "{count} n"]:
+    """New codes for a decoder, by one Gaussian.
+
+    Bits are drawn by thresholds of one with the codes' correlations; real numbers from one with their mean and covariance;
+    those of a variational autoencoder from N(0, I), toward which its codes were trained.
+    """
+    if bottleneck == "bernoulli":
+        return (
+            fit("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1])).sample(count, seed).astype(np.float32)
+        )
+    rng, size = np.random.default_rng(seed), codes.shape[1]
+    normal, covariance = bottleneck == "gaussian", np.atleast_2d(np.cov(codes.T))
+    mean, spread = (np.zeros(size), np.eye(size)) if normal else (codes.mean(axis=0), covariance)
+    return rng.multivariate_normal(mean, spread, count).astype(np.float32)
 
 
 def fair_coins(latent_dim: int) -> Prior:

@@ -15,26 +15,26 @@ _ROWS = 60_000
 _CPUS = 8
 
 
-def trained_classifier(source: Source, config: ModelConfig) -> tuple[Classifier, int] | None:
-    """A classifier of the attributes of a source's images, and how many it saw; None where they have no attributes."""
+def trained_classifier(source: Source, config: ModelConfig) -> Classifier | str:
+    """A classifier of the attributes of a source's images; where they have none, what they have instead."""
     shards, cpus, gpus = spread(source.shards, _ROWS), min(node_cpus(), _CPUS), min(cluster_gpus(), 1)
     meter = start_meter()
     ray.get(meter.begin.remote(0, SETTINGS["epochs"]))
     task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(shards, config, cpus, meter)
     with ProgressLine("classifier", SETTINGS["epochs"], "epochs") as line, watched(meter, line):
-        trained: tuple[Classifier, int] | None = ray.get(task)
+        trained: Classifier | str = ray.get(task)
     return trained
 
 
 @ray.remote
-def _train(shards: tuple[Shard, ...], config: ModelConfig, cpus: int, meter: Any) -> tuple[Classifier, int] | None:
+def _train(shards: tuple[Shard, ...], config: ModelConfig, cpus: int, meter: Any) -> Classifier | str:
     torch.set_num_threads(cpus)
     examples = read_examples(shards, config)
-    if examples is None:
-        return None
+    if isinstance(examples, str):
+        return examples
 
     def on_epoch(done: int, total: int, loss: float) -> None:
         meter.begin.remote(done, total)
         meter.say.remote(f"loss {loss:.3f}")
 
-    return train_classifier(examples, **SETTINGS, on_epoch=on_epoch), len(examples.images)
+    return train_classifier(examples, **SETTINGS, on_epoch=on_epoch)

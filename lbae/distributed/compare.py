@@ -12,22 +12,23 @@ import ray
 from lbae.core.bundle import Bundle
 from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
-from lbae.distributed.neighbours import nearest_in
+from lbae.distributed.neighbours import Hit, nearest_in
 from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus
 from lbae.io.decode import decode_keys
-from lbae.io.source import Shard, read_shard, row_digests, shard_keys
+from lbae.io.latent_table import LatentTable
+from lbae.io.source import Shard, Source, read_shard, shard_keys
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
-from lbae.report.edits import Before, Edits, before_edits, measure_edits
-from lbae.report.evaluation import MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
-from lbae.report.features import FeatureSums, Metric
-from lbae.report.paths import Paths, measure_paths
+from lbae.report.edits import LATENTS, Before, Edits, before_edits, edits_by_hyperplane, measure_edits
+from lbae.report.evaluation import ACCURACY, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
+from lbae.report.features import FeatureSums, Metric, drawn_rows
+from lbae.report.looks import file_digests
+from lbae.report.paths import PAIRS, Paths, measure_paths
 from lbae.report.rates import FORMATS, Format, rate_curve
 from lbae.report.references import Reference
 from lbae.report.streams import KNOWN, RECONSTRUCTIONS, RIGHT, TEST, TRAIN, Stream
 
-_PAIRS = 128
-_EDITED, _EDITS = 1_024, 20
+_EDITS = 20
 _SHOWN = 10
 
 
@@ -40,29 +41,29 @@ def compare(
     left_out: dict[str, str],
 ) -> Findings:
     """Everything that follows from what was seen; what lacks its input is left out, and named beside what was before."""
-    tested = unpack(streams[RECONSTRUCTIONS].latents, inputs.bundle.codec.config.latent_dim)
+    made = streams[RECONSTRUCTIONS]
+    tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
-    ways = _paths.remote(bundle, tested[: 2 * _PAIRS], settings.seed)
-    changes = _start_edits(inputs.bundle, bundle, classifier, tested[:_EDITED], left_out)
-    shown = streams[RECONSTRUCTIONS].shown
-    assert shown is not None
-    rates = {form: _rates.remote(shown[: len(shown) // 2], form) for form in FORMATS}
+    ways = _paths.remote(bundle, tested[drawn_rows(len(tested), 2 * PAIRS)], settings.seed)
+    changes = _start_edits(inputs.bundle, bundle, classifier, tested[drawn_rows(len(tested), LATENTS)], left_out)
+    rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
     apart = _start_distances(settings, streams, references)
-    overlap = _start_overlap(inputs, streams[RECONSTRUCTIONS], left_out)
+    overlap = _start_overlap(inputs, made)
     found = Findings(
         streams=streams,
+        references=references,
         distances={name: {reference: ray.get(task) for reference, task in tasks.items()} for name, tasks in apart.items()},
-        accuracy=_accuracy(references[TEST], classifier),
+        accuracy=_accuracy(references[TEST], classifier, left_out),
         rates={form: ray.get(task) for form, task in rates.items()},
         paths=ray.get(ways),
         edits=[edit for edit in ray.get(changes) if edit],
-        overlap=_sum(ray.get(overlap)),
+        overlap=_overlapping(ray.get(overlap), made),
         left_out=left_out,
     )
     _find_nearest(inputs, found)
-    if any(found.overlap.values()):
-        same = "{keys} have the key and {bytes} the bytes of a test image".format(**found.overlap)
-        print(f"warning: of the training images {same}; what was trained on looks better than it is", file=sys.stderr)
+    if same := found.overlap.get("bytes"):
+        what = f"{same} test images are training images too, byte by byte"
+        print(f"warning: {what}; what was trained on looks better than it is", file=sys.stderr)
     return found
 
 
@@ -113,15 +114,17 @@ def _start_edits(
 ) -> list[ray.ObjectRef]:
     """Setting every attribute that lifts some bits, and unsetting those that are no class of a label."""
     if classifier is None:
-        left_out["edits"] = "needs --train-data with labels or attributes, to tell what an edit changed"
         return []
     sizes = {classifier.attributes[i].name: len(indices) for _, indices in classifier.columns for i in indices}
     known = [name for name in bundle.attributes.lifted if name in sizes]
     wanted = [(name, value) for name in known for value in ((True,) if sizes[name] > 1 else (True, False))]
     if not wanted:
-        left_out["edits"] = "the bundle has no attributes that the classifier knows and that lift any bits"
-    elif len(wanted) > _EDITS:
-        left_out["edits"] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
+        left_out[EDITS] = "the bundle has no attributes that the classifier knows and that lift any bits"
+        return []
+    if len(wanted) > _EDITS:
+        left_out[EDITS] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
+    if not edits_by_hyperplane(bundle):
+        left_out["hyperplane edits"] = "the bundle, of an older version, has no unit vectors of attributes: fit it again"
     network = ray.put(classifier)
     before = _before.remote(handle, network, latents)
     return [_edits.remote(handle, network, before, name, value) for name, value in wanted[:_EDITS]]
@@ -137,10 +140,9 @@ def _edits(bundle: Bundle, classifier: Classifier, before: Before, attribute: st
     return measure_edits(bundle, classifier, before, attribute, value)
 
 
-def _start_overlap(inputs: Inputs, tested: Stream, left_out: dict[str, str]) -> list[ray.ObjectRef]:
-    """Tasks that count test images among the training images."""
+def _start_overlap(inputs: Inputs, tested: Stream) -> list[ray.ObjectRef]:
+    """Tasks that look for test images among the training images."""
     if inputs.train is None:
-        left_out["overlap with training images"] = "needs --train-data"
         return []
     keys = ray.put(pa.concat_arrays([shard_keys(shard) for shard in inputs.test.shards]))
     digests = ray.put(np.unique(tested.digests))
@@ -149,42 +151,56 @@ def _start_overlap(inputs: Inputs, tested: Stream, left_out: dict[str, str]) -> 
 
 
 @_task
-def _overlap(shards: Sequence[Shard], keys: pa.Array, digests: np.ndarray) -> tuple[int, int]:
-    """Of some training images, how many have the key and how many the bytes of a test image."""
+def _overlap(shards: Sequence[Shard], keys: pa.Array, digests: np.ndarray) -> tuple[int, np.ndarray]:
+    """Among some training images, how many test images' keys there are, and which of their files' digests."""
     same_key = sum(pc.sum(pc.is_in(shard_keys(shard), value_set=keys)).as_py() for shard in shards)
-    same_bytes = sum(np.isin(row_digests(read_shard(shard)), digests).sum() for shard in shards)
-    return same_key, int(same_bytes)
+    same_bytes = [np.intersect1d(file_digests(read_shard(shard)), digests) for shard in shards]
+    return same_key, np.unique(np.concatenate(same_bytes))
 
 
-def _sum(counts: list[tuple[int, int]]) -> dict[str, int]:
-    return {"keys": sum(keys for keys, _ in counts), "bytes": sum(equal for _, equal in counts)} if counts else {}
+def _overlapping(found: list[tuple[int, np.ndarray]], tested: Stream) -> dict[str, int]:
+    """Test images whose file is a training image's too, and those whose key is."""
+    if not found:
+        return {}
+    same = np.concatenate([digests for _, digests in found])
+    return {"bytes": int(np.isin(tested.digests, same).sum()), "keys": sum(keys for keys, _ in found)}
 
 
-def _accuracy(reference: Reference, classifier: Classifier | None) -> dict[str, float]:
+def _accuracy(reference: Reference, classifier: Classifier | None, left_out: dict[str, str]) -> dict[str, float]:
     """Of every column the share of test images that the classifier gets right."""
     shares: dict[str, float] = {}
     for column, _ in classifier.columns if classifier else ():
         right, known = (reference.sums.get(f"{what} {column}", 0.0) for what in (RIGHT, KNOWN))
-        shares |= {column: round(right / known, 4)} if known else {}
+        if known:
+            shares[column] = round(right / known, 4)
+        else:
+            left_out[f"{ACCURACY}, {column}"] = "the test images have no such column with values as in the training images"
     return shares
 
 
 def _find_nearest(inputs: Inputs, found: Findings) -> None:
     """How near samples come to training latents, against test images' latents; and the training images nearest to some."""
     if inputs.latents is None:
-        found.left_out["nearest training latents"] = "needs --latents"
         return
-    named = {TEST: found.streams[RECONSTRUCTIONS]} | {name: found.streams[name] for name in PRIORS if name in found.streams}
-    queries = [stream.latents[:QUERIES] for stream in named.values()]
-    nearest = nearest_in(inputs.latents, np.concatenate(queries), NEAREST)
-    starts = dict(zip(named, np.cumsum([0, *map(len, queries)]), strict=False))
-    for (name, start), rows in zip(starts.items(), map(len, queries), strict=True):
-        found.nearest[name] = distance_facts(nearest.distances[start : start + rows, 0])
-    if MIXTURE in named and inputs.train is not None:
-        hits = [hit for i in range(_SHOWN) for hit in nearest.hits(starts[MIXTURE] + i)]
-        keys = [inputs.latents.row(hit.part, hit.group, hit.row)["key"] for hit in hits]
-        images = decode_keys(inputs.train, inputs.bundle.codec.config, keys)
-        samples = found.streams[MIXTURE].shown
-        assert samples is not None
-        beside = np.concatenate([samples[:_SHOWN, None], images.reshape(_SHOWN, -1, *images.shape[1:])], axis=1)
-        found.neighbours = beside.swapaxes(0, 1).reshape(-1, *images.shape[1:])
+    tested = found.streams[RECONSTRUCTIONS].latents
+    queries = {TEST: tested[drawn_rows(len(tested), QUERIES)]}
+    queries |= {name: found.streams[name].latents[:QUERIES] for name in PRIORS if name in found.streams}
+    nearest = nearest_in(inputs.latents, np.concatenate(list(queries.values())), NEAREST)
+    start = 0
+    for name, packed in queries.items():
+        found.nearest[name] = distance_facts(nearest.distances[start : start + len(packed), 0])
+        if name == MIXTURE and inputs.train is not None:
+            hits = [nearest.hits(start + i) for i in range(min(_SHOWN, len(packed)))]
+            found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+        start += len(packed)
+
+
+def _beside(
+    inputs: Inputs, table: LatentTable, train: Source, samples: np.ndarray, hits: Sequence[Sequence[Hit]]
+) -> np.ndarray:
+    """A row of samples, above rows of the training images nearest to each."""
+    keys = [table.row(hit.part, hit.group, hit.row)["key"] for some in hits for hit in some]
+    images = decode_keys(train, inputs.bundle.codec.config, keys)
+    beside = np.concatenate([samples[: len(hits), None], images.reshape(len(hits), -1, *images.shape[1:])], axis=1)
+    every: np.ndarray = beside.swapaxes(0, 1).reshape(-1, *images.shape[1:])
+    return every

@@ -3,14 +3,14 @@
 No figure depends on how many actors or nodes there are. Workers import the stages' own modules, not this one and the page's.
 """
 
+import itertools
 import time
 from dataclasses import asdict
 from typing import Any
 
-from lbae.config import ModelConfig
 from lbae.distributed.classifier import trained_classifier
 from lbae.distributed.compare import compare
-from lbae.distributed.look import look
+from lbae.distributed.look import hardware, look, looked_at
 from lbae.distributed.session import session
 from lbae.errors import UserError
 from lbae.io import artifact
@@ -18,13 +18,13 @@ from lbae.io.decode import check_bad_share
 from lbae.io.source import Source
 from lbae.io.storage import cache_folder, resolve
 from lbae.report import evaluation, evaluation_page
-from lbae.report.classifier import Classifier
-from lbae.report.evaluation import PRIORS, Features, Findings, Inputs, Settings
+from lbae.report.classifier import SETTINGS, Classifier
+from lbae.report.evaluation import ACCURACY, EDITS, PRIORS, Features, Findings, Inputs, Settings
 from lbae.report.features import check_count, chosen_metrics
 from lbae.report.looks import Extractor, Looker
 from lbae.report.pixels import load_lpips
-from lbae.report.references import Cache, Reference
-from lbae.report.streams import RECONSTRUCTIONS, TEST, TRAIN, Rules
+from lbae.report.references import Cache, Reference, decoded
+from lbae.report.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, VERSION, Rules, Stream
 
 
 def evaluate(
@@ -72,11 +72,11 @@ def evaluate(
         seed=seed,
     )
     inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
-    config = {**asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
+    config = {"version": VERSION, **asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
     done = artifact.begin(out, evaluation.KIND, inputs.parents, config, overwrite)
     if done:
         return done
-    kept = Cache(resolve(cache) if cache else cache_folder(), inputs.bundle.codec.config)
+    kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address):
         found, networks = _find(inputs, settings, kept, max_bad_fraction)
         report = evaluation.report(inputs, settings, found, networks)
@@ -100,12 +100,15 @@ def evaluate(
 
 def _find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: float) -> tuple[Findings, dict[str, str]]:
     """All findings, and the fingerprints of the networks that looked."""
-    started = time.monotonic()
-    bundle, test = inputs.bundle, inputs.test
-    classifier, networks = _classifier(inputs.train, bundle.codec.config, cache)
-    extractor = _extractor(settings.features, inputs.train, classifier, networks)
-    check_count(test.rows, extractor.num_features, settings.metrics, f"test images of {test.uri}")
-    trained = time.monotonic()
+    clock = [time.monotonic()]
+    bundle, left_out = inputs.bundle, evaluation.missing(inputs, settings)
+    classifier, networks = _classifier(inputs, cache, left_out)
+    extractor = _extractor(settings.features, classifier, networks, left_out)
+    sources = {TEST: inputs.test} | ({TRAIN: inputs.train} if inputs.train and settings.protocol == "ours" else {})
+    rows = {name: sum(shard.rows for shard in looked_at(name, source)) for name, source in sources.items()}
+    for name, source in sources.items():
+        check_count(rows[name], extractor.num_features, settings.metrics, f"{name} of {source.uri}")
+    clock.append(time.monotonic())
 
     looker = Looker(
         bundle=bundle,
@@ -114,49 +117,67 @@ def _find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: fl
         classifier=classifier,
         lpips=load_lpips(bundle.codec.config),
         rules=settings.protocol,
-        samples=test.rows,
+        samples=inputs.test.rows,
         seed=settings.seed,
     )
-    sources = {TEST: test} | ({TRAIN: inputs.train} if inputs.train and settings.protocol == "ours" else {})
-    known = {
-        name: cache.reference(source.fingerprint, networks[settings.features], settings.protocol)
-        for name, source in sources.items()
-    }
-    streams = look(looker, test, {name: source for name, source in sources.items() if known[name] is None})
-    check_bad_share(test.uri, int(streams[RECONSTRUCTIONS].sums["bad"]), test.rows, max_bad_fraction)
-    references = {}
-    for name, source in sources.items():
-        if (reference := known[name]) is None:
-            stream = streams.pop(name)
-            reference = Reference(features=stream.features, sums=dict(stream.sums))
-            cache.keep_reference(source.fingerprint, networks[settings.features], settings.protocol, reference)
-        references[name] = reference
-    looked = time.monotonic()
-
-    left_out = {f"prior {name}": "needs --moments" for name in settings.priors if name not in looker.priors}
     if looker.lpips is None:
         left_out["LPIPS"] = "needs colour images of 32 pixels or more, and AlexNet's weights in torch's cache (TORCH_HOME)"
+    clock.append(time.monotonic())
+
+    runs_on = hardware()
+    same = {"networks": networks, "rules": settings.protocol, **runs_on}
+    made_of = {
+        name: decoded(source, bundle.codec.config) | {"role": name, "rows": rows[name], **same}
+        for name, source in sources.items()
+    }
+    streams, references = _look(looker, sources, made_of, cache)
+    check_bad_share(inputs.test.uri, int(streams[RECONSTRUCTIONS].sums[BAD]), inputs.test.rows, max_bad_fraction)
+    for name, reference in references.items():
+        what = f"{name} of {sources[name].uri} that can be decoded"
+        check_count(reference.features.count, extractor.num_features, settings.metrics, what)
+    clock.append(time.monotonic())
+
     found = compare(inputs, settings, classifier, streams, references, left_out)
-    seconds = {"networks": trained - started, "look": looked - trained, "compare": time.monotonic() - looked}
-    found.seconds = {name: round(value, 1) for name, value in seconds.items()}
+    found.hardware = runs_on | {"bundle_precision": bundle.codec.precision}
+    clock.append(time.monotonic())
+    spent = (round(now - before, 1) for before, now in itertools.pairwise(clock))
+    found.seconds = dict(zip(("networks", "priors", "look", "compare"), spent, strict=True))
     return found, networks
 
 
-def _classifier(source: Source | None, config: ModelConfig, cache: Cache) -> tuple[Classifier | None, dict[str, str]]:
+def _look(
+    looker: Looker, sources: dict[str, Source], made_of: dict[str, dict[str, Any]], cache: Cache
+) -> tuple[dict[str, Stream], dict[str, Reference]]:
+    """What the bundle makes, and the real images, as the cache knows them or as they are seen now."""
+    known = {name: cache.reference(facts) for name, facts in made_of.items()}
+    streams = look(looker, sources[TEST], {name: source for name, source in sources.items() if known[name] is None})
+    references = {}
+    for name, facts in made_of.items():
+        if (reference := known[name]) is None:
+            stream = streams.pop(name)
+            reference = Reference(features=stream.features, sums=dict(stream.sums))
+            cache.keep_reference(facts, reference)
+        references[name] = reference
+    return streams, references
+
+
+def _classifier(inputs: Inputs, cache: Cache, left_out: dict[str, str]) -> tuple[Classifier | None, dict[str, str]]:
     """A classifier of the training images' attributes, if they have any, and its fingerprint by name."""
-    if source is None:
+    if inputs.train is None:
         return None, {}
-    found = cache.classifier(source.fingerprint)
-    if not found:
-        trained = trained_classifier(source, config)
-        if trained is None:
-            return None, {}
-        found = trained[0], cache.keep_classifier(source.fingerprint, *trained)
-    return found[0], {"classifier": found[1]}
+    config = inputs.bundle.codec.config
+    made_of = decoded(inputs.train, config) | SETTINGS
+    if found := cache.classifier(made_of):
+        return found[0], {"classifier": found[1]}
+    trained = trained_classifier(inputs.train, config)
+    if isinstance(trained, str):
+        left_out |= dict.fromkeys([EDITS, ACCURACY], f"needs labels or attributes; {inputs.train.uri} has {trained}")
+        return None, {}
+    return trained, {"classifier": cache.keep_classifier(made_of, trained)}
 
 
 def _extractor(
-    features: Features, train: Source | None, classifier: Classifier | None, networks: dict[str, str]
+    features: Features, classifier: Classifier | None, networks: dict[str, str], left_out: dict[str, str]
 ) -> Extractor:
     """The network whose features are compared; Inception's fingerprint joins those of the networks."""
     if features == "inception":
@@ -165,6 +186,5 @@ def _extractor(
         extractor, networks["inception"] = load_inception()
         return extractor
     if classifier is None:
-        lack = f"{train.uri} has no label or attribute column" if train else "give training images with --train-data"
-        raise UserError(f"a classifier's features need labelled training images: {lack}; or ask for --features inception")
+        raise UserError(f"a classifier's features: {left_out[EDITS]}; or ask for --features inception")
     return classifier

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
 import torch
 
+from lbae.core.codec import best_precision
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus
 from lbae.distributed.tasks import answered, as_rows, outcomes
-from lbae.io.source import Source, spread
+from lbae.io.source import Shard, Source, spread
+from lbae.report.features import drawn_rows
 from lbae.report.looks import BLOCK_ROWS, Looker
 from lbae.report.progress import ProgressLine
 from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
@@ -16,33 +19,56 @@ from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, S
 _REFERENCE_ROWS = 100_000
 
 
+def looked_at(role: str, source: Source) -> tuple[Shard, ...]:
+    """The shards of real images that are looked at: all of the test images, and about 100,000 training images."""
+    return spread(source.shards, _REFERENCE_ROWS) if role == TRAIN else source.shards
+
+
+def hardware() -> dict[str, str]:
+    """Kind of device on which actors look, and the precision at which classifiers run there."""
+    device, share = _device()
+    ask = ray.remote(num_cpus=1, num_gpus=share, runtime_env=RUNS_A_NETWORK)(best_precision)
+    return {"device": device, "classifier_precision": ray.get(ask.remote(torch.device(device)))}
+
+
 def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, Stream]:
-    """What the actors see: of real images only those ``wanted``, of what the bundle makes everything."""
+    """What is seen: of real images only those ``wanted``, of what the bundle makes everything."""
     tasks: list[tuple[Any, ...]] = [("at_test", shard, i, TEST in wanted) for i, shard in enumerate(test.shards)]
-    if TRAIN in wanted:
-        tasks += [("at_training", shard, i) for i, shard in enumerate(spread(wanted[TRAIN].shards, _REFERENCE_ROWS))]
+    rows = dict.fromkeys([RECONSTRUCTIONS, *looker.priors], test.rows)
+    for role, source in wanted.items():
+        shards = looked_at(role, source)
+        starts = np.cumsum([0, *(shard.rows for shard in shards)])
+        rows[role] = int(starts[-1])
+        if role == TRAIN:
+            tasks += [("at_training", shard, i, int(starts[i])) for i, shard in enumerate(shards)]
     tasks += [("at_samples", name, i) for name in looker.priors for i in range(-(-looker.samples // BLOCK_ROWS))]
-    names = [RECONSTRUCTIONS, MIDPOINTS, *looker.priors, *wanted]
-    streams = {name: Stream(looker.extractor.num_features) for name in names}
-    actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
-    seen = as_rows(tasks).map(
-        _Looks,
-        fn_constructor_kwargs={
-            "looker": ray.put(looker),
-            "device": "cuda" if gpus else "cpu",
-            "threads": max(1, cluster_cpus() // actors),
-        },
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),
-        num_cpus=1,
-        num_gpus=gpus or None,
-        runtime_env=RUNS_A_NETWORK,
-    )
+    streams = {name: Stream(looker.extractor.num_features, count) for name, count in rows.items()}
+    handle = ray.put(looker)
     with ProgressLine("look", len(tasks), "blocks") as line:
-        for blocks in outcomes(seen):
+        for blocks in outcomes(_pool(handle, tasks)):
             for block in blocks:
                 streams[block.stream].add(block)
             line.update(line.done + 1)
-    return streams
+    middles = _midpoints(handle, streams[RECONSTRUCTIONS].latents, looker.extractor.num_features)
+    return {RECONSTRUCTIONS: streams.pop(RECONSTRUCTIONS), MIDPOINTS: middles, **streams}
+
+
+def _device() -> tuple[str, float]:
+    """Where a network runs, and what share of a GPU it takes."""
+    share = actor_pool(cluster_cpus(), cluster_gpus())[1]
+    return "cuda" if share else "cpu", share
+
+
+def _pool(looker: ray.ObjectRef, tasks: list[tuple[Any, ...]]) -> ray.data.Dataset:
+    actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], _device()
+    return as_rows(tasks).map(
+        _Looks,
+        fn_constructor_kwargs={"looker": looker, "device": device, "threads": max(1, cluster_cpus() // actors)},
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),
+        num_cpus=1,
+        num_gpus=share or None,
+        runtime_env=RUNS_A_NETWORK,
+    )
 
 
 class _Looks:
@@ -60,3 +86,21 @@ class _Looks:
         look, *arguments = task
         seen: list[Seen] = getattr(self.looker, look)(*arguments)
         return seen
+
+
+def _midpoints(looker: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
+    """Middles of paths between test images in a random order: the same pairs however shards are cut or images sorted."""
+    stream, (device, share) = Stream(dim, len(packed)), _device()
+    mixed = packed[drawn_rows(len(packed), len(packed))]
+    task = _middles.options(num_gpus=share)
+    for handle in [
+        task.remote(looker, device, mixed[start : start + BLOCK_ROWS], start // BLOCK_ROWS)
+        for start in range(0, len(mixed), BLOCK_ROWS)
+    ]:
+        stream.add(ray.get(handle))
+    return stream
+
+
+@ray.remote(num_cpus=1, runtime_env=RUNS_A_NETWORK)
+def _middles(looker: Looker, device: str, packed: np.ndarray, index: int) -> Seen:
+    return looker.to(device).at_midpoints(packed, index)

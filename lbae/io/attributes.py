@@ -90,6 +90,14 @@ def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attri
     return tuple(chosen.values())
 
 
+def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
+    """Whether a column of this type can hold what the attribute is read by."""
+    try:
+        return all(pa.scalar(value, kind).is_valid for value in (attribute.yes, attribute.no) if value is not None)
+    except pa.ArrowException:
+        return False
+
+
 def indicators(
     table: pa.Table, attributes: tuple[Attribute, ...]
 ) -> tuple[Bool[np.ndarray, "K A"], Bool[np.ndarray, "K A"]]:

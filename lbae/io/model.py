@@ -46,11 +46,17 @@ def save_model(
 
 
 def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of an LBAE's artifact; LbaeError when its files do not fit together."""
-    manifest = read_manifest(uri, KIND)
-    config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
+    """:func:`read_network` of an LBAE; UserError for a baseline."""
+    network, config, manifest = read_network(uri)
     if config.model.bottleneck != "bernoulli":
         raise UserError(f"model {uri} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE")
+    return network, config, manifest
+
+
+def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
+    """Network, configuration and manifest of a model, a baseline or not; LbaeError when its files do not fit together."""
+    manifest = read_manifest(uri, KIND)
+    config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
     return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest
 
 

@@ -5,7 +5,6 @@ each other and with nothing published.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,18 +20,14 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig
 from lbae.core.codec import autocast, best_precision
-from lbae.io.artifact import digest, publish, read_manifest
-from lbae.io.attributes import Attribute, candidate_columns, column_values, indicators, select_attributes
+from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns, column_values, indicators, select_attributes
 from lbae.io.decode import decode_rows
 from lbae.io.source import Shard, read_shard
-from lbae.io.storage import resolve
 
-KIND = "classifier"
 FEATURES = 128
 SETTINGS = {"epochs": 6, "least_steps": 120, "seed": 0}
 _BATCH = 256
 _LEARNING_RATE = 3e-3
-_WEIGHTS = "weights.safetensors"
 
 Images = UInt8[np.ndarray, "K H W C"]
 Indicators = Bool[np.ndarray, "K A"]
@@ -124,17 +119,22 @@ class Examples:
     absent: Indicators
 
 
-def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | None:
-    """The decodable images of some shards with all their attributes; None when they have none."""
+def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | str:
+    """The decodable images of some shards with all their attributes; where they have none, what they have instead."""
     images, rows = [], []
+    others: dict[str, None] = {}
     for shard in shards:
         decoded = decode_rows(read_shard(shard), config)
         images.append(decoded.images)
+        others |= dict.fromkeys(decoded.rows.column_names[2:])  # after key and path
         rows.append(decoded.rows.select(candidate_columns(decoded.rows.schema)))
     table = pa.concat_tables(rows, promote_options="default")
-    attributes = select_attributes("all", column_values(table, table.column_names))
+    values = column_values(table, table.column_names)
+    attributes = select_attributes("all", values)
     if not attributes:
-        return None
+        wide = [name for name, seen in values.items() if len(seen) > MAX_CLASSES]
+        named = f"no label or attribute column (columns: {', '.join(others) or 'none but the image'})"
+        return f"only columns of more than {MAX_CLASSES} values ({', '.join(wide)})" if wide else named
     present, absent = indicators(table, attributes)
     return Examples(images=np.concatenate(images), attributes=attributes, present=present, absent=absent)
 
@@ -177,20 +177,14 @@ def train_classifier(
     return network.cpu().eval()
 
 
-def save_classifier(uri: str, network: Classifier, parents: dict[str, str], rows: int) -> str:
-    """Publish a classifier in a folder that was begun; its fingerprint."""
+def to_weights(network: Classifier) -> tuple[dict[str, Any], bytes]:
+    """A classifier as its shape, a JSON object, and its weights, safetensors."""
     weights = safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
-    (resolve(uri) / _WEIGHTS).write_bytes(weights)
-    shape: dict[str, Any] = {"channels": network.channels, "attributes": [dataclasses.asdict(a) for a in network.attributes]}
-    fingerprint = digest(weights, json.dumps(shape).encode())
-    publish(uri, KIND, fingerprint=fingerprint, parents=parents, config=SETTINGS, rows=rows, files=(_WEIGHTS,), result=shape)
-    return fingerprint
+    return {"channels": network.channels, "attributes": [dataclasses.asdict(a) for a in network.attributes]}, weights
 
 
-def load_classifier(uri: str) -> tuple[Classifier, str]:
-    """A published classifier, and its fingerprint."""
-    manifest = read_manifest(uri, KIND)
-    attributes = tuple(Attribute(**fields) for fields in manifest.result["attributes"])
-    network = Classifier(manifest.result["channels"], attributes)
-    network.load_state_dict(safetensors.torch.load((resolve(uri) / _WEIGHTS).read_bytes()))
-    return network.eval(), manifest.fingerprint
+def from_weights(shape: dict[str, Any], weights: bytes) -> Classifier:
+    """Inverse of :func:`to_weights`."""
+    network = Classifier(shape["channels"], tuple(Attribute(**fields) for fields in shape["attributes"]))
+    network.load_state_dict(safetensors.torch.load(weights))
+    return network.eval()

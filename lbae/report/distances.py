@@ -4,10 +4,10 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from lbae.report.features import KEPT, NEIGHBOURS, FeatureSums, Metric
+from lbae.report.features import NEIGHBOURS, FeatureSums, Metric
 
-_KERNEL_SUBSETS, _KERNEL_ROWS = 100, 1_000  # as KID's authors
-_NEIGHBOUR_ROWS, _CHUNK = 5_000, 1_000
+KERNEL_SUBSETS, KERNEL_ROWS = 100, 1_000  # as KID's authors
+_CHUNK = 1_000
 
 
 def distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric, ...]) -> dict[str, float]:
@@ -18,15 +18,14 @@ def distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric
     Kynkaanniemi et al. (2019).
     """
     found: dict[str, float] = {}
+    pair = images.features(), reference.features()
     if "frechet" in metrics:
         found["frechet"] = fid_statistics_to_metric(images.statistics(), reference.statistics(), False)[KEY_METRIC_FID]
     if "kernel" in metrics:
-        rows = min(_KERNEL_ROWS, images.count, reference.count)
-        pair = images.features(KEPT), reference.features(KEPT)
-        kernel = kid_features_to_metric(*pair, kid_subsets=_KERNEL_SUBSETS, kid_subset_size=rows, verbose=False)
+        rows = min(KERNEL_ROWS, *map(len, pair))
+        kernel = kid_features_to_metric(*pair, kid_subsets=KERNEL_SUBSETS, kid_subset_size=rows, verbose=False)
         found |= {"kernel": kernel[KEY_METRIC_KID_MEAN], "kernel_deviation": kernel[KEY_METRIC_KID_STD]}
     if {"precision", "recall"} & set(metrics):
-        pair = images.features(_NEIGHBOUR_ROWS), reference.features(_NEIGHBOUR_ROWS)
         options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": _CHUNK, "save_cpu_ram": True, "verbose": False}
         both = prc_features_to_metric(*pair, **options)
         found |= {name: both[name] for name in ("precision", "recall") if name in metrics}

@@ -11,7 +11,8 @@ from lbae.core.editing import edit
 from lbae.report.classifier import Classifier
 
 METHODS = ("bits", "hyperplane", "paper")
-_IMAGES = 128
+LATENTS = 1_024  # that edits choose from
+IMAGES = 128
 SHOWN = 8
 
 
@@ -46,13 +47,13 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
 
     Of a label's classes the one that an image has is unset where another is set. ``success`` is the share of edited images
     that the classifier finds as asked; ``others`` the share of decisions on other columns that changed (None where the data
-    has one column); ``pixels`` the root mean square change of pixels in [0, 1].
+    has one column); ``pixels`` the root mean square change of pixels in [0, 1]. The paper's rule can only set.
     """
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
     classes = next(indices for _, indices in classifier.columns if index in indices)
     elsewhere = [i for i in range(len(names)) if i not in classes]
-    chosen = np.flatnonzero(before.had[:, index] != value)[:_IMAGES]
+    chosen = np.flatnonzero(before.had[:, index] != value)[:IMAGES]
     if not len(chosen):
         return None
     latents, images, had = before.latents[chosen], before.images[chosen], before.had[chosen]
@@ -60,7 +61,7 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
     left = [[names[i] for i in classes if i != index and has[i] and names[i] in lifted] for has in had]
     facts, pictures = {}, [images[:SHOWN]]
     for method in METHODS:
-        if not _can(bundle, method, value):
+        if (method == "paper" and not value) or (method == "hyperplane" and not edits_by_hyperplane(bundle)):
             continue
         asked = [([attribute], unset) if value else ([], [attribute]) for unset in left]
         every = zip(latents[:, None], asked, strict=True)
@@ -78,11 +79,9 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
     return Edits(attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures))
 
 
-def _can(bundle: Bundle, method: str, value: bool) -> bool:
-    """The paper's rule only sets; older bundles have no unit vectors of attributes to move across."""
-    if method == "hyperplane":
-        return len(bundle.normals.factor) == 1 + bundle.normals.latent_dim + len(bundle.attributes.names)
-    return value or method != "paper"
+def edits_by_hyperplane(bundle: Bundle) -> bool:
+    """Whether a bundle has unit vectors of its attributes to move across; older ones have not."""
+    return len(bundle.normals.factor) == 1 + bundle.normals.latent_dim + len(bundle.attributes.names)
 
 
 def _edited(

@@ -13,22 +13,25 @@ from lbae.core.bundle import Bundle
 from lbae.core.fidelity import moment_errors
 from lbae.core.health import bit_health
 from lbae.core.kernel import moment_sums
+from lbae.core.memory import QUERIES
 from lbae.core.moments import MomentSums
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fair_coins, fit
 from lbae.errors import UserError, unknown
+from lbae.io import bundle as bundle_io
 from lbae.io.artifact import read_manifest
-from lbae.io.bundle import load_bundle
 from lbae.io.images import image_size
 from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import load_moments
 from lbae.io.source import Source, plan, read_batches
 from lbae.io.storage import absolute
-from lbae.report.edits import Edits
-from lbae.report.features import Metric
-from lbae.report.paths import Paths
+from lbae.report.distances import KERNEL_ROWS
+from lbae.report.edits import LATENTS, Edits
+from lbae.report.features import KEPT, Metric
+from lbae.report.paths import PAIRS, Paths
 from lbae.report.rates import psnr
-from lbae.report.streams import RECONSTRUCTIONS, Rules, Stream
+from lbae.report.references import Reference
+from lbae.report.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, VERSION, Rules, Stream
 
 KIND = "evaluation"
 Features = Literal["classifier", "inception"]
@@ -39,6 +42,7 @@ NAMES: dict[Features, dict[str, str]] = {
 }
 NEAREST = 3  # training images shown below a sample
 MIXTURE, COINS = "mixture", "coins"
+EDITS, ACCURACY = "edits", "classifier accuracy"
 PRIORS = (MIXTURE, *get_args(Sampler), COINS)
 
 
@@ -68,16 +72,22 @@ class Inputs:
 def read_inputs(bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None) -> Inputs:
     """Open what is given.
 
-    UserError when latents or moments are not those that the bundle was fitted from, or test images are too small for it.
+    UserError when latents or moments are not those that the bundle was fitted from, training images not those that the
+    latents were encoded from, or test images too small for the bundle.
     """
-    manifest = read_manifest(bundle)
+    manifest = read_manifest(bundle, bundle_io.KIND)
     table = open_latent_table(absolute(latents)) if latents else None
     sums, sums_manifest = load_moments(moments) if moments else (None, None)
     for name, uri, found in (("latents", latents, table and table.manifest), ("moments", moments, sums_manifest)):
         if found and found.fingerprint != manifest.parents[name]:
             raise UserError(f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is {found.fingerprint}")
     test, train = plan(data), plan(absolute(train_data)) if train_data else None
-    loaded = load_bundle(bundle, "cpu")
+    if train and table and train.fingerprint != table.manifest.parents["data"]:
+        raise UserError(
+            f"latents {latents} were encoded from images {table.manifest.parents['data']}; training images {train_data} are"
+            f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out --latents"
+        )
+    loaded = bundle_io.load_bundle(bundle, "cpu")
     _check_size(test, loaded.codec.config.content_size)
     parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
     parents |= {"train_data": train.fingerprint} if train else {}
@@ -87,9 +97,12 @@ def read_inputs(bundle: str, data: str, train_data: str | None, latents: str | N
 
 
 def _check_size(test: Source, side: int) -> None:
-    """UserError where the bundle's images are larger than the first test image; a warning where they are smaller."""
-    size = image_size(next(read_batches(test.shards[0]))["bytes"][0].as_py())
-    if size is None or size == (side, side):
+    """UserError where the bundle's images are larger than the first test image that is one; a warning where smaller."""
+    batches = (batch["bytes"] for shard in test.shards for batch in read_batches(shard))
+    size = next((size for cells in batches for cell in cells if (size := image_size(cell.as_py()))), None)
+    if size is None:
+        raise UserError(f"none of the test images of {test.uri} can be read: give test images")
+    if size == (side, side):
         return
     text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
     if min(size) < side:
@@ -116,11 +129,35 @@ def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | No
     }
 
 
+def missing(inputs: Inputs, settings: Settings) -> dict[str, str]:
+    """What these inputs leave out, by name, with why."""
+    left: dict[str, str] = {}
+    if inputs.moments is None:
+        fitted = [f"prior {name}" for name in settings.priors if name not in (MIXTURE, COINS)]
+        left |= dict.fromkeys([*fitted, "moments of samples, slide 16's figures"], "needs --moments")
+    if inputs.train is None:
+        left |= dict.fromkeys([EDITS, ACCURACY], "needs --train-data with labels or attributes")
+        left |= dict.fromkeys(["overlap with training images", _DISTANCE], "needs --train-data")
+    elif settings.protocol == "paper":
+        left[_DISTANCE] = "the paper's protocol compares with test images only"
+    elif "frechet" not in settings.metrics:
+        left[_DISTANCE] = "of the metrics only frechet is taken against training images"
+    if inputs.latents is None:
+        left["nearest training latents"] = "needs --latents"
+    if not (inputs.latents and inputs.train and MIXTURE in settings.priors):
+        left["training images beside samples"] = "needs --latents, --train-data and the prior mixture"
+    return left
+
+
+_DISTANCE = "distances to training images"
+
+
 @dataclass(kw_only=True)
 class Findings:
     """All that was found; what lacked its input stays empty and is named in ``left_out``, with why."""
 
     streams: Mapping[str, Stream]
+    references: Mapping[str, Reference]
     distances: dict[str, dict[str, dict[str, float]]]
     accuracy: dict[str, float]
     rates: dict[str, list[tuple[float, float]]]
@@ -130,6 +167,7 @@ class Findings:
     edits: list[Edits] = field(default_factory=list)
     overlap: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def sampled_moments(self, latent_dim: int) -> dict[str, MomentSums]:
@@ -141,14 +179,19 @@ class Findings:
 
 def report(inputs: Inputs, settings: Settings, found: Findings, networks: dict[str, str]) -> dict[str, Any]:
     """Everything in numbers, with all they depend on; ``networks`` are fingerprints of those whose features are compared."""
+    references = {name: reference.features.count for name, reference in found.references.items()}
     config = inputs.bundle.codec.config
     drawn = found.sampled_moments(config.latent_dim)
     return {
+        "version": VERSION,
         **asdict(settings),
         "names": NAMES[settings.features],
-        "images": {name: stream.features.count for name, stream in found.streams.items()},
+        "images": references | {name: stream.features.count for name, stream in found.streams.items()},
+        "undecodable": _undecodable(found),
+        "rows_used": _rows_used(inputs, settings, found),
         "fingerprints": {**inputs.parents, **networks},
         "versions": _versions(),
+        "hardware": found.hardware,
         "distances": found.distances,
         "classifier_accuracy": found.accuracy,
         "reconstructions": _errors(found.streams[RECONSTRUCTIONS]),
@@ -164,6 +207,26 @@ def report(inputs: Inputs, settings: Settings, found: Findings, networks: dict[s
     }
 
 
+def _undecodable(found: Findings) -> dict[str, int]:
+    """How many images of each source that was looked at are none."""
+    seen: dict[str, Mapping[str, float]] = {TEST: found.streams[RECONSTRUCTIONS].sums}
+    seen |= {name: reference.sums for name, reference in found.references.items() if name == TRAIN}
+    return {name: int(sums[BAD]) for name, sums in seen.items()}
+
+
+def _rows_used(inputs: Inputs, settings: Settings, found: Findings) -> dict[str, int]:
+    """Of how many rows at most each statistic is made that does not use all."""
+    tested, used = found.streams[RECONSTRUCTIONS].features.count, {}
+    if {"kernel", "precision", "recall"} & set(settings.metrics):
+        used["kernel, precision, recall"] = min(KEPT, tested)
+    if "kernel" in settings.metrics:
+        used["a kernel distance's subset"] = min(KERNEL_ROWS, tested)
+    if inputs.latents:
+        used["nearest training latents"] = min(QUERIES, tested)
+    used |= {"rates": len(found.streams[RECONSTRUCTIONS].shown), "interpolation, pairs": min(PAIRS, tested // 2)}
+    return used | ({"edits": min(LATENTS, tested)} if found.edits else {})
+
+
 def _errors(stream: Stream) -> dict[str, float]:
     count = stream.features.count
     means = {name: stream.sums[name] / count for name in ("mse", "ssim", "lpips") if name in stream.sums}
@@ -172,10 +235,8 @@ def _errors(stream: Stream) -> dict[str, float]:
 
 def _rates(found: Findings, bits: float) -> dict[str, Any]:
     """Bits a pixel of latents, and what image formats take for the same error; None where they never get that bad."""
-    shown = found.streams[RECONSTRUCTIONS].shown
-    assert shown is not None
-    half = len(shown) // 2
-    reached = psnr(float(np.square(shown[:half] / 255 - shown[half:] / 255).mean()))
+    images, rebuilt = found.streams[RECONSTRUCTIONS].shown.swapaxes(0, 1) / 255
+    reached = psnr(float(np.square(images - rebuilt).mean()))
     same = {}
     for form, curve in found.rates.items():
         rates, quality = np.array(sorted(curve, key=lambda point: point[1])).T
@@ -191,5 +252,5 @@ def _moment_errors(drawn: dict[str, MomentSums], target: MomentSums | None) -> d
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "torchmetrics", "torch-fidelity", "numpy", "ray")
+    names = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "pillow", "ray")
     return {"lbae": lbae.__version__, **{name: importlib.metadata.version(name) for name in names}}

@@ -16,7 +16,7 @@ from lbae.report.paths import FRAMES
 from lbae.report.streams import RECONSTRUCTIONS, TEST, TRAIN
 
 _COLUMNS, _SAMPLES, _EDITED = 16, 32, 5
-_PER_PRIOR = "samples-"
+_PER_PRIOR, _EDIT = "samples-", "edit-"
 
 
 def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
@@ -32,20 +32,17 @@ def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, 
 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
-    both = found.streams[RECONSTRUCTIONS].shown
-    assert both is not None
-    columns = min(_COLUMNS, len(both) // 2)
-    images, rebuilt = both[:columns], both[len(both) // 2 :][:columns]
-    yield "reconstructions", grid(np.concatenate([images, rebuilt]), columns)
+    images, rebuilt = found.streams[RECONSTRUCTIONS].shown[:_COLUMNS].swapaxes(0, 1)
+    yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))
     for name, stream in found.streams.items():
-        if name in PRIORS and stream.shown is not None:
+        if name in PRIORS:
             yield f"{_PER_PRIOR}{name}", grid(stream.shown[:_SAMPLES], _COLUMNS)
     if found.neighbours is not None:
         yield "nearest", grid(found.neighbours, len(found.neighbours) // (1 + NEAREST))
     for name, path in found.paths.items():
         yield f"interpolation-{name}", grid(path.images, FRAMES)
-    for edit in found.edits[:_EDITED]:
-        yield f"edit-{_title(edit.attribute, edit.value)}", grid(edit.shown, min(SHOWN, edit.images))
+    for number, edit in enumerate(found.edits[:_EDITED], start=1):
+        yield f"{_EDIT}{number}", grid(edit.shown, min(SHOWN, edit.images))
 
 
 def _figures(inputs: Inputs, report: dict[str, Any], found: Findings) -> Iterable[tuple[str, bytes]]:
@@ -83,16 +80,20 @@ def _sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Secti
     yield _interpolation(report, shown)
     if report["edits"]:
         yield _edits(report, shown)
-    told = {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | {"seconds": report["seconds"]}
-    yield Section(title="What this rests on", rows=[(name, _plain(value)) for name, value in told.items()])
+    if report["left_out"]:
+        yield Section(title="What is left out", rows=list(report["left_out"].items()))
+    told = {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
+    rows = [(name.replace("_", " "), _plain(value)) for name, value in (told | {"seconds": report["seconds"]}).items()]
+    yield Section(title="What this rests on", text=_TERMS, rows=rows)
 
 
 def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     names, accuracy = report["names"], report["classifier_accuracy"]
     right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
+    known = f"right on test images: {right}" if right else "the test images do not tell how often it is right"
     looked = "Inception's features"
     if report["features"] == "classifier":
-        looked = f"features of a small classifier (right on test images: {right}), so comparable within this data set only"
+        looked = f"features of a small classifier ({known}), so comparable within this data set only"
     return Section(
         title="Distances",
         text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision and recall."
@@ -143,16 +144,22 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
-        text="Share of images in which the classifier then finds what was asked; in brackets the bits flipped, and the root"
-        f" mean square change of pixels. Pictures, a block an edit: before, then by {', '.join(METHODS)}.",
+        text="Share of images in which the classifier then finds what was asked; in brackets the bits flipped, the root mean"
+        " square change of pixels and, where there are other attributes, the share of those that it finds changed. Pictures"
+        f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as these can.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
-        pictures=[content for name, content in shown.items() if name.startswith("edit-")],
+        pictures=[content for name, content in shown.items() if name.startswith(_EDIT)],
     )
 
 
+_TERMS = (
+    "Rows used: of how many images at most a figure is made that does not use all; drawn at random, always the same."
+    " Overlap: test images whose file is a training image's byte by byte, and those with a training image's key, which says"
+    " nothing where keys are numbers of rows."
+)
 _LAST = ("precision", "recall", "nearest", "copies")
-_TOLD = ("priors", "features", "metrics", "protocol", "seed", "images", "overlap", "left_out")
+_TOLD = ("priors", "features", "metrics", "protocol", "version", "seed", "images", "rows_used", "undecodable", "overlap")
 _WHAT = {
     "mixture": "The bundle's own prior.",
     "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
@@ -205,8 +212,11 @@ def _distance_row(report: dict[str, Any], name: str) -> list[object]:
 def _edit_row(edit: dict[str, Any]) -> list[object]:
     cells = []
     for method in METHODS:
-        facts = edit.get(method)
-        cells.append(f"{facts['success']:.0%} ({facts['bits']:.0f}, {facts['pixels']:.3f})" if facts else "")
+        if facts := edit.get(method):
+            others = "" if facts["others"] is None else f", {facts['others']:.1%}"
+            cells.append(f"{facts['success']:.0%} ({facts['bits']:.0f}, {facts['pixels']:.3f}{others})")
+        else:
+            cells.append("")
     return [_title(edit["attribute"], edit["value"]), edit["images"], *cells]
 
 

@@ -1,26 +1,34 @@
-"""Features of images as sums and first rows, and what they must be to be compared."""
+"""Features of images as sums and some rows, and what they must be to be compared."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from lbae.errors import LbaeError, UserError, unknown
 
 Metric = Literal["frechet", "kernel", "precision", "recall"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-# Features that are kept, of the first images; the rest only enters the sums.
+# Features that are kept; those of other images only enter the sums.
 KEPT = 10_000
 NEIGHBOURS = 3  # of precision and recall
 
 Features = Float32[np.ndarray, "K D"]
 
 
+def drawn_rows(rows: int, most: int) -> Int64[np.ndarray, "R"]:
+    """The rows that stand for all where ``most`` can be looked at: always the same draw, in a random order.
+
+    Neither the first nor every so manyth, for sources come sorted by class, or with one of every class in turn.
+    """
+    return np.random.default_rng(0).choice(rows, min(rows, most), replace=False)
+
+
 @dataclass(kw_only=True)
 class FeatureSums:
-    """Count, sums and sums of products of features, float64, and the first features themselves."""
+    """Count, sums and sums of products of features, float64, and the features of some images themselves."""
 
     count: int
     total: Float64[np.ndarray, "D"]
@@ -32,20 +40,20 @@ class FeatureSums:
         """Of no images yet."""
         return cls(count=0, total=np.zeros(dim), products=np.zeros((dim, dim)))
 
-    def add(self, features: Features) -> None:
-        """Add the features of some images. LbaeError when they are not finite."""
+    def add(self, features: Features, keep: Bool[np.ndarray, "K"]) -> None:
+        """Add the features of some images, and keep those of some. LbaeError when any are not finite."""
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
             raise LbaeError(f"{bad} of {len(features)} images have features that are not finite; are the weights damaged?")
         exact = features.astype(np.float64)
         self.total += exact.sum(axis=0)
         self.products += exact.T @ exact
-        self.kept.append(features[: max(0, KEPT - self.count)])
+        self.kept.append(features[keep])
         self.count += len(features)
 
-    def features(self, most: int) -> torch.Tensor:
-        """The first features, at most so many."""
-        return torch.from_numpy(np.concatenate(self.kept)[:most])
+    def features(self) -> torch.Tensor:
+        """Those kept."""
+        return torch.from_numpy(np.concatenate(self.kept))
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Mean and covariance, by the names torch-fidelity gives them."""

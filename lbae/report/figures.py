@@ -1,6 +1,7 @@
 """Figures: losses over epochs, means and covariances of the bits (slide 16), lifts of attributes, drift between tables."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -28,19 +29,24 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
+def _axes(title: str, x: str, y: str, panels: int = 1) -> tuple[Any, ...]:
+    """A figure, its panels, the first with these words."""
     style: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _INK)):
-        figure = Figure(figsize=(6, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(alpha=0.25)
-    return figure, axes
+        figure = Figure(figsize=(6 * panels, 3.4), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes[0].set(title=title, xlabel=x, ylabel=y)
+    for panel in axes:
+        panel.grid(alpha=0.25)
+    return figure, *axes
 
 
-def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
-    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of several by name."""
-    figure, axes = _axes("Reconstruction loss", "epoch", f"{loss}, summed over pixels")
+def losses(runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, float] | None = None) -> bytes:
+    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of several by name.
+
+    Beside them, where given, bars of how far samples are from test images.
+    """
+    figure, axes, *beside = _axes("Reconstruction loss", "epoch", f"{loss}, summed over pixels", 2 if apart else 1)
     for index, (name, history) in enumerate(runs.items()):
         color = _COLORS[index % len(_COLORS)]
         numbers = [epoch["number"] for epoch in history]
@@ -53,6 +59,9 @@ def losses(runs: dict[str, list[dict[str, Any]]], loss: str) -> bytes:
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(ScalarFormatter())
     axes.legend(frameon=False)
+    for other in beside:
+        other.set(title="Samples", xlabel="Fréchet classifier distance to test images")
+        _bars(other, apart or {}, [_COLORS[index % len(_COLORS)] for index in range(len(runs))])
     return _png(figure)
 
 
@@ -90,20 +99,26 @@ def lifts(statistics: AttributeStatistics) -> bytes:
     image = axes.imshow(statistics.lift, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set_yticks(range(len(statistics.names)), statistics.names)
     axes.grid(visible=False)
-    figure.colorbar(image, label="change of E[b]")
+    bar = figure.colorbar(image, label="change of E[b]")
+    bar.ax.tick_params(color=_INK)
+    bar.outline.set_edgecolor(_INK)
     return _png(figure)
 
 
 def bars(values: dict[str, float], what: str) -> bytes:
     """One bar a name, on a logarithmic scale."""
     figure, axes = _axes("", what, "")
+    _bars(axes, values, [_BLUE] * len(values))
+    return _png(figure)
+
+
+def _bars(axes: Any, values: dict[str, float], colors: Sequence[str]) -> None:
     names = list(values)[::-1]
-    drawn = axes.barh(names, [max(values[name], 1e-3) for name in names], color=_BLUE)
+    drawn = axes.barh(names, [max(values[name], 1e-3) for name in names], color=colors[::-1])
     axes.bar_label(drawn, [f"{values[name]:.2f}" for name in names], padding=3)
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.grid(visible=False, axis="y")
-    return _png(figure)
 
 
 def precision_recall(points: dict[str, tuple[float, float]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Losses of several training runs in one figure."""
+"""Losses of several training runs, and how far their samples are from test images, in one figure."""
 
 from collections import Counter
 from typing import Any
@@ -9,15 +9,20 @@ from lbae.io.artifact import read_manifest
 from lbae.io.images import is_picture
 from lbae.io.storage import resolve
 from lbae.report import figures
+from lbae.report.bottlenecks import sample_distances
 
 
-def losses(*, models: tuple[str, ...], out: str) -> dict[str, Any]:
-    """Draw losses over epochs of several models, baselines among them.
+def losses(*, models: tuple[str, ...], out: str, data: str | None = None, train_data: str | None = None) -> dict[str, Any]:
+    """Draw losses over epochs of several models, baselines among them, and how far their samples are from test images.
 
     Args:
         models: URIs of model artifacts trained with one loss.
         out: a picture (*.png).
+        data: URI of test images, for the samples' distances; without it losses only.
+        train_data: URI of the training images, with labels.
     """
+    if (data is None) != (train_data is None):
+        raise UserError("the samples' distances need both --data (test images) and --train-data (labelled training images)")
     if not is_picture(out):
         raise UserError(f"the figure is a PNG; name the output *.png instead of {out}")
     manifests = {uri: read_manifest(uri, model_io.KIND) for uri in models}
@@ -27,9 +32,11 @@ def losses(*, models: tuple[str, ...], out: str) -> dict[str, Any]:
     names = {uri: _name(manifest.config["model"]) for uri, manifest in manifests.items()}
     alike = [name for name, count in Counter(names.values()).items() if count > 1]
     runs = {f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"] for uri, name in names.items()}
-    resolve(out).write_bytes(figures.losses(runs, kinds.pop()))
+    named = dict(zip(runs, manifests, strict=True))
+    apart = sample_distances(named, data, train_data) if data and train_data else {}
+    resolve(out).write_bytes(figures.losses(runs, kinds.pop(), apart))
     last = {name: {key: value for key, value in history[-1].items() if key != "number"} for name, history in runs.items()}
-    return {"out": out, "last": last}
+    return {"out": out, "last": last} | ({"sample_distances": apart} if apart else {})
 
 
 def _name(model: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from lbae.core.codec import Codec
 from lbae.core.interpolation import interpolate
 from lbae.core.normals import Normals
 
-FRAMES = 12
+FRAMES, PAIRS = 12, 128
 _SHOWN = 3
 
 

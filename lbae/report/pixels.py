@@ -39,7 +39,7 @@ def pixel_sums(images: Images, rebuilt: Images, lpips: LearnedPerceptualImagePat
         assert isinstance(similar, Tensor)
         sums["ssim"] += float(similar.double().sum())
         if lpips:
-            sums["lpips"] += float(lpips(a, b))
+            sums["lpips"] += float(lpips(a.to(lpips.device), b.to(lpips.device)))
     return sums
 
 

@@ -1,19 +1,34 @@
-"""What evaluations of one data set share, kept in a cache by fingerprint: its classifier, and features of real images."""
+"""What evaluations of one data set share, kept in a cache: its classifier, and features of real images.
 
+An entry is named by all that it depends on: ``KIND/NAME.json`` says what that is, and names the file of its arrays by their
+digest. Both are written whole or not at all, and no file of arrays ever changes, so evaluations share a cache at any time.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from lbae.config import ModelConfig
-from lbae.io.artifact import MANIFEST, begin, digest, digest_json, publish, read_manifest
+from lbae.errors import LbaeError
+from lbae.io.artifact import digest, digest_json
+from lbae.io.source import Source
 from lbae.io.storage import Location
-from lbae.report import classifier
-from lbae.report.classifier import Classifier
+from lbae.report.classifier import Classifier, from_weights, to_weights
 from lbae.report.features import FeatureSums
+from lbae.report.streams import VERSION
 
-KIND = "features"
-_FILE = "features.safetensors"
+Facts = Mapping[str, Any]
+
+
+def decoded(source: Source, config: ModelConfig) -> dict[str, Any]:
+    """All that a source's images depend on as they are decoded for a bundle, and the version of the protocols."""
+    versions = {name: importlib.metadata.version(name) for name in ("pillow", "torch")}
+    return {"version": VERSION, "data": source.fingerprint, "shape": list(config.image_shape), **versions}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,51 +40,66 @@ class Reference:
 
 
 class Cache:
-    """A folder of classifiers and features; each named by all that it depends on."""
+    """A folder of classifiers and references. What they depend on is any JSON object.
 
-    def __init__(self, folder: Location, config: ModelConfig) -> None:
-        self.folder, self.shape = folder, list(config.image_shape)
+    Reading raises LbaeError where a file is not what was written.
+    """
 
-    def classifier(self, data: str) -> tuple[Classifier, str] | None:
-        """The classifier of a source by its fingerprint, and the classifier's own; None when there is none yet."""
-        place = self._classifier(data)
-        return classifier.load_classifier(str(place)) if (place / MANIFEST).exists() else None
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
 
-    def keep_classifier(self, data: str, network: Classifier, rows: int) -> str:
-        """Keep the classifier of a source; its fingerprint."""
-        place = str(self._classifier(data))
-        begin(place, classifier.KIND, {"data": data}, classifier.SETTINGS, overwrite=True)
-        return classifier.save_classifier(place, network, {"data": data}, rows)
+    def classifier(self, made_of: Facts) -> tuple[Classifier, str] | None:
+        """A classifier and its fingerprint; None when there is none yet."""
+        found = self._read("classifiers", made_of)
+        return (from_weights(*found), fingerprint(*found)) if found else None
 
-    def reference(self, data: str, network: str, rules: str) -> Reference | None:
-        """What a network saw of a source, by the fingerprints of both; None when it is not known yet."""
-        place = self._reference(data, network, rules)
-        if not (place / MANIFEST).exists():
+    def keep_classifier(self, made_of: Facts, network: Classifier) -> str:
+        """Keep a classifier; its fingerprint."""
+        shape, weights = to_weights(network)
+        self._write("classifiers", made_of, shape, weights)
+        return fingerprint(shape, weights)
+
+    def reference(self, made_of: Facts) -> Reference | None:
+        """What is known of some images; None when nothing is yet."""
+        found = self._read("features", made_of)
+        if found is None:
             return None
-        manifest, found = read_manifest(str(place), KIND), safetensors.numpy.load((place / _FILE).read_bytes())
-        features = FeatureSums(count=manifest.rows, **{**found, "kept": [found["kept"]]})
-        return Reference(features=features, sums=manifest.result["sums"])
+        facts, content = found
+        arrays = safetensors.numpy.load(content)
+        features = FeatureSums(count=facts["count"], **{**arrays, "kept": [arrays["kept"]]})
+        return Reference(features=features, sums=facts["sums"])
 
-    def keep_reference(self, data: str, network: str, rules: str, reference: Reference) -> None:
-        """Keep what a network saw of a source."""
-        place, features = self._reference(data, network, rules), reference.features
-        parents, config = {"data": data, "network": network}, {"rules": rules}
-        begin(str(place), KIND, parents, config, overwrite=True)
+    def keep_reference(self, made_of: Facts, reference: Reference) -> None:
+        """Keep what is known of some images."""
+        features = reference.features
         arrays = {"total": features.total, "products": features.products, "kept": np.concatenate(features.kept)}
-        (place / _FILE).write_bytes(content := safetensors.numpy.save(arrays))
-        publish(
-            str(place),
-            KIND,
-            fingerprint=digest(content),
-            parents=parents,
-            config=config,
-            rows=features.count,
-            files=[_FILE],
-            result={"sums": reference.sums},
-        )
+        facts = {"count": features.count, "sums": reference.sums}
+        self._write("features", made_of, facts, safetensors.numpy.save(arrays))
 
-    def _classifier(self, data: str) -> Location:
-        return self.folder / "classifiers" / digest_json([data, self.shape, classifier.SETTINGS])
+    def _read(self, kind: str, made_of: Facts) -> tuple[dict[str, Any], bytes] | None:
+        place = self._folder / kind / f"{digest_json(made_of)}.json"
+        if not place.exists():
+            return None
+        try:
+            entry = json.loads(place.read_bytes())
+            facts, name = dict(entry["facts"]), str(entry["arrays"])
+            content = (self._folder / kind / name).read_bytes()
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise LbaeError(f"{place}, an entry of the cache, is damaged ({error!r}): delete it") from error
+        if name != _file(content):
+            raise LbaeError(f"{place}, an entry of the cache, is damaged ({name} holds something else): delete both")
+        return facts, content
 
-    def _reference(self, data: str, network: str, rules: str) -> Location:
-        return self.folder / "features" / digest_json([data, network, rules, self.shape])
+    def _write(self, kind: str, made_of: Facts, facts: Facts, content: bytes) -> None:
+        (self._folder / kind / _file(content)).write_bytes(content)
+        entry = {"made_of": made_of, "facts": facts, "arrays": _file(content)}
+        (self._folder / kind / f"{digest_json(made_of)}.json").write_bytes(json.dumps(entry, indent=2).encode())
+
+
+def _file(content: bytes) -> str:
+    return f"{digest(content)}.safetensors"
+
+
+def fingerprint(shape: Facts, weights: bytes) -> str:
+    """Of a classifier, by what :func:`lbae.report.classifier.to_weights` gives."""
+    return digest(weights, json.dumps(shape).encode())

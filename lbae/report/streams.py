@@ -6,37 +6,42 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt64
+from jaxtyping import Float32, Int64, UInt8, UInt64
 
-from lbae.report.features import FeatureSums
+from lbae.report.features import KEPT, FeatureSums, drawn_rows
 
-Images = UInt8[np.ndarray, "K H W C"]
 Rules = Literal["ours", "paper"]
+VERSION = 2  # of both protocols; figures of another one compare with none of this
 
 TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = "test images", "training images", "reconstructions", "interpolation mid-points"
-RIGHT, KNOWN = "right", "known"
+RIGHT, KNOWN, BAD = "right", "known", "undecodable"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One block of a stream: features, packed latents, sums over its images, and the first images of the first block."""
+    """One block of a stream: its images' places in it and features, perhaps packed latents, sums, and images to show.
+
+    ``digests`` are of the images' files; a source's undecodable images have a place and perhaps a digest, but no features.
+    """
 
     stream: str
     index: int
+    places: Int64[np.ndarray, "K"]
     features: Float32[np.ndarray, "K D"]
     latents: UInt8[np.ndarray, "K B"] | None = None
-    digests: UInt64[np.ndarray, "K"] | None = None
+    digests: UInt64[np.ndarray, "R"] | None = None
     sums: Mapping[str, float] = field(default_factory=dict)
-    shown: Images | None = None
+    shown: np.ndarray | None = None
 
 
 class Stream:
-    """The blocks of one stream, added up in their order however they come."""
+    """The blocks of one stream of at most so many rows, added up in their order however they come."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, rows: int) -> None:
         self.features = FeatureSums.empty(dim)
         self.sums: Counter[str] = Counter()
-        self.shown: Images | None = None
+        self._kept = drawn_rows(rows, KEPT)
+        self._shown: list[np.ndarray] = []
         self._latents: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
         self._waiting: dict[int, Seen] = {}
@@ -46,12 +51,17 @@ class Stream:
         """Add a block, as soon as all before it are there."""
         self._waiting[seen.index] = seen
         while (block := self._waiting.pop(self._next, None)) is not None:
-            self.features.add(block.features)
+            self.features.add(block.features, np.isin(block.places, self._kept))
             self.sums.update(block.sums)
             self._latents += [] if block.latents is None else [block.latents]
             self._digests += [] if block.digests is None else [block.digests]
-            self.shown = block.shown if self.shown is None else self.shown
+            self._shown += [] if block.shown is None else [block.shown]
             self._next += 1
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, "K *P H W C"]:
+        """Images to show; of reconstructions pairs (P = 2) of an image and what became of it."""
+        return np.concatenate(self._shown)
 
     @property
     def latents(self) -> UInt8[np.ndarray, "K B"]:
@@ -59,6 +69,6 @@ class Stream:
         return np.concatenate(self._latents)
 
     @property
-    def digests(self) -> UInt64[np.ndarray, "K"]:
-        """Of the bytes of all images."""
+    def digests(self) -> UInt64[np.ndarray, "R"]:
+        """Of the bytes of all images that have any."""
         return np.concatenate(self._digests)

@@ -1,5 +1,6 @@
 """Evaluation of the small pipeline: its figures against torch-fidelity's own, and what is refused or left out."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch_fidelity
+from PIL import Image
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 import lbae
@@ -18,13 +20,23 @@ from lbae.errors import LbaeError
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
 from lbae.io.source import plan
-from lbae.report.classifier import load_classifier
+from lbae.io.storage import resolve
+from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
-from lbae.report.features import METRICS, FeatureSums
-from lbae.report.streams import RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
-from tests.conftest import ROOT, Outcome, Pipeline, image_table
+from lbae.report.features import KEPT, METRICS, FeatureSums
+from lbae.report.references import Cache
+from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table, write_latents
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
+
+
+def read_report(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def decoded_cells(cells: list[bytes]) -> list[np.ndarray]:
+    return [np.array(Image.open(io.BytesIO(cell)))[..., None] for cell in cells]
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +62,13 @@ def whole(evaluate, pipeline, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "evaluation"
     done = evaluate(out, train_data=pipeline.data, latents=pipeline.latents, moments=pipeline.moments)
     assert done.code == 0, done.err
-    assert "600 have the key and 600 the bytes of a test image" in done.err
+    assert "warning: 600 test images are training images too, byte by byte" in done.err
     return out
 
 
 @pytest.fixture(scope="module")
 def report(whole) -> dict:
-    return json.loads((whole / "report.json").read_text())
+    return read_report(whole)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +77,16 @@ def images(pipeline) -> np.ndarray:
     return np.concatenate([part.images for part in decode_every(plan(str(pipeline.data)), config)])
 
 
-def by_torch_fidelity(classifier, one: np.ndarray, other: np.ndarray, folder: Path) -> dict[str, float]:
-    """What torch-fidelity says of PNG files, with the classifier registered as its feature extractor."""
+def kept_classifier(cache: Path, fingerprint: str) -> Classifier:
+    entries = [json.loads(place.read_text()) for place in (cache / "classifiers").glob("*.json")]
+    found = [Cache(resolve(str(cache))).classifier(entry["made_of"]) for entry in entries]
+    return next(classifier for classifier, its in found if its == fingerprint)
+
+
+def by_torch_fidelity(
+    classifier: Classifier, one: np.ndarray, other: np.ndarray, folder: Path, form: str = "png", subset: int = 600
+) -> dict[str, float]:
+    """What torch-fidelity says of image files, with the classifier registered as its feature extractor."""
 
     class Registered(FeatureExtractorBase):
         def __init__(self, name, features, **options):
@@ -89,7 +109,7 @@ def by_torch_fidelity(classifier, one: np.ndarray, other: np.ndarray, folder: Pa
     for place, pictures in ((folder / "one", one), (folder / "other", other)):
         place.mkdir(parents=True)
         for index, image in enumerate(pictures):
-            (place / f"{index:05d}.png").write_bytes(encode_png(image))
+            Image.fromarray(image[..., 0]).save(place / f"{index:05d}.{form}")
     layers = dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "features")
     return torch_fidelity.calculate_metrics(
         input1=str(folder / "one"),
@@ -98,7 +118,7 @@ def by_torch_fidelity(classifier, one: np.ndarray, other: np.ndarray, folder: Pa
         fid=True,
         kid=True,
         prc=True,
-        kid_subset_size=600,
+        kid_subset_size=subset,
         cuda=False,
         save_cpu_ram=True,
         verbose=False,
@@ -106,30 +126,48 @@ def by_torch_fidelity(classifier, one: np.ndarray, other: np.ndarray, folder: Pa
     )
 
 
+def assert_same(found: dict[str, float], theirs: dict[str, float]) -> None:
+    assert found["frechet"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert found["kernel"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-5)
+    assert [found["precision"], found["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], rel=1e-3)
+
+
 @pytest.mark.parametrize("made", [RECONSTRUCTIONS, "mixture"])
 def test_metrics_are_torch_fidelitys_of_the_same_png_files(pipeline, report, images, cache, tmp_path, made):
     bundle = lbae.load_bundle(pipeline.bundle)
-    classifier, fingerprint = load_classifier(str(next((cache / "classifiers").iterdir())))
-    assert fingerprint == report["fingerprints"]["classifier"]
+    classifier = kept_classifier(cache, report["fingerprints"]["classifier"])
     others = bundle.reconstruct(images) if made == RECONSTRUCTIONS else bundle.sample(600, seed=0)
-    found, theirs = report["distances"][made][TEST], by_torch_fidelity(classifier, others, images, tmp_path)
-    assert found["frechet"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-    assert found["kernel"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-5)
-    assert [found["precision"], found["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], abs=2 / 600)
+    assert_same(report["distances"][made][TEST], by_torch_fidelity(classifier, others, images, tmp_path))
+
+
+@pytest.mark.slow
+def test_so_they_are_at_as_many_images_as_features_are_kept_of(evaluate, pipeline, cache, tmp_path):
+    done = evaluate(tmp_path / "e", "--priors", "mixture", data=SAMPLE, train_data=pipeline.data)
+    assert done.code == 0, done.err
+    found = read_report(tmp_path / "e")
+    assert found["rows_used"]["kernel, precision, recall"] == found["images"][TEST] == KEPT
+    bundle = lbae.load_bundle(pipeline.bundle)
+    images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
+    classifier = kept_classifier(cache, found["fingerprints"]["classifier"])
+    theirs = by_torch_fidelity(classifier, bundle.sample(KEPT, seed=0), images, tmp_path, subset=1_000)
+    assert_same(found["distances"]["mixture"][TEST], theirs)
 
 
 def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     priors = ["mixture", "hyperplane", "gaussian", "paper", "direct", "independent", "coins"]
-    assert list(report["distances"]) == [TRAIN, RECONSTRUCTIONS, "interpolation mid-points", *priors]
+    assert list(report["distances"]) == [TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors]
     for name, row in report["distances"].items():
         assert set(row[TEST]) == {"frechet", "kernel", "kernel_deviation", "precision", "recall"}
         assert list(row.get(TRAIN, {})) == ([] if name == TRAIN else ["frechet"])
     assert report["distances"][TRAIN][TEST]["frechet"] == pytest.approx(0, abs=1e-3)
     assert report["distances"]["coins"][TEST]["frechet"] > report["distances"]["mixture"][TEST]["frechet"]
-    assert report["images"] == dict.fromkeys([RECONSTRUCTIONS, "interpolation mid-points", *priors], 600)
+    assert report["images"] == dict.fromkeys([TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors], 600)
+    assert report["undecodable"] == {TEST: 0, TRAIN: 0}
+    assert report["rows_used"]["rates"] == 256
+    assert set(report["hardware"]) == {"device", "classifier_precision", "bundle_precision"}
     assert report["classifier_accuracy"]["label"] > 0.5
     assert set(report["fingerprints"]) == {"bundle", "data", "train_data", "latents", "moments", "classifier"}
-    assert report["overlap"] == {"keys": 600, "bytes": 600}
+    assert report["overlap"] == {"bytes": 600, "keys": 600}
     assert report["left_out"].keys() == {"LPIPS"}
     assert report["nearest"][TEST]["copies"] == 600  # the training images themselves
     assert report["moments_of_samples"]["test latents"]["pairs_max"] == 0
@@ -137,6 +175,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     assert report["interpolation"]["ours"]["flips_of_hamming"] == 1
     assert report["interpolation"]["paper"]["wrong_bits_an_end"] > 0
     assert {edit["attribute"] for edit in report["edits"]} <= {f"label={i}" for i in range(10)}
+    assert {place.name for place in whole.glob("edit-*")} == {f"edit-{number}.png" for number in range(1, 6)}
     page = (whole / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(whole.glob("*.png")))
     assert "src=http" not in page.replace('"', "")
@@ -156,7 +195,7 @@ def test_the_same_again_is_the_same_from_the_cache(evaluate, pipeline, whole, re
     assert json.loads(evaluate(whole, **inputs).out.splitlines()[-1])["already"]
     done = evaluate(tmp_path / "again", *FAST, **inputs)
     assert done.code == 0, done.err
-    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    again = read_report(tmp_path / "again")
     for name, row in again["distances"].items():
         assert {key: to["frechet"] for key, to in row.items()} == {
             key: to["frechet"] for key, to in report["distances"][name].items()
@@ -178,65 +217,141 @@ def test_two_nodes_of_which_one_dies_find_the_same(pipeline, report, cache, tmp_
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert '{"killed": true}' in done.stdout
-    found = json.loads((tmp_path / "e" / "report.json").read_text())
+    found = read_report(tmp_path / "e")
     for name in ("distances", "reconstructions", "nearest", "interpolation", "edits", "overlap", "moments_of_samples"):
         assert found[name] == report[name]
 
 
 @pytest.mark.slow
-def test_the_papers_protocol_compares_jpegs_with_test_images_only(evaluate, pipeline, report, tmp_path):
-    done = evaluate(tmp_path / "e", *FAST, "--protocol", "paper", train_data=pipeline.data)
+def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files(evaluate, pipeline, report, images, cache, tmp_path):
+    done = evaluate(tmp_path / "e", "--priors", "mixture,coins", "--protocol", "paper", train_data=pipeline.data)
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "e" / "report.json").read_text())
+    found = read_report(tmp_path / "e")
     assert [list(row) for row in found["distances"].values()] == [[TEST]] * 4
     assert found["distances"][RECONSTRUCTIONS] != report["distances"][RECONSTRUCTIONS]
-    assert set(found["left_out"]) == {"LPIPS", "nearest training latents"}
+    absent = {"LPIPS", "nearest training latents", "training images beside samples", "distances to training images"}
+    assert set(found["left_out"]) == absent | {"moments of samples, slide 16's figures"}
     assert found["moments_of_samples"] == {}
+    classifier = kept_classifier(cache, found["fingerprints"]["classifier"])
+    samples = lbae.load_bundle(pipeline.bundle).sample(600, seed=0)
+    theirs = by_torch_fidelity(classifier, samples, images, tmp_path, form="jpg")
+    assert_same(found["distances"]["mixture"][TEST], theirs)
+
+
+@pytest.mark.slow
+def test_distances_do_not_depend_on_how_the_source_is_cut(evaluate, pipeline, report, tmp_path):
+    one = tmp_path / "one.parquet"
+    pq.write_table(pq.read_table(pipeline.data), one)
+    done = evaluate(tmp_path / "e", "--priors", "mixture", data=one, train_data=pipeline.data)
+    assert done.code == 0, done.err
+    found = read_report(tmp_path / "e")
+    for name, row in found["distances"].items():
+        assert row[TEST] == pytest.approx(report["distances"][name][TEST], rel=1e-5, abs=1e-5)
+    assert found["interpolation"] == report["interpolation"]
+    assert found["edits"] == report["edits"]
+
+
+@pytest.mark.slow
+def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
+    """A shard without any image, missing and broken files, labels of another type, three copies of training images."""
+    cells = [cell["bytes"] for cell in pq.read_table(pipeline.data / "b.parquet")["image"].to_pylist()]
+    mirrored = [encode_png(image[:, ::-1]) for image in decoded_cells(cells[:200])]
+    image_table(tmp_path / "test" / "a.parquet", [None, b"", b"no image"], label=["3"] * 3)
+    image_table(tmp_path / "test" / "b.parquet", [None, *mirrored, cells[7], cells[7], cells[8]], label=["3"] * 204)
+    done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, data=tmp_path / "test", train_data=pipeline.data)
+    assert done.code == 0, done.err
+    assert "warning: 3 test images are training images too, byte by byte" in done.err
+    found = read_report(tmp_path / "e")
+    assert found["undecodable"] == {TEST: 4, TRAIN: 0}
+    assert found["images"][TEST] == found["images"][MIDPOINTS] == 203
+    assert found["overlap"] == {"bytes": 3, "keys": 207}
+    assert found["classifier_accuracy"] == {}
+    assert "no such column" in found["left_out"]["classifier accuracy, label"]
+    assert "the test images do not tell how often it is right" in (tmp_path / "e" / "report.html").read_text()
 
 
 def test_blocks_add_up_the_same_however_they_come():
     rng = np.random.default_rng(0)
-    blocks = [Seen(stream="s", index=i, features=rng.normal(size=(50, 8)).astype(np.float32)) for i in range(6)]
-    forth, back = Stream(8), Stream(8)
+    features = rng.normal(size=(300, 8)).astype(np.float32)
+    blocks = [
+        Seen(stream="s", index=i, places=np.arange(50 * i, 50 * i + 50), features=features[50 * i : 50 * i + 50])
+        for i in range(6)
+    ]
+    forth, back = Stream(8, 300), Stream(8, 300)
     for block, other in zip(blocks, blocks[::-1], strict=True):
         forth.add(block)
         back.add(other)
     np.testing.assert_array_equal(forth.features.products, back.features.products)
-    whole = np.concatenate([block.features for block in blocks]).astype(np.float64)
-    np.testing.assert_allclose(forth.features.statistics()["sigma"], np.cov(whole.T))
+    np.testing.assert_allclose(forth.features.statistics()["sigma"], np.cov(features.astype(np.float64).T))
     assert distances(forth.features, back.features, METRICS)["frechet"] == pytest.approx(0, abs=1e-6)
+
+
+def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
+    rows = 3 * KEPT
+    features = np.arange(rows, dtype=np.float32)[:, None]
+    kept = []
+    for cut in (2_000, 2_048, rows):
+        stream = Stream(1, rows)
+        for index, start in enumerate(range(0, rows, cut)):
+            some = features[start : start + cut]
+            stream.add(Seen(stream="s", index=index, places=start + np.arange(len(some)), features=some))
+        kept.append(stream.features.features().numpy()[:, 0])
+    assert len(kept[0]) == KEPT
+    np.testing.assert_array_equal(kept[0], kept[1])
+    np.testing.assert_array_equal(kept[0], kept[2])
+    assert np.histogram(kept[0], bins=10, range=(0, rows))[0] == pytest.approx([KEPT / 10] * 10, rel=0.1)
+    assert np.bincount(kept[0].astype(int) % 3) == pytest.approx([KEPT / 3] * 3, rel=0.1)
 
 
 def test_features_that_are_not_finite_are_an_error():
     with pytest.raises(LbaeError, match="1 of 2 images have features that are not finite"):
-        FeatureSums.empty(3).add(np.array([[0, 1, 2], [0, np.nan, 2]], dtype=np.float32))
+        FeatureSums.empty(3).add(np.array([[0, 1, 2], [0, np.nan, 2]], dtype=np.float32), np.array([True, True]))
 
 
 @pytest.mark.parametrize(
     ("options", "words", "message"),
     [
-        ({}, (), "a classifier's features need labelled training images: give training images with --train-data"),
-        ({"train_data": "pipeline"}, ("--priors", "mixtur"), "unknown prior 'mixtur'"),
-        ({"train_data": "pipeline"}, ("--metrics", "fid"), "unknown metric 'fid'"),
-        ({"latents": "other"}, (), "was fitted from latents"),
+        ({}, (), "a classifier's features: needs --train-data with labels or attributes; or ask for --features inception"),
+        ({"train_data": "data"}, ("--priors", "mixtur"), "unknown prior 'mixtur'"),
+        ({"train_data": "data"}, ("--metrics", "fid"), "unknown metric 'fid'"),
+        ({"latents": "others"}, (), "was fitted from latents"),
+        ({"moments": "sums"}, (), "was fitted from moments"),
+        ({"latents": "latents", "train_data": "copy"}, (), "were encoded from images"),
+        ({"bundle": "model", "latents": "latents"}, (), "is a model; a bundle is needed here"),
+        ({"latents": "moments"}, (), "is a moment sums; a latent table is needed here"),
     ],
 )
-def test_mistakes_are_one_line(evaluate, pipeline, tmp_path, options, words, message):
-    places = {"pipeline": pipeline.data, "other": str(Path(pipeline.latents).parent / "moments")}
-    done = evaluate(tmp_path / "e", *words, **{name: places[place] for name, place in options.items()})
+def test_mistakes_are_one_line(evaluate, pipeline, others, tmp_path, options, words, message):
+    done = evaluate(tmp_path / "e", *words, **{name: others[place] for name, place in options.items()})
     assert done.code == 2
-    assert message in done.error or "a latent table is needed here" in done.error
+    assert message in done.error
+
+
+@pytest.fixture(scope="module")
+def others(job, pipeline, tmp_path_factory) -> dict[str, object]:
+    """The pipeline's artifacts, latents and sums of other rows, and a copy of its images."""
+    folder = tmp_path_factory.mktemp("others")
+    latents = write_latents(folder / "latents", np.ones((8, 128), dtype=np.int8))
+    assert job("reduce", "--latents", latents, "--out", folder / "sums").code == 0
+    pq.write_table(pq.read_table(pipeline.data), folder / "copy.parquet")
+    made = {"others": latents, "sums": folder / "sums", "copy": folder / "copy.parquet"}
+    return made | {name: getattr(pipeline, name) for name in ("data", "model", "latents", "moments")}
 
 
 @pytest.mark.slow
-def test_too_few_test_images_get_a_kernel_distance_only(evaluate, pipeline, tmp_path):
+def test_too_few_images_get_a_kernel_distance_only(evaluate, pipeline, tmp_path):
     few = tmp_path / "few.parquet"
-    pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 100), few)
-    done = evaluate(tmp_path / "e", "--priors", "mixture", data=few, train_data=pipeline.data)
-    assert done.code == 2
-    assert "needs more than 128: give more, or ask for --metrics kernel,precision,recall" in done.error
-    done = evaluate(tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", data=few, train_data=pipeline.data)
+    pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 8), few)
+    for data, train in ((few, pipeline.data), (pipeline.data, few)):
+        done = evaluate(tmp_path / "e", "--priors", "mixture", data=data, train_data=train)
+        assert done.code == 2
+        what = "test images" if data == few else "training images"
+        assert f"{what} of {few}: 8; a Fréchet distance in 128 features needs more than 128" in done.error
+        assert "give more, or ask for --metrics kernel,precision,recall" in done.error
+    rest = {"train_data": pipeline.data, "latents": pipeline.latents}
+    done = evaluate(tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", data=few, **rest)
     assert done.code == 0, done.err
+    assert (tmp_path / "e" / "nearest.png").exists()
 
 
 def test_images_without_labels_cannot_train_a_classifier(evaluate, pipeline, tmp_path):
@@ -247,8 +362,18 @@ def test_images_without_labels_cannot_train_a_classifier(evaluate, pipeline, tmp
     assert "has no label or attribute column" in done.error
 
 
-def test_test_images_smaller_than_the_bundles_are_refused(evaluate, pipeline, tmp_path):
-    image_table(tmp_path / "a.parquet", [encode_png(np.zeros((16, 20, 1), dtype=np.uint8))])
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            [b"no image", None, encode_png(np.zeros((16, 20, 1), dtype=np.uint8))],
+            "20 x 16 pixels, those of the bundle 28 x 28",
+        ),
+        ([b"no image", None], "can be read: give test images"),
+    ],
+)
+def test_test_images_smaller_than_the_bundles_are_refused(evaluate, pipeline, tmp_path, cells, message):
+    image_table(tmp_path / "a.parquet", cells)
     done = evaluate(tmp_path / "e", data=tmp_path / "a.parquet", train_data=pipeline.data)
     assert done.code == 2
-    assert "20 x 16 pixels, those of the bundle 28 x 28" in done.error
+    assert message in done.error

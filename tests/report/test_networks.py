@@ -12,9 +12,10 @@ from lbae.io.images import encode_png
 from lbae.io.source import plan
 from lbae.io.storage import resolve
 from lbae.report.classifier import read_examples, train_classifier
+from lbae.report.features import FeatureSums
 from lbae.report.inception import load_inception
 from lbae.report.pixels import load_lpips
-from lbae.report.references import Cache
+from lbae.report.references import Cache, Reference
 from tests.conftest import image_table
 
 CONFIG = ModelConfig(image_size=32, padding=2, image_channels=1)
@@ -49,18 +50,46 @@ def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path
     assert right["light"][0] > 256
     torch.testing.assert_close(network.features(squares.images[:3]), features[:3], rtol=0, atol=0)
 
-    cache = Cache(resolve(str(tmp_path / "cache")), CONFIG)
-    assert cache.classifier("data") is None
-    fingerprint = cache.keep_classifier("data", network, 300)
-    again, same = cache.classifier("data")
+    cache = Cache(resolve(str(tmp_path / "cache")))
+    assert cache.classifier({"data": "d"}) is None
+    fingerprint = cache.keep_classifier({"data": "d"}, network)
+    again, same = cache.classifier({"data": "d"})
     assert same == fingerprint
     torch.testing.assert_close(again.features(squares.images), features, rtol=0, atol=0)
-    assert Cache(cache.folder, ModelConfig(image_size=32, image_channels=1)).classifier("data") is None
+    assert cache.classifier({"data": "other"}) is None
+
+
+def test_references_are_told_apart_and_damage_is_seen(tmp_path):
+    cache, made_of = Cache(resolve(str(tmp_path))), {"data": "d", "role": "test images", "rows": 3}
+    sums = FeatureSums.empty(2)
+    sums.add(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([True, False, True]))
+    cache.keep_reference(made_of, Reference(features=sums, sums={"right label": 2.0}))
+    again = cache.reference(made_of)
+    assert (again.features.count, again.sums) == (3, {"right label": 2.0})
+    np.testing.assert_array_equal(again.features.products, sums.products)
+    np.testing.assert_array_equal(again.features.features(), sums.features())
+    for other in ({"role": "training images"}, {"rows": 2}, {"precision": "float32"}):
+        assert cache.reference(made_of | other) is None
+    cache.keep_reference(made_of, again)  # as a second evaluation would that began at the same time
+    assert cache.reference(made_of).features.count == 3
+    (arrays,) = (tmp_path / "features").glob("*.safetensors")
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"!")
+    with pytest.raises(LbaeError, match=r"an entry of the cache, is damaged \(.* holds something else\): delete both"):
+        cache.reference(made_of)
+    arrays.unlink()
+    with pytest.raises(LbaeError, match=r"is damaged \(FileNotFoundError"):
+        cache.reference(made_of)
 
 
 def test_images_without_attributes_make_no_examples(tmp_path):
     image_table(tmp_path / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))], note=[0.5])
-    assert read_examples(plan(str(tmp_path)).shards, CONFIG) is None
+    assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "no label or attribute column (columns: note)"
+
+
+def test_a_column_of_too_many_classes_is_named(tmp_path):
+    blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    image_table(tmp_path / "a.parquet", [blank] * 201, name=[f"n{i}" for i in range(201)])
+    assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "only columns of more than 200 values (name)"
 
 
 def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(tmp_path, monkeypatch):

@@ -1,0 +1,48 @@
+"""Samples of models with different bottlenecks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lbae import presets
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.errors import UserError
+from lbae.io.model import save_model
+from lbae.report import bottlenecks
+from lbae.report.bottlenecks import sample_distances
+from tests.conftest import SAMPLE, image_table, picture_size, run_job
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """Untrained networks of the three bottlenecks."""
+    made = {}
+    for kind in ("bernoulli", "continuous", "gaussian"):
+        config = presets.get("demo").replace(bottleneck=kind, channels=(8, 8, 8), latent_dim=64)
+        made[kind] = str(tmp_path_factory.mktemp("models") / kind)
+        history = [{"number": 1, "train_loss": 2.0, "validation_loss": 3.0}]
+        result = {"images": 0, "history": history}
+        save_model(made[kind], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result=result)
+    return made
+
+
+def test_distances_of_every_bottleneck_stand_beside_the_losses(models, digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(bottlenecks.SETTINGS, "least_steps", 6)
+    places = ("--data", digits, "--train-data", digits)
+    done = run_job("losses", "--models", *models.values(), "--out", tmp_path / "l.png", *places)
+    assert done.code == 0, done.err
+    apart = json.loads(done.out)["sample_distances"]
+    assert list(apart) == [f"{kind}, N = 64" for kind in models]
+    assert all(np.isfinite(value) and value > 0 for value in apart.values())
+    width, height = picture_size(tmp_path / "l.png")
+    assert width > 3 * height
+    done = run_job("losses", "--models", *models.values(), "--out", tmp_path / "l.png", *places[:2])
+    assert done.code == 2
+    assert "need both --data (test images) and --train-data" in done.error
+
+
+def test_training_images_without_labels_are_refused(models, tmp_path):
+    image_table(tmp_path / "a.parquet", [None] * 3)
+    with pytest.raises(UserError, match=r"needs labels or attributes; .* has no label or attribute column"):
+        sample_distances(models, str(SAMPLE), str(tmp_path))
