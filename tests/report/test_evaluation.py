@@ -26,7 +26,7 @@ from lbae.report.distances import distances
 from lbae.report.features import KEPT, METRICS, FeatureSums
 from lbae.report.references import Cache
 from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
-from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table, write_latents
+from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
 
@@ -328,13 +328,12 @@ def test_mistakes_are_one_line(evaluate, pipeline, others, tmp_path, options, wo
 
 
 @pytest.fixture(scope="module")
-def others(job, pipeline, tmp_path_factory) -> dict[str, object]:
+def others(pipeline, tmp_path_factory) -> dict[str, object]:
     """The pipeline's artifacts, latents and sums of other rows, and a copy of its images."""
-    folder = tmp_path_factory.mktemp("others")
-    latents = write_latents(folder / "latents", np.ones((8, 128), dtype=np.int8))
-    assert job("reduce", "--latents", latents, "--out", folder / "sums").code == 0
-    pq.write_table(pq.read_table(pipeline.data), folder / "copy.parquet")
-    made = {"others": latents, "sums": folder / "sums", "copy": folder / "copy.parquet"}
+    copy = tmp_path_factory.mktemp("others") / "copy.parquet"
+    pq.write_table(pq.read_table(pipeline.data), copy)
+    golden = ROOT / "tests" / "golden" / "v1"
+    made = {"others": golden / "latents", "sums": golden / "moments", "copy": copy}
     return made | {name: getattr(pipeline, name) for name in ("data", "model", "latents", "moments")}
 
 
