@@ -209,7 +209,7 @@ def kill_ten_times(out: str, *options: object) -> int:
     moments += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
     for number in range(10):
         wanted = min(shards_in(names_in(place)) + chance.randrange(1, 4), FILES)
-        job, until = start(*options), time.monotonic() + 60
+        job, until = start(*options), time.monotonic() + 120
         while job.poll() is None and time.monotonic() < until:
             names = names_in(place)
             if shards_in(names) >= wanted if number < 6 else moments[number - 6](names):
@@ -226,7 +226,7 @@ def kill_ten_times(out: str, *options: object) -> int:
 
 def finish(*options: object) -> dict:
     job = start(*options)
-    printed, errors = job.communicate(timeout=200)
+    printed, errors = job.communicate(timeout=400)
     assert job.returncode == 0, errors
     return json.loads(printed)
 
