@@ -1,8 +1,8 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER`` kills a replica in every fifth of the time, or one
-of two nodes in the first, or lets a replica be stuck there, swaps the bundle after a third of it and back after two thirds,
-and prints what the clients saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER`` kills a replica or the shelf in every fifth of the
+time, or one of two nodes in the first, or lets a replica be stuck there, swaps the bundle after a third of it and back after
+two thirds, and prints what the clients saw and what memory the replicas took.
 """
 
 import asyncio
@@ -30,11 +30,12 @@ PORT, CLIENTS, SEEDS = 18127, 6, 16
 OTHER_THREADS = 2  # levels of grey that the same latents may differ by where another number of threads decodes
 
 
-def replicas() -> list[psutil.Process]:
-    """This process's replicas that answer."""
+def replicas(shelf: bool = False) -> list[psutil.Process]:
+    """This process's replicas that answer, or the shelf that they ask."""
     title = "ray::ServeReplica:lbae:"
     names = {process: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
-    return [process for process, name in names.items() if name.startswith(title) and not name.startswith(f"{title}Shelf")]
+    mine = {process: name for process, name in names.items() if name.startswith(title)}
+    return [process for process, name in mine.items() if name.startswith(f"{title}Shelf") == shelf]
 
 
 def megabytes() -> list[int]:
@@ -72,14 +73,14 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 
 
 @contextmanager
-def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills a replica by chance, or lets one be stuck, and tells which."""
+def one_node(stuck: bool, shelf: bool) -> Iterator[Callable[[], str]]:
+    """Ray on one node; what kills a replica by chance, or the shelf, or lets one be stuck, and tells which."""
     chance, stopped = random.Random(0), []
 
     def kill() -> str:
         if stopped:
             return ""
-        victim = chance.choice(replicas())
+        victim = chance.choice(replicas(shelf))
         name = victim.cmdline()[0].split(":")[-1].split(".")[0]
         if stuck:
             stopped.append(victim)
@@ -120,7 +121,7 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
     seen: Counter = Counter()
     killed: list[str] = []
-    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
+    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck", victim == "shelf")
     with nodes as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 10, Counter())

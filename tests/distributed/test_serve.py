@@ -1,9 +1,14 @@
 """The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this process."""
 
 import importlib
+import itertools
+import re
+import socket
+import time
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import ray
 import ray.serve
@@ -12,15 +17,16 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.packing import pack
-from lbae.distributed.deployments import Deployed
-from lbae.distributed.serve import serving
-from lbae.errors import UserError
+from lbae.distributed import serve as stage
+from lbae.distributed.deployments import Deployed, application, share_of_gpu
+from lbae.distributed.serve import is_served, serving
+from lbae.errors import LbaeError, UserError
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png
 from lbae.web import client as web
 from lbae.web.guard import KEYS_VARIABLE, Limits
-from tests.conftest import ROOT
-from tests.web.conftest import pixels_of
+from tests.conftest import ROOT, run_job
+from tests.web.conftest import b64, pixels_of
 
 PORT = 18125
 LIMITS = Limits(keys=("one",), max_running=16)
@@ -49,18 +55,164 @@ def _imported(path: str) -> tuple[object, str]:
     return importlib.import_module(module), name
 
 
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "share"),
+    [(0, 2, 0), (1, 1, 1), (1, 2, 1 / 2), (2, 1, 1), (2, 3, 1 / 2), (2, 4, 1 / 2), (4, 9, 1 / 3)],
+)
+def test_every_replica_finds_a_place_on_a_gpu(gpus, replicas, share):
+    assert share_of_gpu(gpus, replicas) == share
+    assert gpus == 0 or gpus * int(1 / share) >= replicas
+
+
+def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "0.1")
+    with pytest.raises(UserError, match=r"3 CPUs are needed; the cluster has 2 .*: give fewer replicas"):
+        application(pipeline.bundle, replicas=3)
+    with pytest.raises(UserError, match="2 replicas, max_replicas 1; allowed: 1 or more replicas"):
+        application(pipeline.bundle, replicas=2, max_replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "give --bundle or --follow, and not both"),
+        ("--bundle {bundle} --follow {bundle}", "give --bundle or --follow, and not both"),
+        ("--follow {tmp}/pointer", "pointer {tmp}/pointer does not exist"),
+        ("--bundle {bundle} --host=", "host is empty; allowed: the name or address of an interface"),
+        ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to others and there are no API keys"),
+    ],
+)
+def test_a_mistake_is_one_line(pipeline, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    places = {"bundle": pipeline.bundle, "tmp": tmp_path}
+    outcome = run_job("serve", *arguments.format(**places).split())
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert message.format(**places) in outcome.err
+
+
+def test_a_port_that_is_taken_is_refused(pipeline):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Ray's proxy does, beside which another could listen
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"nothing can listen at 127.0.0.1, port {port}: .*; give another"),
+            serving(pipeline.bundle, port),
+        ):
+            pass
+    with pytest.raises(UserError, match="port 70000"), serving(pipeline.bundle, 70_000):
+        pass
+    assert ray.serve.status().proxies == {}
+
+
+@ray.remote(num_cpus=2)
+class Greedy:
+    """Holds the CPUs of the cluster."""
+
+    def here(self) -> None:
+        pass
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["fused", "split"])
-def test_every_verb_answers_as_the_bundle(pipeline, topology):
+def test_a_service_that_finds_no_cpus_gives_up_and_leaves_nothing(pipeline, monkeypatch):
+    monkeypatch.setattr(stage, "_START_S", 5)
+    greedy = Greedy.remote()
+    ray.get(greedy.here.remote())
+    with pytest.raises(LbaeError, match="the service did not start in 5 s"), serving(pipeline.bundle, PORT, replicas=1):
+        pass
+    assert not is_served()
+    ray.kill(greedy)
+    until = time.monotonic() + 150
+    while ray.serve.status().applications and time.monotonic() < until:  # what never ran takes a while to be taken down
+        time.sleep(1)
+    assert ray.serve.status().applications == {}
+
+
+def lines_of(name: str) -> list[str]:
+    """What Ray Serve's replicas of a deployment logged."""
+    logs = ray._private.worker._global_node.get_logs_dir_path()
+    files = (ROOT / logs / "serve").glob(f"replica_lbae_{name}_*.log")
+    return [line for file in files for line in file.read_text().splitlines()]
+
+
+def metrics() -> str:
+    """What the node's agent shows Prometheus."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+
+
+def seen_in_metrics(pattern: str) -> bool:
+    """Whether a line comes up within a few of the agent's rounds."""
+    for _ in range(60):
+        if re.search(pattern, metrics(), re.MULTILINE):
+            return True
+        time.sleep(1)
+    return False
+
+
+def refused_early(head: bytes, chunks) -> bytes:
+    """The first line of the answer to a body that its client would go on sending."""
+    with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection:
+        connection.sendall(head)
+        try:
+            for chunk in chunks:
+                connection.sendall(chunk)
+        except OSError:  # the service hung up
+            pass
+        return connection.recv(2**16).partition(b"\r\n")[0]
+
+
+@pytest.mark.slow
+def test_what_clients_do_to_a_service(pipeline):
+    """Bodies without end, clients that go away, what the log holds of images, and what the metrics say of all that."""
+    image = encode_png(load_bundle(pipeline.bundle, "cpu").sample(1, 5)[0])
+    with serving(pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20)) as facts:
+        url = facts["url"]
+        with (
+            pytest.raises(UserError, match=f"Ray Serve listens at 127.0.0.1, port {PORT}, on this cluster already"),
+            serving(pipeline.bundle, PORT + 5),
+        ):
+            pass
+        proxies = [one for one in psutil.process_iter() if one.name().startswith("ray::ProxyActor")]
+        before = sum(proxy.memory_info().rss for proxy in proxies)
+        head = b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        assert b" 413 " in refused_early(head + b"content-length: 104857600\r\n\r\n", ())
+        piece = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+        assert b" 413 " in refused_early(head + b"transfer-encoding: chunked\r\n\r\n", itertools.repeat(piece, 100))
+        assert proxies
+        assert sum(proxy.memory_info().rss for proxy in proxies) - before < 64 * 2**20
+
+        body = httpx.Request("POST", url, json={"n": 1024, "seed": 1, "format": "zip"}).content
+        with socket.create_connection(("127.0.0.1", PORT)) as connection:
+            whole = b"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            connection.sendall(whole % len(body) + body)
+            time.sleep(0.3)
+        (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()["results"]
+        assert "hex" in result
+        assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/encode".*status="200"')
+        assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/sample".*status="499"')
+        assert 'status="500"' not in metrics()
+        for name in ("request_seconds_bucket", "batch_rows_bucket", "images", "waiting"):
+            assert f"ray_lbae_{name}" in metrics()
+        lines = lines_of("LBAE")
+        assert len([line for line in lines if "POST /v1/encode 200" in line]) == 1
+        assert not [line for line in lines if "Traceback" in line or b64(image)[:40] in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "host"), [("fused", "127.0.0.1"), ("split", "::1")])
+def test_every_verb_answers_as_the_bundle(pipeline, topology, host):
     bundle = load_bundle(pipeline.bundle, "cpu")
     images = bundle.sample(2, 5)
     files = [encode_png(image) for image in images]
     latents = bundle.encode(images)
     with (
-        serving(pipeline.bundle, PORT, replicas=2, topology=topology, limits=LIMITS) as facts,
+        serving(pipeline.bundle, PORT, host, replicas=2, topology=topology, limits=LIMITS) as facts,
         web.Client(facts["url"], "one") as service,
     ):
-        assert (facts["url"], facts["bundle"]) == (f"http://127.0.0.1:{PORT}", bundle.fingerprint)
+        place = f"[{host}]" if ":" in host else host
+        assert (facts["url"], facts["bundle"]) == (f"http://{place}:{PORT}", bundle.fingerprint)
         drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by either replica
         assert len({answer.content for answer in drawn}) == 1
         assert np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2  # other numbers of threads
@@ -78,5 +230,8 @@ def test_every_verb_answers_as_the_bundle(pipeline, topology):
             service.send(web.edit(files[0], set=["label=x"]))
         with pytest.raises(web.ServiceError, match="component is 999999; allowed: 0 to"):
             service.send(web.sample(1, component=999_999))
+        with pytest.raises(web.ServiceError, match="ask for fewer attributes at once") as error:
+            service.send(web.sample(1, given={f"label={digit}": True for digit in range(10)}))
+        assert (error.value.status, error.value.param) == (422, "given")
         assert httpx.post(f"{facts['url']}/v1/sample", json={}).status_code == 401
     assert not any(actor["name"].startswith("SERVE_REPLICA") for actor in ray.util.list_named_actors(all_namespaces=True))
