@@ -1,9 +1,10 @@
 # Every target makes .venv when it is missing or older than the lock file; only Python (3.11 or newer), make and git are needed.
 PYTHON ?= python3
 BIN := .venv/bin
+PINNED = $(shell sed -n 's/^\([^ =]*\)==.*/\1/p' requirements.lock)
 UV := $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
 
-.PHONY: demo test test-all lint format bench lock
+.PHONY: demo test test-all lint format bench lock licences
 
 demo: .venv/ready
 	$(BIN)/python jobs/demo.py
@@ -18,6 +19,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/audit.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
@@ -28,6 +30,10 @@ bench: .venv/ready
 
 lock: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+
+licences: .venv/ready
+	printf '# Licences\n\nOf everything that requirements.lock pins, as the packages say themselves, by `make licences`.\n\n' > docs/licences.md
+	$(BIN)/pip-licenses --from=mixed --with-system --no-version --format=markdown --packages $(PINNED) >> docs/licences.md
 
 .venv/ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
