@@ -175,9 +175,8 @@ def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session
     encode(**options, overwrite=True, max_bad_fraction=0.02)
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
 
 
 @pytest.fixture
@@ -209,7 +208,8 @@ def kill_ten_times(out: str, *options: object) -> int:
     moments += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
     for number in range(10):
         wanted = min(shards_in(names_in(place)) + chance.randrange(1, 4), FILES)
-        job, until = start(*options), time.monotonic() + 120
+        job = subprocess.Popen(command(*options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        until = time.monotonic() + 120
         while job.poll() is None and time.monotonic() < until:
             names = names_in(place)
             if shards_in(names) >= wanted if number < 6 else moments[number - 6](names):
@@ -225,10 +225,9 @@ def kill_ten_times(out: str, *options: object) -> int:
 
 
 def finish(*options: object) -> dict:
-    job = start(*options)
-    printed, errors = job.communicate(timeout=400)
-    assert job.returncode == 0, errors
-    return json.loads(printed)
+    done = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.slow
