@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import ray
 from ray import serve as ray_serve
-from ray.serve.context import _get_global_client
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
@@ -140,8 +140,13 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
 
 def _check_address(host: str, port: int) -> bool:
     """Whether Ray Serve runs at this address already. UserError when it does elsewhere, or something else does here."""
-    if client := _get_global_client(raise_if_no_controller_running=False):
-        if ((found := client.http_config).host, found.port) != (host, port):
+    try:
+        # Not Ray Serve's client, which this process may still hold of a Serve that is gone.
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        pass
+    else:
+        if ((found := ray.get(controller.get_http_config.remote())).host, found.port) != (host, port):
             raise UserError(
                 f"Ray Serve listens at {found.host}, port {found.port}, on this cluster already, which cannot be changed to"
                 f" {host}, port {port}: give --host {found.host} --port {found.port}, or end it by `serve shutdown`"
