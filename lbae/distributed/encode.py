@@ -19,6 +19,7 @@ from ray.util.metrics import Counter
 
 from lbae.core.codec import best_precision
 from lbae.core.packing import pack
+from lbae.distributed.probe import reached
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, cluster_nodes, session
 from lbae.distributed.tasks import answered, as_rows, outcomes
 from lbae.io import artifact, assembly, latent_table
@@ -76,6 +77,7 @@ def encode(
         started = time.monotonic()
         encoder = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address):
+            reached([images.uri, model], [out])
             encoded = _encode(encoder, shards, still_held)
             parts = _assemble(absolute(out), base)
         still_held()
