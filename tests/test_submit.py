@@ -30,7 +30,9 @@ def dashboard() -> Iterator[str]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as after activating .venv
         node = {"num_cpus": 1, "object_store_memory": 2**28}
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": True, "dashboard_port": 8366})
+        # Of the agent any free port: where another Ray on this machine has the default one, nobody takes submissions.
+        head = {"include_dashboard": True, "dashboard_port": 8366, "dashboard_agent_listen_port": 0}
+        cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
         cluster.add_node(**node)
         yield f"http://{cluster.head_node.webui_url}"
         cluster.shutdown()

@@ -20,6 +20,7 @@ from ray.util.metrics import Counter
 from lbae.config import Precision
 from lbae.core.codec import best_precision
 from lbae.core.packing import pack
+from lbae.distributed.probe import reached
 from lbae.distributed.session import (
     RUNS_A_NETWORK,
     actor_pool,
@@ -87,6 +88,7 @@ def encode(
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address):
+            reached([images.uri, model], [out])
             encoder["precision"] = base.manifest.result["precision"] if base else _precision(encoder["out"])
             encoded = _encode(encoder, shards, still_held)
             parts = _assemble(absolute(out), base)

@@ -11,6 +11,7 @@ from typing import Any
 from lbae.distributed.classifier import trained_classifier
 from lbae.distributed.compare import compare
 from lbae.distributed.look import hardware, look, looked_at
+from lbae.distributed.probe import reached
 from lbae.distributed.session import session
 from lbae.errors import UserError
 from lbae.io import artifact
@@ -78,6 +79,7 @@ def evaluate(
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address):
+        reached([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
         found, networks = _find(inputs, settings, kept, max_bad_fraction)
         report = evaluation.report(inputs, settings, found, networks)
         files = evaluation_page.files(inputs, report, found)

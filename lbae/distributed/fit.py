@@ -19,6 +19,7 @@ from lbae.core.normals import pooled_factor
 from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fit as fit_one
 from lbae.distributed.partition import Partition, Subset, by_class, clusters, draw_subset
+from lbae.distributed.probe import reached
 from lbae.distributed.session import session
 from lbae.distributed.sums import Scan, Spent, grouped_sums_of, scan
 from lbae.errors import UserError, unknown
@@ -93,6 +94,7 @@ def fit(
             return done
         started = time.monotonic()
         with session(address):
+            reached([latents], [out])
             pooled = ray.remote(pooled_factor).remote(sums)
             alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
             found = scan(table, [by] if by else [])

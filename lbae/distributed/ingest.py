@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from lbae.distributed.probe import reached
 from lbae.distributed.session import session
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
@@ -48,6 +49,7 @@ def ingest(
 
         parts = []
         with session(address), ProgressLine("ingest", images.rows, "images") as line:
+            reached([images.uri], [out])
             for part in outcomes(over(plans, write, num_cpus=1)):
                 parts.append(part)
                 line.update(line.done + part.rows + part.bad)

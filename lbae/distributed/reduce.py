@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from lbae.core.moments import MomentSums
+from lbae.distributed.probe import reached
 from lbae.distributed.session import cluster_cpus, session
 from lbae.distributed.sums import Assign, Scan, Spent, by_value, grouped_sums_of, moment_sums_of, scan
 from lbae.errors import UserError, unknown
@@ -60,6 +61,7 @@ def reduce(
     settings = {"attributes": attributes, "by": by}
     started = time.monotonic()
     with locked(out), session(address):
+        reached([latents], [out])
         found = scan(table, columns)
         if found.rows != table.manifest.rows:
             raise UserError(

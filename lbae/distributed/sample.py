@@ -12,6 +12,7 @@ import torch
 
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
+from lbae.distributed.probe import reached
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, session
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
@@ -49,6 +50,7 @@ def sample_table(
         started = time.monotonic()
         parts, tries = [], 0
         with session(address), ProgressLine("sample", num, "images") as line:
+            reached([], [out])
             for part, tried in _parts(loaded, absolute(out), num, seed, given):
                 parts.append(part)
                 tries += tried

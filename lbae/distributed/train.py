@@ -18,6 +18,7 @@ from lbae import presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch
+from lbae.distributed.probe import reached
 from lbae.distributed.session import (
     RUNS_A_NETWORK,
     cluster_cpus,
@@ -113,6 +114,7 @@ def train(
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
+        reached([images.uri], [out, storage or out])
         started = time.monotonic()
         scaling = _scaling(count, min_workers, chosen_feed)
         _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew)

@@ -1,0 +1,33 @@
+"""``jobs/doctor.py``: what it finds, and the exit code."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def test_a_machine_is_checked_and_what_to_mend_is_said(job, tmp_path):
+    done = job("doctor", "--storage", tmp_path, "/proc/none", "--gpus", 10_000)
+    facts = json.loads(done.out)
+    failed = {check["name"]: check["note"] for check in facts["checks"] if not check["ok"]}
+    assert (done.code, facts["ok"]) == (1, False)
+    assert "10000 are asked for" in failed["GPUs of the cluster"]
+    assert "cannot be used from here" in failed["storage /proc/none"]
+    passed = {check["name"] for check in facts["checks"]} - set(failed)
+    assert {"token", "Ray", f"storage {tmp_path}", f"storage {tmp_path} from all nodes"} <= passed
+    lines = done.err.splitlines()
+    assert len(lines) == len(facts["checks"])
+    assert [line.split()[0] for line in lines] == ["ok" if check["ok"] else "FAILS" for check in facts["checks"]]
+
+
+def test_a_cluster_that_does_not_answer_is_a_check_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    # A process of its own, since this one is connected.
+    command = [sys.executable, "jobs/doctor.py", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = json.loads(done.stdout)["checks"][-1]
+    assert (last["name"], last["ok"]) == ("Ray", False)
+    assert "asks for a token" in last["note"]

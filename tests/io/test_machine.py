@@ -1,0 +1,69 @@
+"""What is said of a machine, and what to mend."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from lbae.io import machine
+
+
+def checked(name: str) -> machine.Check:
+    return next(check for check in machine.checks() if check.name == name)
+
+
+def test_installed_packages_are_held_to_a_lock_file():
+    lock = f"""# a comment
+numpy=={version("numpy")}
+    # via lbae
+pillow==1.0
+not-installed-anywhere==1.0
+torch=={version("torch").partition("+")[0]}
+scipy==1.0 ; sys_platform == 'win32'
+"""
+    assert machine.differences(lock) == [f"pillow {version('pillow')} is installed, ==1.0 is asked for"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "ok", "note"),
+    [
+        ("token", "secret", True, "there is one; RAY_AUTH_MODE is token"),
+        ("token", None, False, "RAY_AUTH_MODE is token; `ray get-auth-token --generate` makes one"),
+        (None, None, True, "RAY_AUTH_MODE is not set; `ray get-auth-token --generate` makes one"),
+        ("disabled", None, True, "who reaches the cluster's ports can run code there"),
+    ],
+)
+def test_the_token_is_looked_for_and_not_shown(tmp_path, monkeypatch, mode, token, ok, note):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(token)
+    found = checked("token")
+    assert (found.ok, note in found.note, "secret" in found.note) == (ok, True, False), found
+
+
+def test_storage_is_written_and_left_as_it_was(tmp_path):
+    found = machine.storage(str(tmp_path))
+    assert (found.ok, list(tmp_path.iterdir())) == (True, [])
+    (tmp_path / "file").touch()
+    found = machine.storage(f"{tmp_path}/file/folder")
+    assert not found.ok
+    assert "Not a directory" in found.note
+
+
+def test_a_bucket_with_other_keys_is_named(s3, monkeypatch):
+    assert machine.storage(f"{s3}/folder").ok
+    found = machine.storage("s3://nowhere/folder")
+    assert (found.ok, "look at the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in found.note.split()
+
+
+def test_memory_is_that_of_the_machine():
+    found = checked("memory")
+    gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    assert 0 < float(found.note.split()[0]) <= gigabytes + 0.1
