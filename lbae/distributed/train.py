@@ -114,7 +114,7 @@ def train(
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
-        reached([images.uri], [out, storage or out])
+        reached([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = _scaling(count, min_workers, chosen_feed)
         _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew)
