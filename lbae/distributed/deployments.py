@@ -123,9 +123,9 @@ def share_of_gpu(gpus: int, replicas: int) -> float:
     return 1 / math.ceil(replicas / gpus) if gpus else 0
 
 
-def check_bundle(uri: str, follow: bool) -> None:
-    """UserError when there is no bundle at a URI, or at the one that a file there names."""
-    read_manifest(bundle_io.read_pointer(uri) if follow else uri, bundle_io.KIND)
+def check_bundle(uri: str, follow: bool) -> str:
+    """The fingerprint of the bundle at a URI, or at the one that a file there names; UserError when there is none."""
+    return read_manifest(bundle_io.read_pointer(uri) if follow else uri, bundle_io.KIND).fingerprint
 
 
 class _Ingress:

@@ -130,7 +130,11 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
         ray_serve.start(http_options={"host": host, "port": port})
         ray_serve._run(app, name=_APP, route_prefix="/", _blocking=False)  # run() would wait for ever
         _wait_until_running()
-        yield {"url": url, "bundle": _check(url), "address": ray.get_runtime_context().gcs_address}
+        yield {
+            "url": url,
+            "bundle": _check(url, bundle, options.get("follow", False)),
+            "address": ray.get_runtime_context().gcs_address,
+        }
     finally:
         if running:
             ray_serve.delete(_APP)
@@ -183,7 +187,7 @@ def _wait_until_running() -> None:
         time.sleep(0.2)
 
 
-def _check(url: str) -> str:
+def _check(url: str, bundle: str, follow: bool) -> str:
     """The fingerprint of the bundle that answers at a URL. LbaeError when nothing does, or it is not this service."""
     until = time.monotonic() + _ANSWER_S
     while True:
@@ -191,10 +195,10 @@ def _check(url: str) -> str:
             answer = httpx.get(f"{url}/readyz", timeout=_ANSWER_S)
             found = f"the answer to {url}/readyz was {answer.status_code}"
             if answer.status_code == 200:
-                now, fingerprint = state(), str(answer.json()["bundle"])
-                if fingerprint in (now.current.fingerprint, now.next.fingerprint):
+                fingerprint, wanted = str(answer.json()["bundle"]), check_bundle(absolute(bundle), follow)
+                if fingerprint == wanted:
                     return fingerprint
-                found = f"{url} answers from another bundle, {fingerprint}, than this service, {now.current.fingerprint}"
+                found = f"{url} answers from another bundle, {fingerprint}, than this service's, {wanted}"
         except httpx.HTTPError as error:
             found = f"nothing answers at {url} ({error})"
         if time.monotonic() > until:

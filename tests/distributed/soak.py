@@ -78,9 +78,10 @@ def one_node(stuck: bool, shelf: bool) -> Iterator[Callable[[], str]]:
     chance, stopped = random.Random(0), []
 
     def kill() -> str:
-        if stopped:
+        victims = replicas(shelf)
+        if stopped or not victims:  # a shelf that was killed before may not be back yet
             return ""
-        victim = chance.choice(replicas(shelf))
+        victim = chance.choice(victims)
         name = victim.cmdline()[0].split(":")[-1].split(".")[0]
         if stuck:
             stopped.append(victim)
