@@ -69,13 +69,15 @@ def _look_on(node: str) -> ray.remote_function.RemoteFunction:
         uri = ""
         try:
             for uri in sorted(inputs):
-                if not resolve(uri).exists():
-                    return f"cannot read {uri}: it is not there"
+                place = resolve(uri)
+                place.fs.info(place.path)  # exists() would say no where s3fs cannot connect
             for uri in sorted(folders):
                 (resolve(uri) / token / "driver").read_bytes()
                 (resolve(uri) / token / node).write_bytes(b"")
+        except FileNotFoundError:
+            return f"does not reach {uri}: it is not there"
         except Exception as error:  # whatever the libraries behind a filesystem raise
-            return f"cannot read and write {uri}: {error}"
+            return f"does not reach {uri}: {error}"
         return None
 
     return look
