@@ -34,29 +34,32 @@ def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
     if not unknown:
         return
     token = f"lbae-probe-{uuid.uuid4().hex}"
-    places = {folder: resolve(folder) / token for folder in folders}
     try:
-        for place in places.values():
-            (place / "driver").create(b"")
+        for folder in folders:
+            (resolve(folder) / token).create(b"")
         asked = {_look_on(node).remote(inputs, folders, token): node for node in unknown}
         done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE_S)
         for task in done + late:
             node = asked[task]
             problem = _answer(task, node) if task in done else f"did not answer in {_PATIENCE_S:g} s"
-            hidden = [folder for folder, place in places.items() if not problem and not (place / node).exists()]
-            problem = problem or (f"writes elsewhere than this process when it writes to {hidden[0]}" if hidden else None)
+            if problem is None:
+                continue
+            for folder in folders:
+                if not problem and not (resolve(folder) / f"{token}-{node}").exists():
+                    problem = f"writes elsewhere than this process when it writes to {folder}"
             if problem:
                 raise LbaeError(f"node {nodes[node]} {problem}; {_MEND}")
             _proven.update((node, *one) for one in wanted)
     finally:
-        for place in places.values():
-            place.remove()
+        for folder in folders:
+            for name in (token, *(f"{token}-{node}" for node in unknown)):
+                (resolve(folder) / name).remove()
 
 
 def _answer(task: ray.ObjectRef, node: str) -> str | None:
-    """What a node has to say, None if nothing; nothing of one that has died, whose work Ray gives to others."""
+    """What a node has to complain of, perhaps nothing; None of one that has died, whose work Ray gives to others."""
     try:
-        answer: str | None = ray.get(task)
+        answer: str = ray.get(task)
     except RayError as error:
         alive = any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
         return f"cannot run this package: {root_cause(error)}" if alive else None
@@ -65,17 +68,19 @@ def _answer(task: ray.ObjectRef, node: str) -> str | None:
 
 def _look_on(node: str) -> ray.remote_function.RemoteFunction:
     @ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-    def look(inputs: set[str], folders: set[str], token: str) -> str | None:
+    def look(inputs: set[str], folders: set[str], token: str) -> str:
         uri = ""
         try:
             for uri in sorted(inputs):
-                if not resolve(uri).exists():
-                    return f"cannot read {uri}: it is not there"
+                place = resolve(uri)
+                place.fs.info(place.path)  # exists() would say no where s3fs cannot connect
             for uri in sorted(folders):
-                (resolve(uri) / token / "driver").read_bytes()
-                (resolve(uri) / token / node).write_bytes(b"")
+                (resolve(uri) / token).read_bytes()
+                (resolve(uri) / f"{token}-{node}").write_bytes(b"")
+        except FileNotFoundError:
+            return f"does not reach {uri}: it is not there"
         except Exception as error:  # whatever the libraries behind a filesystem raise
-            return f"cannot read and write {uri}: {error}"
-        return None
+            return f"does not reach {uri}: {error}"
+        return ""
 
     return look

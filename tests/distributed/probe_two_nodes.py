@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from lbae.distributed import probe
 from lbae.errors import LbaeError
+from lbae.io.storage import resolve
 
 
 def main(folder: str) -> None:
@@ -22,13 +23,14 @@ def main(folder: str) -> None:
     cluster.add_node(**one, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
     ray.init(address=cluster.address, log_to_driver=False)
     Path(folder, "data").mkdir()
+    resolve("s3://bucket/file").write_bytes(b"content")
     said = {}
     for name, reads, writes in (
         ("shared", [f"{folder}/data", None], [f"{folder}/out"]),
         ("again", [], [f"{folder}/other"]),
         ("bucket written", [], ["s3://bucket/out"]),
-        ("bucket read", ["s3://bucket"], []),
-        ("not there", ["/dev/fd/0/nothing"], []),
+        ("bucket read", ["s3://bucket/file"], []),
+        ("not there", [f"{folder}/nothing"], []),
     ):
         asked = len(probe._proven)
         try:

@@ -19,9 +19,9 @@ def test_storage_that_a_node_does_not_reach_is_named(s3, tmp_path, monkeypatch):
     assert said["shared"] == "4 new", "two nodes, two places"
     assert said["again"] == "0 new", "a folder is asked for once"
     for name, text in (
-        ("bucket written", "cannot read and write s3://bucket: "),
-        ("bucket read", "cannot read s3://bucket: "),
-        ("not there", "cannot read /dev/fd/0/nothing: it is not there"),
+        ("bucket written", "does not reach s3://bucket: Could not connect"),
+        ("bucket read", "does not reach s3://bucket/file: Could not connect"),
+        ("not there", f"does not reach {tmp_path}/nothing: it is not there"),
     ):
         assert said[name].startswith("node ")
         assert text in said[name]
