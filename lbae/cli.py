@@ -54,9 +54,8 @@ def run(job: Job | dict[str, Job]) -> None:
     except OSError as error:  # storage: no space, no permission, no connection
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except _Stopped:
-        _fail("stopped", 143)
+        stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        _fail(*(("stopped", 143) if stopped else ("interrupted", 130)))
     finally:
         signal.signal(signal.SIGTERM, before)
     if result is not None:
@@ -64,13 +63,9 @@ def run(job: Job | dict[str, Job]) -> None:
         sys.exit(0 if result.get("ok", True) else 1)
 
 
-class _Stopped(BaseException):
-    """Passes through ``except Exception``, so that only ``finally`` blocks run before the job ends."""
-
-
-def _stop(*_: Any) -> None:
+def _stop(*_: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the cleaning up short
-    raise _Stopped
+    raise KeyboardInterrupt  # where Ray waits, it swallows any other exception of a handler
 
 
 def _fail(message: str, code: int) -> NoReturn:

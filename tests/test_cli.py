@@ -14,18 +14,19 @@ from lbae.errors import UserError
 from tests.conftest import ROOT
 
 WAITS = """
-import logging, signal, sys, time
+import time
 from lbae.cli import run
-def job(*, ray: bool = False) -> dict:
-    if ray:
-        from lbae.distributed.session import session
-        with session():
-            return wait()
-    return wait()
-def wait() -> dict:
+def job(*, with_ray: bool = False) -> dict:
+    if not with_ray:
+        return wait(time.sleep)
+    import ray
+    from lbae.distributed.session import session
+    with session():
+        return wait(lambda seconds: ray.get(ray.remote(num_cpus=0)(time.sleep).remote(seconds)))
+def wait(sleep) -> dict:
     try:
         print("begun", flush=True)
-        time.sleep(600)
+        sleep(600)
     finally:
         time.sleep(0.5)  # in which a second signal must not cut it short
         print("cleaned up", flush=True)
@@ -51,7 +52,7 @@ def options(*, name: str = "", keep: bool = False, num: int = 0, some: cli.Names
     return {"name": name, "keep": keep, "num": num, "some": some}
 
 
-@pytest.mark.parametrize("arguments", [[], ["--ray"]])
+@pytest.mark.parametrize("arguments", [[], ["--with-ray"]])
 def test_a_job_that_is_stopped_cleans_up(ray_session, arguments):
     command = [sys.executable, "-c", WAITS, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -65,7 +65,7 @@ class Submitted:
         """Stop it once something is there; what it said."""
         while not begun():
             assert not self.client.get_job_status(name).is_terminal(), self.client.get_job_logs(name)
-            time.sleep(0.05)
+            time.sleep(0.2)
         self.client.stop_job(name)
         assert self.end(name).status == JobStatus.STOPPED
         return self.client.get_job_logs(name)
