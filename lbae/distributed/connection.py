@@ -4,14 +4,17 @@ import functools
 import logging
 import os
 import signal
+import socket
 import threading
 
 import ray
+from ray._private.services import find_bootstrap_address
 from ray.exceptions import AuthenticationError
 
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 
+_ANSWER_S = 5.0
 _TOKEN = (
     "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and client"
     " (`ray get-auth-token --generate` makes one for a new cluster)"
@@ -28,6 +31,7 @@ def connect(address: str | None) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
     place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
+    _check_answers(address)
     free, handler = machine.shared_memory_bytes(), signal.getsignal(signal.SIGTERM)
     try:
         try:
@@ -52,6 +56,21 @@ def connect(address: str | None) -> None:
         # Ray puts its own handler there; a job's says that it was stopped (lbae.cli).
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _check_answers(address: str | None) -> None:
+    """LbaeError when nothing listens where Ray will look for a cluster: Ray itself would try again for minutes."""
+    place = os.environ.get("RAY_ADDRESS") or address or find_bootstrap_address(None) or ""
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:  # to be started, or an address of another kind
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise LbaeError(
+            f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the last `ray start`:"
+            " start it again, give another address, or forget it with `ray stop` (or --address local)"
+        ) from error
 
 
 def _check_shared_memory(free: int | None) -> None:

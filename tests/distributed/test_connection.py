@@ -51,8 +51,15 @@ def test_a_cluster_of_another_ray_is_named_with_both_versions(ray_session):
     assert "Ray: 2.59.0 Python: 3.10.1 Ray and Python must be the same on both" in error
 
 
-def test_a_missing_token_is_named_and_how_to_get_one(tmp_path):
-    code, error = connected("127.0.0.1:1", HOME=str(tmp_path), RAY_AUTH_MODE="token")
+def test_a_cluster_that_is_gone_is_named_at_once():
+    """Ray alone would look for it for minutes."""
+    code, error = connected(RAY_ADDRESS="127.0.0.1:1")
+    assert code == 1
+    assert "no Ray cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in error
+
+
+def test_a_missing_token_is_named_and_how_to_get_one(ray_session, tmp_path):
+    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token")
     assert code == 2
     assert "asks for a token" in error
     assert "`ray get-auth-token --generate` makes one" in error
