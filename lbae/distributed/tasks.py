@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
 from lbae.errors import LbaeError
 
-# Ray Data tries a task again for ever when its process dies, also when the task is what kills it.
+# Ray Data tries a task again for ever when its process dies, also when the task is what kills it. Actors keep to that: a
+# limit of their own (max_task_retries) ends the whole job when a node dies, for which Ray counts no tries of tasks.
 _TRIES_AGAIN = 3
-_TASKS, _ACTORS = {"max_retries": _TRIES_AGAIN}, {"max_task_retries": _TRIES_AGAIN}
 
 
 def as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
@@ -27,7 +27,7 @@ def over(tasks: Sequence[Any], work: Callable[[dict[str, Any]], dict[str, Any]] 
     with warnings.catch_warnings():
         # Ray will drop options without names of their own, but 2.60 has no other way to say how often it is to try.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        return as_rows(tasks).map(work, **options, **(_ACTORS if isinstance(work, type) else _TASKS))
+        return as_rows(tasks).map(work, **options, **({} if isinstance(work, type) else {"max_retries": _TRIES_AGAIN}))
 
 
 def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
             if isinstance(outcome, Exception):
                 raise outcome
             yield outcome
-    except (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
         raise LbaeError(
             f"a task was given up: the process that ran it died {_TRIES_AGAIN + 1} times, of an image that breaks a decoder"
             f" or for want of memory; what is finished is kept, run the job again: {' '.join(str(error).split())[:300]}"

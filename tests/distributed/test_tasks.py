@@ -1,10 +1,9 @@
-"""Tasks that kill their process are given up, and those beside them are not lost."""
+"""Tasks that kill their process are given up, and errors come back as values."""
 
 import os
 import signal
 
 import pytest
-import ray.data
 
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.errors import LbaeError
@@ -18,24 +17,10 @@ def work(task: int) -> int:
     return task
 
 
-class Worker:
-    def __call__(self, row):
-        return answered(row, work)
-
-
-def over_actors(tasks):
-    return over(tasks, Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)
-
-
-def over_tasks(tasks):
-    return over(tasks, lambda row: answered(row, work), num_cpus=1)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("dealt", [over_actors, over_tasks])
-def test_a_task_that_kills_its_process_is_given_up(ray_session, dealt):
+def test_a_task_that_kills_its_process_is_given_up(ray_session):
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
-        list(outcomes(dealt([0, POISON])))
+        list(outcomes(over([0, POISON], lambda row: answered(row, work), num_cpus=1)))
 
 
 def test_errors_come_back_as_themselves(ray_session):
