@@ -2,7 +2,9 @@
 
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -243,11 +245,15 @@ def _run(
         ),
     )
     failure: Exception | None = None
+    interrupt = signal.getsignal(signal.SIGINT)
     with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             failure = error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves a handler of its own behind
     if told := ray.get(settings.meter.failure.remote()):
         raise told
     if failure:

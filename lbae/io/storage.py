@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import posixpath
+import shutil
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -123,7 +124,9 @@ class Location:
 
     def remove(self) -> None:
         """Delete the file, or the folder and all it holds; nothing when there is none."""
-        if self.exists():
+        if self.is_local and os.path.isdir(self.path):
+            shutil.rmtree(self.path)  # fsspec's would fail where the working folder of a submitted job was made anew
+        elif self.exists():
             with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
 
