@@ -60,7 +60,8 @@ def run(job: Job | dict[str, Job]) -> None:
         signal.signal(signal.SIGTERM, before)
     if result is not None:
         print(json.dumps(result), flush=True)
-        sys.exit(0 if result.get("ok", True) else 1)
+        if not result.get("ok", True):
+            sys.exit(1)
 
 
 def _stop(*_: Any) -> NoReturn:

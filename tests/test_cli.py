@@ -22,7 +22,7 @@ def job(*, with_ray: bool = False) -> dict:
     import ray
     from lbae.distributed.session import session
     with session():
-        return wait(lambda seconds: ray.get(ray.remote(num_cpus=0)(time.sleep).remote(seconds)))
+        return wait(lambda seconds: ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(seconds)).remote()))
 def wait(sleep) -> dict:
     try:
         print("begun", flush=True)

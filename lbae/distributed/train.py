@@ -111,15 +111,17 @@ def train(
         count = workers or before.get("workers") or max(1, cluster_gpus())
         chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
         run = {"workers": count, "feed": chosen_feed}
-        anew = overwrite and (resolve(out) / artifact.MANIFEST).exists()
+        finished = (resolve(out) / artifact.MANIFEST).exists()
         _check_workers(count, min_workers, config)
+        if overwrite or not finished:
+            wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", "lower --workers")
         done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
         if done:
             return done
         reached([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = _scaling(count, min_workers, chosen_feed)
-        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew)
+        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
         print(f"feed: {chosen_feed} ({sizes})", file=sys.stderr)
         settings = Settings(
             config=config,
@@ -211,9 +213,8 @@ def _check_workers(count: int, least: int | None, config: Config) -> None:
 
 
 def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
-    """The workers, and what each of them gets, once the cluster has that; UserError when it never does."""
+    """The workers, and what each of them gets."""
     gpus = cluster_gpus()
-    wait_for(least or count, "GPU" if gpus else "CPU", "lower --workers")
     # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
     share = {"CPU": 1.0 if feed == "resident" or count < cluster_cpus() else 0.5}
     if gpus:
