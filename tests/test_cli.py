@@ -41,7 +41,7 @@ def job() -> dict:
     try:
         1 / 0
     except ZeroDivisionError:
-        logging.getLogger("some.library").exception("two\\nlines")
+        logging.getLogger("other.package").exception("two\\nlines")
     raise LbaeError("it\\nfailed")
 run(job)
 """
@@ -107,7 +107,7 @@ def test_log_lines_are_json_where_that_is_asked_for():
     first, last = (json.loads(line) for line in lines)
     assert code == 1
     assert list(first) == ["time", "level", "logger", "message"]
-    assert (first["level"], first["logger"]) == ("ERROR", "some.library")
+    assert (first["level"], first["logger"]) == ("ERROR", "other.package")
     assert first["message"].startswith("two\nlines\nTraceback")
     assert first["message"].endswith("ZeroDivisionError: division by zero")
     assert (last["logger"], last["message"]) == ("lbae", "it failed")
@@ -115,7 +115,7 @@ def test_log_lines_are_json_where_that_is_asked_for():
 
 def test_plain_log_lines_stay_plain():
     code, lines = logged("plain")
-    assert (code, lines[0], lines[-1]) == (1, "ERROR some.library: two", "error: it failed")
+    assert (code, lines[0], lines[-1]) == (1, "ERROR other.package: two", "error: it failed")
     assert logged("xml") == (2, ["error: LBAE_LOG is 'xml'; allowed: plain, json"])
 
 
