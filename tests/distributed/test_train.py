@@ -223,10 +223,10 @@ def checkpoints(storage: Path) -> int:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Acts as soon as the condition holds, for at most two minutes."""
+    """Acts as soon as the condition holds, for at most five minutes."""
 
     def watch() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             if condition():
                 act()
