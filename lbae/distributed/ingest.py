@@ -1,6 +1,7 @@
 """Any image source to an image table with Ray Data: one row is one part file of about 256 MB."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lbae.distributed.probe import reached
@@ -19,6 +20,7 @@ def ingest(
     *,
     source: str,
     out: str,
+    distinct: bool = False,
     kind: image_source.Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
@@ -29,34 +31,63 @@ def ingest(
     Args:
         source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
         out: URI of the image table.
+        distinct: of images with equal bytes keep the first, and count the others; reads the source twice.
         kind: table, tars or files: what ``source`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
     images = image_source.plan(source, kind)
-    parents = {"source": images.fingerprint}
+    parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
     with locked(out) as still_held:
-        done = artifact.begin(out, image_table.KIND, parents, {}, overwrite, work=parts_io.CUT)
-        if done:
-            check_bad_share(source, done["bad"], images.rows, max_bad_fraction)
-            return done
-        started, place = time.monotonic(), absolute(out)
-        plans = parts_io.plan_parts(images.shards)
+        done = artifact.begin(out, image_table.KIND, parents, config, overwrite, work=parts_io.CUT)
+        if not done:
+            with session(address):
+                reached([images.uri], [out])
+                done = _written(images, absolute(out), parents, config, still_held)
+    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
+    return done
 
-        def write(row: dict[str, Any]) -> dict[str, Any]:
-            return answered(row, lambda plan: parts_io.ingest_part(place, *plan))
 
-        parts = []
-        with session(address), ProgressLine("ingest", images.rows, "images") as line:
-            reached([images.uri], [out])
-            for part in outcomes(over(plans, write, num_cpus=1)):
-                parts.append(part)
-                line.update(line.done + part.rows + part.bad)
-                still_held()
-        still_held()
-        bad = sum(part.bad for part in parts)
-        facts = {"bad": bad, "seconds": round(time.monotonic() - started, 1)}
-        result = image_table.publish_parts(out, parts, parents=parents, config={}, result=facts)
-    check_bad_share(source, bad, images.rows, max_bad_fraction)
-    return result
+def _written(
+    images: image_source.Source,
+    out: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    still_held: Callable[[], None],
+) -> dict[str, Any]:
+    """Write the parts that are missing, and publish the table."""
+    started = time.monotonic()
+    distinct = "distinct" in config
+    shards = _distinct(images, still_held) if distinct else images.shards
+    wanted = sum(shard.wanted for shard in shards)
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, lambda plan: parts_io.ingest_part(out, *plan))
+
+    parts = []
+    with ProgressLine("ingest", wanted, "images") as line:
+        for part in outcomes(over(parts_io.plan_parts(shards), write, num_cpus=1)):
+            parts.append(part)
+            line.update(line.done + part.rows + part.bad)
+            still_held()
+    still_held()
+    facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
+    if distinct:
+        facts["equal"] = images.rows - wanted
+    return image_table.publish_parts(out, parts, parents=parents, config=config, result=facts)
+
+
+def _distinct(images: image_source.Source, still_held: Callable[[], None]) -> tuple[image_source.Shard, ...]:
+    """The shards without images that have the bytes of one before them."""
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, lambda shard: (shard.index, parts_io.digests(shard)))
+
+    found = {}
+    with ProgressLine("compare", images.rows, "images") as line:
+        for index, digests in outcomes(over(images.shards, look, num_cpus=1)):
+            found[index] = digests
+            line.update(line.done + len(digests))
+            still_held()
+    return parts_io.distinct(images.shards, [found[shard.index] for shard in images.shards])

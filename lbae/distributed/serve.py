@@ -144,6 +144,8 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
 
 def _check_address(host: str, port: int) -> bool:
     """Whether Ray Serve runs at this address already. UserError when it does elsewhere, or something else does here."""
+    if not 0 < port < 2**16:
+        raise UserError(f"port is {port}; allowed: 1 to 65535")
     try:
         # Not Ray Serve's client, which this process may still hold of a Serve that is gone.
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -161,10 +163,8 @@ def _check_address(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            if (
-                getattr(error, "errno", None) != errno.EADDRNOTAVAIL
-            ):  # an interface of the cluster's, perhaps, not of this machine
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # an interface of the cluster's, perhaps, not of this machine
                 raise UserError(
                     f"nothing can listen at {host}, port {port}: {error}; give another --port or --host"
                 ) from error

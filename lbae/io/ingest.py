@@ -1,9 +1,12 @@
 """Parts of an image table made from the shards of any source, with what is no image set aside."""
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Shaped
 
 from lbae.io.artifact import RowDigest
 from lbae.io.decode import QUARANTINE_SCHEMA
@@ -11,7 +14,7 @@ from lbae.io.image_table import ImagePart
 from lbae.io.images import ImageError, check_image
 from lbae.io.latent_table import write_parquet
 from lbae.io.source import CUT as SOURCE_CUT
-from lbae.io.source import Shard, read_batches, runs
+from lbae.io.source import Shard, leaving_out, read_batches, runs
 from lbae.io.storage import resolve
 
 _PART_BYTES = 256 * 2**20
@@ -27,6 +30,24 @@ def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
     sizes = [shard.size for shard in shards]
     cut = runs([shard.rows for shard in shards], sizes, sum(shard.rows for shard in shards), _PART_BYTES)
     return [(index, tuple(shards[first:last])) for index, (first, last) in enumerate(cut)]
+
+
+def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
+    """Half of the SHA-256 of every image of a shard, type S16; what has no bytes is told apart by its key."""
+    found = (
+        hashlib.sha256(data or key.encode()).digest()[:16]
+        for batch in read_batches(shard)
+        for key, data in zip(batch["key"].to_pylist(), batch["bytes"].to_pylist(), strict=True)
+    )
+    return np.fromiter(found, dtype="S16", count=shard.rows)
+
+
+def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:
+    """The shards without images that have the digest of one before them; the digests of all must fit into memory."""
+    whole = np.concatenate(every)
+    again = np.ones(len(whole), dtype=np.bool_)
+    again[np.unique(whole, return_index=True)[1]] = False
+    return leaving_out(shards, again)
 
 
 def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:

@@ -244,12 +244,12 @@ def read_shard(shard: Shard) -> pa.Table:
 
 def without(shards: tuple[Shard, ...], known: pa.ChunkedArray) -> tuple[Shard, ...]:
     """The shards without the rows of these keys; both sets of keys must fit into memory."""
-    return _leaving_out(shards, _is_among(shards, known))
+    return leaving_out(shards, _is_among(shards, known))
 
 
 def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
     """The shards with no rows but those of these keys."""
-    return _leaving_out(shards, ~_is_among(shards, keys))
+    return leaving_out(shards, ~_is_among(shards, keys))
 
 
 def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
@@ -257,7 +257,8 @@ def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarr
     return pc.is_in(every, value_set=keys.combine_chunks()).to_numpy()
 
 
-def _leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
+def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
+    """The shards without these rows of theirs, one after another; those with none left are gone."""
     each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
     rest = [
         replace(shard, left_out=frozenset(np.flatnonzero(some).tolist())) for shard, some in zip(shards, each, strict=True)

@@ -59,6 +59,33 @@ def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
     assert pq.read_table(tmp_path / "twice" / "data").drop_columns("image").to_pydict() == rest
 
 
+@pytest.mark.parametrize("layout", ["folder", "table"])
+def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr("lbae.io.source.ROWS_PER_SHARD", 3)
+    black, white = (encode_png(np.full((28, 28, 1), level, dtype=np.uint8)) for level in (0, 255))
+    cells = [white, black, b"", white, b"", white, black, black]
+    data, out = tmp_path / "data", tmp_path / "table"
+    if layout == "table":
+        image_table(data / "a.parquet", cells)
+        names = [f"a.parquet:{row}" for row in range(len(cells))]
+    else:
+        names = [f"{row}.png" for row in range(len(cells))]
+        data.mkdir()
+        for name, cell in zip(names, cells, strict=True):
+            (data / name).write_bytes(cell)
+    job = {"source": str(data), "out": str(out), "distinct": True, "max_bad_fraction": 0.5}
+    result = ingest(**job)
+    assert (result["rows"], result["bad"], result["equal"]) == (2, 2, 4)
+    kept = pq.read_table(out / "data")["image"].combine_chunks()
+    assert kept.to_pylist() == [{"bytes": white, "path": names[0]}, {"bytes": black, "path": names[1]}]
+    assert pq.read_table(out / "quarantine")["key"].to_pylist() == [names[2], names[4]], "each by itself"
+    assert ingest(**job)["already"]
+    with pytest.raises(LbaeError, match="2 of 4 images"):
+        ingest(**{**job, "max_bad_fraction": 0.4})
+    with pytest.raises(UserError, match="distinct"):
+        ingest(**{**job, "distinct": False})
+
+
 def test_files_that_do_not_fit_together_are_refused(tmp_path):
     for name, label in (("a", 1), ("b", "cat")):
         image_table(tmp_path / "data" / f"{name}.parquet", [b"x"], label=[label])
@@ -86,8 +113,8 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
 
 @pytest.mark.slow
 def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
-    whole = ingest(source=str(digits), out=str(tmp_path / "whole"))
-    command = [sys.executable, "jobs/ingest.py", "--source", str(digits), "--out", str(tmp_path / "killed")]
+    whole = ingest(source=str(digits), out=str(tmp_path / "whole"), distinct=True)
+    command = [sys.executable, "jobs/ingest.py", "--source", str(digits), "--out", str(tmp_path / "killed"), "--distinct"]
     for wait in np.random.default_rng(0).uniform(3, 12, 3):
         job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         time.sleep(wait)

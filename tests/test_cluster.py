@@ -1,0 +1,202 @@
+"""A pipeline as an operator runs it: nodes that share only a bucket, jobs that join by address; nodes and heads die."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ray.cluster_utils import Cluster
+
+from lbae.core.kernel import moment_sums
+from lbae.io.latent_table import open_latent_table, packed_latents
+from lbae.io.moments import load_moments
+from lbae.io.storage import resolve
+from tests.conftest import ROOT, SAMPLE, run_job, service
+
+FILES, ROWS = 16, 50
+OUT = "s3://bucket/run"
+PIPELINE = f"""
+data = "s3://bucket/digits"
+out = "{OUT}"
+current = "s3://bucket/current"
+[train]
+preset = "demo"
+epochs = 2
+workers = 2
+batch_size = 64
+seed = 3
+[fit]
+components = 4
+[evaluate]
+data = "s3://bucket/test"
+priors = "mixture"
+metrics = "kernel"
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    """Digits as training and test images, and the pipeline's file, in a bucket."""
+    rows = pq.read_table(SAMPLE).slice(0, (FILES + 2) * ROWS)
+    for file in range(FILES + 2):
+        some = rows.slice(file * ROWS, ROWS)
+        name = f"{'digits' if file < FILES else 'test'}/{file:02d}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(some, sink)
+        resolve(f"{s3}/{name}").write_bytes(sink.getvalue().to_pybytes())
+    resolve(f"{s3}/pipeline.toml").write_bytes(PIPELINE.encode())
+    return s3
+
+
+class Machines:
+    """A cluster whose nodes have a CPU and a temporary folder each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        self._cluster = Cluster()
+        # Ports that another Ray of this machine does not have.
+        self.head = self.add(include_dashboard=False, dashboard_port=8367, dashboard_agent_listen_port=0)
+        self.address = self._cluster.address
+
+    def add(self, **options: Any) -> Any:
+        """Start a node."""
+        own = self._folder / f"node-{self._count}"
+        own.mkdir(parents=True)
+        self._count += 1
+        return self._cluster.add_node(num_cpus=1, object_store_memory=2**28, env_vars={"TMPDIR": str(own)}, **options)
+
+    def kill(self, node: Any) -> None:
+        """As if its power went."""
+        if node is self.head:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        else:
+            self._cluster.remove_node(node, allow_graceful=False)
+
+    def job(self, *command: object) -> subprocess.Popen[str]:
+        """Start ``python jobs/COMMAND`` on it."""
+        return subprocess.Popen(
+            [sys.executable, f"jobs/{command[0]}", *map(str, command[1:]), "--address", self.address],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def shut_down(self) -> None:
+        """Stop all nodes."""
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def machines(tmp_path: Path, bucket: str) -> Iterator[Callable[[], Machines]]:
+    """Starts such clusters, which know the bucket; those of a test are stopped at its end."""
+    started: list[Machines] = []
+
+    def start() -> Machines:
+        started.append(Machines(tmp_path / f"cluster-{len(started)}"))
+        return started[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield start
+    for cluster in started:
+        cluster.shut_down()
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 600) -> dict[str, Any]:
+    """The JSON of a job that ends well."""
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def encoding(process: subprocess.Popen[str]) -> None:
+    """Wait until some shards of the pipeline's latent table are there."""
+    work = resolve(OUT) / "latents" / "_work"
+    while sum(name.startswith("latents-") for name, _ in work.files()) < 2 if work.exists() else True:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.2)
+
+
+def check_sums() -> None:
+    """The sums in the bucket are those of its latents, of which every image has one."""
+    table = open_latent_table(f"{OUT}/latents")
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    keys = sorted(f"{file:02d}.parquet:{row}" for file in range(FILES) for row in range(ROWS))
+    assert sorted(rows["key"].to_pylist()) == keys
+    sums, _ = load_moments(f"{OUT}/moments")
+    present = np.array(rows["label"].to_pylist())[:, None] == np.arange(10)
+    oracle = moment_sums(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
+    np.testing.assert_array_equal(sums.sums, oracle.sums)
+
+
+def test_the_pipeline_survives_a_node_uses_a_new_one_and_is_served(machines, bucket):
+    cluster = machines()
+    doomed, _ = cluster.add(), cluster.add()
+    pipeline = cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
+    encoding(pipeline)
+    cluster.kill(doomed)
+    cluster.add()
+    result = ended(pipeline)
+    assert result["bundle"] == f"{OUT}/bundle"
+    assert not result["stages"]["encode"].get("already")
+    check_sums()
+    assert json.loads(resolve(f"{OUT}/evaluation/report.json").read_bytes())["distances"]["mixture"]
+    assert ended(cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))["already"]
+
+    for command, rows in (
+        (("ingest.py", "--source", f"{bucket}/digits", "--out", f"{bucket}/table", "--distinct"), FILES * ROWS),
+        (("sample.py", "--bundle", f"{OUT}/bundle", "--num", "300", "--out", f"{bucket}/samples"), 300),
+        (("encode.py", "--model", f"{OUT}/model", "--data", f"{bucket}/test", "--out", f"{bucket}/tested"), 2 * ROWS),
+        (("reduce.py", "--latents", f"{bucket}/tested", "--out", f"{bucket}/test-sums"), 2 * ROWS),
+    ):
+        assert ended(cluster.job(*command))["rows"] == rows
+    digit, bundle, sums = f"{bucket}/digit.png", f"{OUT}/bundle", (f"{OUT}/moments", f"{bucket}/test-sums")
+    resolve(digit).write_bytes((ROOT / "docs" / "seven.png").read_bytes())
+    hits = ended(cluster.job("search.py", "--latents", f"{OUT}/latents", "--image", digit, "--out", f"{bucket}/hits.png"))
+    assert len(hits["hits"]) == 20
+    for name, *options in (
+        ("sample", "--bundle", bundle, "--out", f"{bucket}/samples.png"),
+        ("interpolate", "--bundle", bundle, "--source", digit, "--target", digit, "--out", f"{bucket}/strip.png"),
+        ("edit", "--bundle", bundle, "--image", digit, "--set", "label=7", "--out", f"{bucket}/edited.png"),
+        ("reconstruct", "--bundle", bundle, "--data", f"{bucket}/test", "--out", f"{bucket}/reconstructed.png"),
+        ("show", f"{OUT}/latents", "--picture", f"{bucket}/latents.png"),
+        ("moments", "add", *sums, "--out", f"{bucket}/added"),
+        ("moments", "drift", *sums, "--out", f"{bucket}/drift.png"),
+        ("export", "--model", f"{OUT}/model", "--out", f"{bucket}/exported"),
+    ):
+        done = run_job(name, *options)  # none of them asks for Ray
+        assert done.code == 0, done.err
+
+    with service("--follow", f"{bucket}/current", "--port", "18130", "--address", cluster.address) as serving:
+        answer = httpx.post(f"{serving['url']}/v1/sample", json={"n": 4, "seed": 1}, timeout=60)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
+def test_the_head_dies_and_the_same_command_finishes(machines, bucket):
+    first = machines()
+    first.add()
+    begun = first.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
+    encoding(begun)
+    first.kill(first.head)
+    _, err = begun.communicate(timeout=300)
+    assert begun.returncode not in (0, None), err
+    second = machines()
+    second.add()
+    stages = ended(second.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))["stages"]
+    assert stages["train"]["already"]
+    assert not stages["encode"].get("already")
+    check_sums()
