@@ -7,7 +7,7 @@ from lbae.errors import UserError
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, is_picture
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.pictures import load_images, reconstructions
 

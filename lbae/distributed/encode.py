@@ -32,11 +32,11 @@ from lbae.distributed.session import (
 )
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, assembly, latent_table
-from lbae.io import source as image_source
 from lbae.io.decode import Decoded, check_bad_share, decode_rows
 from lbae.io.lock import locked
 from lbae.io.model import load_model, load_network
-from lbae.io.source import Shard
+from lbae.io.plan import CUT, Kind, plan
+from lbae.io.source import Shard, fitted, read_batches, without
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -48,7 +48,7 @@ def encode(
     out: str,
     append: bool = False,
     keep_images: bool = False,
-    kind: image_source.Kind | None = None,
+    kind: Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -67,7 +67,7 @@ def encode(
         address: Ray cluster to join; found or started when not given.
     """
     _, config, manifest = load_network(model)
-    images = image_source.plan(data, kind)
+    images = plan(data, kind)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
     base, shards = None, images.shards
@@ -75,13 +75,13 @@ def encode(
         if append:
             base = assembly.open_for_append(out, manifest, settings)
             if base.parts:
-                shards = image_source.fitted(shards, base.source_columns(), out)
-            shards = image_source.without(shards, base.keys())
+                shards = fitted(shards, base.source_columns(), out)
+            shards = without(shards, base.keys())
             if not shards:
                 return {"out": absolute(out), **base.manifest.result, "already": True}
-            artifact.begin_update(out, base.manifest, parents, overwrite, work=image_source.CUT)
+            artifact.begin_update(out, base.manifest, parents, overwrite, work=CUT)
         else:
-            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, work=image_source.CUT)
+            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, work=CUT)
             if done:
                 check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
                 return done
@@ -186,7 +186,7 @@ class _Encoder:
 
     def _decoded(self, shard: Shard) -> Iterator[Decoded]:
         waiting: deque[Future[Decoded]] = deque()
-        for batch in image_source.read_batches(shard):
+        for batch in read_batches(shard):
             waiting.append(self.pool.submit(decode_rows, batch, self.codec.config, self.keep_images))
             if len(waiting) > self.ahead:
                 yield waiting.popleft().result()

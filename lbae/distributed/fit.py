@@ -31,7 +31,7 @@ from lbae.io.attributes import Attribute, candidate_columns
 from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.lock import locked
 from lbae.io.moments import load_lineage, load_moments
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import absolute, resolve
 from lbae.report.figures import covariances, marginals
 from lbae.report.pictures import load_images

@@ -9,9 +9,10 @@ from lbae.distributed.session import session
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
 from lbae.io import ingest as parts_io
-from lbae.io import source as image_source
 from lbae.io.decode import check_bad_share
 from lbae.io.lock import locked
+from lbae.io.plan import Kind, plan
+from lbae.io.source import Shard, Source
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -21,7 +22,7 @@ def ingest(
     source: str,
     out: str,
     distinct: bool = False,
-    kind: image_source.Kind | None = None,
+    kind: Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -37,7 +38,7 @@ def ingest(
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
-    images = image_source.plan(source, kind)
+    images = plan(source, kind)
     parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
     with locked(out) as still_held:
         done = artifact.begin(out, image_table.KIND, parents, config, overwrite, work=parts_io.CUT)
@@ -50,7 +51,7 @@ def ingest(
 
 
 def _written(
-    images: image_source.Source,
+    images: Source,
     out: str,
     parents: dict[str, str],
     config: dict[str, Any],
@@ -78,7 +79,7 @@ def _written(
     return image_table.publish_parts(out, parts, parents=parents, config=config, result=facts)
 
 
-def _distinct(images: image_source.Source, still_held: Callable[[], None]) -> tuple[image_source.Shard, ...]:
+def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ...]:
     """The shards without images that have the bytes of one before them."""
 
     def look(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from lbae.core.search import nearest
 from lbae.distributed.session import cluster_cpus
 from lbae.io.latent_table import LatentTable, RowGroup, packed_latents
-from lbae.io.source import runs
+from lbae.io.plan import runs
 
 _TASK_ROWS = 2**20
 # What is found is one number, so that the smallest are the nearest, and of those equally far the first.

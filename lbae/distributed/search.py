@@ -11,7 +11,7 @@ from lbae.io.artifact import read_manifest
 from lbae.io.decode import decode_keys
 from lbae.io.images import encode_png
 from lbae.io.model import check_model, load_model
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.pictures import load_image, strip
 

@@ -37,8 +37,9 @@ from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
 from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
-from lbae.io import source as image_source
 from lbae.io.lock import locked
+from lbae.io.plan import Kind, plan
+from lbae.io.source import Source
 from lbae.io.storage import absolute, arrow_filesystem, resolve
 from lbae.report.progress import ProgressLine
 
@@ -68,7 +69,7 @@ def train(
     seed: int | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
-    kind: image_source.Kind | None = None,
+    kind: Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     address: str | None = None,
@@ -99,8 +100,8 @@ def train(
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
-    images = image_source.plan(data, kind)
-    test = image_source.plan(test_data, kind) if test_data else None
+    images = plan(data, kind)
+    test = plan(test_data, kind) if test_data else None
     parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
@@ -171,7 +172,7 @@ def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
     }
 
 
-def _feed(images: image_source.Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
+def _feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
     """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and the sizes."""
     size, nodes = images.rows * math.prod(config.model.image_shape), cluster_nodes()
     memory = ray.cluster_resources().get("memory", 0) * min(workers, nodes) / nodes

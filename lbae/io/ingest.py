@@ -13,8 +13,9 @@ from lbae.io.decode import QUARANTINE_SCHEMA
 from lbae.io.image_table import ImagePart
 from lbae.io.images import ImageError, check_image
 from lbae.io.latent_table import write_parquet
-from lbae.io.source import CUT as SOURCE_CUT
-from lbae.io.source import Shard, leaving_out, read_batches, runs
+from lbae.io.plan import CUT as SOURCE_CUT
+from lbae.io.plan import runs
+from lbae.io.source import Shard, leaving_out, read_batches
 from lbae.io.storage import resolve
 
 _PART_BYTES = 256 * 2**20

@@ -16,7 +16,8 @@ from lbae.core.samplers import draw_codes
 from lbae.errors import UserError
 from lbae.io.decode import decode_every
 from lbae.io.model import read_network
-from lbae.io.source import plan, spread
+from lbae.io.plan import plan
+from lbae.io.source import spread
 from lbae.report.classifier import FEATURES, SETTINGS, Classifier, read_examples, train_classifier
 from lbae.report.distances import distances
 from lbae.report.features import FeatureSums, check_count

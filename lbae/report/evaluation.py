@@ -23,7 +23,8 @@ from lbae.io.artifact import read_manifest
 from lbae.io.images import image_size
 from lbae.io.latent_table import LatentTable, open_latent_table
 from lbae.io.moments import load_moments
-from lbae.io.source import Source, plan, read_batches
+from lbae.io.plan import plan
+from lbae.io.source import Source, read_batches
 from lbae.io.storage import absolute
 from lbae.report.distances import KERNEL_ROWS
 from lbae.report.edits import LATENTS, Edits

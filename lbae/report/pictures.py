@@ -15,7 +15,8 @@ from lbae.io.artifact import read_manifest
 from lbae.io.decode import decode_every
 from lbae.io.images import ImageError, decode_image, grid
 from lbae.io.model import load_model
-from lbae.io.source import Source, plan
+from lbae.io.plan import plan
+from lbae.io.source import Source
 from lbae.io.storage import readable
 
 _COLUMNS = 16

@@ -12,7 +12,8 @@ from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png, grid
 from lbae.io.moments import load_moments
-from lbae.io.source import held_out, plan
+from lbae.io.plan import plan
+from lbae.io.source import held_out
 from lbae.io.storage import resolve
 from lbae.report import figures
 from lbae.report.html import Section, page

@@ -19,7 +19,7 @@ from lbae.distributed.tasks import answered, as_rows, outcomes
 from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
 from lbae.io.moments import load_moments
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.evaluation import make_priors
 from lbae.report.looks import Looker

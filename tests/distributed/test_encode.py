@@ -28,14 +28,14 @@ from lbae.core.packing import pack
 from lbae.distributed.encode import encode
 from lbae.errors import LbaeError, UserError
 from lbae.io import assembly
-from lbae.io import source as image_source
 from lbae.io.artifact import begin, read_manifest
 from lbae.io.decode import decode_rows
 from lbae.io.images import encode_png
 from lbae.io.latent_table import latent_part, open_latent_table, part_digest
 from lbae.io.lock import locked
 from lbae.io.model import load_model, save_model
-from lbae.io.source import plan, read_shard
+from lbae.io.plan import CUT, plan
+from lbae.io.source import read_shard, shard_keys, without
 from lbae.io.storage import Location, resolve
 from tests.conftest import ROOT, SAMPLE, image_table
 from tests.s3_server import refusing_server
@@ -280,7 +280,7 @@ def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, 
 
 
 def test_a_file_that_disappears_while_the_job_runs_is_set_aside(ray_session, model, folder_of_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_source, "ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 4)
     data, out = tmp_path / "images", tmp_path / "latents"
     shutil.copytree(folder_of_images, data)
     planned = plan(str(data))
@@ -386,7 +386,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     data, out = tmp_path / "data.parquet", str(tmp_path / "latents")
     digits = pq.read_table(SAMPLE).slice(0, 600)
     pq.write_table(digits, data)
-    monkeypatch.setattr(image_source, "ROWS_PER_SHARD", 300)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 300)
     other = "float32" if best_precision(torch.device("cpu")) == "bfloat16" else "bfloat16"
     codec, first = load_model(model, other), plan(str(data)).shards[0]
     decoded = decode_rows(read_shard(first), codec.config)
@@ -394,7 +394,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     rest = decoded.rows.drop_columns(["key"])
     whole = latent_part(decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint)
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
-    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, work=image_source.CUT)
+    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, work=CUT)
     assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)
@@ -404,8 +404,8 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
 
 def test_shards_do_not_depend_on_what_is_left_out(corpus):
     shards = plan(str(corpus)).shards
-    known = pa.chunked_array([image_source.shard_keys(shards[0]), image_source.shard_keys(shards[1])[:10]])
-    rest = image_source.without(shards, known)
+    known = pa.chunked_array([shard_keys(shards[0]), shard_keys(shards[1])[:10]])
+    rest = without(shards, known)
     assert [shard.index for shard in rest] == list(range(1, FILES))
     assert read_shard(rest[0])["key"].to_pylist() == [f"01.parquet:{row}" for row in range(10, ROWS)]
     assert sum(shard.wanted for shard in rest) == (FILES - 1) * ROWS - 10

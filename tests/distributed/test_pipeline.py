@@ -27,7 +27,7 @@ from lbae.io.describe import describe
 from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.model import load_network, save_model
 from lbae.io.moments import Lineage, load_moments, save_moments
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from tests.conftest import image_table
 
 

@@ -13,7 +13,8 @@ from lbae.distributed.encode import encode
 from lbae.distributed.neighbours import nearest_in
 from lbae.io.latent_table import open_latent_table
 from lbae.io.model import save_model
-from lbae.io.source import plan, read_shard
+from lbae.io.plan import plan
+from lbae.io.source import read_shard
 from tests.conftest import picture_size, write_latents
 
 

@@ -9,7 +9,7 @@ import pytest
 from lbae.config import ModelConfig
 from lbae.errors import UserError
 from lbae.io.decode import decode_every
-from lbae.io.source import plan
+from lbae.io.plan import plan
 
 
 def idx(path: Path, values: np.ndarray) -> None:

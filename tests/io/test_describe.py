@@ -11,7 +11,7 @@ from lbae.io.describe import describe
 from lbae.io.images import encode_png
 from lbae.io.latent_table import KIND
 from lbae.io.model import save_model
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from tests.conftest import image_table as write_table
 from tests.conftest import picture_size, run_job
 

@@ -7,7 +7,7 @@ import s3fs
 
 from lbae.errors import LbaeError, UserError
 from lbae.io.lock import locked
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from tests.s3_server import Refusing, refusing_server
 

@@ -8,9 +8,9 @@ import pytest
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io import image_table as image_table_io
-from lbae.io import source
 from lbae.io.decode import check_bad_share, decode_every, decode_rows
-from lbae.io.source import held_out, plan, read_shard
+from lbae.io.plan import plan
+from lbae.io.source import fitted, held_out, only, read_shard
 from tests.conftest import image_table
 
 GREY = ModelConfig(image_channels=1, padding=2)
@@ -21,7 +21,7 @@ def keys(uri) -> list[str]:
 
 
 def test_a_table_is_planned_by_row_groups(digits, monkeypatch):
-    monkeypatch.setattr(source, "ROWS_PER_SHARD", 250)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 250)
     planned = plan(str(digits))
     assert [(s.rows, s.start, s.row_groups) for s in planned.shards] == [
         (200, 0, (0, 1)),
@@ -38,7 +38,7 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     image_table(tmp_path / "b.parquet", cells[:30], row_group_size=10, label=list(range(30)))
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(tmp_path)).shards)
     assert whole["bytes"].to_pylist() == [*cells, *cells[:30]]
-    monkeypatch.setattr(source, "ROWS_PER_SHARD", 300)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 300)
     shards = plan(str(tmp_path)).shards
     assert [(s.rows, s.start, s.row_groups, s.skip) for s in shards] == [
         (250, 0, (0,), 0),
@@ -49,9 +49,9 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     ]
     assert pa.concat_tables(read_shard(shard) for shard in shards).equals(whole)
     known = pa.chunked_array([[f"a.parquet:{row}" for row in (250, 251, 499, 999)]])
-    some = pa.concat_tables(read_shard(shard) for shard in source.only(shards, known))
+    some = pa.concat_tables(read_shard(shard) for shard in only(shards, known))
     assert some["bytes"].to_pylist() == [cells[row] for row in (250, 251, 499, 999)]
-    monkeypatch.setattr(source, "ROWS_PER_SHARD", 1)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 1)
     assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
 
 
@@ -65,7 +65,7 @@ def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_pat
 
 def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
-    monkeypatch.setattr(source, "ROWS_PER_SHARD", 100)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 100)
     cut = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
     assert cut.equals(whole)
     assert whole.column_names == ["key", "bytes", "path", "label"]
@@ -133,11 +133,11 @@ def test_all_rows_of_a_source_have_the_same_columns(tmp_path):
     assert whole["label"].to_pylist() == [1, None, 2**40]
     assert whole["name"].to_pylist() == [None, "n", None]
     columns = pa.schema([("label", pa.int64()), ("name", pa.string()), ("more", pa.bool_())])
-    (row,) = read_shard(source.fitted(shards, columns, "out")[0]).to_pylist()
+    (row,) = read_shard(fitted(shards, columns, "out")[0]).to_pylist()
     assert (row["label"], row["name"], row["more"]) == (1, None, None)
     for other in ([("label", pa.int64())], [("label", pa.int32()), ("name", pa.string())]):
         with pytest.raises(UserError, match=r"other columns \(label int64, name string\) than out \(label int"):
-            source.fitted(shards, pa.schema(other), "out")
+            fitted(shards, pa.schema(other), "out")
     image_table(tmp_path / "d.parquet", [b"z"], label=["cat"])
     with pytest.raises(UserError, match=r"columns that do not fit together: .*label.*int64 vs string"):
         plan(str(tmp_path))
@@ -179,7 +179,7 @@ def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
 
 
 def test_workers_share_the_rows_between_them(digits, monkeypatch):
-    monkeypatch.setattr(source, "ROWS_PER_SHARD", 100)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 100)
     planned = plan(str(digits))
     shares = [
         [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()] for rank in range(7)

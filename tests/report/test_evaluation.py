@@ -19,7 +19,7 @@ import lbae
 from lbae.errors import LbaeError
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances

@@ -9,7 +9,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError
 from lbae.io.images import encode_png
-from lbae.io.source import plan
+from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.classifier import read_examples, train_classifier
 from lbae.report.features import FeatureSums
