@@ -304,7 +304,7 @@ def test_a_stream_continues_after_the_death_of_the_driver(ray_session, tmp_path,
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert facts["killed"]
