@@ -52,9 +52,14 @@ def connect(address: str | None) -> None:
             f"the Ray cluster at {place} runs other versions than this job: {str(error).partition(': ')[2]}Ray and Python"
             " must be the same on both; use the cluster's, or submit the job to it with `ray job submit`"
         ) from error
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM and callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
     finally:
-        # Ray puts its own handler there; a job's says that it was stopped (lbae.cli).
-        if callable(handler) and threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own there, which exits; a job's says that it was stopped, and hears no more (lbae.cli).
+        stopped, main = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, threading.main_thread()
+        if callable(handler) and not stopped and threading.current_thread() is main:
             signal.signal(signal.SIGTERM, handler)
 
 

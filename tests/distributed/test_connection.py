@@ -1,6 +1,8 @@
 """What a job says when it cannot have the Ray asked for: each in a process of its own, as Ray reads its settings once."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +58,19 @@ def test_a_cluster_that_is_gone_is_named_at_once():
     code, error = connected(RAY_ADDRESS="127.0.0.1:1")
     assert code == 1
     assert "no Ray cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in error
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_while_it_connects_says_so():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
+        command = [sys.executable, "-c", CONNECT]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr.readline()  # Ray says that it is still waiting
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=280)
+    assert process.returncode == 143
+    assert error.endswith("error: stopped\n")
 
 
 def test_a_missing_token_is_named_and_how_to_get_one(ray_session, tmp_path):
