@@ -29,7 +29,7 @@ bench: .venv/ready
 	$(BIN)/python -m pytest -s --override-ini=addopts= tests/benchmarks
 
 lock: .venv/ready
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf pyproject.toml --output-file requirements.lock
 
 licences: .venv/ready
 	printf '# Licences\n\nOf everything that requirements.lock pins, as the packages say themselves, by `make licences`.\n\n' > docs/licences.md

@@ -9,7 +9,7 @@ import torch
 
 from lbae.core.codec import best_precision
 from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io.source import Shard, Source, spread
 from lbae.report.features import drawn_rows
 from lbae.report.looks import BLOCK_ROWS, Looker
@@ -61,7 +61,8 @@ def _device() -> tuple[str, float]:
 
 def _pool(looker: ray.ObjectRef, tasks: list[tuple[Any, ...]]) -> ray.data.Dataset:
     actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], _device()
-    return as_rows(tasks).map(
+    return over(
+        tasks,
         _Looks,
         fn_constructor_kwargs={"looker": looker, "device": device, "threads": max(1, cluster_cpus() // actors)},
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),

@@ -55,11 +55,16 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
     shards = _numbered(_SHARDS[recognised](root, found)) if kind or _holds_images(root, named, found) else ()
     if not shards:
         raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
-    stamps = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime") or "")] for name, info in found.items()]
+    stamps = [[name, info.get("size"), _version(info)] for name, info in found.items()]
     fingerprint = digest_json(stamps if recognised == named else [recognised, stamps])
     columns = together((shard.columns for shard in shards), uri)
     alike = tuple(replace(shard, columns=columns) for shard in shards)
     return Source(uri=str(location), fingerprint=fingerprint, shards=alike)
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What a filesystem (s3fs; Google's, Azure's; Hugging Face's; the local one) says of a file's content, else its time."""
+    return str(next((info[name] for name in ("ETag", "etag", "blob_id", "mtime") if info.get(name)), ""))
 
 
 def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, Kind, _Listed]:

@@ -15,7 +15,7 @@ import torch
 from lbae.core.interpolation import interpolate
 from lbae.distributed.evaluate import evaluate
 from lbae.distributed.session import RUNS_A_NETWORK
-from lbae.distributed.tasks import answered, as_rows, outcomes
+from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io.bundle import load_bundle
 from lbae.io.decode import decode_every
 from lbae.io.moments import load_moments
@@ -51,7 +51,7 @@ def start_up(looker: Looker) -> float:
     """Seconds until two such actors have answered."""
     started = time.perf_counter()
     pool = {"compute": ray.data.ActorPoolStrategy(size=2), "num_cpus": 1, "runtime_env": RUNS_A_NETWORK}
-    list(outcomes(as_rows(range(4)).map(Idle, fn_constructor_kwargs={"looker": ray.put(looker)}, **pool)))
+    list(outcomes(over(range(4), Idle, fn_constructor_kwargs={"looker": ray.put(looker)}, **pool)))
     return time.perf_counter() - started
 
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
+import ray.data
 
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.errors import LbaeError
@@ -21,6 +23,18 @@ def work(task: int) -> int:
 def test_a_task_that_kills_its_process_is_given_up(ray_session):
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
         list(outcomes(over([0, POISON], lambda row: answered(row, work), num_cpus=1)))
+
+
+class Worker:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, work)
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_actor_is_given_up(ray_session):
+    done = []
+    with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 10 times"):
+        done.extend(outcomes(over([0, POISON, 1], Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)))
 
 
 def test_errors_come_back_as_themselves(ray_session):
