@@ -49,8 +49,8 @@ class Shard:
 class Source:
     """A planned image source.
 
-    The fingerprint covers names, sizes and times of its files, not their content, and their kind where their names do not
-    say it.
+    The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not their bytes,
+    and their kind where their names do not say it.
     """
 
     uri: str

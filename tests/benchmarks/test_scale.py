@@ -1,14 +1,21 @@
-"""What a stage takes of images: a line through two sizes, held against a third; ``docs/scaling.md`` is fed by this."""
+"""What an image takes of the network, and stages of images: a line through two sizes, held against a third.
 
+``docs/scaling.md`` is fed by this.
+"""
+
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lbae import presets
+from lbae.core.codec import Codec, best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.encode import encode
 from lbae.distributed.fit import fit
@@ -19,6 +26,7 @@ from tests.benchmarks.conftest import smooth_images
 
 SIZES = (6_000, 18_000, 54_000)
 COMPONENTS = "10"
+ROUNDS, ROWS = 5, 128
 
 
 def stored(uri: str) -> int:
@@ -26,9 +34,28 @@ def stored(uri: str) -> int:
     return sum(info["size"] for _, info in resolve(uri).files())
 
 
-@pytest.mark.parametrize("preset", ["cifar10"])
-def test_stages_are_linear_in_the_images(tmp_path: Path, preset: str) -> None:
-    config = presets.get(preset)
+@pytest.mark.parametrize("preset", ["mnist", "cifar10", "celeba", "celeba128", "celeba256"])
+def test_an_image(preset: str) -> None:
+    torch.set_num_threads(1)
+    config = presets.get(preset).model
+    codec = Codec(LatentBernoulliAutoencoder(config), best_precision(torch.device("cpu")))
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, *config.image_shape), dtype=np.uint8)
+    latents = codec.encode(images)
+    for name, work, rows in (("encode", codec.encode, images), ("decode", codec.decode, latents)):
+        with FlopCounterMode(display=False) as counter:
+            work(rows[: codec.batch])
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            work(rows)
+            seconds.append(time.perf_counter() - started)
+        low, middle, high = (1e6 * at / ROWS for at in (min(seconds), statistics.median(seconds), max(seconds)))
+        operations = counter.get_total_flops() / codec.batch / 1e9
+        print(f"\n{preset}, {name}: {operations:.2f} GFLOP, {middle:.0f} ({low:.0f} to {high:.0f}) microseconds of a core")
+
+
+def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
+    config = presets.get("cifar10")
     model = str(tmp_path / "model")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
     save_model(model, network, config, parents={}, run={}, result={"images": 0})
