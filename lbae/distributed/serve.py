@@ -32,8 +32,15 @@ _START_S = 600
 _SWAP_S = 600
 _ANSWER_S = 30
 # HAProxy hands requests straight to the replicas, where Serve's own proxy, in Python, takes ten times as long to pass one on
-# (docs/results.md). Replicas that are to end are out of its list within a second.
-_HAPROXY = {"env_vars": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}}
+# (docs/results.md). Replicas that are to end are out of its list within a second. One that is stuck keeps its connections,
+# so requests to it are given up, and sent again, a little later than a replica itself would give up (Limits.max_seconds).
+_HAPROXY = {
+    "env_vars": {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "125",
+    }
+}
 _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import psutil
@@ -33,7 +33,10 @@ OTHER_THREADS = 2  # levels of grey that the same latents may differ by where an
 def replicas(shelf: bool = False) -> list[psutil.Process]:
     """This process's replicas that answer, or the shelf that they ask."""
     title = "ray::ServeReplica:lbae:"
-    names = {process: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
+    names = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # HAProxy is started anew whenever replicas come and go
+            names[process] = " ".join(process.cmdline())
     mine = {process: name for process, name in names.items() if name.startswith(title)}
     return [process for process, name in mine.items() if name.startswith(f"{title}Shelf") == shelf]
 
