@@ -28,7 +28,6 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier | str:
 
 @ray.remote
 def _train(shards: tuple[Shard, ...], config: ModelConfig, cpus: int, meter: Any) -> Classifier | str:
-    torch.set_num_threads(cpus)
     examples = read_examples(shards, config)
     if isinstance(examples, str):
         return examples
@@ -37,4 +36,9 @@ def _train(shards: tuple[Shard, ...], config: ModelConfig, cpus: int, meter: Any
         meter.begin.remote(done, total)
         meter.say.remote(f"loss {loss:.3f}")
 
-    return train_classifier(examples, **SETTINGS, on_epoch=on_epoch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cpus)
+    try:
+        return train_classifier(examples, **SETTINGS, on_epoch=on_epoch)
+    finally:  # this process does other tasks next, and the last bits of their figures depend on it
+        torch.set_num_threads(threads)

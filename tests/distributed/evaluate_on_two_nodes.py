@@ -26,7 +26,7 @@ def main(options: str) -> None:
     def kill() -> None:
         while sum("MapWorker" in "".join(process.cmdline()) for process in psutil.Process().children(recursive=True)) < 2:
             time.sleep(0.2)
-        time.sleep(5)
+        time.sleep(1)
         cluster.remove_node(second, allow_graceful=False)
         killed.set()
 
