@@ -137,7 +137,7 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
     app = application(bundle, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        ray_serve.start(http_options={"host": host, "port": port}, controller_options=_controller_options(host))
+        ray_serve.start(http_options={"host": host, "port": port}, controller_options=controller_options(host))
         ray_serve._run(app, name=_APP, route_prefix="/", _blocking=False)  # run() would wait for ever
         _wait_until_running()
         yield {
@@ -152,12 +152,12 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
             ray_serve.shutdown()
 
 
-def _controller_options(host: str) -> dict[str, Any] | None:
+def controller_options(host: str) -> dict[str, Any] | None:
     """HAProxy, which ray[serve] brings along on Linux, where it reaches all replicas.
 
     It looks for those of its own node at 127.0.0.1, and for others, which listen at ``host`` too, at their nodes' addresses.
     """
-    reached = host == "0.0.0.0" or (host in ("127.0.0.1", "localhost") and cluster_nodes() == 1)
+    reached = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     return {"runtime_env": _HAPROXY} if reached and sys.platform == "linux" else None
 
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.serve import _controller_options, serving
+from lbae.distributed.serve import controller_options, serving
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, square_grid
 from tests.benchmarks.conftest import untrained
@@ -82,7 +82,7 @@ def hello(answer: bytes, replicas: int) -> Iterator[float]:
             return Response(answer)
 
     started = time.perf_counter()
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, controller_options=_controller_options("127.0.0.1"))
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, controller_options=controller_options("127.0.0.1"))
     serve.run(Hello.bind(), name="hello", route_prefix="/")
     yield time.perf_counter() - started
     serve.shutdown()
