@@ -12,6 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from lbae.distributed.deployments import Deployed
+from lbae.distributed.serve import controller_options
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -48,7 +49,9 @@ def test_a_field_that_kuberay_does_not_know_is_found():
 def test_serve_takes_its_config(config):
     tree = read(config)
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
-    (application,) = ServeDeploySchema.model_validate(tree).applications
+    schema = ServeDeploySchema.model_validate(tree)
+    (application,) = schema.applications
+    assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), "HAProxy as serve.py sets it"
     assert Deployed(**application.args).bundle.startswith("s3://")
     assert application.import_path == "lbae.distributed.deployments:deployed"
 
