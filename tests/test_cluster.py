@@ -17,11 +17,15 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from lbae.core.kernel import moment_sums
+from lbae.io.artifact import read_manifest
+from lbae.io.bundle import read_pointer
 from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.moments import load_moments
 from lbae.io.storage import resolve
+from lbae.report.streams import RECONSTRUCTIONS
 from tests.conftest import ROOT, SAMPLE, run_job, service
 
+STAGES = ("model", "latents", "moments", "bundle", "evaluation")
 FILES, ROWS = 16, 50
 OUT = "s3://bucket/run"
 PIPELINE = f"""
@@ -34,8 +38,11 @@ epochs = 2
 workers = 2
 batch_size = 64
 seed = 3
+[encode]
+keep_images = true
 [fit]
 components = 4
+examples = 3
 [evaluate]
 data = "s3://bucket/test"
 priors = "mixture"
@@ -123,10 +130,16 @@ def ended(process: subprocess.Popen[str], seconds: float = 600) -> dict[str, Any
     return found
 
 
-def encoding(process: subprocess.Popen[str]) -> None:
-    """Wait until some shards of the pipeline's latent table are there."""
+def shards() -> int:
+    """How many shards of the pipeline's latent table are there."""
     work = resolve(OUT) / "latents" / "_work"
-    while sum(name.startswith("latents-") for name, _ in work.files()) < 2 if work.exists() else True:
+    return sum(name.startswith("latents-") for name, _ in work.files()) if work.exists() else 0
+
+
+def encoding(process: subprocess.Popen[str]) -> None:
+    """Wait until it has written some shards."""
+    before = shards()
+    while shards() < before + 2:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.2)
 
@@ -143,7 +156,15 @@ def check_sums() -> None:
     np.testing.assert_array_equal(sums.sums, oracle.sums)
 
 
-def test_the_pipeline_survives_a_node_uses_a_new_one_and_is_served(machines, bucket):
+def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(machines, bucket):
+    first = machines()
+    first.add()
+    begun = first.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
+    encoding(begun)
+    first.kill(first.head)
+    _, err = begun.communicate(timeout=300)
+    assert begun.returncode not in (0, None), err
+
     cluster = machines()
     doomed, _ = cluster.add(), cluster.add()
     pipeline = cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
@@ -151,11 +172,20 @@ def test_the_pipeline_survives_a_node_uses_a_new_one_and_is_served(machines, buc
     cluster.kill(doomed)
     cluster.add()
     result = ended(pipeline)
-    assert result["bundle"] == f"{OUT}/bundle"
-    assert not result["stages"]["encode"].get("already")
+    assert (result["out"], result["bundle"]) == (OUT, f"{OUT}/bundle")
+    assert list(result["stages"]) == ["train", "encode", "reduce", "fit", "evaluate"]
+    assert [name for name, stage in result["stages"].items() if stage.get("already")] == ["train"]
+    assert read_pointer(f"{bucket}/current") == f"{OUT}/bundle"
+    assert read_manifest(f"{OUT}/latents").config["keep_images"]
     check_sums()
-    assert json.loads(resolve(f"{OUT}/evaluation/report.json").read_bytes())["distances"]["mixture"]
-    assert ended(cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))["already"]
+    report = json.loads(resolve(f"{OUT}/evaluation/report.json").read_bytes())
+    assert (report["images"][RECONSTRUCTIONS], "mixture" in report["distances"]) == (2 * ROWS, True)
+
+    made = [read_manifest(f"{OUT}/{name}").created for name in STAGES]
+    again = ended(cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))
+    assert again["already"]
+    assert again["stages"]["encode"] == {**result["stages"]["encode"], "already": True}
+    assert [read_manifest(f"{OUT}/{name}").created for name in STAGES] == made
 
     for command, rows in (
         (("ingest.py", "--source", f"{bucket}/digits", "--out", f"{bucket}/table", "--distinct"), FILES * ROWS),
@@ -181,19 +211,3 @@ def test_the_pipeline_survives_a_node_uses_a_new_one_and_is_served(machines, buc
     with service("--follow", f"{bucket}/current", "--port", "18130", "--address", cluster.address) as serving:
         answer = httpx.post(f"{serving['url']}/v1/sample", json={"n": 4, "seed": 1}, timeout=60)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-
-
-def test_the_head_dies_and_the_same_command_finishes(machines, bucket):
-    first = machines()
-    first.add()
-    begun = first.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
-    encoding(begun)
-    first.kill(first.head)
-    _, err = begun.communicate(timeout=300)
-    assert begun.returncode not in (0, None), err
-    second = machines()
-    second.add()
-    stages = ended(second.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))["stages"]
-    assert stages["train"]["already"]
-    assert not stages["encode"].get("already")
-    check_sums()

@@ -192,20 +192,6 @@ def test_storage_that_fails_is_one_line_and_exit_code_one(job, pipeline):
     assert re.fullmatch(r"error: .*/proc/none.*\n", outcome.err)
 
 
-@pytest.mark.slow
-def test_serve_answers_until_it_is_told_to_stop(pipeline):
-    with service("--bundle", pipeline.bundle, "--port", "18123") as facts:
-        url = facts["url"]
-        assert url == "http://127.0.0.1:18123"
-        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
-        answers = [httpx.post(f"{url}/v1/sample", json={"n": 4, "seed": 3}, timeout=60) for _ in range(2)]
-        assert answers[0].headers["content-type"] == "image/png"
-        assert answers[0].content == answers[1].content
-        assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/readyz", timeout=5)
-
-
 def other_serve(*arguments: object) -> Outcome:
     """``jobs/serve.py`` in a process of its own: one process knows the Ray Serve that it found first."""
     command = [sys.executable, str(ROOT / "jobs" / "serve.py"), *map(str, arguments)]
@@ -214,14 +200,23 @@ def other_serve(*arguments: object) -> Outcome:
 
 
 @pytest.mark.slow
-def test_a_running_service_changes_over(pipeline, tmp_path):
+def test_serve_answers_and_changes_over_until_it_is_told_to_stop(pipeline, tmp_path):
     other = another(pipeline, tmp_path)
-    with service("--bundle", pipeline.bundle, "--port", "18128") as facts:
+    with service("--bundle", pipeline.bundle, "--port", "18123") as facts:
+        url = facts["url"]
+        assert url == "http://127.0.0.1:18123"
+        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
+        answers = [httpx.post(f"{url}/v1/sample", json={"n": 4, "seed": 3}, timeout=60) for _ in range(2)]
+        assert answers[0].headers["content-type"] == "image/png"
+        assert answers[0].content == answers[1].content
+        assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
         changed = result_of(other_serve("--bundle", other))
         assert changed == {"bundle": read_manifest(other).fingerprint, "before": facts["bundle"]}
-        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == changed["bundle"]
+        assert httpx.get(f"{url}/readyz").json()["bundle"] == changed["bundle"]
         refused = other_serve("--bundle", other, "--replicas", 2)
         assert (refused.code, "of that only the bundle can be changed" in refused.error) == (2, True)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/readyz", timeout=5)
 
 
 @pytest.mark.slow

@@ -1,52 +1,10 @@
-"""``jobs/pipeline.py``: every stage from one file, kept when it is run again, and the pointer that services follow."""
+"""Mistakes in the file of ``jobs/pipeline.py``; tests/test_cluster.py runs one."""
 
-import json
 import re
 
 import pytest
 
-from lbae.io.artifact import read_manifest
-from lbae.io.bundle import read_pointer
 from lbae.io.lock import locked
-from lbae.report.streams import RECONSTRUCTIONS
-
-STAGES = ("model", "latents", "moments", "bundle", "evaluation")
-CONFIG = """
-data = "{data}"
-out = "{out}"
-current = "{out}/current"
-[train]
-preset = "demo"
-epochs = 1
-[encode]
-keep_images = true
-[fit]
-components = 1
-examples = 3
-[evaluate]
-data = "{data}"
-"""
-
-
-@pytest.mark.slow
-def test_all_stages_run_once(job, digits, tmp_path):
-    config, out = tmp_path / "faces.toml", tmp_path / "out"
-    config.write_text(CONFIG.format(data=digits, out=out))
-    made, said = [], []
-    for _ in range(2):
-        done = job("pipeline", "--config", config)
-        assert done.code == 0, done.err
-        said.append(json.loads(done.out))
-        made.append([read_manifest(f"{out}/{name}").created for name in STAGES])
-    assert made[0] == made[1]
-    first, second = said
-    assert (first["out"], first["bundle"]) == (str(out), f"{out}/bundle")
-    assert list(first["stages"]) == ["train", "encode", "reduce", "fit", "evaluate"]
-    assert ("already" in first, second["already"]) == (False, True)
-    assert second["stages"]["encode"] == {**first["stages"]["encode"], "already": True}
-    assert read_pointer(f"{out}/current") == f"{out}/bundle"
-    assert read_manifest(f"{out}/latents").config["keep_images"]
-    assert json.loads((out / "evaluation" / "report.json").read_text())["images"][RECONSTRUCTIONS] == 600
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER`` kills a replica or the shelf in every fifth of the
-time, or one of two nodes in the first, or lets a replica be stuck there, swaps the bundle after a third of it and back after
-two thirds, and prints what the clients saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``; the victim is a ``process``: a replica and the
+shelf by turns, one in every fifth of the time; or it is one of two nodes, killed in the first (``node``), or a replica that
+is stuck from there on (``stuck``). The bundle is swapped after a third of the time and back after two thirds. It prints what
+the clients saw and what memory the replicas took.
 """
 
 import asyncio
@@ -76,12 +77,12 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 
 
 @contextmanager
-def one_node(stuck: bool, shelf: bool) -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills a replica by chance, or the shelf, or lets one be stuck, and tells which."""
-    chance, stopped = random.Random(0), []
+def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
+    """Ray on one node; what kills a replica by chance or the shelf, or lets a replica be stuck, and tells which."""
+    chance, stopped, shelf = random.Random(0), [], itertools.cycle([False, not stuck])
 
     def kill() -> str:
-        victims = replicas(shelf)
+        victims = replicas(next(shelf))
         if stopped or not victims:  # a shelf that was killed before may not be back yet
             return ""
         victim = chance.choice(victims)
@@ -125,7 +126,7 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
     seen: Counter = Counter()
     killed: list[str] = []
-    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck", victim == "shelf")
+    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
     with nodes as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 10, Counter())

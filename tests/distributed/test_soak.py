@@ -13,7 +13,7 @@ from tests.distributed.test_shelf import another
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "victim", "seconds"),
-    [("split", "replica", 40), ("fused", "node", 40), ("fused", "stuck", 80), ("fused", "shelf", 80)],
+    [("split", "process", 60), ("fused", "node", 40), ("fused", "stuck", 60)],
 )
 def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim, seconds):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
@@ -21,6 +21,7 @@ def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_pa
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
-    assert len(facts["killed"]) in {"replica": {5}, "shelf": {2, 3, 4, 5}}.get(victim, {1})
+    assert len(facts["killed"]) in ({4, 5} if victim == "process" else {1})  # a shelf may not be back yet
+    assert ("Shelf" in "".join(facts["killed"])) == (victim == "process")
     assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts  # nothing failed, nothing was mixed
     assert min(facts["seen"][name] for name in facts["bundles"]) > 10

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +46,26 @@ def events(folder: Path) -> set[str]:
     return tags
 
 
+@pytest.fixture(scope="module")
+def finished(ray_session, tmp_path_factory, digits) -> dict[str, Any]:
+    """Options of a run that nothing disturbed, and what it found."""
+    folder = tmp_path_factory.mktemp("finished")
+    places = {
+        "data": str(digits),
+        "test_data": str(digits / "a.parquet"),
+        "out": str(folder / "m"),
+        "storage": str(folder / "s"),
+    }
+    options = {**places, **SMALL}
+    return {"options": options, "result": train(**options, keep=2)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished) -> list[dict]:
+    """Its losses, but for the test images', which none of the runs compared with it has."""
+    return [{name: epoch[name] for name in epoch if name != "test_loss"} for epoch in finished["result"]["history"]]
+
+
 @pytest.mark.parametrize("bad", [0, 100])
 def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(ray_session, bad):
     four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
@@ -66,23 +87,6 @@ def test_a_stream_without_any_image_says_so(ray_session):
     model = ModelConfig(image_size=32, padding=15, image_channels=1)
     with pytest.raises(LbaeError, match="holds no image that can be decoded"):
         list(Stream(table.iterator(), model, batch=8, steps=2, seed=0, epochs=1)(0))
-
-
-@pytest.mark.slow
-def test_a_stream_of_images_trains_and_counts_what_is_bad(ray_session, tmp_path, digits):
-    cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
-    cells[5], cells[30] = b"no image", None
-    image_table(tmp_path / "data.parquet", cells)
-    options = {"data": str(tmp_path / "data.parquet"), "out": str(tmp_path / "m"), "preset": "demo", "batch_size": 32}
-    result = train(**options, epochs=3, workers=2, feed="streaming", max_bad_fraction=0.1)
-    losses = [epoch["train_loss"] for epoch in result["history"]]
-    assert losses == sorted(losses, reverse=True)
-    assert result["bad"] == 2
-    assert 270 < result["images"] < 348  # the others are held out
-    assert load_network(str(tmp_path / "m"))[2].config["feed"] == "streaming"
-    tags = events(tmp_path / "m-checkpoints" / "tensorboard")
-    assert {"train_loss", "validation_loss", "images_per_second", "learning_rate", "reconstructions"} <= tags
-    assert {"bits/mean_abs", "bits/dead", "bits/entropy", "bits/redundancy"} <= tags
 
 
 @pytest.mark.parametrize(
@@ -113,21 +117,28 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
 
 
 @pytest.mark.slow
-def test_a_run_is_begun_anew_continued_or_found_finished(undisturbed, tmp_path, digits):
+def test_a_run_is_begun_anew_continued_or_found_finished(finished):
     """Also by a cluster of another size, and with --overwrite, which begins anew what was finished only."""
-    out, storage = tmp_path / "m", tmp_path / "s"
-    options = {"data": str(digits), "out": str(out), "storage": str(storage), **SMALL}
-    first = train(**options, keep=2)
-    assert first["history"] == undisturbed
+    options, history = finished["options"], finished["result"]["history"]
+    out, storage = Path(options["out"]), Path(options["storage"])
     assert len(list(storage.glob("run/checkpoint_*"))) in (2, 3)  # the best two, and the newest where it is not among them
     no_workers = {name: value for name, value in options.items() if name != "workers"}
     assert train(**no_workers)["already"]
     shutil.rmtree(out)
     since = max(path.stat().st_mtime_ns for path in storage.rglob("state.pt"))
-    assert train(**no_workers, overwrite=False)["history"] == undisturbed, "published from the checkpoints that are there"
+    assert train(**no_workers, overwrite=False)["history"] == history, "published from the checkpoints that are there"
     assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) == since
-    assert train(**options, overwrite=True)["history"] == undisturbed
+    assert train(**options, overwrite=True)["history"] == history
     assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) > since
+
+
+@pytest.mark.slow
+def test_test_images_are_measured_every_epoch(finished):
+    """And decide nothing: the other runs of this file have none, and find the same."""
+    tested = [epoch["test_loss"] for epoch in finished["result"]["history"]]
+    assert len(tested) == SMALL["epochs"]
+    assert tested == sorted(tested, reverse=True)
+    assert "test_loss" in events(Path(finished["options"]["storage"]) / "tensorboard")
 
 
 @pytest.mark.slow
@@ -156,7 +167,7 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
 
 
 @pytest.mark.slow
-def test_a_run_on_s3_is_continued(s3, undisturbed, tmp_path, digits):
+def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path, digits):
     """In a process of its own, whose Ray knows the server."""
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [
@@ -212,12 +223,6 @@ def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_
     assert "state.pt" in done.stdout
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_session, tmp_path_factory, digits) -> list[dict]:
-    """The losses of a run that nothing disturbed."""
-    return train(data=str(digits), out=str(tmp_path_factory.mktemp("undisturbed") / "m"), **SMALL)["history"]
-
-
 def checkpoints(storage: Path) -> int:
     return len(list(storage.glob("run/checkpoint_*/state.pt")))
 
@@ -262,43 +267,32 @@ def test_losses_survive_the_death_of_a_worker(undisturbed, tmp_path, digits):
 
 
 @pytest.mark.slow
-def test_losses_survive_the_death_of_the_driver(undisturbed, tmp_path, digits):
-    options = [f"--{name}={value}" for name, value in SMALL.items()]
-    command = [
-        sys.executable,
-        str(ROOT / "jobs" / "train.py"),
-        "--data",
-        str(digits),
-        "--out",
-        str(tmp_path / "m"),
-        *options,
-    ]
+def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the_driver(ray_session, tmp_path, digits):
+    cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
+    cells[5], cells[30] = b"no image", None
+    image_table(tmp_path / "data.parquet", cells)
+    options = {"data": str(tmp_path / "data.parquet"), "preset": "demo", "epochs": 6, "batch_size": 32, "feed": "streaming"}
+    options |= {"workers": 2, "max_bad_fraction": 0.1}
+
+    whole = train(**options, out=str(tmp_path / "whole"))
+    losses = [epoch["train_loss"] for epoch in whole["history"]]
+    assert losses == sorted(losses, reverse=True)
+    assert whole["bad"] == 2
+    assert 270 < whole["images"] < 348  # the others are held out
+    assert load_network(str(tmp_path / "whole"))[2].config["feed"] == "streaming"
+    tags = events(tmp_path / "whole-checkpoints" / "tensorboard")
+    assert {"train_loss", "validation_loss", "images_per_second", "learning_rate", "reconstructions"} <= tags
+    assert {"bits/mean_abs", "bits/dead", "bits/entropy", "bits/redundancy"} <= tags
+
+    command = [sys.executable, "jobs/train.py", "--out", str(tmp_path / "m")]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
     assert first.wait() == -signal.SIGKILL
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
-
-
-@pytest.mark.slow
-def test_a_stream_continues_after_the_death_of_the_driver(ray_session, tmp_path, digits):
-    options = {"--data": digits, "--preset": "demo", "--epochs": 6, "--batch-size": 32, "--feed": "streaming"}
-    command = [sys.executable, "jobs/train.py", *(str(word) for option in options.items() for word in option)]
-
-    def losses(name: str) -> list[dict]:
-        done = subprocess.run([*command, "--out", tmp_path / name], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])["history"]
-
-    whole = losses("whole")
-    first = subprocess.Popen([*command, "--out", tmp_path / "m"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
-    assert first.wait() == -signal.SIGKILL
-    continued = losses("m")
+    continued = train(**options, out=str(tmp_path / "m"))["history"]
     assert [epoch["number"] for epoch in continued] == [1, 2, 3, 4, 5, 6]
     for name in ("train_loss", "validation_loss"):
-        assert continued[-1][name] == pytest.approx(whole[-1][name], rel=0.01)
+        assert continued[-1][name] == pytest.approx(whole["history"][-1][name], rel=0.01)
 
 
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
@@ -346,29 +340,18 @@ def test_too_many_bad_images_fail_the_run(ray_session, tmp_path, digits, feed):
 
 
 @pytest.mark.slow
-def test_test_images_are_measured_every_epoch(ray_session, undisturbed, tmp_path, digits):
-    result = train(data=str(digits), test_data=str(digits / "a.parquet"), out=str(tmp_path / "m"), **SMALL)
-    tested = [epoch.pop("test_loss") for epoch in result["history"]]
-    assert result["history"] == [{name: epoch[name] for name in epoch if name != "test_loss"} for epoch in undisturbed]
-    assert tested == sorted(tested, reverse=True)
-    assert "test_loss" in events(tmp_path / "m-checkpoints" / "tensorboard")
-
-
-@pytest.mark.slow
-def test_a_baseline_trains_and_is_refused_where_bits_are_needed(ray_session, tmp_path, digits):
-    train(data=str(digits), out=str(tmp_path / "m"), **{**SMALL, "epochs": 1}, bottleneck="continuous")
-    with pytest.raises(UserError, match="is a continuous baseline, which has no binary latents"):
-        load_network(str(tmp_path / "m"))
-
-
-@pytest.mark.slow
-def test_images_of_mixed_modes_and_sizes_train(ray_session, tmp_path, folder_of_images):
+def test_a_baseline_trains_on_images_of_mixed_modes_and_sizes(ray_session, tmp_path, folder_of_images):
+    """And is refused where bits are needed."""
     with Image.open(next(folder_of_images.rglob("*.png"))) as image:
         for mode in ("L", "RGBA", "P", "CMYK"):
             folder = tmp_path / "images" / mode
             folder.mkdir(parents=True)
             for size in range(20, 26):
                 image.convert(mode).resize((size, 70 - size)).save(folder / f"{size}.{'tiff' if mode == 'CMYK' else 'png'}")
-    result = train(data=str(tmp_path / "images"), out=str(tmp_path / "m"), preset="demo", epochs=1, workers=2, batch_size=8)
+    out = str(tmp_path / "m")
+    options = {"preset": "demo", "epochs": 1, "workers": 2, "batch_size": 8, "bottleneck": "continuous"}
+    result = train(data=str(tmp_path / "images"), out=out, **options)
     assert result["bad"] == 0
     assert 0 < result["images"] <= 24
+    with pytest.raises(UserError, match="is a continuous baseline, which has no binary latents"):
+        load_network(out)
