@@ -31,7 +31,7 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
     Args:
         config: TOML file with ``data``, ``out``, a table of options for each stage that needs some (evaluate runs if it has
             one), and perhaps ``current``, a file that is to name the bundle.
-        overwrite: replace artifacts of another make.
+        overwrite: replace artifacts of another make, and no others.
         address: Ray cluster to join; found or started when not given.
     """
     asked = read_pipeline(config, _STAGES)
@@ -44,9 +44,9 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
             if name == "evaluate" and name not in asked:
                 continue
             still_held()
-            taken = [option for option in inspect.signature(stage).parameters if option in places]
-            given = {option: places[option] for option in taken} | {"out": made[artifact]} | asked.get(name, {})
-            results[name] = call(stage, given | ({"overwrite": True} if overwrite else {}))
+            given = {option: places[option] for option in inspect.signature(stage).parameters if option in places}
+            given |= {"out": made[artifact], **asked.get(name, {})}
+            results[name] = call(stage, given, overwrite)
         if "current" in asked:
             move_pointer(asked["current"], places["bundle"])
     already = {"already": True} if all(result.get("already") for result in results.values()) else {}

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from lbae import log
-from lbae.errors import LbaeError, UserError, unknown
+from lbae.errors import LbaeError, OverwriteNeeded, UserError, unknown
 from lbae.io.machine import versions
 
 Job = Callable[..., dict[str, Any] | None]
@@ -28,14 +28,22 @@ Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """An option that may be given several times."""
 
 
-def call(job: Job, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Call a job with options by their names in Python, which are checked as the command line's are."""
+def call(job: Job, options: dict[str, Any], overwrite: bool = False) -> dict[str, Any] | None:
+    """Call a job with options by their names in Python, which are checked as the command line's are.
+
+    With ``overwrite`` it replaces what is of another make, but does not begin anew what is its own.
+    """
     words = []
     for name, value in options.items():
         option = name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{option}" if one else f"--no-{option}"] if isinstance(one, bool) else [f"--{option}", str(one)]
-    return _parse(job, words)()
+    try:
+        return _parse(job, words)()
+    except OverwriteNeeded:
+        if not overwrite:
+            raise
+        return _parse(job, [*words, "--overwrite"])()
 
 
 def run(job: Job | dict[str, Job]) -> None:

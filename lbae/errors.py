@@ -16,6 +16,10 @@ class UserError(LbaeError):
     exit_code = 2
 
 
+class OverwriteNeeded(UserError):
+    """What stands in the way is of another make; ``--overwrite`` replaces it."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not one of ``known``, with the nearest one and the whole list."""
     known = sorted(known)

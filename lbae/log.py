@@ -29,14 +29,26 @@ def configure() -> None:
     asked = os.environ.get(_VARIABLE, "plain")
     if asked not in ("plain", "json"):
         raise UserError(f"{_VARIABLE} is {asked!r}; allowed: plain, json")
+    logging.getLogger("lbae").setLevel(logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if asked == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def error(message: str) -> None:
-    """Say why a job ends: ``error: MESSAGE`` on standard error, or a line of JSON where those are asked for."""
+def say(message: str, level: int = logging.INFO) -> None:
+    """Tell a job's user on standard error: ``MESSAGE``, ``warning: MESSAGE``, or a line of JSON where that is asked for."""
     if os.environ.get(_VARIABLE) == "json":
-        logging.getLogger("lbae").error(message)
+        logging.getLogger("lbae").log(level, message)
     else:
-        print(f"error: {message}", file=sys.stderr)
+        word = f"{logging.getLevelName(level).lower()}: " if level > logging.INFO else ""
+        print(f"{word}{message}", file=sys.stderr, flush=True)
+
+
+def warning(message: str) -> None:
+    """Say what a result suffers from."""
+    say(message, logging.WARNING)
+
+
+def error(message: str) -> None:
+    """Say why a job ends."""
+    say(message, logging.ERROR)

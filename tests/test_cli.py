@@ -35,9 +35,14 @@ run(job)
 """
 LOGS = """
 import logging
+from lbae import log
 from lbae.cli import run
 from lbae.errors import LbaeError
+from lbae.report.progress import ProgressLine
 def job() -> dict:
+    with ProgressLine("count", 3, "images") as line:
+        line.update(3)
+    log.warning("look out")
     try:
         1 / 0
     except ZeroDivisionError:
@@ -104,8 +109,10 @@ def logged(form: str) -> tuple[int, list[str]]:
 
 def test_log_lines_are_json_where_that_is_asked_for():
     code, lines = logged("json")
-    first, last = (json.loads(line) for line in lines)
+    said, warned, first, last = (json.loads(line) for line in lines)
     assert code == 1
+    assert (said["level"], said["message"]) == ("INFO", "count: 3 of 3 images")
+    assert (warned["level"], warned["message"]) == ("WARNING", "look out")
     assert list(first) == ["time", "level", "logger", "message"]
     assert (first["level"], first["logger"]) == ("ERROR", "other.package")
     assert first["message"].startswith("two\nlines\nTraceback")
@@ -115,7 +122,8 @@ def test_log_lines_are_json_where_that_is_asked_for():
 
 def test_plain_log_lines_stay_plain():
     code, lines = logged("plain")
-    assert (code, lines[0], lines[-1]) == (1, "ERROR other.package: two", "error: it failed")
+    assert (code, lines[:3]) == (1, ["count: 3 of 3 images", "warning: look out", "ERROR other.package: two"])
+    assert lines[-1] == "error: it failed"
     assert logged("xml") == (2, ["error: LBAE_LOG is 'xml'; allowed: plain, json"])
 
 

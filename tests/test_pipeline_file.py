@@ -1,6 +1,8 @@
-"""Mistakes in the file of ``jobs/pipeline.py``; tests/test_cluster.py runs one."""
+"""What ``jobs/pipeline.py`` replaces, and mistakes in its file; tests/test_cluster.py runs one from the start."""
 
+import json
 import re
+import shutil
 
 import pytest
 
@@ -30,6 +32,22 @@ def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):
     done = job("pipeline", "--config", config)
     assert (done.code, done.out) == (2, "")
     assert re.search(message, done.error), done.error
+
+
+@pytest.mark.slow
+def test_overwriting_replaces_what_is_of_another_make_only(job, pipeline, tmp_path):
+    out, config = tmp_path / "out", tmp_path / "c.toml"
+    shutil.copytree(pipeline.out, out)
+    stages = '[train]\npreset = "demo"\nepochs = 12\nworkers = 2\n[fit]\ncomponents = 3'
+    config.write_text(f'data = "{pipeline.data}"\nout = "{out}"\n{stages}')
+    done = job("pipeline", "--config", config)
+    assert (done.code, "already holds a bundle" in done.error) == (2, True)
+    for kept in (["train", "encode", "reduce"], ["train", "encode", "reduce", "fit"]):
+        done = job("pipeline", "--config", config, "--overwrite")
+        assert done.code == 0, done.err
+        results = json.loads(done.out)["stages"]
+        assert [name for name, result in results.items() if result.get("already")] == kept
+        assert results["fit"]["components"] == 3
 
 
 def test_a_pipeline_runs_once_at_a_time(job, tmp_path):

@@ -21,6 +21,7 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
 # first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
+_LOOK_STEPS = 100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
 _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
 
 # Of PyTorch's data-parallel wrapper: every worker keeps BatchNorm statistics of its own images, which `average_buffers`
@@ -140,7 +141,10 @@ def train_epoch(
     worker: int = 0,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> Tensor:
-    """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers."""
+    """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers.
+
+    FloatingPointError within a hundred steps of a loss of this worker that is not finite.
+    """
     epoch = len(state.history)
     seed = epoch_seed(config.seed, epoch, worker)
     torch.manual_seed(seed)  # the noise of Gaussian codes
@@ -161,6 +165,8 @@ def train_epoch(
             batch = torch.where(mirrored[step][:, None, None, None], batch.flip(2), batch)
         pixels = to_network(batch, state.network.config)
         losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
+        if step % _LOOK_STEPS == _LOOK_STEPS - 1:
+            _check_steps(losses, epoch, step + 1)
         on_step(len(batch))
     return losses
 
@@ -229,7 +235,7 @@ def train(
     while len(state.history) < config.epochs:
         steps = train_epoch(state, stepped, feed, config, precision=precision, worker=worker, on_step=on_step)
         losses = sum_over_workers(steps)
-        _check_steps(losses, len(state.history))
+        _check_steps(losses, len(state.history), len(losses))
         average_buffers(state.network, sum_over_workers, workers)
         epoch = Epoch(
             number=len(state.history) + 1,
@@ -243,8 +249,9 @@ def train(
         on_epoch(state)
 
 
-def _check_steps(losses: Tensor, epoch: int) -> None:
-    bad = (~torch.isfinite(losses)).nonzero()
+def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
+    """FloatingPointError when one of the first ``done`` losses of an epoch is not finite."""
+    bad = (~torch.isfinite(losses[:done])).nonzero()
     if len(bad):
         step = int(bad[0])
         raise _diverged(

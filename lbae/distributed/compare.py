@@ -1,6 +1,5 @@
 """Comparing what an evaluation saw: one Ray task a distance, a kind of edit, a run of latents or of training images."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
@@ -63,7 +63,7 @@ def compare(
     _find_nearest(inputs, found)
     if same := found.overlap.get("bytes"):
         what = f"{same} test images are training images too, byte by byte"
-        print(f"warning: {what}; what was trained on looks better than it is", file=sys.stderr)
+        log.warning(f"{what}; what was trained on looks better than it is")
     return found
 
 

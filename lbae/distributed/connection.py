@@ -65,7 +65,8 @@ def connect(address: str | None) -> None:
 
 def _check_answers(address: str | None) -> None:
     """LbaeError when nothing listens where Ray will look for a cluster: Ray itself would try again for minutes."""
-    place = os.environ.get("RAY_ADDRESS") or address or find_bootstrap_address(None) or ""
+    asked = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS")  # as ray.init chooses
+    place = asked or find_bootstrap_address(None) or ""
     host, _, port = place.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:  # to be started, or an address of another kind
         return

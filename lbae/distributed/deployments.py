@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import ray
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -161,7 +162,7 @@ def _from_shelf(threads: int) -> Callable[[Edition], Awaitable[Backend]]:
 
 
 def _backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if ray.get_gpu_ids() else "cpu"  # torch sees GPUs too that others share out among themselves
     return BundleBackend(dataclasses.replace(bundle, codec=bundle.codec.to(device)), on_batch)
 
 

@@ -1,10 +1,10 @@
 """Whether this machine, the Ray cluster and the storage are fit for the jobs, and what to mend where they are not."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from lbae import log
 from lbae.distributed.probe import reached
 from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes, session
 from lbae.errors import LbaeError, UserError
@@ -24,9 +24,7 @@ def doctor(*, storage: tuple[str, ...] = (), gpus: int = 0, address: str | None 
         raise UserError(f"gpus is {gpus}; allowed: 0 or more")
     done = []
     for check in _checks(storage, gpus, address):
-        print(
-            f"{'ok   ' if check.ok else 'FAILS'} {check.name}: {' '.join(check.note.split())}", file=sys.stderr, flush=True
-        )
+        log.say(f"{'ok   ' if check.ok else 'FAILS'} {check.name}: {' '.join(check.note.split())}")
         done.append(check)
     return {"ok": all(check.ok for check in done), "checks": [asdict(check) for check in done]}
 

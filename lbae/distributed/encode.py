@@ -51,6 +51,7 @@ def encode(
     kind: Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
+    gpus: int | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Encode images into a Parquet table of bit-packed latents. A killed job, run again, continues.
@@ -64,6 +65,7 @@ def encode(
         kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
         overwrite: replace another artifact at ``out``.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
     """
     _, config, manifest = load_network(model)
@@ -79,16 +81,19 @@ def encode(
             shards = without(shards, base.keys())
             if not shards:
                 return {"out": absolute(out), **base.manifest.result, "already": True}
-            artifact.begin_update(out, base.manifest, parents, overwrite, work=CUT)
         else:
-            done = artifact.begin(out, latent_table.KIND, parents, settings, overwrite, work=CUT)
-            if done:
+            place = (out, latent_table.KIND, parents, settings, overwrite, CUT)
+            if done := artifact.finished(*place):
                 check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
                 return done
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
-        with session(address):
+        with session(address, gpus):
             reached([images.uri, model], [out])
+            if base:
+                artifact.begin_update(out, base.manifest, parents, overwrite, work=CUT)
+            else:
+                artifact.begin(*place)
             encoder["precision"] = base.manifest.result["precision"] if base else _precision(encoder["out"])
             encoded = _encode(encoder, shards, still_held)
             parts = _assemble(absolute(out), base)

@@ -44,6 +44,7 @@ def evaluate(
     max_bad_fraction: float = 0.01,
     cache: str | None = None,
     overwrite: bool = False,
+    gpus: int | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out and named.
@@ -63,6 +64,7 @@ def evaluate(
         max_bad_fraction: share of undecodable test images above which the job fails.
         cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or ~/.cache/lbae.
         overwrite: replace another artifact at ``out``.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
     """
     settings = Settings(
@@ -74,15 +76,16 @@ def evaluate(
     )
     inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
     config = {"version": VERSION, **asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
-    done = artifact.begin(out, evaluation.KIND, inputs.parents, config, overwrite)
-    if done:
+    place = (out, evaluation.KIND, inputs.parents, config, overwrite)
+    if done := artifact.finished(*place):
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
-    with session(address):
+    with session(address, gpus):
         reached([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
         found, networks = _find(inputs, settings, kept, max_bad_fraction)
         report = evaluation.report(inputs, settings, found, networks)
         files = evaluation_page.files(inputs, report, found)
+    artifact.begin(*place)
     for name, content in files.items():
         (resolve(out) / name).write_bytes(content)
     fingerprint = artifact.digest(files["report.json"])

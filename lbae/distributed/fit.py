@@ -89,12 +89,13 @@ def fit(
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
     with locked(out):
-        done = artifact.begin(out, bundle_io.KIND, parents, settings, overwrite)
-        if done:
+        place = (out, bundle_io.KIND, parents, settings, overwrite)
+        if done := artifact.finished(*place):
             return done
         started = time.monotonic()
         with session(address):
             reached([latents], [out])
+            artifact.begin(*place)
             pooled = ray.remote(pooled_factor).remote(sums)
             alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
             found = scan(table, [by] if by else [])

@@ -41,10 +41,12 @@ def ingest(
     images = plan(source, kind)
     parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
     with locked(out) as still_held:
-        done = artifact.begin(out, image_table.KIND, parents, config, overwrite, work=parts_io.CUT)
+        place = (out, image_table.KIND, parents, config, overwrite, parts_io.CUT)
+        done = artifact.finished(*place)
         if not done:
             with session(address):
                 reached([images.uri], [out])
+                artifact.begin(*place)
                 done = _written(images, absolute(out), parents, config, still_held)
     check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
     return done

@@ -44,13 +44,14 @@ def sample_table(
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
-        done = artifact.begin(out, image_table.KIND, parents, settings, overwrite)
-        if done:
+        place = (out, image_table.KIND, parents, settings, overwrite)
+        if done := artifact.finished(*place):
             return done
         started = time.monotonic()
         parts, tries = [], 0
         with session(address), ProgressLine("sample", num, "images") as line:
             reached([], [out])
+            artifact.begin(*place)
             for part, tried in _parts(loaded, absolute(out), num, seed, given):
                 parts.append(part)
                 tries += tried

@@ -4,6 +4,7 @@ from typing import Any
 
 from lbae.core.packing import pack
 from lbae.distributed.neighbours import nearest_in
+from lbae.distributed.probe import reached
 from lbae.distributed.session import session
 from lbae.errors import UserError
 from lbae.io import latent_table
@@ -47,6 +48,7 @@ def search(
     codec = load_model(place, table.manifest.result["precision"])
     query = load_image(codec.config, image)
     with session(address):
+        reached([latents], [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
     if out:

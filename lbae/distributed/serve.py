@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -18,7 +19,9 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
+from lbae import log
 from lbae.distributed.deployments import SHELF, Topology, application, check_bundle
+from lbae.distributed.probe import reached
 from lbae.distributed.session import cluster_nodes, root_cause, session
 from lbae.distributed.shelf import State
 from lbae.errors import LbaeError, UserError
@@ -35,11 +38,9 @@ _ANSWER_S = 30
 # (docs/results.md). Replicas that are to end are out of its list within a second. One that is stuck keeps its connections,
 # so requests to it are given up, and sent again, a little later than a replica itself would give up (Limits.max_seconds).
 _HAPROXY = {
-    "env_vars": {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "125",
-    }
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "125",
 }
 _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
 
@@ -55,6 +56,7 @@ def serve(
     topology: Topology | None = None,
     api_keys: str | None = None,
     insecure: bool = False,
+    gpus: int | None = None,
     address: str | None = None,
 ) -> Any:
     """Serve a bundle over HTTP: sampling, interpolation, attribute editing, encoding and decoding.
@@ -71,6 +73,7 @@ def serve(
         topology: fused, all in one deployment (the default), or split: one each for codec, sampler, interpolator and editor.
         api_keys: file with one API key a line; or give them in LBAE_API_KEYS, between commas.
         insecure: serve on an open interface without API keys.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
     """
     uri = bundle or follow
@@ -88,7 +91,7 @@ def serve(
     }
     options = {name: value for name, value in asked.items() if value is not None}
     limits = Limits(keys=keys_of(api_keys, host or "127.0.0.1", insecure))
-    with session(address):
+    with session(address, gpus):
         if is_served():
             if options or follow or api_keys:
                 raise UserError(
@@ -113,16 +116,14 @@ def _watch() -> None:
             now = state(_LOOK_S)
         except Exception as error:  # Serve starts a lost shelf again, and the replicas answer meanwhile
             if not silent:
-                print(
-                    f"warning: what the service answers from is not known at present: {root_cause(error)}", file=sys.stderr
-                )
+                log.warning(f"what the service answers from is not known at present: {root_cause(error)}")
             silent = True
             continue
         silent = False
         if now.current != seen.current:
-            print(f"answers from {now.current.uri} ({now.current.fingerprint}) now", file=sys.stderr)
+            log.say(f"answers from {now.current.uri} ({now.current.fingerprint}) now")
         if now.problem and now.problem != seen.problem:
-            print(f"error: {now.problem}; {now.current.uri} goes on", file=sys.stderr)
+            log.error(f"{now.problem}; {now.current.uri} goes on")
         seen = now
 
 
@@ -134,6 +135,7 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
     Serve listens elsewhere on this cluster already; LbaeError when the service does not start.
     """
     running = _check_address(host, port)
+    reached([bundle], [])
     app = application(bundle, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
@@ -157,8 +159,22 @@ def controller_options(host: str) -> dict[str, Any] | None:
 
     It looks for those of its own node at 127.0.0.1, and for others, which listen at ``host`` too, at their nodes' addresses.
     """
-    reached = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
-    return {"runtime_env": _HAPROXY} if reached and sys.platform == "linux" else None
+    fit = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
+    if not fit or sys.platform != "linux":
+        return None
+    return {"runtime_env": {"env_vars": {**_HAPROXY, **(_own_places() if host == "127.0.0.1" else {})}}}
+
+
+def _own_places() -> dict[str, str]:
+    """Files and ports that no other service on this machine has, another user's perhaps: HAProxy's defaults are fixed."""
+    folder = f"/tmp/haproxy-serve-{os.getuid()}"
+    files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_FILE": "server-state"}
+    places = {name: f"{folder}/{file}" for name, file in files.items()} | {"SERVER_STATE_BASE": folder}
+    with socket.socket() as metrics, socket.socket() as statistics:
+        for port, name in ((metrics, "METRICS_PORT"), (statistics, "STATS_PORT")):
+            port.bind(("127.0.0.1", 0))
+            places[name] = str(port.getsockname()[1])
+    return {f"RAY_SERVE_HAPROXY_{name}": value for name, value in places.items()}
 
 
 def _check_address(host: str, port: int) -> bool:
@@ -201,7 +217,7 @@ def _wait_until_running() -> None:
         if time.monotonic() > until:
             raise LbaeError(f"the service did not start in {_START_S} s: {saying or 'its replicas wait for CPUs or memory'}")
         if saying and saying != said:
-            print(f"waiting: {saying}", file=sys.stderr)
+            log.say(f"waiting: {saying}")
         said = saying
         time.sleep(0.2)
 

@@ -1,7 +1,6 @@
 """The Ray session of a job: join the cluster there is, or start a local one for the time of the job."""
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lbae import log
 from lbae.distributed.connection import connect
 from lbae.errors import LbaeError, UserError
 from lbae.report.progress import ProgressLine
@@ -33,11 +33,12 @@ _ACTORS_A_GPU = 4  # a GPU runs the network faster than one CPU decodes or compr
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[None]:
+def session(address: str | None = None, gpus: int | None = None) -> Iterator[None]:
     """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
 
-    A Ray that is connected already (a notebook's, a test's) is used and left alone. Errors of this package that tasks raise
-    come out as themselves; what connecting raises says :func:`lbae.distributed.connection.connect`.
+    A Ray that is connected already (a notebook's, a test's) is used and left alone. Where ``gpus`` are asked for, they are
+    waited for as :func:`wait_for` does: a cluster may have nodes with GPUs only while somebody wants them. Errors of this
+    package that tasks raise come out as themselves; what connecting raises says :func:`lbae.distributed.connection.connect`.
     """
     # A task that fails fails all its results; the one that is asked for carries the error, the others would print it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -45,6 +46,10 @@ def session(address: str | None = None) -> Iterator[None]:
     if not joined:
         connect(address)
     try:
+        if gpus is not None:
+            if gpus < 1:
+                raise UserError(f"gpus is {gpus}; allowed: 1 or more, or leave it out")
+            wait_for(gpus, "GPU", "start nodes that have them, or leave --gpus out to take what there is")
         yield
     except RayTaskError as error:
         raise root_cause(error) from error
@@ -92,7 +97,7 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     if found() >= count:
         return
     patience = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
-    print(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}", file=sys.stderr)
+    log.say(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}")
     request_resources(bundles=[{resource: 1}] * count)
     deadline = time.monotonic() + patience
     while found() < count and time.monotonic() < deadline:

@@ -173,9 +173,6 @@ class Shelf:
         """Change over where the pointer names another bundle, but not again to one that was refused; which one that is."""
         uri = await asyncio.to_thread(read_pointer, pointer)
         _, next_ = self._known()
-        if uri == next_.uri:
-            self._problem = None
-            return None
         found = uri, (await asyncio.to_thread(read_manifest, uri, KIND)).fingerprint
         if found[1] == next_.fingerprint:
             self._problem = None

@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
 
-from lbae import presets
+from lbae import log, presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch
@@ -34,7 +33,7 @@ from lbae.distributed.session import (
 )
 from lbae.distributed.stream import dataset
 from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, OverwriteNeeded, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
 from lbae.io.lock import locked
@@ -72,6 +71,7 @@ def train(
     kind: Kind | None = None,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
+    gpus: int | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Train an LBAE on images and publish the model.
@@ -85,7 +85,8 @@ def train(
         bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all.
+        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. A batch that
+            they cannot share evenly is smaller by the rest.
         storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
@@ -96,6 +97,7 @@ def train(
         kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails.
         overwrite: replace another artifact at ``out``.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
@@ -107,7 +109,7 @@ def train(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     folder = _storage(storage, out)
-    with locked(folder) as still_held, session(address):
+    with locked(folder) as still_held, session(address, gpus):
         before = {} if overwrite else _before(out, folder)
         count = workers or before.get("workers") or max(1, cluster_gpus())
         chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
@@ -116,14 +118,15 @@ def train(
         _check_workers(count, min_workers, config)
         if overwrite or not finished:
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", "lower --workers")
-        done = artifact.begin(out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
-        if done:
+        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
+        if done := artifact.finished(*place):
             return done
         reached([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = _scaling(count, min_workers, chosen_feed)
         _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
-        print(f"feed: {chosen_feed} ({sizes})", file=sys.stderr)
+        artifact.begin(*place)
+        log.say(f"feed: {chosen_feed} ({sizes})")
         settings = Settings(
             config=config,
             source=images,
@@ -135,6 +138,9 @@ def train(
         )
         weights, metrics = _run(settings, scaling, folder, keep)
         still_held()
+        # Where a run with another storage was published meanwhile, it stays, and this one in its checkpoints.
+        if done := artifact.finished(*place[:-1], overwrite=False):
+            return done
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)
         result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
@@ -192,7 +198,7 @@ def _claim(folder: str, identity: dict[str, Any], overwrite: bool, anew: bool) -
         if known.exists():
             changed = artifact.changes(json.loads(known.read_bytes()), identity)
             if changed and not overwrite:
-                raise UserError(
+                raise OverwriteNeeded(
                     f"storage {folder} holds checkpoints of another run ({changed}); give the same options to continue it,"
                     " another --storage, or --overwrite"
                 )

@@ -55,10 +55,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """A worker's images: those it trains on, those held out, and facts about all workers'."""
+    """A worker's images: those it trains on, those held out, and of all workers' the ``rows`` and facts."""
 
     feed: Feed
     held_out: Tensor
+    rows: int
     facts: dict[str, Any]
 
 
@@ -162,19 +163,21 @@ def _resident(settings: Settings, rank: int, world: int) -> Images:
     if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
         resident = resident.to(device)
     feed = Resident(resident, batch, steps, config.train.seed)
-    return Images(feed=feed, held_out=held_out, facts={"images": trained, "bad": bad})
+    return Images(feed=feed, held_out=held_out, rows=settings.source.rows, facts={"images": trained, "bad": bad})
 
 
 def _streamed(settings: Settings, rank: int, world: int) -> Images:
-    """This worker's part of the stream; what is held out is decoded once, from the first shards."""
+    """This worker's part of the stream; what is held out is decoded once, if it is not too much."""
     config, source = settings.config, settings.source
-    held_out = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
+    held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
+    bad, looked_at = _total(missed, missed + len(held_out))
     trained = sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards)
     batch = _batch(config, trained // world, trained, world)
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
     stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs)
-    return Images(feed=stream, held_out=torch.from_numpy(held_out), facts={"images": trained})
+    facts = {"images": trained, "bad": bad}
+    return Images(feed=stream, held_out=torch.from_numpy(held_out), rows=trained + looked_at, facts=facts)
 
 
 def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
@@ -210,10 +213,10 @@ class _Reporter:
     def report(self, state: TrainState) -> None:
         """Report the epoch that has just ended."""
         if isinstance(self._images.feed, Stream):
-            (bad,) = _total(self._images.feed.bad)
-            source = self._settings.source
-            check_bad_share(source.uri, bad, source.rows, self._settings.max_bad_fraction)
-            self._facts |= {"bad": bad, "images": self._images.facts["images"] - bad}
+            (missed,) = _total(self._images.feed.bad)
+            bad = self._images.facts["bad"] + missed
+            check_bad_share(self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction)
+            self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
         now = time.monotonic()
         self._facts["images_per_second"] = round(self._images_an_epoch / (now - self._since), 1)
         self._since = now

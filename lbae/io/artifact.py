@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import lbae
-from lbae.errors import UserError
+from lbae.errors import OverwriteNeeded, UserError
 from lbae.io.storage import Location, absolute, resolve
 
 FORMAT_VERSION = 1
@@ -98,6 +98,37 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
+def finished(
+    out: str,
+    kind: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    overwrite: bool,
+    work: dict[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and is to stay.
+
+    Nothing else is removed. UserError when ``out`` holds another artifact that may not be overwritten, files that are no
+    artifact's, or leftovers of another run where leftovers stay: ``work`` says what they depend on besides, as how the
+    work is cut.
+    """
+    location = resolve(out)
+    if (location / MANIFEST).exists():
+        manifest = read_manifest(out)
+        if overwrite:
+            return None
+        if (manifest.kind, manifest.parents, manifest.config) != (kind, parents, config):
+            why = _differences(manifest, kind, parents, config)
+            raise OverwriteNeeded(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
+        clear_published(out, manifest)
+        return {"out": absolute(out), **manifest.result, "already": True}
+    if location.exists() and not (location / BEGUN).exists() and not location.is_empty_folder():
+        raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
+    if work is not None:
+        _is_continued(location, _identity(kind, parents, config, work), overwrite)
+    return None
+
+
 def begin(
     out: str,
     kind: str,
@@ -106,32 +137,22 @@ def begin(
     overwrite: bool,
     work: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Make ``out`` ready to be written.
+    """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors these are.
 
-    Returns the job's result, marked ``already``, when the same artifact (config and parents) stands there. Leftovers of an
-    unfinished run and, with ``overwrite``, another artifact are removed; leftovers stay when ``work`` is given, which says
-    what they depend on besides, as how the work is cut. UserError when ``out`` holds another artifact, files that are no
-    artifact's, or leftovers of another run that are to stay.
+    Another artifact and leftovers of an unfinished run are removed, but leftovers of this run when ``work`` is given. A job
+    that can fail before it has anything to write asks :func:`finished` first.
     """
-    identity = {"kind": kind, "parent": parents, "generation": 1, "work": work or {}, **config}
-    location = resolve(out)
-    if (location / MANIFEST).exists():
-        manifest = read_manifest(out)
-        if (manifest.kind, manifest.parents, manifest.config) == (kind, parents, config):
-            if not overwrite:
-                clear_published(out, manifest)
-                return {"out": absolute(out), **manifest.result, "already": True}
-        elif not overwrite:
-            why = _differences(manifest, kind, parents, config)
-            raise UserError(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
+    if done := finished(out, kind, parents, config, overwrite, work):
+        return done
+    location, identity = resolve(out), _identity(kind, parents, config, work)
+    if (location / MANIFEST).exists() or work is None or not _is_continued(location, identity, overwrite):
         location.remove()
-    elif location.exists():
-        if not (location / BEGUN).exists() and not location.is_empty_folder():
-            raise UserError(f"{out} already exists and is no artifact of this package; choose another --out")
-        if work is None or not _is_continued(location, identity, overwrite):
-            location.remove()
     (location / BEGUN).write_bytes(json.dumps(identity).encode())
     return None
+
+
+def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: dict[str, Any] | None) -> dict[str, Any]:
+    return {"kind": kind, "parent": parents, "generation": 1, "work": work or {}, **config}
 
 
 def begin_update(
@@ -165,7 +186,7 @@ def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool)
         return False
     changed = changes(json.loads((location / BEGUN).read_bytes()), identity)
     if changed and not overwrite:
-        raise UserError(
+        raise OverwriteNeeded(
             f"{location} holds an unfinished run with other options ({changed}); give the same ones to continue it,"
             " or --overwrite to begin anew"
         )

@@ -109,7 +109,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     names = _FILES | ({"examples": _EXAMPLES} if _EXAMPLES in manifest.files else {})
     data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
     if digest(*data.values()) != manifest.fingerprint:
-        raise LbaeError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
+        raise UserError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
     config = Config.from_dict(json.loads(data["config"]))
     statistics = _statistics(manifest, data["attributes"])
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

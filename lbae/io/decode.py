@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io.images import ImageError, decode_image
-from lbae.io.source import Source, held_out, only, read_batches, read_shard, shard_keys
+from lbae.io.source import HELD_OUT_OF, Source, held_out, only, read_batches, read_shard, shard_keys, spread
 
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
@@ -57,19 +57,21 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
 
 def decode_held_out(
     source: Source, config: ModelConfig, offset: int, stride: int, most: int
-) -> UInt8[np.ndarray, "K H W C"]:
-    """Held-out image ``offset`` and every ``stride``-th after it, from the first shards on, until there are ``most``."""
-    parts, count, seen = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0
-    for shard in source.shards:
+) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
+    """Held-out row ``offset`` and every ``stride``-th after it, about ``most`` from all over a source that may be sorted.
+
+    Their images, and how many of the rows are none.
+    """
+    parts, count, seen, bad = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0, 0
+    for shard in spread(source.shards, HELD_OUT_OF * most * stride):
         rows = np.flatnonzero(held_out(shard_keys(shard)))
         mine = rows[(offset - seen) % stride :: stride][: most - count]
         seen += len(rows)
         if len(mine):
-            parts.append(decode_rows(read_shard(shard).take(mine), config).images)
-            count += len(mine)
-        if count >= most:
-            break
-    return np.concatenate(parts)
+            decoded = decode_rows(read_shard(shard).take(mine), config)
+            parts.append(decoded.images)
+            count, bad = count + len(mine), bad + len(decoded.quarantine)
+    return np.concatenate(parts), bad
 
 
 def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:

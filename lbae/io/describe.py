@@ -35,10 +35,13 @@ def describe(uri: str) -> dict[str, Any]:
         "packages": manifest.packages,
         "result": {k: v for k, v in manifest.result.items() if k not in ("kind", "fingerprint", "rows", "history")},
     }
+    if parts := [name for name in manifest.files if name.startswith("data/")]:
+        with (resolve(uri) / parts[0]).open() as file:
+            facts["schema"] = {field.name: str(field.type) for field in pq.read_schema(file)}
     if manifest.kind == moments.KIND:
         facts["bits"] = _bits(moments.load_moments(uri)[0])
     if manifest.kind == latent_table.KIND and manifest.rows:
-        facts |= _latents(uri)
+        facts["bits"] = _bits_of_latents(uri)
     if reasons := _quarantine(uri, manifest.files):
         facts["quarantine"] = dict(reasons.most_common())
     if manifest.kind == bundle.KIND:
@@ -46,12 +49,11 @@ def describe(uri: str) -> dict[str, Any]:
     return facts
 
 
-def _latents(uri: str) -> dict[str, Any]:
+def _bits_of_latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
     parts = [latent_table.packed_latents(table.read(part, ["latent"])) for part in table.parts[:_SAMPLE_PARTS]]
     packed = np.concatenate(parts)
-    schema = {field.name: str(field.type) for field in table.schema()}
-    return {"schema": schema, "bits": _bits(moment_sums(packed, table.latent_dim))}
+    return _bits(moment_sums(packed, table.latent_dim))
 
 
 def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:

@@ -1,6 +1,6 @@
 """Writing image tables: Parquet with an ``image`` column in the layout of the Hugging Face hub."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,18 @@ def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H 
 
 def write_files(out: str, index: int, encoded: list[tuple[str, bytes]], columns: dict[str, list[Any]]) -> ImagePart:
     """Write part ``index`` of the table at ``out`` from names and contents of image files, and further columns."""
+    table = pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns})
     digest = RowDigest()
-    digest.add(path.encode() + data for path, data in encoded)
+    digest.add(rows_of(table))
     file = f"data/part-{index:05d}.parquet"
-    write_parquet(out, file, pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns}))
+    write_parquet(out, file, table)
     return ImagePart(files=(file,), rows=len(encoded), digest=digest.total)
+
+
+def rows_of(table: pa.Table) -> Iterator[bytes]:
+    """Every row of an image table as bytes, for its fingerprint."""
+    for image, rest in zip(table["image"].to_pylist(), table.drop_columns(["image"]).to_pylist(), strict=True):
+        yield image["path"].encode() + image["bytes"] + (repr(sorted(rest.items())).encode() if rest else b"")
 
 
 def publish_parts(

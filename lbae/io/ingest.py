@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from lbae.io.artifact import RowDigest
 from lbae.io.decode import QUARANTINE_SCHEMA
-from lbae.io.image_table import ImagePart
+from lbae.io.image_table import ImagePart, rows_of
 from lbae.io.images import ImageError, check_image
 from lbae.io.latent_table import write_parquet
 from lbae.io.plan import CUT as SOURCE_CUT
@@ -82,7 +82,7 @@ def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> Non
         if shards[0].row_groups or shards[0].samples:
             rest = {_PATH: kept["path"], **rest}
         good.append(pa.table({"image": image, **rest}))
-        digest.add(cell["path"].encode() + cell["bytes"] for cell in image.to_pylist())
+        digest.add(rows_of(good[-1]))
     table, set_aside = pa.concat_tables(good), pa.concat_tables(bad)
     if len(set_aside):
         write_parquet(out, quarantine, set_aside)

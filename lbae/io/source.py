@@ -16,6 +16,7 @@ from lbae.io import tables, tars
 from lbae.io.columns import check_fit, laid_out
 from lbae.io.storage import Location, resolve
 
+HELD_OUT_OF = 10  # rows one is held out of, for validation
 _BATCH_ROWS = 256
 
 
@@ -175,4 +176,4 @@ def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
 def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     """Rows that every stage keeps for validation: sha256(key) mod 10 = 0."""
     digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
-    return np.fromiter((int.from_bytes(d) % 10 == 0 for d in digests), dtype=bool, count=len(keys))
+    return np.fromiter((int.from_bytes(d) % HELD_OUT_OF == 0 for d in digests), dtype=bool, count=len(keys))

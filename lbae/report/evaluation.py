@@ -1,7 +1,6 @@
 """What an evaluation is given, what it finds, and the report of it."""
 
 import importlib.metadata
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -9,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 import lbae
+from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.fidelity import moment_errors
 from lbae.core.health import bit_health
@@ -108,7 +108,7 @@ def _check_size(test: Source, side: int) -> None:
     text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
     if min(size) < side:
         raise UserError(f"{text}: give test images of the kind that the bundle was trained on")
-    print(f"warning: {text}; they are cropped and resized", file=sys.stderr)
+    log.warning(f"{text}; they are cropped and resized")
 
 
 def chosen_priors(names: str) -> tuple[str, ...]:

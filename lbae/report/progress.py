@@ -1,6 +1,5 @@
 """Progress in images (or rows) a second with the time left, on standard error."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -8,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from lbae import log
 
 _LOG_EVERY_S = 10.0
 
@@ -72,4 +73,4 @@ class ProgressLine:
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         if self.done > self._before:
             text += f", {self.rate:,.0f} {self.unit}/s, {(self.total - self.done) / self.rate:.0f} s left"
-        print(f"{text}  {self._note}".rstrip(), file=sys.stderr, flush=True)
+        log.say(f"{text}  {self._note}".rstrip())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import Response
+from starlette.concurrency import run_in_threadpool
 
 from lbae.core.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
@@ -87,7 +88,8 @@ async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
     """Frames as NDJSON, a line each, as soon as they are made."""
     index = 0
     async for chunk in frames:
-        for field in image_fields(chunk, "png"):
+        for frame in chunk:
+            (field,) = await run_in_threadpool(image_fields, frame[None], "png")
             yield json.dumps({"frame": index, **field}) + "\n"
             index += 1
 

@@ -1,11 +1,13 @@
 """The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -33,6 +35,7 @@ from lbae.web.requests import (
 )
 
 _FRAMES = 64  # of a stream that are decoded at a time
+_DECODERS = CapacityLimiter(4)  # threads of a replica: an image of as many pixels as are allowed takes 300 MB meanwhile
 _IMAGE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in answers.MEDIA.values()}
 _FILES: dict[int | str, Any] = {200: {"content": _IMAGE | {"application/zip": {}, "application/json": {}}}}
 
@@ -223,7 +226,9 @@ async def _latents(items: list[Source], param: str, backend: Backend, limits: Li
         if item.latent is not None:
             latents[index] = latent_of(item.latent, config.latent_dim, f"{name}.latent")
         elif item.image is not None:
-            images[index] = await run_in_threadpool(image_of, item.image, config, limits.max_pixels, f"{name}.image")
+            images[index] = await to_thread.run_sync(
+                image_of, item.image, config, limits.max_pixels, f"{name}.image", limiter=_DECODERS
+            )
     if images:
         latents[list(images)] = await backend.encode(np.stack(list(images.values())))
     return latents
@@ -231,7 +236,8 @@ async def _latents(items: list[Source], param: str, backend: Backend, limits: Li
 
 async def _images(texts: list[str], backend: Backend, limits: Limits) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
     config = backend.about.config
-    found, errors = await run_in_threadpool(_each, texts, lambda text: image_of(text, config, limits.max_pixels))
+    read = functools.partial(image_of, config=config, max_pixels=limits.max_pixels)
+    found, errors = await to_thread.run_sync(_each, texts, read, limiter=_DECODERS)
     return np.stack(found) if found else np.empty(0), errors
 
 

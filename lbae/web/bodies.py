@@ -54,7 +54,10 @@ async def _multipart(request: Request, model: Any) -> dict[str, Any]:
         if unknown or not files or not isinstance(rest, str):
             raise RequestError(422, "a multipart request holds files named image and a text named request (JSON)", "image")
         fields = _json(rest.encode(), "request")
-        return fields | model.of_files([base64.b64encode(await file.read()).decode() for file in files])
+        of_files = model.of_files([base64.b64encode(await file.read()).decode() for file in files])
+        if twice := fields.keys() & of_files.keys():
+            raise RequestError(422, "the files take the place of this field; give one or the other", min(twice))
+        return fields | of_files
 
 
 def _json(data: bytes, param: str | None = None) -> dict[str, Any]:

@@ -109,6 +109,15 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         run(CONFIG, 4, state)
 
 
+def test_a_long_epoch_stops_soon_after_such_a_loss():
+    state, seen = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG), []
+    torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
+    feed = Resident(squares(2).repeat(300, 1, 1, 1), 2, 300, 0)
+    with pytest.raises(FloatingPointError, match="training loss became nan in step 1, batch 1 of 300 of epoch 1"):
+        train_epoch(state, state.network, feed, CONFIG, precision="float32", on_step=seen.append)
+    assert len(seen) == 99
+
+
 def test_held_out_images_that_are_not_reconstructed_finitely_stop_the_run():
     """The last step of an epoch may spoil the weights, which no training loss sees any more."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)

@@ -60,6 +60,12 @@ def test_a_cluster_that_is_gone_is_named_at_once():
     assert "no Ray cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in error
 
 
+def test_an_address_that_is_given_comes_before_the_environments(ray_session):
+    assert connected(ray_session, RAY_ADDRESS="127.0.0.1:1") == (0, "")
+    code, error = connected("127.0.0.1:1")  # RAY_ADDRESS is that of a Ray that answers
+    assert (code, "no Ray cluster answers at 127.0.0.1:1" in error) == (1, True)
+
+
 @pytest.mark.slow
 def test_a_job_that_is_stopped_while_it_connects_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -123,6 +123,26 @@ def test_a_finished_table_is_left_alone(undisturbed, model, corpus):
         encode(model=model, data=str(corpus), out=str(undisturbed), keep_images=True)
 
 
+@pytest.mark.slow
+def test_a_table_to_be_replaced_stays_where_there_is_no_ray(undisturbed, model, corpus):
+    before = (undisturbed / "manifest.json").read_bytes()
+    options = ("--model", model, "--data", corpus, "--out", undisturbed, "--keep-images", "--overwrite")
+    done = subprocess.run(
+        command(*options, "--address", "127.0.0.1:1"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "no Ray cluster answers" in done.stderr) == (1, True)
+    assert (undisturbed / "manifest.json").read_bytes() == before
+
+
+def test_gpus_that_are_asked_for_and_never_come_are_an_error(ray_session, model, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
+    with pytest.raises(UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"):
+        encode(**options, gpus=1)
+    with pytest.raises(UserError, match="gpus is 0; allowed: 1 or more"):
+        encode(**options, gpus=0)
+
+
 def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_session, model, corpus, tmp_path):
     data, out = tmp_path / "data", tmp_path / "latents"
     data.mkdir()

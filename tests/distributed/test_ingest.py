@@ -116,10 +116,15 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
 def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
     whole = ingest(source=str(digits), out=str(tmp_path / "whole"), distinct=True)
     command = [sys.executable, "jobs/ingest.py", "--source", str(digits), "--out", str(tmp_path / "killed"), "--distinct"]
-    for wait in np.random.default_rng(0).uniform(3, 12, 3):
+    killed, out = 0, tmp_path / "killed"
+    for moment in (".unfinished", "data/part-00000.parquet"):
         job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(wait)
+        while job.poll() is None and not (out / moment).exists():
+            time.sleep(0.005)
+        killed += job.poll() is None
         job.kill()
         job.communicate()
+        (tmp_path / "killed.lock").unlink(missing_ok=True)  # which else is waited for
+    assert killed, "the second may have ended"
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert read_manifest(str(tmp_path / "killed")).fingerprint == whole["fingerprint"]

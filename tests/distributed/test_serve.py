@@ -174,7 +174,10 @@ def test_what_clients_do_to_a_service(pipeline):
     """Bodies without end, clients that go away, what the log holds of images, and what the metrics say of all that."""
     image = encode_png(load_bundle(pipeline.bundle, "cpu").sample(1, 5)[0])
     logged = set(lines_of("LBAE"))  # by the services of other tests on this Ray
-    with serving(pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20)) as facts:
+    with (
+        socket.create_server(("127.0.0.1", 9101)),  # another user's HAProxy, whose metrics these are by default
+        serving(pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20)) as facts,
+    ):
         url = facts["url"]
         with (
             pytest.raises(UserError, match=f"Ray Serve listens at 127.0.0.1, port {PORT}, on this cluster already"),

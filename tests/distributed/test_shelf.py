@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -243,11 +244,12 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
     asyncio.run(run())
 
 
-def test_a_pointer_to_what_cannot_be_served(pipeline, other, tmp_path, monkeypatch, caplog):
+def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, monkeypatch, caplog):
     """The bundle that is served goes on; what was refused is not read again, until the pointer or the bundle changes."""
     monkeypatch.setattr(shelves, "_ASK_S", 0.02)
     monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
     pointer, larger, unfinished = tmp_path / "current", another(pipeline, tmp_path, padding=0), tmp_path / "unfinished"
+    other = another(pipeline, tmp_path / "other")
     resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
     pointer.write_text(pipeline.bundle)
     loaded = []
@@ -270,9 +272,18 @@ def test_a_pointer_to_what_cannot_be_served(pipeline, other, tmp_path, monkeypat
         await until(shelf, lambda state: state.problem is not None)
         another(pipeline, tmp_path)  # at the same place as the larger one, and one that can be served
         await until(shelf, lambda state: state.next.uri == larger and state.problem is None)
+        first = shelf.state().next.fingerprint
+        another(pipeline, tmp_path)  # and another one there, as `pipeline.py --overwrite` leaves it
+        await until(shelf, lambda state: state.next.fingerprint != first and state.problem is None)
+        loaded.clear()
+        Path(other, "weights.safetensors").write_bytes(b"damaged")
+        pointer.write_text(other)
+        await until(shelf, lambda state: "are not the ones its manifest was written for" in (state.problem or ""))
+        await asyncio.sleep(0.5)
+        assert loaded == [other]
 
     asyncio.run(run())
-    assert len([record for record in caplog.records if "goes on that was served before" in record.message]) == 3
+    assert len([record for record in caplog.records if "goes on that was served before" in record.message]) >= 4
 
 
 def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(pipeline, other, tmp_path, monkeypatch):

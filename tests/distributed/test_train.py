@@ -23,11 +23,13 @@ import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from lbae import presets
 from lbae.config import ModelConfig
+from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.stream import Stream
 from lbae.distributed.train import train
 from lbae.errors import LbaeError, UserError
-from lbae.io.model import load_network
+from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
 from tests.conftest import ROOT, image_table
 
@@ -111,9 +113,13 @@ def test_a_storage_in_the_output_is_refused(tmp_path, digits):
 def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, digits, overwrite):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.txt").write_text("years of work")
+    out, config = str(tmp_path / "m"), presets.get("demo")
+    if overwrite:
+        save_model(out, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
     with pytest.raises(UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"):
-        train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
+        train(data=str(digits), out=out, storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"
+    assert not overwrite or load_network(out), "what was refused has replaced nothing"
 
 
 @pytest.mark.slow

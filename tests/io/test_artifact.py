@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from lbae.errors import UserError
-from lbae.io.artifact import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, publish, read_manifest
+from lbae.errors import OverwriteNeeded, UserError
+from lbae.io.artifact import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, finished, publish, read_manifest
 
 FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers": 2}}
 
@@ -62,6 +62,17 @@ def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
         read_manifest(str(tmp_path / "m"))
     assert begin(str(tmp_path / "m"), "model", {}, {}, False) is None
     assert not (tmp_path / "m" / "part").exists()
+
+
+def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
+    made(tmp_path / "m")
+    place = (str(tmp_path / "m"), "model", {"data": "other"}, FACTS["config"])
+    with pytest.raises(OverwriteNeeded, match="use --overwrite"):
+        finished(*place, overwrite=False)
+    assert finished(*place, overwrite=True) is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
+    assert begin(*place, overwrite=True) is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}
 
 
 def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):

@@ -1,6 +1,7 @@
 """What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be decoded."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lbae import presets
@@ -40,6 +41,8 @@ def test_a_model(tmp_path):
 def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
     facts = describe(ingested)
     assert (facts["kind"], facts["rows"], facts["files"], facts["result"]["bad"]) == ("image table", 2, 2, 3)
+    assert facts["schema"]["label"] == "int64"
+    assert facts["schema"]["image"].startswith("struct<bytes: binary")
     assert sum(facts["quarantine"].values()) == 3
     assert facts["quarantine"]["no bytes"] == 1
     outcome = run_job("show", ingested, "--picture", tmp_path / "picture.png")
@@ -59,3 +62,9 @@ def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
     outcome = run_job("search", "--latents", out, "--image", tmp_path / "picture.png")
     assert outcome.code == 2
     assert "holds no rows; there is nothing to search" in outcome.error
+
+
+def test_the_fingerprint_of_an_image_table_is_of_its_labels_too():
+    cells = [{"bytes": b"a", "path": "a"}, {"bytes": b"b", "path": "b"}]
+    tables = [pa.table({"image": cells, **labels}) for labels in ({}, {"label": [1, 2]}, {"label": [2, 1]})]
+    assert len({tuple(image_table.rows_of(table)) for table in tables}) == 3

@@ -1,6 +1,7 @@
 import hashlib
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io import image_table as image_table_io
-from lbae.io.decode import check_bad_share, decode_every, decode_rows
+from lbae.io.decode import check_bad_share, decode_every, decode_held_out, decode_rows
+from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.source import fitted, held_out, only, read_shard
 from tests.conftest import image_table
@@ -228,3 +230,19 @@ def test_too_many_bad_images_fail():
     check_bad_share("x", 1, 100, 0.01)
     with pytest.raises(LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"):
         check_bad_share("x", 2, 100, 0.01)
+
+
+def test_held_out_images_are_from_all_over_a_sorted_source(tmp_path, monkeypatch):
+    cells = [encode_png(np.full((28, 28, 1), row * 255 // 600, dtype=np.uint8)) for row in range(600)]
+    names = [f"a.parquet:{row}" for row in range(600)]
+    broken = int(np.flatnonzero(held_out(pa.array(names)))[0])
+    cells[broken] = b"no image"
+    image_table(tmp_path / "a.parquet", cells)
+    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 30)
+    found = [decode_held_out(plan(str(tmp_path)), GREY, worker, 2, 5) for worker in (0, 1)]
+    values = np.concatenate([images[:, 0, 0, 0] for images, _ in found])
+    assert 5 <= len(values) <= 10
+    assert len(set(values.tolist())) > len(values) / 2, "not the same to both workers"
+    assert values.min() < 60
+    assert values.max() > 160
+    assert sum(bad for _, bad in found) == (broken < 30)

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import json
@@ -9,6 +10,7 @@ from PIL import Image
 from lbae.core.interpolation import interpolate
 from lbae.core.packing import pack, unpack
 from lbae.io.images import square_grid
+from lbae.web import answers
 from tests.web.conftest import N, b64, image_file, pixels_of
 
 
@@ -97,6 +99,20 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
     loop = latents_in(client.post("/v1/interpolate", {**ask, "loop": True, "format": "latents"}))
     assert len(loop) == 7
     np.testing.assert_array_equal(loop[0], loop[-1])
+
+
+def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
+    made = []
+    encode = answers.image_fields
+    monkeypatch.setattr(answers, "image_fields", lambda images, kind: made.append(len(images)) or encode(images, kind))
+
+    async def decoded():
+        yield np.zeros((3, 8, 8, 1), dtype=np.uint8)
+
+    async def read() -> list[list[int]]:
+        return [list(made) async for _ in answers.lines(decoded())]
+
+    assert asyncio.run(read()) == [[1], [1, 1], [1, 1, 1]]
 
 
 def test_an_edit_is_the_bundles(client, bundle):

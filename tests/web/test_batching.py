@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lbae.errors import LbaeError
+from lbae.web import backend as web_backend
 from lbae.web.batching import Batcher
 
 
@@ -95,5 +97,24 @@ def test_a_caller_that_goes_away_takes_its_rows_along():
         np.testing.assert_array_equal(await last, 2 * rows(2, 2))
         await first
         assert run.batches == [1, 2]
+
+    asyncio.run(run())
+
+
+def test_a_batch_that_does_not_end_is_noticed(bundle, monkeypatch):
+    """By the check that Ray Serve asks of a replica, so that it is replaced."""
+    monkeypatch.setattr(web_backend, "_STUCK_S", 0.05)
+
+    async def run() -> None:
+        backend, slow = web_backend.BundleBackend(bundle), Doubler()
+        backend._decode = batcher(slow)
+        backend.check()
+        (task,) = await started(backend._decode, rows(0, 1))
+        await asyncio.sleep(0.1)
+        with pytest.raises(LbaeError, match=r"a batch of the codec has run for \d+ s"):
+            backend.check()
+        slow.go_on.set()
+        await task
+        backend.check()
 
     asyncio.run(run())

@@ -211,6 +211,8 @@ def test_multipart(client):
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
+    both = post("encode", files={"image": image_file(1)}, data={"request": json.dumps({"images": [b64(image_file(2))]})})
+    assert (both.status_code, both.json()["error"]["param"]) == (422, "images"), "neither may be lost"
     empty = post("edit", files={"image": b""}, data={"request": json.dumps({"set": ["a"]})})
     assert (empty.status_code, empty.json()["error"]["param"]) == (422, "item.image")
     (result,) = post("encode", files={"image": ("empty.png", b"")}).json()["results"]

@@ -48,11 +48,11 @@ export function startInterpolate(section) {
       animation.hidden = true; // until there is the one of these frames
       result.hidden = false;
       show();
+      showCurl(section.querySelector(".curl"), [{ path: "/v1/interpolate", body: { ...body, format: "webp" }, out: "path.webp" }]);
       const whole = await (await ask("/v1/interpolate", { ...body, format: "webp" }, signal)).blob();
       URL.revokeObjectURL(animation.href);
       animation.href = URL.createObjectURL(whole);
       animation.hidden = false;
-      showCurl(section.querySelector(".curl"), [{ path: "/v1/interpolate", body: { ...body, format: "webp" }, out: "path.webp" }]);
     });
 
   const changed = () => {
