@@ -33,6 +33,7 @@ from lbae.io.latent_table import KIND, latent_part, write_parquet
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
+SECRET = "a-key-that-nobody-may-read"
 
 settings.register_profile("lbae", deadline=None)
 settings.load_profile("lbae")
@@ -213,7 +214,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     host, port = server.get_host_and_port()
     for name, value in {
         "ACCESS_KEY_ID": "test",
-        "SECRET_ACCESS_KEY": "test",
+        "SECRET_ACCESS_KEY": SECRET,
         "DEFAULT_REGION": "us-east-1",
         "ENDPOINT_URL": f"http://{host}:{port}",
     }.items():

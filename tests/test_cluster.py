@@ -23,7 +23,7 @@ from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.moments import load_moments
 from lbae.io.storage import resolve
 from lbae.report.streams import RECONSTRUCTIONS
-from tests.conftest import ROOT, SAMPLE, run_job, service
+from tests.conftest import ROOT, SAMPLE, SECRET, run_job, service
 
 STAGES = ("model", "latents", "moments", "bundle", "evaluation")
 FILES, ROWS = 16, 50
@@ -207,6 +207,14 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     ):
         done = run_job(name, *options)  # none of them asks for Ray
         assert done.code == 0, done.err
+
+    logs = Path(cluster.head.get_logs_dir_path())
+    texts = [path.read_bytes() for path in logs.rglob("*") if path.is_file()]
+    texts += [
+        (resolve(bucket) / name).read_bytes() for name, _ in resolve(bucket).files() if name.endswith((".json", ".html"))
+    ]
+    assert len(texts) > 20
+    assert not [text for text in texts if SECRET.encode() in text]
 
     with service("--follow", f"{bucket}/current", "--port", "18130", "--address", cluster.address) as serving:
         answer = httpx.post(f"{serving['url']}/v1/sample", json={"n": 4, "seed": 1}, timeout=60)

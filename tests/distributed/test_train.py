@@ -273,6 +273,19 @@ def test_losses_survive_the_death_of_a_worker(undisturbed, tmp_path, digits):
 
 
 @pytest.mark.slow
+def test_a_run_that_is_interrupted_keeps_its_checkpoints_and_goes_on(undisturbed, tmp_path, digits):
+    options = {**SMALL, "data": str(digits), "out": str(tmp_path / "m")}
+    job = [sys.executable, "jobs/train.py", *(f"--{name}={value}" for name, value in options.items())]
+    first = subprocess.Popen(job, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    when(lambda: checkpoints(tmp_path / "m-checkpoints"), lambda: first.send_signal(signal.SIGINT)).join()
+    _, err = first.communicate(timeout=120)
+    assert (first.returncode, err.splitlines()[-1]) == (130, "error: interrupted")
+    assert not (tmp_path / "m-checkpoints.lock").exists()
+    assert checkpoints(tmp_path / "m-checkpoints")
+    assert train(**options)["history"] == undisturbed
+
+
+@pytest.mark.slow
 def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the_driver(ray_session, tmp_path, digits):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
     cells[5], cells[30] = b"no image", None

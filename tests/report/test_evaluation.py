@@ -16,6 +16,7 @@ from PIL import Image
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 import lbae
+from lbae.core.editing import edit
 from lbae.errors import LbaeError
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
@@ -23,7 +24,9 @@ from lbae.io.plan import plan
 from lbae.io.storage import resolve
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
-from lbae.report.features import KEPT, METRICS, FeatureSums
+from lbae.report.edits import IMAGES as EDITED
+from lbae.report.edits import LATENTS
+from lbae.report.features import KEPT, METRICS, FeatureSums, drawn_rows
 from lbae.report.references import Cache
 from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
 from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table
@@ -174,6 +177,30 @@ def test_reconstruction_errors_are_those_of_the_pixels(pipeline, report, images)
     assert report["reconstructions"]["mse"] == pytest.approx(mse, abs=1e-6)
     assert report["reconstructions"]["psnr_db"] == pytest.approx(-10 * np.log10(mse), abs=0.01)
     assert 0 < report["reconstructions"]["ssim"] < 1
+
+
+def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, cache):
+    bundle = lbae.load_bundle(pipeline.bundle)
+    classifier = kept_classifier(cache, report["fingerprints"]["classifier"])
+    names = [attribute.name for attribute in classifier.attributes]
+    found = report["edits"][0]
+    latents = bundle.encode(images)[drawn_rows(len(images), LATENTS)]
+    before = bundle.decode(latents)
+    had, index = classifier.decide(classifier.features(before)), names.index(found["attribute"])
+    chosen = np.flatnonzero(had[:, index] != found["value"])[:EDITED]
+    assert found["images"] == pytest.approx(len(chosen), abs=2)  # bits that are zero to rounding may be others here
+    edited = []
+    for row in chosen:
+        others = [name for name, has in zip(names, had[row], strict=True) if has and name in bundle.attributes.lifted]
+        asked = ([found["attribute"]], others) if found["value"] else ([], [found["attribute"]])
+        edited.append(edit(bundle.attributes, bundle.normals, latents[row : row + 1], *asked, method="bits")[0])
+    after = bundle.decode(np.stack(edited))
+    success = (classifier.decide(classifier.features(after))[:, index] == found["value"]).mean()
+    pixels = np.sqrt(np.square(after / 255 - before[chosen] / 255).mean(axis=(1, 2, 3))).mean()
+    assert found["bits"]["success"] == pytest.approx(success, abs=0.03)
+    assert found["bits"]["bits"] == pytest.approx((np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03)
+    assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
+    assert found["bits"]["others"] is None, "there is one column"
 
 
 @pytest.mark.slow
