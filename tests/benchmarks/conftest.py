@@ -30,14 +30,14 @@ def smooth_images(path: Path, count: int) -> Path:
     return path
 
 
-def untrained(out: Path, preset: str) -> dict[str, str]:
-    """An untrained network of a preset and all that follows from it over the bundled digits, 50 components; URIs by name."""
+def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
+    """An untrained network of a preset and all that follows from it over the bundled digits; URIs by name."""
     config = presets.get(preset)
     made = {name: str(out / name) for name in ("model", "latents", "moments")}
     save_model(made["model"], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
     encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
     reduce(latents=made["latents"], out=made["moments"])
-    fit(**made, out=str(out / "bundle"), components="50")
+    fit(**made, out=str(out / "bundle"), components=components)
     return {**made, "bundle": str(out / "bundle")}
 
 

@@ -22,9 +22,12 @@ from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.serve import controller_options, serving
+from lbae.distributed.session import RUNS_A_NETWORK
 from lbae.io.bundle import load_bundle
 from lbae.io.images import encode_png, square_grid
+from lbae.web.client import Client, edit, interpolate, sample
 from tests.benchmarks.conftest import untrained
+from tests.distributed.soak import megabytes
 
 PORT, N, CONCURRENCY, REQUESTS = 18126, 16, 16, 160
 REPLICAS = {"fused": 2, "split": 6}  # with the one that holds the bundle
@@ -45,7 +48,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:
     arguments = [f"http://127.0.0.1:{PORT}{path}", *map(str, (concurrency, n, count))]
     command = [sys.executable, "-m", "tests.benchmarks.load", *arguments]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
 
 
 def bare(bundle: Bundle, requests: int, n: int) -> float:
@@ -116,6 +119,32 @@ def test_serving(bundle, topology):
         f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
         f" hello-world {hello_ms} ms; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
     )
+
+
+ALONE = """
+import sys
+import numpy as np
+import psutil
+from lbae.io.model import load_model
+codec = load_model(sys.argv[1])
+codec.decode(np.ones((codec.batch, codec.config.latent_dim), np.int8))
+print(psutil.Process().memory_full_info().uss // 2**20)
+"""
+
+
+def test_memory_of_a_replica(tmp_path):
+    """Of two on a node, after samples, paths and edits by hyperplane; against a process that decodes with the same model."""
+    made = untrained(tmp_path, "celeba", components="10")
+    environment = {**os.environ, **RUNS_A_NETWORK["env_vars"]}
+    command = [sys.executable, "-c", ALONE, made["model"]]
+    alone = int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    with serving(made["bundle"], PORT, replicas=2), Client(f"http://127.0.0.1:{PORT}") as service:
+        image = service.send(sample(1, seed=0, format="png")).content
+        for seed in range(12):
+            service.send(sample(64, seed=seed))
+            service.send(interpolate([image, image], steps=8))
+            service.send(edit(image, set=["label=7"], method="hyperplane"))
+        print(f"\nmemory of two replicas, N = 1500: {megabytes()} MB of their own, a bare process {alone} MB")
 
 
 def bare_one(bundle: Bundle, seed: int) -> float:

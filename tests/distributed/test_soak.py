@@ -25,3 +25,4 @@ def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_pa
     assert ("Shelf" in "".join(facts["killed"])) == (victim == "process")
     assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts  # nothing failed, nothing was mixed
     assert min(facts["seen"][name] for name in facts["bundles"]) > 10
+    assert max(facts["after_mb"]) < 1.2 * max(facts["before_mb"])
