@@ -193,15 +193,18 @@ def test_what_clients_do_to_a_service(pipeline):
         assert b" 413 " in refused_early(head + b"transfer-encoding: chunked\r\n\r\n", itertools.repeat(piece, 100))
         assert sum(one.memory_info().rss for one in takers) - before < 64 * 2**20
 
-        body = httpx.Request("POST", url, json={"n": 1024, "seed": 1, "format": "zip"}).content
+        path = {"items": [{"image": b64(image)}] * 16, "steps": 64, "format": "stream"}  # an answer that takes seconds
+        body = httpx.Request("POST", url, json=path).content
         with socket.create_connection(("127.0.0.1", PORT)) as connection:
-            whole = b"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            whole = (
+                b"POST /v1/interpolate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            )
             connection.sendall(whole % len(body) + body)
-            time.sleep(0.3)
+            assert connection.recv(2**10)
         (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()["results"]
         assert "hex" in result
         assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/encode".*status="200"')
-        assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/sample".*status="499"')
+        assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/interpolate".*status="499"')
         assert 'status="500"' not in metrics()
         for name in ("request_seconds_bucket", "batch_rows_bucket", "images", "waiting"):
             assert f"ray_lbae_{name}" in metrics()
