@@ -1,7 +1,7 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``; the victim is a ``process``: a replica and the
-shelf by turns, one in every fifth of the time; or it is one of two nodes, killed in the first (``node``), or a replica that
+``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``; the victim is a ``process``: the shelf and a
+replica by turns, one in every fifth of the time; or it is one of two nodes, killed in the first (``node``), or a replica that
 is stuck from there on (``stuck``). The bundle is swapped after a third of the time and back after two thirds. It prints what
 the clients saw and what memory the replicas took.
 """
@@ -79,7 +79,7 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 @contextmanager
 def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
     """Ray on one node; what kills a replica by chance or the shelf, or lets a replica be stuck, and tells which."""
-    chance, stopped, shelf = random.Random(0), [], itertools.cycle([False, not stuck])
+    chance, stopped, shelf = random.Random(0), [], itertools.cycle([not stuck, False])
 
     def kill() -> str:
         victims = replicas(next(shelf))
