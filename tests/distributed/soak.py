@@ -1,9 +1,9 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``. The victim is a ``process`` (the shelf and a replica
-by turns, one in every fifth of the time), one of two nodes (``node``, in the first fifth), or a replica that is stuck from
-there on (``stuck``). The bundle is swapped after a third of the time and back after two thirds. It prints what the clients
-saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``. The victim is a ``process`` (the shelf and a
+replica by turns, one in every fifth of the time), one of two nodes (``node``, in the first fifth), or a replica that is
+stuck from there on (``stuck``). The bundle is swapped after a third of the time and back after two thirds. It prints what
+the clients saw and what memory the replicas took.
 """
 
 import asyncio
