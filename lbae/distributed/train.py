@@ -2,8 +2,6 @@
 
 import json
 import math
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -230,13 +228,18 @@ def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.Scaling
     return ray.train.ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=share)
 
 
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """None: Ray Train's ends the process with exit code 1 and without a word, where a job says that it was interrupted."""
+
+
 def _run(
     settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the weights of the best epoch, and the metrics of the newest."""
     images, config = settings.source, settings.config
     filesystem, place = arrow_filesystem(folder)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         work,
         train_loop_config={"settings": settings},
         scaling_config=scaling,
@@ -253,15 +256,11 @@ def _run(
         ),
     )
     failure: Exception | None = None
-    interrupt = signal.getsignal(signal.SIGINT)
     with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
             failure = error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves a handler of its own behind
     if told := ray.get(settings.meter.failure.remote()):
         raise told
     if failure:
