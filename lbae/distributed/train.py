@@ -230,7 +230,7 @@ def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.Scaling
 
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: Any) -> None:
-        """None: Ray Train's ends the process with exit code 1 and without a word, where a job says that it was interrupted."""
+        """None: Ray Train's ends the process with exit code 1 and without a word; a job says that it was interrupted."""
 
 
 def _run(
