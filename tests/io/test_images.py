@@ -23,6 +23,13 @@ def test_an_image_of_the_content_size_keeps_its_pixels():
     np.testing.assert_array_equal(decode_image(encode_png(pixels), GREY), pixels)
 
 
+@pytest.mark.parametrize("kind", ["webp", "bmp", "tiff"])
+def test_other_lossless_formats_hold_the_same_pixels(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    options = {"lossless": True} if kind == "webp" else {}
+    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(pixels), kind, **options), COLOUR), pixels)
+
+
 def test_another_size_is_resized_and_centre_cropped():
     wide = np.zeros((64, 192, 3), dtype=np.uint8)
     wide[:, 64:128] = 255
