@@ -8,8 +8,11 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
 from ray.serve.schema import ServeDeploySchema
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from lbae.distributed.deployments import Deployed
 from lbae.distributed.serve import controller_options
@@ -58,6 +61,24 @@ def test_serve_takes_its_config(config):
 
 def test_ray_up_takes_its_config():
     validate_config(prepare_config(read("ray-aws.yaml")))
+
+
+def test_ray_takes_the_environment_of_submitted_jobs():
+    environment = RuntimeEnv(**read("runtime_env.yaml"))
+    assert WORKER_GROUP_START_TIMEOUT_S_ENV_VAR in environment.env_vars()
+    assert all((ROOT / name).exists() for name in environment["excludes"] if name not in (".venv", "runs"))
+
+
+def test_prometheus_looks_where_ray_says_its_nodes_are():
+    beside, inside = read("prometheus.yaml")["scrape_configs"]
+    (files,) = beside["file_sd_configs"]
+    assert files["files"] == [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
+    (rule,) = inside["relabel_configs"]
+    assert rule["source_labels"][-1].endswith("container_port_name")
+    groups = read("kuberay/raycluster.yaml")["spec"]
+    for group in (groups["headGroupSpec"], *groups["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert [port["name"] for port in container["ports"] if re.fullmatch(rule["regex"], f"yes;{port['name']}")]
 
 
 def test_the_dashboard_shows_metrics_that_there_are():

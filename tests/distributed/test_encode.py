@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -221,24 +221,28 @@ def shards_in(names: list[str]) -> int:
     return sum(name.startswith("_work/latents-") for name in names)
 
 
+def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *options: object) -> bool:
+    """Start the job and kill it ``later`` seconds after its files have come so far; whether it still lived."""
+    job = subprocess.Popen(command(*options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until = time.monotonic() + 120
+    while job.poll() is None and time.monotonic() < until and not reached(names_in(resolve(out))):
+        time.sleep(0.01)
+    time.sleep(later)
+    lived = job.poll() is None
+    job.kill()
+    job.communicate()
+    return lived
+
+
 def kill_ten_times(out: str, *options: object) -> int:
     """Kill the job when it has written a few more shards, when it has them all, a part, the manifest; how often it lived."""
-    place, chance, killed = resolve(out), random.Random(0), 0
+    chance, killed = random.Random(0), 0
     moments = [lambda names: shards_in(names) == FILES] * 2
     moments += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
     for number in range(10):
-        wanted = min(shards_in(names_in(place)) + chance.randrange(1, 4), FILES)
-        job = subprocess.Popen(command(*options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        until = time.monotonic() + 120
-        while job.poll() is None and time.monotonic() < until:
-            names = names_in(place)
-            if shards_in(names) >= wanted if number < 6 else moments[number - 6](names):
-                break
-            time.sleep(0.01)
-        time.sleep(chance.random() / 10)
-        killed += job.poll() is None
-        job.kill()
-        job.communicate()
+        wanted = min(shards_in(names_in(resolve(out))) + chance.randrange(1, 4), FILES)
+        moment = moments[number - 6] if number >= 6 else lambda names, wanted=wanted: shards_in(names) >= wanted
+        killed += kill_when(moment, out, chance.random() / 10, *options)
         if number:  # the first dead job's lock is waited for, which takes 12 seconds
             resolve(f"{out}.lock").remove()
     return killed
@@ -259,6 +263,36 @@ def test_ten_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path)
     assert rows_of(out) == rows_of(undisturbed)
     assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_kills_while_adding_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
+    data, out, had = tmp_path / "data", tmp_path / "latents", 4
+    data.mkdir()
+    options = ("--model", model, "--data", data, "--out", out)
+    for file in range(FILES):
+        if file == had:
+            finish(*options)
+        (data / f"{file:02d}.parquet").write_bytes((corpus / f"{file:02d}.parquet").read_bytes())
+    before, whole = rows_of(out), rows_of(undisturbed)
+    old = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+    moments = (
+        lambda names: shards_in(names) >= 3,
+        lambda names: shards_in(names) == FILES - had,
+        lambda names: sum(name.startswith("data/") for name in names) > len(old),
+    )
+    killed = []
+    for moment in moments:
+        killed.append(kill_when(moment, str(out), 0, *options, "--append"))
+        resolve(f"{out}.lock").remove()
+        found = open_latent_table(str(out))
+        assert found.manifest.rows in (len(before), len(whole)), "readers see the old table or the new"
+    assert killed == [True] * 3
+    assert finish(*options, "--append")["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
+    assert rows_of(out) == whole
+    assert {name: (out / "data" / name).read_bytes() for name in old} == old
+    assert read_manifest(str(out)).generation == 2
+    assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
 
 
 @pytest.mark.slow
