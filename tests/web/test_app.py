@@ -2,6 +2,8 @@ import asyncio
 import base64
 import io
 import json
+import threading
+import time
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from lbae.core.interpolation import interpolate
 from lbae.core.packing import pack, unpack
 from lbae.io.images import square_grid
-from lbae.web import answers
+from lbae.web import answers, app
 from tests.web.conftest import N, b64, image_file, pixels_of
 
 
@@ -99,6 +101,28 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
     loop = latents_in(client.post("/v1/interpolate", {**ask, "loop": True, "format": "latents"}))
     assert len(loop) == 7
     np.testing.assert_array_equal(loop[0], loop[-1])
+
+
+def test_few_images_are_decoded_at_a_time(client, monkeypatch):
+    """An image of as many pixels as are allowed takes 300 MB while it is decoded."""
+    running, seen, guard, read = 0, [], threading.Lock(), app.image_of
+
+    def watched(*arguments, **options):
+        nonlocal running
+        with guard:
+            running += 1
+            seen.append(running)
+        time.sleep(0.05)
+        with guard:
+            running -= 1
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(app, "image_of", watched)
+    asks = [{"image": b64(image_file(seed))} for seed in range(12)]
+    batches = [("POST", "/v1/encode", {"json": {"images": [ask["image"]]}}) for ask in asks]
+    edits = [("POST", "/v1/edit", {"json": {"item": ask, "set": ["a"]}}) for ask in asks]
+    assert {answer.status_code for answer in client.requests(*batches, *edits)} == {200}
+    assert (len(seen), max(seen)) == (24, 4)
 
 
 def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
