@@ -59,6 +59,13 @@ class Normals:
     factor: Float64[np.ndarray, "M M"]
     latent_dim: int
 
+    def prepare(self) -> None:
+        """Compute what all draws need, for processes that share these normals to share it too.
+
+        LinAlgError where V is no such factor.
+        """
+        _ = self._smoother, self._predictor
+
     def typical(
         self, latent: Int8[np.ndarray, "N"], rng: np.random.Generator, sides: Int8[np.ndarray, "A"] | None = None
     ) -> Normal:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import numpy as np
 import ray
 from ray.serve.handle import DeploymentHandle
 
@@ -52,6 +53,16 @@ class State:
     problem: str | None
 
 
+def _load(uri: str) -> Bundle:
+    """A bundle with all that replicas would else compute, and keep, each for itself; UserError where that fails."""
+    bundle = load_bundle(uri, "cpu")
+    try:
+        bundle.normals.prepare()
+    except np.linalg.LinAlgError as error:
+        raise UserError(f"bundle {uri} cannot be served: its normals' factor is damaged ({error})") from error
+    return bundle
+
+
 class Shelf:
     """Keeps bundles in the object store, from where the replicas of a node share their large matrices.
 
@@ -72,7 +83,7 @@ class Shelf:
         self._following: asyncio.Task[None] | None = None
         try:
             first = read_pointer(uri) if follow else uri
-            self._current = self._next = self._put(0, first, load_bundle(first, "cpu"))
+            self._current = self._next = self._put(0, first, _load(first))
         except (LbaeError, OSError) as error:
             self._problem = str(error)
 
@@ -91,7 +102,7 @@ class Shelf:
     async def _change_over(self, uri: str) -> Edition | LbaeError:
         async with self._loading:
             try:
-                bundle = await asyncio.to_thread(load_bundle, uri, "cpu")
+                bundle = await asyncio.to_thread(_load, uri)
                 if self._image_shape and bundle.codec.config.image_shape != self._image_shape:
                     raise UserError(
                         f"bundle {uri} makes images of {bundle.codec.config.image_shape} (height, width, channels); allowed:"
@@ -138,7 +149,7 @@ class Shelf:
 
     async def _fetch(self, edition: Edition) -> None:
         if edition.fingerprint not in self._bundles:
-            bundle = await asyncio.to_thread(load_bundle, edition.uri, "cpu")
+            bundle = await asyncio.to_thread(_load, edition.uri)
             if bundle.fingerprint != edition.fingerprint:
                 raise LbaeError(f"{edition.uri} holds another bundle now, {bundle.fingerprint}, than {edition.fingerprint}")
             self._put(edition.number, edition.uri, bundle)

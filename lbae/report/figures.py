@@ -58,10 +58,12 @@ def losses(runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, fl
     axes.set_yscale("log")  # the first epoch's loss is a multiple of the others'
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(ScalarFormatter())
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small")
     for other in beside:
         other.set(title="Samples", xlabel="Fréchet classifier distance to test images")
         _bars(other, apart or {}, [_COLORS[index % len(_COLORS)] for index in range(len(runs))])
+        other.set_xscale("linear")
+        other.set_xlim(left=0)
     return _png(figure)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
@@ -19,8 +20,8 @@ from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
 
 
-def another(pipeline, out, **changes) -> str:
-    """The pipeline's bundle with a network that nobody trained."""
+def another(pipeline, out, scale=1.0, **changes) -> str:
+    """The pipeline's bundle with a network that nobody trained, and its normals' factor times ``scale``."""
     config = load_network(pipeline.model)[1]
     config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
     save_model(f"{out}/model", LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
@@ -29,7 +30,7 @@ def another(pipeline, out, **changes) -> str:
         f"{out}/bundle",
         model=f"{out}/model",
         prior=first.prior,
-        pooled_factor=first.normals.factor,
+        pooled_factor=scale * first.normals.factor,
         attributes=first.attributes,
         examples=first.examples,
         parents={},
@@ -80,14 +81,14 @@ def test_a_new_bundle_is_answered_from_when_all_hold_it(pipeline, other):
 
 
 def test_a_replica_that_is_gone_is_not_waited_for_and_old_bundles_go(pipeline, other, monkeypatch):
-    monkeypatch.setattr(shelves, "_GONE_S", 0.1)
+    monkeypatch.setattr(shelves, "_GONE_S", 2.0)
 
     async def run():
         shelf = Shelf(pipeline.bundle, False, keep_s=0.2)
         await asks(shelf, "dead")
         await shelf.swap(other)
         assert (await asks(shelf, "a", pipeline.bundle, other))[1].uri == pipeline.bundle
-        time.sleep(0.15)
+        time.sleep(2.1)
         assert (await asks(shelf, "a", pipeline.bundle, other))[1].uri == other
         time.sleep(0.25)
         assert (await asks(shelf, "a", pipeline.bundle, other))[0] == [other]
@@ -197,8 +198,23 @@ def test_a_bundle_that_cannot_be_opened_is_tried_again_and_the_one_before_goes_o
     asyncio.run(run())
 
 
+def test_replicas_share_all_large_matrices(pipeline, ray_session):
+    async def run():
+        shelf = Shelf(pipeline.bundle, False, keep_s=60)
+        (reference,) = await shelf.take(shelf.state().current)
+        bundle = await reference
+        before = {id(array): array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)}
+        bundle.edit(bundle.sample(1, 0), set_=["label=7"], method="hyperplane")
+        after = [array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)]
+        assert len(after) == 3
+        assert all(id(array) in before and not array.flags.writeable for array in after), "they lie in the object store"
+
+    asyncio.run(run())
+
+
 def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
     larger = another(pipeline, tmp_path / "larger", padding=0)
+    spoilt = another(pipeline, tmp_path / "spoilt", scale=0.01)
     unfinished = tmp_path / "unfinished"
     resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
 
@@ -206,6 +222,7 @@ def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
         shelf = Shelf(pipeline.bundle, False, keep_s=60)
         for uri, kind, message in (
             (larger, UserError, r"makes images of \(32, 32, 1\) .*allowed: \(28, 28, 1\)"),
+            (spoilt, UserError, r"cannot be served: its normals' factor is damaged"),
             (str(unfinished), UserError, "is not a finished artifact"),
             (pipeline.model, UserError, "is a model; a bundle is needed here"),
             (f"{tmp_path}/nothing", UserError, "does not exist"),
