@@ -23,12 +23,16 @@ def edit(
     unset: Sequence[str] = (),
     strength: float = 1.0,
     method: str = "bits",
+    seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Latents with attributes set and unset by one of the two methods below; UserError for a third."""
+    """Latents with attributes set and unset by one of the two methods below, of which only ``hyperplane`` draws by the seed.
+
+    UserError for a third method.
+    """
     if method == "bits":
         return edit_bits(statistics, latents, set_, unset, strength)
     if method == "hyperplane":
-        return edit_hyperplane(statistics, normals, latents, set_, unset, strength)
+        return edit_hyperplane(statistics, normals, latents, set_, unset, strength, seed)
     raise unknown("method", method, get_args(Method))
 
 

@@ -227,10 +227,10 @@ class _Remote:
         return await self._call("path", waypoints, steps, seed)
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
-        return await self._call("edit", latents, set_, unset, strength, method)
+        return await self._call("edit", latents, set_, unset, strength, method, seed)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

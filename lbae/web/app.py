@@ -162,12 +162,14 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
                 _known(name, backend.about.attributes, f"{param}.{index}")
         latents = await _latents([request.item], "item", backend, limits)
         with blames("set"):
-            edited = await backend.edit(latents, request.set, request.unset, request.strength, request.method)
+            asked = request.set, request.unset, request.strength, request.method, request.seed
+            edited = await backend.edit(latents, *asked)
         changed = int((edited != latents).sum())
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answers.latent_fields(edited), "bits_changed": changed})
         else:
             answer = answers.picture((await backend.decode(edited))[0], request.format)
+        answer.headers["X-Seed"] = str(request.seed)
         answer.headers["X-Bits-Changed"] = str(changed)
         return answer
 

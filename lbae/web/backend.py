@@ -71,7 +71,7 @@ class Backend(Protocol):
         """Latents through all waypoints, ``steps`` a leg with both its ends."""
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
 
@@ -111,11 +111,11 @@ class BundleBackend:
         return await asyncio.to_thread(interpolate, self.bundle.normals, waypoints, steps, seed)
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
+        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
         known = self.bundle.attributes, self.bundle.normals
-        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method)
+        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method, seed)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

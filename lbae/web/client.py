@@ -100,11 +100,12 @@ def edit(
     unset: Sequence[str] = (),
     strength: float = 1.0,
     method: str = "bits",
+    seed: int = 0,
     format: str = "png",
 ) -> Call[Answer]:
     """An item with attributes set and unset: png, jpeg, webp or latents (JSON)."""
-    fields = {"set": list(set), "unset": list(unset), "strength": strength, "method": method, "format": format}
-    return Call("POST", "/v1/edit", {"item": _item(item), **fields}, _answer)
+    fields = {"item": _item(item), "set": list(set), "unset": list(unset), "strength": strength, "method": method}
+    return Call("POST", "/v1/edit", fields | {"seed": seed, "format": format}, _answer)
 
 
 def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:

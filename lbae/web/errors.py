@@ -66,7 +66,3 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     def senseless(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse(body(422, str(error)), 422)
-
-    @app.exception_handler(Exception)
-    def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(body(500, "the service failed; its log says how"), 500)

@@ -89,6 +89,10 @@ class Guard:
         except asyncio.CancelledError:  # Ray Serve's proxy saw the client go
             exchange.gone = True
             raise
+        except Exception:
+            if not exchange.begun:
+                await _answer(RequestError(500, "the service failed; its log says how"))(scope, receive, exchange.send)
+            raise  # to the server, which logs it
         finally:
             self.running -= 1
             status = _GONE if exchange.gone else exchange.status
@@ -144,8 +148,7 @@ class _Exchange:
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
             headers.append("Server-Timing", f"total;dur={taken:.1f}")
-            if bundle := self._scope.get("state", {}).get("bundle"):
-                headers.append("X-Bundle", bundle)
+            headers.append("X-Bundle", _bundle(self._scope))
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 
@@ -153,6 +156,12 @@ class _Exchange:
 def _route_path(scope: Scope) -> str:
     """The path below the prefix that the application is served under, which is part of both."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _bundle(scope: Scope) -> str:
+    """The fingerprint of the bundle that the request was given or, where it was refused before, would have been."""
+    given = scope.get("state", {}).get("bundle")
+    return str(given or scope["app"].state.current().about.fingerprint)
 
 
 def _too_large(allowed: int) -> RequestError:

@@ -102,6 +102,7 @@ class EditRequest(WithFiles):
     unset: Annotated[list[Name], Field(max_length=64)] = []
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     method: Literal["bits", "hyperplane"] = "bits"
+    seed: Annotated[Seed, Field(description="of the hyperplane method's draws")] = 0
     format: Literal["png", "jpeg", "webp", "latents"] = "png"
 
     @classmethod

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from lbae.core.editing import edit
 from lbae.core.interpolation import interpolate
 from lbae.core.packing import pack, unpack
 from lbae.io.images import square_grid
@@ -148,10 +149,11 @@ def test_an_edit_is_the_bundles(client, bundle):
     assert int(answer.headers["x-bits-changed"]) == changed[0] > 0
     files = client.request("POST", "/v1/edit", files={"image": image}, data={"request": json.dumps(ask)})
     assert files.content == answer.content
-    hyperplane = client.post(
-        "/v1/edit", {"item": {"image": b64(image)}, "set": ["a"], "method": "hyperplane", "format": "latents"}
-    )
-    assert hyperplane.json()["bits_changed"] == int((latents_in(hyperplane) != bundle.encode(pixels_of(image)[None])).sum())
+    ask = {"item": {"image": b64(image)}, "set": ["a"], "method": "hyperplane", "seed": 7, "format": "latents"}
+    hyperplane, before = client.post("/v1/edit", ask), bundle.encode(pixels_of(image)[None])
+    after = edit(bundle.attributes, bundle.normals, before, ["a"], method="hyperplane", seed=7)
+    np.testing.assert_array_equal(latents_in(hyperplane), after)
+    assert (hyperplane.headers["x-seed"], hyperplane.json()["bits_changed"]) == ("7", int((after != before).sum()))
 
 
 def test_batches_have_a_result_or_an_error_an_item(client, bundle):

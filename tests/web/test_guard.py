@@ -173,6 +173,25 @@ def test_a_failure_says_nothing_of_the_inside(bundle, monkeypatch):
     answer = client.post("/v1/sample", {"n": 1})
     assert answer.status_code == 500
     assert answer.json() == {"error": {"type": "internal", "message": "the service failed; its log says how", "param": None}}
+    assert client.seen == [("/v1/sample", 500)]
+
+
+def test_every_answer_says_which_bundle_and_how_long(bundle, monkeypatch):
+    client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
+    key = {"headers": {"authorization": "Bearer one"}}
+    monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
+    answers = [
+        client.request("GET", "/v1/model"),
+        client.request("GET", "/v1/none", **key),
+        client.post("/v1/sample", {"n": "x" * 101}, **key),
+        client.post("/v1/sample", {"n": 1}, **key),
+        client.request("GET", "/healthz"),
+        client.request("GET", "/"),
+    ]
+    assert [answer.status_code for answer in answers] == [401, 404, 413, 500, 200, 200]
+    for answer in answers:
+        assert answer.headers["x-bundle"] == "abc"
+        assert answer.headers["server-timing"].startswith("total;dur=")
 
 
 def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
