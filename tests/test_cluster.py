@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,11 @@ def encoding(process: subprocess.Popen[str]) -> None:
         time.sleep(0.2)
 
 
-def check_sums() -> None:
-    """The sums in the bucket are those of its latents, of which every image has one."""
+def check_sums(files: Iterable[int] = range(FILES)) -> None:
+    """The sums in the bucket are those of its latents, of which every image of these files has one."""
     table = open_latent_table(f"{OUT}/latents")
     rows = pa.concat_tables(table.read(part) for part in table.parts)
-    keys = sorted(f"{file:02d}.parquet:{row}" for file in range(FILES) for row in range(ROWS))
+    keys = sorted(f"{file:02d}.parquet:{row}" for file in files for row in range(ROWS))
     assert sorted(rows["key"].to_pylist()) == keys
     sums, _ = load_moments(f"{OUT}/moments")
     present = np.array(rows["label"].to_pylist())[:, None] == np.arange(10)
@@ -193,6 +193,7 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     ):
         assert ended(cluster.job(*command))["rows"] == rows
     digit, bundle, sums = f"{bucket}/digit.png", f"{OUT}/bundle", f"{OUT}/moments"
+    digits = ("--data", f"{bucket}/digits", "--train-data", f"{bucket}/digits")
     resolve(digit).write_bytes((ROOT / "docs" / "seven.png").read_bytes())
     hits = ended(cluster.job("search.py", "--latents", f"{OUT}/latents", "--image", digit, "--out", f"{bucket}/hits.png"))
     assert len(hits["hits"]) == 20
@@ -203,10 +204,26 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
         ("reconstruct", "--bundle", bundle, "--data", f"{bucket}/test", "--out", f"{bucket}/reconstructed.png"),
         ("show", f"{OUT}/latents", "--picture", f"{bucket}/latents.png"),
         ("moments", "drift", sums, sums, "--out", f"{bucket}/drift.png"),
+        ("moments", "add", sums, sums, "--force", "--out", f"{bucket}/twice"),
+        ("moments", "subtract", f"{bucket}/twice", sums, "--out", f"{bucket}/once"),
+        ("losses", "--models", f"{OUT}/model", *digits, "--out", f"{bucket}/losses.png"),
         ("export", "--model", f"{OUT}/model", "--out", f"{bucket}/exported"),
     ):
         done = run_job(name, *options)  # none of them asks for Ray
         assert done.code == 0, done.err
+    np.testing.assert_array_equal(load_moments(f"{bucket}/once")[0].sums, load_moments(sums)[0].sums)
+    assert ended(cluster.job("doctor.py", "--storage", bucket))["ok"]
+
+    source = resolve(f"{bucket}/digits")
+    for file in ("90.parquet", "91.parquet"):
+        (source / file).write_bytes((source / "00.parquet").read_bytes())
+    grown, images, latents = (FILES + 2) * ROWS, f"{bucket}/digits", f"{OUT}/latents"
+    for command in (
+        ("encode.py", "--model", f"{OUT}/model", "--data", images, "--out", latents, "--keep-images", "--append"),
+        ("reduce.py", "--latents", latents, "--out", sums, "--update"),
+    ):
+        assert ended(cluster.job(*command))["rows"] == grown
+    check_sums([*range(FILES), 90, 91])
 
     logs = Path(cluster.head.get_logs_dir_path())
     texts = [path.read_bytes() for path in logs.rglob("*") if path.is_file()]

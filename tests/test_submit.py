@@ -3,90 +3,121 @@
 import json
 import os
 import re
-import shlex
+import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
-from ray.cluster_utils import Cluster
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from lbae.io.artifact import read_manifest
 from tests.conftest import ROOT, SAMPLE, readme_blocks
 
+GCS, DASHBOARD = 6390, 8366  # ports that another Ray of this machine does not have
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
 
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
-    """The address of a cluster of two nodes with a CPU each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as after activating .venv
-        node = {"num_cpus": 1, "object_store_memory": 2**28}
+def cluster() -> Iterator[dict[str, str]]:
+    """Two nodes with a CPU each, started as operators start them; the environment of who may submit to them."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own makes paths of sockets too long
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as after activating .venv
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
+        }
         # Of the agent any free port: where another Ray on this machine has the default one, nobody takes submissions.
-        head = {"include_dashboard": True, "dashboard_port": 8366, "dashboard_agent_listen_port": 0}
-        cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
-        cluster.add_node(**node)
-        yield f"http://{cluster.head_node.webui_url}"
-        cluster.shutdown()
+        node = ["--block", "--num-cpus", "1", "--object-store-memory", str(2**28), "--dashboard-agent-listen-port", "0"]
+        head = ["--head", "--port", str(GCS), "--dashboard-port", str(DASHBOARD), "--temp-dir", folder]
+        started = []
+        try:
+            for options in (head, ["--address", f"127.0.0.1:{GCS}"]):
+                with open(f"{folder}/node-{len(started)}.log", "w") as log:
+                    command = ["ray", "start", "--node-ip-address", "127.0.0.1", *node, *options]
+                    started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+                while "runtime started" not in Path(log.name).read_text():
+                    assert started[-1].poll() is None, Path(log.name).read_text()
+                    time.sleep(0.5)
+            yield environment
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(timeout=60)
+
+
+def submit(environment: dict[str, str], command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a ``ray job submit``."""
+    for _ in range(12):  # a node's agent takes submissions some time after the node is there
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+        if "No available agent" not in done.stderr:
+            return done
+        time.sleep(5)
+    raise TimeoutError("no node takes submissions")
 
 
 class Submitted:
-    """Jobs submitted to a cluster, with the code of this checkout."""
+    """Jobs submitted to a cluster, with the code of this checkout and the operators' runtime environment."""
 
-    def __init__(self, dashboard: str) -> None:
-        self.client = JobSubmissionClient(dashboard)
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment, self._count = environment, 0
+        bearer = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+        self._jobs = httpx.Client(base_url=f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs", headers=bearer, timeout=90)
 
     def start(self, *command: object) -> str:
         """Submit ``python jobs/COMMAND``; its submission's name."""
-        environment = {"working_dir": str(ROOT), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}
-        for _ in range(12):  # a node's agent takes submissions some time after the node is there
-            with suppress(RuntimeError):
-                return self.client.submit_job(
-                    entrypoint=f"python jobs/{shlex.join(map(str, command))}", runtime_env=environment
-                )
-            time.sleep(5)
-        raise TimeoutError("no node takes submissions")
+        self._count += 1
+        name = f"job-{os.getpid()}-{self._count}"
+        options = ["--no-wait", "--submission-id", name, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
+        job = ["python", f"jobs/{command[0]}", *map(str, command[1:])]
+        done = submit(self._environment, ["ray", "job", "submit", *options, "--", *job])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return name
 
-    def end(self, name: str) -> JobDetails:
+    def details(self, name: str) -> dict[str, Any]:
+        """What the cluster says of a job."""
+        found: dict[str, Any] = self._jobs.get(f"/{name}").raise_for_status().json()
+        return found
+
+    def logs(self, name: str) -> str:
+        """What the job has said."""
+        return str(self._jobs.get(f"/{name}/logs").raise_for_status().json()["logs"])
+
+    def end(self, name: str) -> dict[str, Any]:
         """Wait for its end."""
-        while not (details := self.client.get_job_info(name)).status.is_terminal():
+        while (details := self.details(name))["status"] not in ENDED:
             time.sleep(0.5)
         return details
 
     def stop_when(self, name: str, begun: Callable[[], bool]) -> str:
         """Stop it once something is there; what it said."""
         while not begun():
-            assert not self.client.get_job_status(name).is_terminal(), self.client.get_job_logs(name)
+            assert self.details(name)["status"] not in ENDED, self.logs(name)
             time.sleep(0.2)
-        self.client.stop_job(name)
-        assert self.end(name).status == JobStatus.STOPPED
-        return self.client.get_job_logs(name)
+        self._jobs.post(f"/{name}/stop").raise_for_status()
+        assert self.end(name)["status"] == "STOPPED"
+        return self.logs(name)
 
 
 @pytest.fixture
-def submitted(dashboard) -> Submitted:
-    return Submitted(dashboard)
+def submitted(cluster) -> Submitted:
+    return Submitted(cluster)
 
 
 @pytest.mark.slow
-def test_a_submitted_job_trains_on_two_nodes(dashboard, tmp_path, digits):
-    submit = readme_blocks("bash")[4].strip().splitlines()[1]
-    submit = re.sub(r"\$PWD/lbae\S+", str(digits), submit).replace("$PWD/runs", str(tmp_path))
-    environment = {**os.environ, "RAY_API_SERVER_ADDRESS": dashboard}
-    command = ["bash", "-c", submit]
-    for _ in range(12):  # a node's agent takes submissions some time after the node is there
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
-        if "No available agent" not in done.stderr:
-            break
-        time.sleep(5)
+def test_a_submitted_job_trains_on_two_nodes(cluster, tmp_path, digits):
+    asked = readme_blocks("bash")[4].strip().splitlines()[1]
+    asked = re.sub(r"\$PWD/lbae\S+", str(digits), asked).replace("$PWD/runs", str(tmp_path))
+    done = submit(cluster, ["bash", "-c", asked])
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"kind": "model"' in done.stdout
     manifest = json.loads((tmp_path / "submitted" / "model" / "manifest.json").read_bytes())
@@ -104,17 +135,33 @@ def test_what_goes_with_a_submitted_job_is_small(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_and_its_exit_code_is_in_the_details(submitted, dashboard):
-    asked = ["ray", "job", "submit", "--submission-id", f"mistake-{os.getpid()}", "--working-dir", ROOT]
-    done = subprocess.run(
-        [*asked, "--address", dashboard, "--", "python", "jobs/show.py", "nowhere"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    details = submitted.end(asked[4])
+def test_a_mistake_is_told_and_its_exit_code_is_in_the_details(cluster, submitted):
+    name = f"mistake-{os.getpid()}"
+    command = [
+        "ray",
+        "job",
+        "submit",
+        "--submission-id",
+        name,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "jobs/show.py",
+        "nowhere",
+    ]
+    done = submit(cluster, command)
     assert "error: there is no artifact at nowhere: it does not exist" in done.stdout
-    assert (done.returncode, details.driver_exit_code) == (1, 2), "Ray's own code, and the job's"
+    assert (done.returncode, submitted.end(name)["driver_exit_code"]) == (1, 2), "Ray's own code, and the job's"
+
+
+@pytest.mark.slow
+def test_without_the_token_nothing_is_submitted(cluster, tmp_path):
+    stranger = {**cluster, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
+    done = submit(stranger, ["ray", "job", "submit", "--", "touch", str(tmp_path / "here")])
+    assert done.returncode != 0
+    assert "401" in done.stderr
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.slow
@@ -125,7 +172,7 @@ def test_stopped_jobs_leave_no_half_artifact_and_go_on(submitted, digits, tmp_pa
     assert said.endswith("error: stopped\n")
     assert not (model / "manifest.json").exists()
     assert any(checkpoints.rglob("checkpoint_*"))
-    assert submitted.end(submitted.start(*train)).driver_exit_code == 0
+    assert submitted.end(submitted.start(*train))["driver_exit_code"] == 0
 
     data, lock = tmp_path / "data", tmp_path / "latents.lock"
     for copy in range(4):
@@ -135,5 +182,5 @@ def test_stopped_jobs_leave_no_half_artifact_and_go_on(submitted, digits, tmp_pa
     assert said.endswith("error: stopped\n")
     assert not lock.exists()
     assert not (latents / "manifest.json").exists()
-    assert submitted.end(submitted.start(*encode)).driver_exit_code == 0
+    assert submitted.end(submitted.start(*encode))["driver_exit_code"] == 0
     assert read_manifest(str(latents)).rows == 40_000

@@ -4,7 +4,9 @@ A row of a product can differ in its last bits between batch shapes, so every ca
 the pixels of an image do not depend on what else was asked for.
 """
 
+import warnings
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +61,11 @@ class Codec:
         self.config = network.config
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's object store."""
+        state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
+        return _from_arrays, (self.config, state, self.precision, str(self.device))
+
     def to(self, device: torch.device | str) -> "Codec":
         """The codec on another device; its network moves there."""
         return Codec(self._network, self.precision, device)
@@ -88,6 +95,23 @@ class Codec:
                 logits = self._network.decode_logits(chunk.float())
             images[start : start + rows] = from_network(logits[:rows], self.config).cpu().numpy()
         return images
+
+
+def _ordered(weights: Tensor) -> Tensor:
+    """Weights as channels-last has them in memory."""
+    return weights.permute(0, 2, 3, 1).contiguous() if weights.dim() == 4 else weights
+
+
+def _from_arrays(config: ModelConfig, state: dict[str, np.ndarray], precision: Precision, device: str) -> Codec:
+    """A codec on weights that others may use too: nothing writes to them in evaluation mode."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        weights = {name: torch.from_numpy(values) for name, values in state.items()}
+    with torch.device("meta"):
+        network = LatentBernoulliAutoencoder(config)
+    ordered = {name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()}
+    network.load_state_dict(ordered, assign=True)
+    return Codec(network, precision, device)
 
 
 def _padded(chunk: Tensor, batch: int) -> tuple[Tensor, int]:

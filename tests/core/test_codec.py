@@ -1,0 +1,25 @@
+import pickle
+
+import numpy as np
+import torch
+
+from lbae.config import ModelConfig
+from lbae.core.codec import Codec
+from lbae.core.network import LatentBernoulliAutoencoder
+
+
+def test_a_copy_in_another_process_runs_on_the_same_weights():
+    """As Ray's object store has it: buffers beside the pickle, in memory that nobody may write to."""
+    config = ModelConfig(latent_dim=24, image_size=16, channels=(8, 8))
+    codec = Codec(LatentBernoulliAutoencoder(config, torch.Generator().manual_seed(0)), "float32")
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    buffers: list[pickle.PickleBuffer] = []
+    small = pickle.dumps(codec, protocol=5, buffer_callback=buffers.append)
+    shared = [memoryview(bytes(buffer.raw())) for buffer in buffers]
+    again = pickle.loads(small, buffers=shared)
+    assert len(small) < 20_000 < sum(len(buffer) for buffer in shared)
+    places = {np.frombuffer(buffer, np.uint8).ctypes.data for buffer in shared}
+    assert {weights.data_ptr() for weights in again._network.state_dict().values()} <= places
+    latents = again.encode(images)
+    np.testing.assert_array_equal(latents, codec.encode(images))
+    np.testing.assert_array_equal(again.decode(latents), codec.decode(latents))
