@@ -107,8 +107,7 @@ def _from_arrays(config: ModelConfig, state: dict[str, np.ndarray], precision: P
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         weights = {name: torch.from_numpy(values) for name, values in state.items()}
-    with torch.device("meta"):
-        network = LatentBernoulliAutoencoder(config)
+    network = LatentBernoulliAutoencoder(config)  # not on "meta": for that torch imports 80 MB, more than its weights
     ordered = {name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()}
     network.load_state_dict(ordered, assign=True)
     return Codec(network, precision, device)
