@@ -68,10 +68,8 @@ def submit(environment: dict[str, str], command: list[str]) -> subprocess.Comple
 class Submitted:
     """Jobs submitted to a cluster, with the code of this checkout and the operators' runtime environment."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment, self._count = environment, 0
-        bearer = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
-        self._jobs = httpx.Client(base_url=f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs", headers=bearer, timeout=90)
+    def __init__(self, environment: dict[str, str], jobs: httpx.Client) -> None:
+        self._environment, self._jobs, self._count = environment, jobs, 0
 
     def start(self, *command: object) -> str:
         """Submit ``python jobs/COMMAND``; its submission's name."""
@@ -109,8 +107,10 @@ class Submitted:
 
 
 @pytest.fixture
-def submitted(cluster) -> Submitted:
-    return Submitted(cluster)
+def submitted(cluster) -> Iterator[Submitted]:
+    bearer = {"Authorization": f"Bearer {cluster['RAY_AUTH_TOKEN']}"}
+    with httpx.Client(base_url=f"{cluster['RAY_API_SERVER_ADDRESS']}/api/jobs", headers=bearer, timeout=90) as jobs:
+        yield Submitted(cluster, jobs)
 
 
 @pytest.mark.slow
