@@ -186,16 +186,16 @@ def evaluate(network: LatentBernoulliAutoencoder, images: Tensor, config: TrainC
 
 
 @torch.inference_mode()
-def reconstruct(network: LatentBernoulliAutoencoder, images: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Codes (K, width), float32, and reconstructions, uint8 (K, H, W, C), of uint8 images in evaluation mode."""
+def reconstruct(
+    network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """Codes (K, width), float32, of uint8 images (K, H, W, C) in evaluation mode, and uint8 reconstructions of the first."""
     network.eval()
-    device, codes, decoded = _device(network), [], []
-    for chunk in _chunks(images):
-        with autocast(device, precision):
-            codes.append(network.encode(to_network(chunk.to(device), network.config)))
-            logits = network.decode_logits(codes[-1])
-        decoded.append(from_network(logits, network.config))
-    return torch.cat(codes).float(), torch.cat(decoded)
+    device, chunks = _device(network), _chunks(images)
+    with autocast(device, precision):
+        codes = torch.cat([network.encode(to_network(chunk.to(device), network.config)) for chunk in chunks])
+        logits = [network.decode_logits(some) for some in torch.split(codes[:shown], len(chunks[0]))]
+    return codes.float(), from_network(torch.cat(logits), network.config)
 
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:

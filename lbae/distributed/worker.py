@@ -247,8 +247,8 @@ class _Reporter:
         numbers["learning_rate"] = state.optimizer.param_groups[0]["lr"]
         latents = pairs = None
         if len(watched := self._images.held_out[:_WATCHED]):
-            codes, images = reconstruct(state.network, watched, precision=self.precision)
-            pairs = watched[:_SHOWN].numpy(), images[:_SHOWN].cpu().numpy()
+            codes, images = reconstruct(state.network, watched, _SHOWN, precision=self.precision)
+            pairs = watched[:_SHOWN].numpy(), images.cpu().numpy()
             if self._settings.config.model.bottleneck == "bernoulli":
                 latents = codes.to(torch.int8).cpu().numpy()
         log_epoch(self._settings.board, epoch.number, numbers, latents, pairs)

@@ -4,14 +4,16 @@ A rate is that of the second epoch with all that ends it: the held-out images, a
 ``python -m tests.benchmarks.test_train``, with ``RUNS_A_NETWORK`` in its environment, is the bare loop.
 """
 
+import functools
 import io
-import math
 import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,7 +36,8 @@ from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
 
 CONFIG = presets.get("cifar10")
-IMAGES, BATCH, PLAIN_STEPS = 26_400, 512, 3
+IMAGES, BATCH, PLAIN_STEPS, ROUNDS = 26_400, 512, 3, 2
+BASES = ("bare loop", "bare loop in a worker", "one worker", "as the original")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,7 @@ def bare_in_a_worker(folder: Path) -> float:
     def loop(where: dict[str, str]) -> None:
         Path(where["rate"]).write_text(str(bare_loop()))
 
+    folder.mkdir()
     trainer = TorchTrainer(
         loop,
         train_loop_config={"rate": str(folder / "rate")},
@@ -130,18 +134,19 @@ def test_training_jobs(table, tmp_path):
         given = {"data": str(table), "out": str(tmp_path / name), "preset": "cifar10", "epochs": 2}
         return on_ray(lambda: train(**given, **options)["images_per_second"])
 
-    rates = {"bare loop": bare(), "as the original": plain(table)}
-    rates["bare loop in a worker"] = on_ray(lambda: bare_in_a_worker(tmp_path))
-    rates["one worker"] = job("one", workers=1)
-    rates["two workers"] = job("two", workers=2)
-    rates["one worker, streaming"] = job("stream", workers=1, feed="streaming")
-    rates["bare loop again"] = bare()
-    base = math.sqrt(rates["bare loop"] * rates["bare loop again"])
+    rates: dict[str, list[float]] = defaultdict(list)
+    rates["as the original"].append(plain(table))
+    for number in range(ROUNDS):
+        rates["bare loop"].append(bare())
+        rates["bare loop in a worker"].append(on_ray(functools.partial(bare_in_a_worker, tmp_path / f"bare-{number}")))
+        rates["one worker"].append(job(f"one-{number}", workers=1))
+        rates["two workers"].append(job(f"two-{number}", workers=2))
+    rates["one worker, streaming"].append(job("stream", workers=1, feed="streaming"))
+    rates["bare loop"].append(bare())
     print()
-    for name, rate in rates.items():
-        others = {"the bare loop": base, "that in a worker": rates["bare loop in a worker"]}
-        others |= {"one worker": rates["one worker"], "the original": rates["as the original"]}
-        print(f"{name}: {rate:.0f} images/s, " + ", ".join(f"{rate / other:.2f} of {of}" for of, other in others.items()))
+    for name, found in rates.items():
+        of = ", ".join(f"{geometric_mean(found) / geometric_mean(rates[other]):.2f} of {other}" for other in BASES)
+        print(f"{name}: {', '.join(f'{rate:.0f}' for rate in found)} images/s; {of}")
 
 
 if __name__ == "__main__":
