@@ -109,23 +109,28 @@ def by_torch_fidelity(
 
     name = f"classifier-{folder.name}"
     torch_fidelity.register_feature_extractor(name, Registered)
+    return of_files(one, other, folder, "features", form=form, feature_extractor=name, kid_subset_size=subset)
+
+
+def of_files(
+    one: np.ndarray, other: np.ndarray, folder: Path, layer: str, form: str = "png", **options: object
+) -> dict[str, float]:
+    """What torch-fidelity says of image files by one layer of a feature extractor."""
     for place, pictures in ((folder / "one", one), (folder / "other", other)):
         place.mkdir(parents=True)
         for index, image in enumerate(pictures):
             Image.fromarray(image[..., 0]).save(place / f"{index:05d}.{form}")
-    layers = dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "features")
     return torch_fidelity.calculate_metrics(
         input1=str(folder / "one"),
         input2=str(folder / "other"),
-        feature_extractor=name,
         fid=True,
         kid=True,
         prc=True,
-        kid_subset_size=subset,
         cuda=False,
         save_cpu_ram=True,
         verbose=False,
-        **layers,
+        **dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), layer),
+        **options,
     )
 
 
@@ -259,6 +264,32 @@ def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_
     classifier = kept_classifier(cache, found["fingerprints"]["classifier"])
     theirs = by_torch_fidelity(classifier, bundle.sample(KEPT, seed=0), images, tmp_path, form="jpg", subset=1_000)
     assert_same(found["distances"]["mixture"][TEST], theirs)
+
+
+@pytest.mark.slow
+def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_files(evaluate, pipeline, inception, tmp_path):
+    """Of an Inception that was not trained; nothing here downloads the weights of the one that was."""
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 12), few)
+    options = ("--features", "inception", "--priors", "mixture", "--metrics")
+    done = evaluate(tmp_path / "e", *options, "frechet,kernel", data=few)
+    assert done.code == 2
+    assert f"test images of {few}: 12; a Fréchet distance in 2048 features needs more than 2048" in done.error
+    done = evaluate(tmp_path / "e", *options, "kernel,precision,recall", data=few)
+    assert done.code == 0, done.err
+    found = read_report(tmp_path / "e")
+    assert found["fingerprints"].keys() == {"bundle", "data", "inception"}
+    bundle = lbae.load_bundle(pipeline.bundle)
+    images = np.concatenate([part.images for part in decode_every(plan(str(few)), bundle.codec.config)])
+    how = {
+        "feature_extractor": "inception-v3-compat",
+        "feature_extractor_weights_path": str(inception),
+        "kid_subset_size": 12,
+    }
+    theirs = of_files(bundle.sample(12, seed=0), images, tmp_path, "2048", **how)
+    row = found["distances"]["mixture"][TEST]
+    assert row["kernel"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert [row["precision"], row["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -92,22 +92,13 @@ def test_a_column_of_too_many_classes_is_named(tmp_path):
     assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "only columns of more than 200 values (name)"
 
 
-def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(tmp_path, monkeypatch):
-    class Untrained(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state):
-            """Keep the random weights."""
-
-    torch.save({}, tmp_path / "none.pth")
-    weights = tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
-    weights.parent.mkdir(parents=True)
-    untrained = Untrained("inception-v3-compat", ["2048"], str(tmp_path / "none.pth"))
-    torch.save(untrained.state_dict(), weights)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(inception):
     network, _ = load_inception()
     grey = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
     found = network.features(grey)
+    theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception))
     with torch.inference_mode():
-        expected = untrained(torch.from_numpy(grey).permute(0, 3, 1, 2).repeat(1, 3, 1, 1))[0]
+        expected = theirs(torch.from_numpy(grey).permute(0, 3, 1, 2).repeat(1, 3, 1, 1))[0]
     torch.testing.assert_close(found, expected)
 
 
