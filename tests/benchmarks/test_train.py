@@ -123,6 +123,7 @@ def plain(path: Path) -> float:
     return BATCH * PLAIN_STEPS / (time.perf_counter() - started)
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own, which it ends by their ids
 def test_training_jobs(table, tmp_path):
     def on_ray(rate: Callable[[], float]) -> float:
         ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
@@ -140,8 +141,8 @@ def test_training_jobs(table, tmp_path):
         rates["bare loop"].append(bare())
         rates["bare loop in a worker"].append(on_ray(functools.partial(bare_in_a_worker, tmp_path / f"bare-{number}")))
         rates["one worker"].append(job(f"one-{number}", workers=1))
+        rates["one worker, streaming"].append(job(f"stream-{number}", workers=1, feed="streaming"))
         rates["two workers"].append(job(f"two-{number}", workers=2))
-    rates["one worker, streaming"].append(job("stream", workers=1, feed="streaming"))
     rates["bare loop"].append(bare())
     print()
     for name, found in rates.items():
