@@ -83,7 +83,8 @@ def _sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Secti
     if report["left_out"]:
         yield Section(title="What is left out", rows=list(report["left_out"].items()))
     told = {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in (told | {"seconds": report["seconds"]}).items()]
+    told |= {"seconds": report["seconds"]}
+    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
     yield Section(title="What this rests on", text=_TERMS, rows=rows)
 
 
@@ -94,12 +95,18 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     looked = "Inception's features"
     if report["features"] == "classifier":
         looked = f"features of a small classifier ({known}), so comparable within this data set only"
+    header, *rows = _filled(
+        [
+            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
+            *(_distance_row(report, name) for name in report["distances"]),
+        ]
+    )
     return Section(
         title="Distances",
         text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision and recall."
         " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones.",
-        header=["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-        rows=[_distance_row(report, name) for name in report["distances"]],
+        header=header,
+        rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
     )
 
@@ -199,6 +206,11 @@ def _some(shown: dict[str, bytes], *names: str) -> list[bytes]:
 
 def _title(attribute: str, value: bool) -> str:
     return attribute if value else f"no {attribute}"
+
+
+def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
+    """Without the columns that say nothing: of metrics that were not asked for, of images that were not given."""
+    return list(zip(*(column for column in zip(*table, strict=True) if set(column[1:]) != {""}), strict=True))
 
 
 def _distance_row(report: dict[str, Any], name: str) -> list[object]:

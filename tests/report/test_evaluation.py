@@ -174,6 +174,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     page = (whole / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(whole.glob("*.png")))
     assert "src=http" not in page.replace('"', "")
+    assert all(f"<th>{name}</th>" in page for name in ("training", "precision", "recall", "nearest", "copies"))
 
 
 def test_reconstruction_errors_are_those_of_the_pixels(pipeline, report, images):
@@ -308,7 +309,10 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert found["overlap"] == {"bytes": 3, "keys": 207}
     assert found["classifier_accuracy"] == {}
     assert "no such column" in found["left_out"]["classifier accuracy, label"]
-    assert "the test images do not tell how often it is right" in (tmp_path / "e" / "report.html").read_text()
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "the test images do not tell how often it is right" in page
+    assert "<th>training</th>" in page
+    assert not any(f"<th>{name}</th>" in page for name in ("precision", "recall", "nearest", "copies"))
 
 
 def test_blocks_add_up_the_same_however_they_come():
