@@ -50,8 +50,9 @@ def cluster() -> Iterator[dict[str, str]]:
                     time.sleep(0.5)
             yield environment
         finally:
-            for process in reversed(started):
+            for process in started:
                 process.terminate()
+            for process in started:
                 process.wait(timeout=60)
 
 

@@ -1,4 +1,4 @@
-"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies once images have been looked at.
+"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while it looks at images.
 
 ``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, those of the job as JSON.
 """
@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import ray
@@ -15,8 +16,19 @@ from ray.cluster_utils import Cluster
 from lbae.distributed.evaluate import evaluate
 
 
+def looking() -> set[int]:
+    """Processes of actors that have what they need to look at images."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if "MapWorker" in title and "__init__" not in title:
+                found.add(process.pid)
+    return found
+
+
 def main(options: str) -> None:
-    """Start the nodes, evaluate, and let the second die soon after both have an actor."""
+    """Start the nodes, evaluate, and let the second die as soon as both look."""
     one = {"num_cpus": 1, "object_store_memory": 2**29}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)
@@ -24,9 +36,10 @@ def main(options: str) -> None:
     killed = threading.Event()
 
     def kill() -> None:
-        while sum("MapWorker" in "".join(process.cmdline()) for process in psutil.Process().children(recursive=True)) < 2:
-            time.sleep(0.2)
-        time.sleep(1)
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen |= looking()
+            time.sleep(0.1)
         cluster.remove_node(second, allow_graceful=False)
         killed.set()
 

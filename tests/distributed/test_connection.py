@@ -21,6 +21,7 @@ def job(*, address: str = "") -> dict:
 run(job)
 """
 OTHER_RAY = "import ray._private.utils as u; u.compute_version_info = lambda: ('2.59.0', '3.10.1')\n"
+FEW_TRIES = {"RAY_NUM_REDIS_GET_RETRIES": "2"}  # Ray's own: as many seconds that it waits for a cluster
 NO_ROOM = [
     "unshare",
     "--map-root-user",
@@ -69,7 +70,7 @@ def test_an_address_that_is_given_comes_before_the_environments(ray_session):
 @pytest.mark.slow
 def test_a_job_that_is_stopped_while_it_connects_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
+        environment = {**os.environ, **FEW_TRIES, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
         command = [sys.executable, "-c", CONNECT]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr.readline()  # Ray says that it is still waiting
@@ -91,7 +92,7 @@ def test_a_wrong_token_is_thought_of(ray_session, tmp_path):
     token = Path(tmp_path, ".ray", "auth_token")
     token.parent.mkdir()
     token.write_text("0" * 64)
-    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token")
+    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token", **FEW_TRIES)
     assert code == 1
     assert f"no Ray cluster answers at {ray_session}, or it refuses this machine's token" in error
     assert "0" * 64 not in error
