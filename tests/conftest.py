@@ -37,6 +37,7 @@ SECRET = "a-key-that-nobody-may-read"
 
 settings.register_profile("lbae", deadline=None)
 settings.load_profile("lbae")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # what tests send stays on this machine
 
 
 @pytest.fixture(scope="session")
