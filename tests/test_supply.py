@@ -1,7 +1,10 @@
 """What the project says of the packages that it stands on."""
 
+import importlib.util
 import re
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -20,3 +23,10 @@ def test_licences_are_listed_for_all_that_is_pinned():
 
 def test_the_lock_file_names_no_index():
     assert not re.search(r"^--|https?:|file:", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["torch", "ray", "pandas"])
+def test_packages_are_compiled(name):
+    """Where PYTHONDONTWRITEBYTECODE is set, every process of a job would compile them anew, for seconds."""
+    source = importlib.util.find_spec(name).origin
+    assert Path(importlib.util.cache_from_source(source)).exists(), "run `make .venv/ready`"
