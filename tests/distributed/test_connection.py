@@ -21,7 +21,12 @@ def job(*, address: str = "") -> dict:
 run(job)
 """
 OTHER_RAY = "import ray._private.utils as u; u.compute_version_info = lambda: ('2.59.0', '3.10.1')\n"
-FEW_TRIES = {"RAY_NUM_REDIS_GET_RETRIES": "2"}  # Ray's own: as many seconds that it waits for a cluster
+# Ray's own, in seconds: how long it waits for a cluster.
+SHORT_WAITS = {
+    "RAY_gcs_rpc_server_connect_timeout_s": "1",
+    "RAY_py_gcs_connect_timeout_s": "2",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
+}
 NO_ROOM = [
     "unshare",
     "--map-root-user",
@@ -70,7 +75,7 @@ def test_an_address_that_is_given_comes_before_the_environments(ray_session):
 @pytest.mark.slow
 def test_a_job_that_is_stopped_while_it_connects_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        environment = {**os.environ, **FEW_TRIES, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
+        environment = {**os.environ, **SHORT_WAITS, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
         command = [sys.executable, "-c", CONNECT]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr.readline()  # Ray says that it is still waiting
@@ -92,7 +97,7 @@ def test_a_wrong_token_is_thought_of(ray_session, tmp_path):
     token = Path(tmp_path, ".ray", "auth_token")
     token.parent.mkdir()
     token.write_text("0" * 64)
-    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token", **FEW_TRIES)
+    code, error = connected(ray_session, HOME=str(tmp_path), RAY_AUTH_MODE="token", **SHORT_WAITS)
     assert code == 1
     assert f"no Ray cluster answers at {ray_session}, or it refuses this machine's token" in error
     assert "0" * 64 not in error
