@@ -49,6 +49,8 @@ priors = "mixture"
 metrics = "kernel"
 """
 
+_SHORT_WAIT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of a job for a head that is gone, by default a minute
+
 pytestmark = pytest.mark.slow
 
 
@@ -95,7 +97,7 @@ class Machines:
         return subprocess.Popen(
             [sys.executable, f"jobs/{command[0]}", *map(str, command[1:]), "--address", self.address],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | _SHORT_WAIT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

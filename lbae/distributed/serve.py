@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from lbae.distributed.session import cluster_nodes, root_cause, session
 from lbae.distributed.shelf import State
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage import absolute
-from lbae.web.guard import Limits
+from lbae.web.guard import DEFAULT_LIMITS, Limits
 from lbae.web.guard import api_keys as keys_of
 
 _APP = "lbae"
@@ -35,13 +36,8 @@ _START_S = 600
 _SWAP_S = 600
 _ANSWER_S = 30
 # HAProxy hands requests straight to the replicas, where Serve's own proxy, in Python, takes ten times as long to pass one on
-# (docs/results.md). Replicas that are to end are out of its list within a second. One that is stuck keeps its connections,
-# so requests to it are given up, and sent again, a little later than a replica itself would give up (Limits.max_seconds).
-_HAPROXY = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "125",
-}
+# (docs/results.md). Replicas that are to end are out of its list within a second.
+_HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
 _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
 
 
@@ -128,7 +124,9 @@ def _watch() -> None:
 
 
 @contextmanager
-def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: Any) -> Iterator[dict[str, Any]]:
+def serving(
+    bundle: str, port: int = 8000, host: str = "127.0.0.1", limits: Limits = DEFAULT_LIMITS, **options: Any
+) -> Iterator[dict[str, Any]]:
     """Serve a bundle on the connected Ray with the options of :func:`application`, and take down what was started.
 
     Yields the URL and the bundle's fingerprint once the service answers there. UserError when the port is taken, or Ray
@@ -136,10 +134,11 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
     """
     running = _check_address(host, port)
     reached([bundle], [])
-    app = application(bundle, **options)
+    app = application(bundle, limits=limits, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        ray_serve.start(http_options={"host": host, "port": port}, controller_options=controller_options(host))
+        proxy = controller_options(host, limits.max_seconds)
+        ray_serve.start(http_options={"host": host, "port": port}, controller_options=proxy)
         ray_serve._run(app, name=_APP, route_prefix="/", _blocking=False)  # run() would wait for ever
         _wait_until_running()
         yield {
@@ -154,15 +153,18 @@ def serving(bundle: str, port: int = 8000, host: str = "127.0.0.1", **options: A
             ray_serve.shutdown()
 
 
-def controller_options(host: str) -> dict[str, Any] | None:
+def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds) -> dict[str, Any] | None:
     """HAProxy, which ray[serve] brings along on Linux, where it reaches all replicas.
 
     It looks for those of its own node at 127.0.0.1, and for others, which listen at ``host`` too, at their nodes' addresses.
+    A replica that is stuck keeps its connections, so requests to it are given up, and sent again, a little later than a
+    replica itself gives up, after ``max_seconds``.
     """
     fit = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     if not fit or sys.platform != "linux":
         return None
-    return {"runtime_env": {"env_vars": {**_HAPROXY, **(_own_places() if host == "127.0.0.1" else {})}}}
+    waits = {"RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(max_seconds) + 5)}
+    return {"runtime_env": {"env_vars": {**_HAPROXY, **waits, **(_own_places() if host == "127.0.0.1" else {})}}}
 
 
 def _own_places() -> dict[str, str]:

@@ -25,6 +25,7 @@ from lbae.distributed.deployments import Topology
 from lbae.distributed.serve import serving, swap
 from lbae.io.bundle import load_bundle
 from lbae.web import client as web
+from lbae.web.guard import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16
@@ -127,7 +128,7 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
     seen: Counter = Counter()
     killed: list[str] = []
     nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
-    with nodes as kill, serving(bundles[0], PORT, replicas=2, topology=topology):
+    with nodes as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=20), replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 10, Counter())
         before, until = megabytes(), time.monotonic() + seconds
