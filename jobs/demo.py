@@ -8,7 +8,7 @@ from lbae.cli import run
 from lbae.distributed.encode import encode
 from lbae.distributed.fit import fit
 from lbae.distributed.reduce import reduce
-from lbae.distributed.session import session
+from lbae.distributed.session import cluster_cpus, cluster_gpus, session
 from lbae.distributed.train import train
 from lbae.report.tour import write_tour
 
@@ -19,7 +19,7 @@ def demo(
     *,
     out: str = "runs/demo",
     epochs: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
@@ -28,15 +28,16 @@ def demo(
     Args:
         out: folder for the artifacts, the pictures and the report.
         epochs: passes over the images; the preset's when not given.
-        workers: training processes.
+        workers: training processes; one a GPU, or without GPUs two where there are two CPUs.
         overwrite: replace artifacts of another make.
         address: Ray cluster to join; found or started when not given.
     """
     data = str(Path(lbae.__file__).parent / "sample" / "mnist")
     model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))
     with session(address):
+        count = workers or cluster_gpus() or min(2, cluster_cpus())
         results = {
-            "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=workers, overwrite=overwrite),
+            "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=count, overwrite=overwrite),
             "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
             "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
             "fit": fit(model=model, latents=latents, moments=moments, out=bundle, examples=_EXAMPLES, overwrite=overwrite),

@@ -19,8 +19,8 @@ def demo() -> Config:
 def mnist() -> Config:
     """The paper's MNIST network and loss (28x28 padded to 32, N = 200, BCE).
 
-    ``python jobs/train.py --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs take 45 minutes
-    on two cores with bfloat16 and end at a held-out loss of 60; all 30 take a minute and a half on an H100, and end at 58.9.
+    ``python jobs/train.py --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs take an hour on
+    two cores with bfloat16 and end at a held-out loss of 60; all 30 take a minute and a half on an H100, and end at 58.9.
     """
     return Config(
         model=ModelConfig(latent_dim=200, image_size=32, padding=2, image_channels=1),
@@ -31,15 +31,15 @@ def mnist() -> Config:
 def cifar10() -> Config:
     """The paper's CIFAR-10 network and loss (32x32, N = 600, MSE).
 
-    ``python jobs/train.py --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20 epochs take 40
-    minutes on two cores with bfloat16 and end at a held-out loss of 18.4; all 60 take two and a half on an H100, and end at
+    ``python jobs/train.py --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20 epochs take 50
+    minutes on two cores with bfloat16 and end at a held-out loss of 18.5; all 60 take two and a half on an H100, and end at
     15.3.
     """
     return Config(model=ModelConfig(latent_dim=600, image_size=32), train=TrainConfig(epochs=60, flips=True))
 
 
 def celeba() -> Config:
-    """The paper's CelebA network and loss (centre crop to 64x64, N = 1500, MSE). Not trained by us; meant for a GPU.
+    """The paper's CelebA network and loss (centre crop to 64x64, N = 1500, MSE); for a GPU, three epochs trained by us.
 
     ``python jobs/train.py --preset celeba --data torchvision:celeba --out runs/celeba``
     """

@@ -201,9 +201,10 @@ class Pipeline:
 
 @pytest.fixture(scope="session")
 def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The README's "on your own folder of images", done with 600 digits."""
+    """The README's "on your own folder of images", done with 600 digits and by two workers."""
     out = tmp_path_factory.mktemp("pipeline")
-    return Pipeline(digits, out, run_readme(readme_blocks("bash")[0], out, digits))
+    block = readme_blocks("bash")[0].replace("--epochs 12", "--epochs 12 --workers 2")
+    return Pipeline(digits, out, run_readme(block, out, digits))
 
 
 @pytest.fixture

@@ -6,8 +6,11 @@ import re
 import shlex
 import subprocess
 
+import numpy as np
 import pytest
 
+from lbae.core.packing import unpack
+from lbae.io.latent_table import packed_latents
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 
 BASH, PYTHON = readme_blocks("bash"), readme_blocks("python")
@@ -17,8 +20,14 @@ PORT = "18124"
 
 def test_there_are_the_blocks_that_are_run_here():
     firsts = [block.strip().splitlines()[0].split()[:2] for block in BASH]
-    assert [first[-1] for first in firsts] == [".venv/bin/activate", "jobs/interpolate.py", "jobs/serve.py", "-o", "start"]
-    assert len(PYTHON) == 3
+    assert [first[-1] for first in firsts] == [
+        ".venv/bin/activate",
+        "jobs/interpolate.py",
+        "jobs/serve.py",
+        "-o",
+        "get-auth-token",
+    ]
+    assert len(PYTHON) == 4
 
 
 def test_an_own_folder_of_images(pipeline):
@@ -49,6 +58,8 @@ def test_python(pipeline):
     assert names["reconstructions"].shape == names["images"].shape
     assert names["path"].shape == (10, 28, 28, 1)
     assert names["latents"].shape == (16, 128)
+    exec(PYTHON[3].replace("runs/mine", str(pipeline.out)), names)
+    np.testing.assert_array_equal(2 * names["bits"].astype(int) - 1, unpack(packed_latents(names["table"]), 128))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 
 from lbae import log
 from lbae.distributed.probe import reached
-from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes, session
+from lbae.distributed.session import cluster_cpus, cluster_gpus, cluster_nodes, session, wait_for
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 from lbae.io.machine import Check
@@ -17,7 +17,7 @@ def doctor(*, storage: tuple[str, ...] = (), gpus: int = 0, address: str | None 
 
     Args:
         storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and goes in each.
-        gpus: GPUs that the cluster must have.
+        gpus: GPUs that the cluster must have or get.
         address: Ray cluster to join; found or started when not given.
     """
     if gpus < 0:
@@ -35,15 +35,23 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
     yield from here
     try:
         with session(address):
-            nodes, found = cluster_nodes(), cluster_gpus()
-            yield Check(name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {found} GPUs")
-            mend = f"; {gpus} are asked for: start nodes that have them, with a torch and a driver that see them"
-            yield Check(name="GPUs of the cluster", ok=found >= gpus, note=f"{found}{mend if found < gpus else ''}")
+            yield _gpus(gpus)
+            nodes = cluster_nodes()
+            yield Check(name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {cluster_gpus()} GPUs")
             for uri, check in zip(storage, here, strict=True):
                 if check.ok:
                     yield _from_all_nodes(uri, nodes)
     except LbaeError as error:
         yield Check(name="Ray", ok=False, note=str(error))
+
+
+def _gpus(wanted: int) -> Check:
+    """Whether the cluster has so many, or gets them: it may start nodes with GPUs only while somebody wants them."""
+    try:
+        wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that see them")
+    except UserError as error:
+        return Check(name="GPUs of the cluster", ok=False, note=str(error))
+    return Check(name="GPUs of the cluster", ok=True, note=str(cluster_gpus()))
 
 
 def _from_all_nodes(uri: str, nodes: int) -> Check:
