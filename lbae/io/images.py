@@ -12,6 +12,11 @@ from lbae.errors import UserError
 
 _BACKGROUND = 255
 _OVERSAMPLING = 2
+_SOS = b"\xff\xda"  # starts a scan of a JPEG; in the scans themselves a byte 0 or the mark of a restart follows every 0xff
+# Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels and 16 ms.
+# Encoders write about ten. The rest leaves room for pictures in the metadata and for the film behind a phone's photograph,
+# 16 MB of which hold these two bytes 256 times by chance. TurboJPEG's own limit, which Pillow does not set, is 500 too.
+_MAX_SCANS = 500
 
 
 class ImageError(ValueError):
@@ -28,9 +33,10 @@ def decode_image(
     """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content size.
 
     An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when the bytes are no
-    image, are cut short or unpack to more pixels than ``max_pixels``, by default Pillow's limit; the header says how many
-    before anything is unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS
-    have no limit of their own for what they hold. Where only ``still`` images make sense, animations are an ImageError too.
+    image, are cut short, are a JPEG of more than 500 scans or unpack to more pixels than ``max_pixels``, by default Pillow's
+    limit; the header says how many before anything is unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names)
+    should be tried: ICO and EPS have no limit of their own for what they hold. Where only ``still`` images make sense,
+    animations are an ImageError too.
     """
     side = config.content_size
     image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
@@ -69,6 +75,8 @@ def _decode(
             allowed = max_pixels or Image.MAX_IMAGE_PIXELS
             if allowed and image.width * image.height > allowed:
                 raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
+            if image.format in ("JPEG", "MPO") and (scans := data.count(_SOS)) > _MAX_SCANS:
+                raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
             # Photographs from phones are MPO: a JPEG with more pictures behind it, which are not shown in turn.
             if still and image.format != "MPO" and getattr(image, "is_animated", False):
                 raise ImageError("it is animated; allowed: one frame")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from fastapi import Response
-from starlette.concurrency import run_in_threadpool
 
 from lbae.core.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
 from lbae.web.errors import RequestError
 from lbae.web.requests import Picture
+from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -89,7 +89,7 @@ async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
     index = 0
     async for chunk in frames:
         for frame in chunk:
-            (field,) = await run_in_threadpool(image_fields, frame[None], "png")
+            (field,) = await in_writer(image_fields, frame[None], "png")
             yield json.dumps({"frame": index, **field}) + "\n"
             index += 1
 

@@ -7,10 +7,8 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 import lbae
 from lbae.errors import unknown
@@ -33,9 +31,9 @@ from lbae.web.requests import (
     Source,
     chosen,
 )
+from lbae.web.threads import in_reader, in_writer
 
 _FRAMES = 64  # of a stream that are decoded at a time
-_DECODERS = CapacityLimiter(4)  # threads of a replica: an image of as many pixels as are allowed takes 300 MB meanwhile
 _IMAGE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in answers.MEDIA.values()}
 _FILES: dict[int | str, Any] = {200: {"content": _IMAGE | {"application/zip": {}, "application/json": {}}}}
 
@@ -101,7 +99,7 @@ def _add_facts(app: FastAPI) -> None:
 
     @app.get("/v1/examples")
     async def examples(backend: Answering) -> dict[str, Any]:
-        return {"examples": await run_in_threadpool(answers.image_fields, backend.about.examples, "png")}
+        return {"examples": await in_writer(answers.image_fields, backend.about.examples, "png")}
 
 
 def _add_prior(app: FastAPI, limits: Limits) -> None:
@@ -120,7 +118,7 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
             answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
         else:
             images = await backend.decode(latents)
-            answer = await run_in_threadpool(_drawn, images, request.format)
+            answer = await in_writer(_drawn, images, request.format)
         answer.headers["X-Seed"] = str(seed)
         return answer
 
@@ -146,7 +144,7 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
             answer = StreamingResponse(answers.lines(_frames(latents, backend)), media_type="application/x-ndjson")
         else:
             make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
-            answer = await run_in_threadpool(make, await backend.decode(latents))
+            answer = await in_writer(make, await backend.decode(latents))
         answer.headers["X-Seed"] = str(request.seed)
         return answer
 
@@ -228,9 +226,8 @@ async def _latents(items: list[Source], param: str, backend: Backend, limits: Li
         if item.latent is not None:
             latents[index] = latent_of(item.latent, config.latent_dim, f"{name}.latent")
         elif item.image is not None:
-            images[index] = await to_thread.run_sync(
-                image_of, item.image, config, limits.max_pixels, f"{name}.image", limiter=_DECODERS
-            )
+            read = functools.partial(image_of, config=config, max_pixels=limits.max_pixels, param=f"{name}.image")
+            (images[index],) = await in_reader(_all, [item.image], read)
     if images:
         latents[list(images)] = await backend.encode(np.stack(list(images.values())))
     return latents
@@ -239,8 +236,12 @@ async def _latents(items: list[Source], param: str, backend: Backend, limits: Li
 async def _images(texts: list[str], backend: Backend, limits: Limits) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
     config = backend.about.config
     read = functools.partial(image_of, config=config, max_pixels=limits.max_pixels)
-    found, errors = await to_thread.run_sync(_each, texts, read, limiter=_DECODERS)
+    found, errors = await in_reader(_each, texts, read)
     return np.stack(found) if found else np.empty(0), errors
+
+
+def _all(texts: list[str], read: Callable[[str], np.ndarray]) -> list[np.ndarray]:
+    return [read(text) for text in texts]
 
 
 def _each(texts: list[str], read: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], dict[int, dict[str, Any]]]:
@@ -258,5 +259,5 @@ async def _decoded(
     latents: np.ndarray | None, errors: dict[int, dict[str, Any]], count: int, kind: Picture, backend: Backend
 ) -> JSONResponse:
     images = await backend.decode(latents) if latents is not None else np.empty(0)
-    good = await run_in_threadpool(answers.image_fields, images, kind)
+    good = await in_writer(answers.image_fields, images, kind)
     return JSONResponse(answers.merged(good, errors, count))

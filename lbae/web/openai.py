@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from lbae.errors import UserError
@@ -17,6 +16,7 @@ from lbae.web.bodies import body_of
 from lbae.web.errors import RequestError, blames
 from lbae.web.guard import Limits
 from lbae.web.requests import GenerationRequest, chosen
+from lbae.web.threads import in_writer
 
 _MODEL = "lbae"
 _NOT = "not "
@@ -49,7 +49,7 @@ def add_openai(app: FastAPI, backend_of: Callable[[Request], Backend], limits: L
         seed = chosen(request.seed)
         with blames("prompt"):
             latents = await backend.draw(request.n, seed, _conditions(request.prompt), None)
-        images = await run_in_threadpool(image_fields, await backend.decode(latents), request.output_format)
+        images = await in_writer(image_fields, await backend.decode(latents), request.output_format)
         answer = {
             "created": int(time.time()),
             "data": [{"b64_json": image["image"]} for image in images],

@@ -6,10 +6,11 @@ from PIL import Image
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
-from lbae.io.images import ImageError, decode_image, encode_png, grid, is_picture, square_grid
+from lbae.io.images import ImageError, check_image, decode_image, encode_png, grid, is_picture, square_grid
 
 GREY = ModelConfig(image_channels=1, padding=2)
 COLOUR = ModelConfig()
+SOS = b"\xff\xda"  # the start of a scan in a JPEG
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -92,6 +93,27 @@ def test_a_decompression_bomb_is_an_image_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="exceeds limit"):
         decode_image(saved(Image.new("L", (40, 40)), "PNG"), GREY)
+
+
+def of_scans(kind: str, count: int) -> bytes:
+    """A progressive JPEG, or an MPO of two, with the first one's last scan as often as it takes."""
+    image = Image.linear_gradient("L")
+    jpeg = saved(image, "JPEG", progressive=True)
+    behind = {"save_all": True, "append_images": [image]} if kind == "MPO" else {}
+    data, last = saved(image, kind, progressive=True, **behind), jpeg[jpeg.rindex(SOS) : -2]
+    return data.replace(last, last * (count - data.count(SOS) + 1), 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_a_jpeg_of_more_scans_than_an_encoder_writes_is_an_image_error(kind):
+    """A scan of a few bytes takes as long as one of all pixels."""
+    data = of_scans(kind, 500)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == kind
+    np.testing.assert_array_equal(decode_image(data, GREY), decode_image(of_scans(kind, 20), GREY))
+    for read in (check_image, lambda data: decode_image(data, GREY)):
+        with pytest.raises(ImageError, match=r"^a JPEG of 501 scans; allowed: 500 scans$"):
+            read(of_scans(kind, 501))
 
 
 def test_grid_puts_images_row_by_row():

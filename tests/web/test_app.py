@@ -7,6 +7,7 @@ import time
 import zipfile
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lbae.core.editing import edit
@@ -14,7 +15,8 @@ from lbae.core.interpolation import interpolate
 from lbae.core.packing import pack, unpack
 from lbae.io.images import square_grid
 from lbae.web import answers, app
-from tests.web.conftest import N, b64, image_file, pixels_of
+from lbae.web.guard import Limits
+from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
 
 def latents_in(answer) -> np.ndarray:
@@ -124,6 +126,38 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
     edits = [("POST", "/v1/edit", {"json": {"item": ask, "set": ["a"]}}) for ask in asks]
     assert {answer.status_code for answer in client.requests(*batches, *edits)} == {200}
     assert (len(seen), max(seen)) == (24, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "module", "work", "calls"),
+    [
+        ("encode", {"images": [b64(image_file(1))] * 3}, app, "image_of", 3),
+        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, app, "image_of", 1),
+        ("sample", {"n": 1, "format": "zip"}, answers, "archive", 1),
+        ("decode", {"latents": ["AAAA"]}, answers, "image_fields", 1),
+    ],
+)
+def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
+    bundle, monkeypatch, path, body, module, work, calls
+):
+    """Four threads stay four though requests come again and again, and what is left of a request is not done any more."""
+    begun, let_go, works = [], threading.Event(), getattr(module, work)
+
+    def stuck(*arguments, **options):
+        begun.append(path)
+        let_go.wait(60)
+        return works(*arguments, **options)
+
+    monkeypatch.setattr(module, work, stuck)
+    impatient = Client(bundle, Limits(max_seconds=0.5))
+    asks = [("POST", f"/v1/{path}", {"json": body})] * 6
+    codes = [answer.status_code for _ in range(2) for answer in impatient.requests(*asks)]
+    at_once = len(begun)
+    let_go.set()
+    assert Client(bundle, Limits()).post(f"/v1/{path}", body).status_code == 200
+    assert codes == [504] * 12
+    assert 1 <= at_once <= 4
+    assert len(begun) == at_once + calls
 
 
 def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):

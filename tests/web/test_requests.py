@@ -170,8 +170,9 @@ def test_files_that_are_refused(client):
     """Formats that hold others without a limit (ICO), that start programs (EPS), and whatever else Pillow knows."""
     others = {kind: saved(kind, grey(9)) for kind in ("ICO", "EPS", "GIF", "BMP", "TIFF", "PPM")}
     animated = {f"animated {kind}": saved(kind, grey(10), grey(200)) for kind in ("WEBP", "PNG")}
-    cut = image_file(1)[:60]
-    files = {**others, **animated, "cut": cut, "empty": b"", "words": b"words"}
+    cut, progressive = image_file(1)[:60], saved("JPEG", grey(9), progressive=True)
+    endless = progressive[:-2] + 500 * progressive[progressive.rindex(b"\xff\xda") : -2]
+    files = {**others, **animated, "cut": cut, "endless": endless, "empty": b"", "words": b"words"}
     results = client.post("/v1/encode", {"images": [b64(data) for data in files.values()]}).json()["results"]
     said = {name: result["error"]["message"] for name, result in zip(files, results, strict=True)}
     assert [name for name, message in said.items() if "no image format of those that are allowed" in message] == [
@@ -179,6 +180,7 @@ def test_files_that_are_refused(client):
         "words",
     ]
     assert [name for name, message in said.items() if "it is animated" in message] == [*animated]
+    assert "scans; allowed: 500 scans" in said["endless"]
     assert "no bytes" in said["empty"]
     edited = client.post("/v1/edit", {"item": {"image": b64(animated["animated WEBP"])}, "set": ["a"]})
     assert (edited.status_code, edited.json()["error"]["param"]) == (422, "item.image")
