@@ -123,12 +123,18 @@ class Location:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file, or the folder and all it holds; nothing when there is none."""
+        """Delete the file, or the folder and all it holds; nothing when there is none. LbaeError when something stays."""
         if self.is_local and os.path.isdir(self.path):
             shutil.rmtree(self.path)  # fsspec's would fail where the working folder of a submitted job was made anew
         elif self.exists():
             with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
+            self.fs.invalidate_cache()
+            if self.exists():  # S3 answers 200 and names the keys that it kept, which s3fs does not look at
+                raise LbaeError(
+                    f"{self} cannot be removed: files are still there after the storage was asked to delete them; allow"
+                    " deleting there (s3:DeleteObject, no Object Lock) and run the job again"
+                )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
         """All files below, as (path relative to this folder, info), sorted.
