@@ -73,6 +73,7 @@ def encode(
     images = plan(data, kind)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
+    inputs = [model, *images.folders]
     base, shards, known = None, images.shards, {}
     with locked(out) as still_held:
         if append:
@@ -84,7 +85,7 @@ def encode(
             if not shards:
                 return {"out": absolute(out), **base.manifest.result, **known, "already": True}
         else:
-            place = (out, latent_table.KIND, parents, settings, overwrite, CUT)
+            place = (out, latent_table.KIND, parents, settings, overwrite, inputs, CUT)
             if done := artifact.finished(*place):
                 check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
                 return done
@@ -93,7 +94,7 @@ def encode(
         with session(address, gpus):
             reached([images.uri, model], [out])
             if base:
-                artifact.begin_update(out, base.manifest, parents, overwrite, work=CUT)
+                artifact.begin_update(out, base.manifest, parents, overwrite, inputs, CUT)
             else:
                 artifact.begin(*place)
             encoder["precision"] = base.manifest.result["precision"] if base else _precision(encoder["out"])

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -98,20 +98,29 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
+def _check_apart(out: str, inputs: Iterable[str | None]) -> None:
+    location = resolve(out)
+    for uri in inputs:
+        if uri and location.holds(resolve(uri)):
+            raise UserError(f"{uri}, which is read, lies in the output {out}, which is cleared; choose another --out")
+
+
 def finished(
     out: str,
     kind: str,
     parents: dict[str, str],
     config: dict[str, Any],
     overwrite: bool,
+    inputs: Collection[str | None],
     work: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and is to stay.
 
-    Nothing else is removed. UserError when ``out`` holds another artifact that may not be overwritten, files that are no
-    artifact's, or leftovers of another run where leftovers stay: ``work`` says what they depend on besides, as how the
-    work is cut.
+    Nothing else is removed. UserError when one of ``inputs``, the URIs that the job reads, is or lies in ``out``, or when
+    ``out`` holds another artifact that may not be overwritten, files that are no artifact's, or leftovers of another run
+    where leftovers stay: ``work`` says what they depend on besides, as how the work is cut.
     """
+    _check_apart(out, inputs)
     location = resolve(out)
     if (location / MANIFEST).exists():
         manifest = read_manifest(out)
@@ -135,6 +144,7 @@ def begin(
     parents: dict[str, str],
     config: dict[str, Any],
     overwrite: bool,
+    inputs: Collection[str | None],
     work: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors these are.
@@ -142,7 +152,7 @@ def begin(
     Another artifact and leftovers of an unfinished run are removed, but leftovers of this run when ``work`` is given. A job
     that can fail before it has anything to write asks :func:`finished` first.
     """
-    if done := finished(out, kind, parents, config, overwrite, work):
+    if done := finished(out, kind, parents, config, overwrite, inputs, work):
         return done
     location, identity = resolve(out), _identity(kind, parents, config, work)
     if (location / MANIFEST).exists() or work is None or not _is_continued(location, identity, overwrite):
@@ -156,12 +166,19 @@ def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: 
 
 
 def begin_update(
-    out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool, work: dict[str, Any] | None = None
+    out: str,
+    manifest: Manifest,
+    parents: dict[str, str],
+    overwrite: bool,
+    inputs: Collection[str | None],
+    work: dict[str, Any] | None = None,
 ) -> None:
     """Make a finished artifact ready for its next generation; leftovers of the same update stay.
 
-    UserError when there are leftovers of another one, unless they may be overwritten. ``work`` as for :func:`begin`.
+    UserError when there are leftovers of another one, unless they may be overwritten. ``inputs`` and ``work`` as for
+    :func:`begin`.
     """
+    _check_apart(out, inputs)
     location = resolve(out)
     identity = {"parent": parents, "generation": manifest.generation + 1, "work": work or {}}
     clear_published(out, manifest)
@@ -232,15 +249,20 @@ def publish(
 
 
 def sweep(out: str, manifest: Manifest) -> None:
-    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update."""
+    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update.
+
+    Other artifacts below stay.
+    """
     (resolve(out) / WORK).remove()
     _sweep(resolve(out), (*manifest.files, MANIFEST))
 
 
 def _sweep(location: Location, kept: Iterable[str], folder: str = "") -> None:
     below, kept = location / folder, frozenset(kept)
-    for name, _ in below.files(temporary=True) if below.exists() else ():
-        if posixpath.join(folder, name) not in kept:
+    found = [name for name, _ in below.files(temporary=True)] if below.exists() else []
+    nested = tuple(name.removesuffix(MANIFEST) for name in found if name.endswith(f"/{MANIFEST}"))
+    for name in found:
+        if posixpath.join(folder, name) not in kept and not name.startswith(nested):
             (below / name).remove()
 
 

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,11 @@ class Source:
     def rows(self) -> int:
         """Images, decodable or not."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def folders(self) -> set[str]:
+        """URIs of the folders that its files lie in."""
+        return {posixpath.dirname(posixpath.join(shard.root, name)) for shard in self.shards for name in shard.files}
 
 
 def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:

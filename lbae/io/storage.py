@@ -43,6 +43,11 @@ class Location:
         """Whether this is on a filesystem of the machine's own."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
+    def holds(self, other: "Location") -> bool:
+        """Whether the other place is this one or lies below it."""
+        own, its = (os.path.realpath(place.path) if place.is_local else str(place) for place in (self, other))
+        return f"{its}/".startswith(f"{own}/")
+
     def exists(self) -> bool:
         """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not answer."""
         return self._kind() is not None

@@ -478,7 +478,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     rest = decoded.rows.drop_columns(["key"])
     whole = latent_part(decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint)
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
-    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, work=CUT)
+    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, [], CUT)
     assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)

@@ -46,12 +46,12 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
     kept = r"cannot be removed: files are still there .*allow deleting there \(s3:DeleteObject"
     out, old = "s3://bucket/out", resolve("s3://bucket/out/data/part-00000.parquet")
-    artifact.begin(out, "table", {}, {"seed": 0}, False, work={"rows": 5})
+    artifact.begin(out, "table", {}, {"seed": 0}, False, [], work={"rows": 5})
     old.write_bytes(b"of another run")
     resolve(f"{out}.lock").write_bytes(b"beat 7 of a job that died")
     refusing.keeps = True
     with pytest.raises(LbaeError, match=rf"s3://bucket/out\S* {kept}"):
-        artifact.begin(out, "table", {}, {"seed": 1}, True, work={"rows": 5})
+        artifact.begin(out, "table", {}, {"seed": 1}, True, [], work={"rows": 5})
     with pytest.raises(LbaeError, match=rf"s3://bucket/out.lock {kept}"), locked(out):
         pass
     with pytest.raises(LbaeError, match=rf"s3://bucket/other.lock {kept}"), locked("s3://bucket/other"):
@@ -61,7 +61,7 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     assert "s3:DeleteObject" in found.note
     refusing.keeps = False
     with locked(out):
-        artifact.begin(out, "table", {}, {"seed": 1}, True, work={"rows": 5})
+        artifact.begin(out, "table", {}, {"seed": 1}, True, [], work={"rows": 5})
     assert not old.exists()
 
 
