@@ -23,10 +23,15 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Marks a folder as one that a job of this package began and may clear.
 BEGUN = ".unfinished"
+# What the marker says while a folder is being cleared: what a kill leaves there is no run's, and any job clears it.
+_CLEARING = {"clearing": True}
 # What a job that can be continued has done so far; readers of Parquet folders pass over it.
 WORK = "_work"
 # Where part files lie that plain Parquet readers take as a whole, so that nothing else may lie there.
 _TABLES = ("data", "quarantine")
+
+Inputs = Collection[str | None]
+Work = dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,7 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
-def _check_apart(out: str, inputs: Iterable[str | None]) -> None:
+def _check_apart(out: str, inputs: Inputs) -> None:
     location = resolve(out)
     for uri in inputs:
         if uri and location.holds(resolve(uri)):
@@ -106,13 +111,7 @@ def _check_apart(out: str, inputs: Iterable[str | None]) -> None:
 
 
 def finished(
-    out: str,
-    kind: str,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    overwrite: bool,
-    inputs: Collection[str | None],
-    work: dict[str, Any] | None = None,
+    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> dict[str, Any] | None:
     """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and is to stay.
 
@@ -139,13 +138,7 @@ def finished(
 
 
 def begin(
-    out: str,
-    kind: str,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    overwrite: bool,
-    inputs: Collection[str | None],
-    work: dict[str, Any] | None = None,
+    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> dict[str, Any] | None:
     """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors these are.
 
@@ -156,22 +149,28 @@ def begin(
         return done
     location, identity = resolve(out), _identity(kind, parents, config, work)
     if (location / MANIFEST).exists() or work is None or not _is_continued(location, identity, overwrite):
-        location.remove()
+        _clear(location)
     (location / BEGUN).write_bytes(json.dumps(identity).encode())
     return None
 
 
-def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: dict[str, Any] | None) -> dict[str, Any]:
+def _clear(location: Location) -> None:
+    """Remove all but the marker and other artifacts below: whole folders where it can, and single files beside artifacts."""
+    if location.exists():
+        (location / BEGUN).write_bytes(json.dumps(_CLEARING).encode())
+        (location / MANIFEST).remove()
+        nested = {name.split("/")[0] for name, _ in location.files() if name.endswith(f"/{MANIFEST}")}
+        for name in location.names() - nested - {BEGUN}:
+            (location / name).remove()
+        _sweep(location, ())
+
+
+def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: Work) -> dict[str, Any]:
     return {"kind": kind, "parent": parents, "generation": 1, "work": work or {}, **config}
 
 
 def begin_update(
-    out: str,
-    manifest: Manifest,
-    parents: dict[str, str],
-    overwrite: bool,
-    inputs: Collection[str | None],
-    work: dict[str, Any] | None = None,
+    out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> None:
     """Make a finished artifact ready for its next generation; leftovers of the same update stay.
 
@@ -201,7 +200,10 @@ def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool)
     """Whether the leftovers are of this very run; UserError when they are of another and may not be overwritten."""
     if not (location / BEGUN).exists():
         return False
-    changed = changes(json.loads((location / BEGUN).read_bytes()), identity)
+    begun = json.loads((location / BEGUN).read_bytes())
+    if begun == _CLEARING:
+        return False
+    changed = changes(begun, identity)
     if changed and not overwrite:
         raise OverwriteNeeded(
             f"{location} holds an unfinished run with other options ({changed}); give the same ones to continue it,"

@@ -68,9 +68,12 @@ class Location:
         """Whether there is a folder here with nothing in it but what a killed :meth:`write_bytes` left."""
         if self.is_file():
             return False
+        return all(_is_temporary(name) for name in self.names())
+
+    def names(self) -> set[str]:
+        """Names of all that lies in this folder itself."""
         with _named(self, "listed"):
-            names = [posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)]
-        return all(_is_temporary(name) for name in names)
+            return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
     def open(self) -> IO[bytes]:
         """The file for reading; FileNotFoundError when there is none."""

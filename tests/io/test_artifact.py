@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -104,6 +105,44 @@ def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
     assert begin(*place, overwrite=True, inputs=[]) is None
     assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}
+
+
+@pytest.mark.parametrize("removals", range(4))
+def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(tmp_path, monkeypatch, removals):
+    made(tmp_path / "m")
+    (tmp_path / "m" / "data").mkdir()
+    (tmp_path / "m" / "data" / "part").write_bytes(b"old")
+    place = (str(tmp_path / "m"), "model", {"data": "d2"}, {})
+    left = iter(range(removals))
+
+    def killed(real):
+        def remove(*arguments, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return remove
+
+    with monkeypatch.context() as patch:
+        for name in ("remove", "unlink", "rmdir"):
+            patch.setattr(os, name, killed(getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            begin(*place, True, [], {"rows": 5})
+    if not removals:
+        whole = {"weights", "data", MANIFEST}
+        assert begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])["already"]
+        assert {path.name for path in (tmp_path / "m").iterdir()} == whole
+    assert begin(*place, not removals, [], {"rows": 5}) is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}, "what is old does not count as this run's"
+
+
+def test_other_artifacts_in_the_folder_are_not_replaced(tmp_path):
+    made(tmp_path / "m")
+    made(tmp_path / "m" / "with" / "latents")
+    (tmp_path / "m" / "with" / "old").touch()
+    assert begin(str(tmp_path / "m"), "model", {"data": "d2"}, {}, True, []) is None
+    left = {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert left == {BEGUN, "with/latents/weights", f"with/latents/{MANIFEST}"}
 
 
 def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):

@@ -61,7 +61,7 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     assert "s3:DeleteObject" in found.note
     refusing.keeps = False
     with locked(out):
-        artifact.begin(out, "table", {}, {"seed": 1}, True, [], work={"rows": 5})
+        artifact.begin(out, "table", {}, {"seed": 2}, False, [], work={"rows": 5})
     assert not old.exists()
 
 
