@@ -131,7 +131,8 @@ def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
 
 def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
-    return pc.is_in(every, value_set=keys.combine_chunks()).to_numpy()
+    # Offsets of 64 bits: many keys are more than 2 GiB.
+    return pc.is_in(every.cast(pa.large_string()), value_set=keys.cast(pa.large_string())).to_numpy()
 
 
 def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
