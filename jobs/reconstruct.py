@@ -33,7 +33,7 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
         resolve(out).write_bytes(encode_png(picture))
         return {"out": out, **result}
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
-    if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite):
+    if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite, [bundle, *source.folders]):
         return done
     part = image_table.write_part(out, 0, 0, loaded.reconstruct(images))
     return image_table.publish_parts(out, [part], parents=parents, config={"num": num}, result=result)

@@ -1,5 +1,6 @@
-"""An S3 server that throttles or refuses keys, beside the one of the fixture ``s3``."""
+"""An S3 server that throttles, refuses keys or deletes nothing, beside the one of the fixture ``s3``."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,24 @@ from werkzeug.serving import make_server
 
 
 class Refusing:
-    """An S3 server that answers the next ``refusals`` requests, and every ``period``-th if that is set, with an error."""
+    """An S3 server that answers the next ``refusals`` requests, and every ``period``-th if that is set, with an error.
+
+    Where it ``keeps`` what it is asked to delete it says so as S3 does: with status 200 and an error for each key.
+    """
 
     def __init__(self) -> None:
         self.server = DomainDispatcherApplication(create_backend_app)
         self.refusals, self.code, self.status = 0, "SlowDown", "503 Slow Down"
         self.period = self.answered = self.refused = 0
+        self.keeps = False
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         self.answered += 1
+        if self.keeps and environ["REQUEST_METHOD"] == "POST" and environ["QUERY_STRING"].startswith("delete"):
+            keys = re.findall(b"<Key>.*?</Key>", environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            errors = (b"<Error>%b<Code>AccessDenied</Code><Message>Access Denied</Message></Error>" % key for key in keys)
+            start("200 OK", [("Content-Type", "application/xml")])
+            return [b"<DeleteResult>", *errors, b"</DeleteResult>"]
         periodic = self.period and not self.answered % self.period
         if not self.refusals and not periodic:
             return self.server(environ, start)

@@ -179,6 +179,30 @@ def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, na
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train", "--preset demo --data {data} --out {data}"),
+        ("ingest", "--source {data} --out {data}"),
+        ("encode", "--model {model} --data {data} --out {model}"),
+        ("reduce", "--latents {latents} --out {latents}"),
+        ("fit", "--model {model} --latents {latents} --moments {moments} --out {moments}"),
+        ("sample", "--bundle {bundle} --num 1 --out {bundle}"),
+        ("reconstruct", "--bundle {bundle} --data {data} --out {bundle}"),
+        ("evaluate", "--bundle {bundle} --data {data} --latents {latents} --out {latents}"),
+        ("export", "--model {model} --out {model}"),
+        ("moments", "add {moments} {moments} --force --out {moments}"),
+    ],
+)
+def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
+    places = {"data": pipeline.data, "model": pipeline.model, "latents": pipeline.latents, "moments": pipeline.moments}
+    before = [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)]
+    outcome = job(name, *arguments.format(**places, bundle=pipeline.bundle).split(), "--overwrite")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "which is read, lies in the output" in outcome.error
+    assert [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)] == before
+
+
 def test_a_mistake_leaves_the_process_with_exit_code_two():
     command = [sys.executable, str(ROOT / "jobs" / "sample.py"), "--bundle", "nowhere", "--out", "s.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

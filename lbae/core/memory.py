@@ -27,11 +27,15 @@ def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N
 
 
 def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
-    """1st and 50th percentile of distances to the nearest, in bits, and how many are 0: exact copies."""
-    return {"percentiles_1_50": np.percentile(found, [1, 50]).tolist(), "copies": int((found == 0).sum())}
+    """1st and 50th percentile of distances to the nearest, in bits, how many are 0: exact copies, and of how many."""
+    percentiles = np.percentile(found, [1, 50]).tolist()
+    return {"percentiles_1_50": percentiles, "copies": int((found == 0).sum()), "queries": len(found)}
 
 
 def remembers(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
-    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the :func:`nearest_facts` of both."""
+    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the :func:`nearest_facts` of both.
+
+    So do those with the larger share of copies; there may be more drawn than unseen ones.
+    """
     nearer = np.less(drawn["percentiles_1_50"], unseen["percentiles_1_50"]).any()
-    return bool(nearer) or drawn["copies"] > unseen["copies"]
+    return bool(nearer) or drawn["copies"] * unseen["queries"] > unseen["copies"] * drawn["queries"]

@@ -17,6 +17,7 @@ import ray.data
 import torch
 from ray.util.metrics import Counter
 
+from lbae import log
 from lbae.config import Precision
 from lbae.core.codec import best_precision
 from lbae.core.packing import pack
@@ -36,7 +37,7 @@ from lbae.io.decode import Decoded, check_bad_share, decode_rows
 from lbae.io.lock import locked
 from lbae.io.model import load_model, load_network
 from lbae.io.plan import CUT, Kind, plan
-from lbae.io.source import Shard, fitted, read_batches, without
+from lbae.io.source import Shard, Source, fitted, read_batches, without
 from lbae.io.storage import absolute
 from lbae.report.progress import ProgressLine
 
@@ -60,7 +61,7 @@ def encode(
         model: URI of the model artifact.
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
-        append: encode only images whose keys are not in the table yet, as its next generation.
+        append: encode only images whose keys are not in the table yet, as its next generation; the others are counted.
         keep_images: keep the images' bytes in the table, as its column ``image``.
         kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
@@ -72,17 +73,19 @@ def encode(
     images = plan(data, kind)
     parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
-    base, shards = None, images.shards
+    inputs = [model, *images.folders]
+    base, shards, known = None, images.shards, {}
     with locked(out) as still_held:
         if append:
             base = assembly.open_for_append(out, manifest, settings)
             if base.parts:
                 shards = fitted(shards, base.source_columns(), out)
             shards = without(shards, base.keys())
+            known = _known_rows(images, shards, base)
             if not shards:
-                return {"out": absolute(out), **base.manifest.result, "already": True}
+                return {"out": absolute(out), **base.manifest.result, **known, "already": True}
         else:
-            place = (out, latent_table.KIND, parents, settings, overwrite, CUT)
+            place = (out, latent_table.KIND, parents, settings, overwrite, inputs, CUT)
             if done := artifact.finished(*place):
                 check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
                 return done
@@ -91,7 +94,7 @@ def encode(
         with session(address, gpus):
             reached([images.uri, model], [out])
             if base:
-                artifact.begin_update(out, base.manifest, parents, overwrite, work=CUT)
+                artifact.begin_update(out, base.manifest, parents, overwrite, inputs, CUT)
             else:
                 artifact.begin(*place)
             encoder["precision"] = base.manifest.result["precision"] if base else _precision(encoder["out"])
@@ -99,10 +102,25 @@ def encode(
             parts = _assemble(absolute(out), base)
         still_held()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
-        facts = {"model": encoder["model"], "data": images.uri, **spent}
+        facts = {"model": encoder["model"], "data": images.uri, **known, **spent}
         result = assembly.publish(out, parts, base, parents, settings, facts)
     check_bad_share(data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction)
     return result
+
+
+def _known_rows(images: Source, rest: tuple[Shard, ...], base: latent_table.LatentTable) -> dict[str, int]:
+    """How many rows are not encoded since the table has their keys; a warning where it has them from elsewhere.
+
+    Those may be the same images, as in a folder that was moved, or others whose files have the same names.
+    """
+    known = images.rows - sum(shard.wanted for shard in rest)
+    before = base.manifest.result.get("data", "a place that it does not name")
+    if known and before != images.uri:
+        log.warning(
+            f"{known} of {images.rows} images of {images.uri} are not encoded: {base.uri}, encoded from {before}, has their"
+            " keys; if they are other images, give their files other names, or encode them into a table of their own"
+        )
+    return {"known_rows": known}
 
 
 def _encode(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def evaluate(
     )
     inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
     config = {"version": VERSION, **asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
-    place = (out, evaluation.KIND, inputs.parents, config, overwrite)
+    images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
+    place = (out, evaluation.KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
     if done := artifact.finished(*place):
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())

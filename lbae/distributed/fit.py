@@ -89,7 +89,7 @@ def fit(
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
     with locked(out):
-        place = (out, bundle_io.KIND, parents, settings, overwrite)
+        place = (out, bundle_io.KIND, parents, settings, overwrite, [model, latents, moments])
         if done := artifact.finished(*place):
             return done
         started = time.monotonic()

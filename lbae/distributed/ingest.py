@@ -41,7 +41,7 @@ def ingest(
     images = plan(source, kind)
     parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
     with locked(out) as still_held:
-        place = (out, image_table.KIND, parents, config, overwrite, parts_io.CUT)
+        place = (out, image_table.KIND, parents, config, overwrite, images.folders, parts_io.CUT)
         done = artifact.finished(*place)
         if not done:
             with session(address):

@@ -75,7 +75,7 @@ def reduce(
             return _update(table, found, chosen, out, settings, tasks, started)
         groups = by_value(by, found.values[by]) if by else None
         kind = moments_io.GROUPED_KIND if by else moments_io.KIND
-        done = artifact.begin(out, kind, _parents(table), settings, overwrite)
+        done = artifact.begin(out, kind, _parents(table), settings, overwrite, [latents])
         if done:
             return done
         if groups:

@@ -44,7 +44,7 @@ def sample_table(
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
-        place = (out, image_table.KIND, parents, settings, overwrite)
+        place = (out, image_table.KIND, parents, settings, overwrite, [bundle])
         if done := artifact.finished(*place):
             return done
         started = time.monotonic()

@@ -107,6 +107,7 @@ def train(
     images = plan(data, kind)
     test = plan(test_data, kind) if test_data else None
     parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
+    inputs = images.folders | (test.folders if test else set())
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
@@ -120,7 +121,7 @@ def train(
         _check_workers(count, min_workers, config)
         if overwrite or not finished:
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", "lower --workers")
-        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite)
+        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
         if done := artifact.finished(*place):
             return done
         reached([images.uri, test.uri if test else None], [out, folder])
@@ -141,7 +142,7 @@ def train(
         weights, metrics = _run(settings, scaling, folder, keep)
         still_held()
         # Where a run with another storage was published meanwhile, it stays, and this one in its checkpoints.
-        if done := artifact.finished(*place[:-1], overwrite=False):
+        if done := artifact.finished(*place[:4], False, inputs):
             return done
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +23,15 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Marks a folder as one that a job of this package began and may clear.
 BEGUN = ".unfinished"
+# What the marker says while a folder is being cleared: what a kill leaves there is no run's, and any job clears it.
+_CLEARING = {"clearing": True}
 # What a job that can be continued has done so far; readers of Parquet folders pass over it.
 WORK = "_work"
 # Where part files lie that plain Parquet readers take as a whole, so that nothing else may lie there.
 _TABLES = ("data", "quarantine")
+
+Inputs = Collection[str | None]
+Work = dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +103,23 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     return manifest
 
 
+def _check_apart(out: str, inputs: Inputs) -> None:
+    location = resolve(out)
+    for uri in inputs:
+        if uri and location.holds(resolve(uri)):
+            raise UserError(f"{uri}, which is read, lies in the output {out}, which is cleared; choose another --out")
+
+
 def finished(
-    out: str,
-    kind: str,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    overwrite: bool,
-    work: dict[str, Any] | None = None,
+    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> dict[str, Any] | None:
     """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and is to stay.
 
-    Nothing else is removed. UserError when ``out`` holds another artifact that may not be overwritten, files that are no
-    artifact's, or leftovers of another run where leftovers stay: ``work`` says what they depend on besides, as how the
-    work is cut.
+    Nothing else is removed. UserError when one of ``inputs``, the URIs that the job reads, is or lies in ``out``, or when
+    ``out`` holds another artifact that may not be overwritten, files that are no artifact's, or leftovers of another run
+    where leftovers stay: ``work`` says what they depend on besides, as how the work is cut.
     """
+    _check_apart(out, inputs)
     location = resolve(out)
     if (location / MANIFEST).exists():
         manifest = read_manifest(out)
@@ -130,38 +138,46 @@ def finished(
 
 
 def begin(
-    out: str,
-    kind: str,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    overwrite: bool,
-    work: dict[str, Any] | None = None,
+    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> dict[str, Any] | None:
     """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors these are.
 
     Another artifact and leftovers of an unfinished run are removed, but leftovers of this run when ``work`` is given. A job
     that can fail before it has anything to write asks :func:`finished` first.
     """
-    if done := finished(out, kind, parents, config, overwrite, work):
+    if done := finished(out, kind, parents, config, overwrite, inputs, work):
         return done
     location, identity = resolve(out), _identity(kind, parents, config, work)
     if (location / MANIFEST).exists() or work is None or not _is_continued(location, identity, overwrite):
-        location.remove()
+        _clear(location)
     (location / BEGUN).write_bytes(json.dumps(identity).encode())
     return None
 
 
-def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: dict[str, Any] | None) -> dict[str, Any]:
+def _clear(location: Location) -> None:
+    """Remove all but the marker and other artifacts below: whole folders where it can, and single files beside artifacts."""
+    if location.exists():
+        (location / BEGUN).write_bytes(json.dumps(_CLEARING).encode())
+        (location / MANIFEST).remove()
+        nested = {name.split("/")[0] for name, _ in location.files() if name.endswith(f"/{MANIFEST}")}
+        for name in location.names() - nested - {BEGUN}:
+            (location / name).remove()
+        _sweep(location, ())
+
+
+def _identity(kind: str, parents: dict[str, str], config: dict[str, Any], work: Work) -> dict[str, Any]:
     return {"kind": kind, "parent": parents, "generation": 1, "work": work or {}, **config}
 
 
 def begin_update(
-    out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool, work: dict[str, Any] | None = None
+    out: str, manifest: Manifest, parents: dict[str, str], overwrite: bool, inputs: Inputs, work: Work = None
 ) -> None:
     """Make a finished artifact ready for its next generation; leftovers of the same update stay.
 
-    UserError when there are leftovers of another one, unless they may be overwritten. ``work`` as for :func:`begin`.
+    UserError when there are leftovers of another one, unless they may be overwritten. ``inputs`` and ``work`` as for
+    :func:`begin`.
     """
+    _check_apart(out, inputs)
     location = resolve(out)
     identity = {"parent": parents, "generation": manifest.generation + 1, "work": work or {}}
     clear_published(out, manifest)
@@ -184,7 +200,10 @@ def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool)
     """Whether the leftovers are of this very run; UserError when they are of another and may not be overwritten."""
     if not (location / BEGUN).exists():
         return False
-    changed = changes(json.loads((location / BEGUN).read_bytes()), identity)
+    begun = json.loads((location / BEGUN).read_bytes())
+    if begun == _CLEARING:
+        return False
+    changed = changes(begun, identity)
     if changed and not overwrite:
         raise OverwriteNeeded(
             f"{location} holds an unfinished run with other options ({changed}); give the same ones to continue it,"
@@ -232,15 +251,20 @@ def publish(
 
 
 def sweep(out: str, manifest: Manifest) -> None:
-    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update."""
+    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update.
+
+    Other artifacts below stay.
+    """
     (resolve(out) / WORK).remove()
     _sweep(resolve(out), (*manifest.files, MANIFEST))
 
 
 def _sweep(location: Location, kept: Iterable[str], folder: str = "") -> None:
     below, kept = location / folder, frozenset(kept)
-    for name, _ in below.files(temporary=True) if below.exists() else ():
-        if posixpath.join(folder, name) not in kept:
+    found = [name for name, _ in below.files(temporary=True)] if below.exists() else []
+    nested = tuple(name.removesuffix(MANIFEST) for name in found if name.endswith(f"/{MANIFEST}"))
+    for name in found:
+        if posixpath.join(folder, name) not in kept and not name.startswith(nested):
             (below / name).remove()
 
 

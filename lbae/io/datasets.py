@@ -35,7 +35,7 @@ def as_image_table(uri: str) -> str:
     if (resolve(out) / MANIFEST).exists():
         return absolute(out)
     with locked(out):
-        if not begin(out, image_table.KIND, {"source": uri}, {}, overwrite=False):
+        if not begin(out, image_table.KIND, {"source": uri}, {}, overwrite=False, inputs=[]):
             _write(out, uri, _ROWS[name], split)
     return absolute(out)
 

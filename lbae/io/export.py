@@ -48,7 +48,7 @@ def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
     """
     network, config, manifest = load_network(model)
     parents = {"model": manifest.fingerprint}
-    done = begin(out, KIND, parents, {}, overwrite)
+    done = begin(out, KIND, parents, {}, overwrite, [model])
     if done:
         return done
     network.eval()

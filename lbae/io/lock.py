@@ -25,7 +25,7 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
 
     Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept, or may have
     since the storage did not answer for 12 seconds. UserError when a job that lives holds it; a lock that has not changed
-    for 12 seconds is a dead job's. LbaeError when the storage refuses to write it.
+    for 12 seconds is a dead job's. LbaeError when the storage refuses to write or to remove it.
     """
     place = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
@@ -60,7 +60,7 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
         ended.set()
         thread.join()
         if not lost:
-            place.remove()
+            _remove(place, holder)
 
 
 def _beat(holder: str, count: int) -> bytes:
@@ -75,6 +75,15 @@ def _read(place: Location) -> str | None:
         return None
 
 
+def _remove(place: Location, said: str) -> None:
+    """Remove the lock that ends with these words; LbaeError when it stays. Another job may have made its own meanwhile."""
+    try:
+        place.remove()
+    except LbaeError:
+        if (_read(place) or "").endswith(said):
+            raise
+
+
 def _acquire(place: Location, out: str, holder: str) -> None:
     first = _beat(holder, 0)
     while not place.create(first):
@@ -87,7 +96,7 @@ def _acquire(place: Location, out: str, holder: str) -> None:
             continue
         if now != before:
             raise UserError(f"{out} is being written by {now}; wait for it, or choose another --out")
-        place.remove()
+        _remove(place, now)
         # Others may have found the same dead job, and remove what is created here: whose lock stays holds it.
         if place.create(first):
             time.sleep(_BEAT_S)

@@ -54,5 +54,5 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
         raise UserError(f"{right} cannot be subtracted from {left}: {error}") from error
     parents = {"left": a_manifest.fingerprint, "right": b_manifest.fingerprint, "model": models[0]}
     config = {"operation": "add" if sign > 0 else "subtract", "force": force}
-    done_before = begin(out, moments_io.KIND, parents, config, overwrite)
+    done_before = begin(out, moments_io.KIND, parents, config, overwrite, [left, right])
     return done_before or moments_io.save_moments(out, sums, lineage, parents=parents, config=config, result={})

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,11 @@ class Source:
     def rows(self) -> int:
         """Images, decodable or not."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def folders(self) -> set[str]:
+        """URIs of the folders that its files lie in."""
+        return {posixpath.dirname(posixpath.join(shard.root, name)) for shard in self.shards for name in shard.files}
 
 
 def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
@@ -125,7 +131,8 @@ def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
 
 def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
-    return pc.is_in(every, value_set=keys.combine_chunks()).to_numpy()
+    # Offsets of 64 bits: many keys are more than 2 GiB.
+    return pc.is_in(every.cast(pa.large_string()), value_set=keys.cast(pa.large_string())).to_numpy()
 
 
 def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:

@@ -43,6 +43,11 @@ class Location:
         """Whether this is on a filesystem of the machine's own."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
+    def holds(self, other: "Location") -> bool:
+        """Whether the other place is this one or lies below it."""
+        own, its = (os.path.realpath(place.path) if place.is_local else str(place) for place in (self, other))
+        return f"{its}/".startswith(f"{own}/")
+
     def exists(self) -> bool:
         """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not answer."""
         return self._kind() is not None
@@ -63,9 +68,12 @@ class Location:
         """Whether there is a folder here with nothing in it but what a killed :meth:`write_bytes` left."""
         if self.is_file():
             return False
+        return all(_is_temporary(name) for name in self.names())
+
+    def names(self) -> set[str]:
+        """Names of all that lies in this folder itself."""
         with _named(self, "listed"):
-            names = [posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)]
-        return all(_is_temporary(name) for name in names)
+            return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
     def open(self) -> IO[bytes]:
         """The file for reading; FileNotFoundError when there is none."""
@@ -123,12 +131,18 @@ class Location:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file, or the folder and all it holds; nothing when there is none."""
+        """Delete the file, or the folder and all it holds; nothing when there is none. LbaeError when something stays."""
         if self.is_local and os.path.isdir(self.path):
             shutil.rmtree(self.path)  # fsspec's would fail where the working folder of a submitted job was made anew
         elif self.exists():
             with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
+            self.fs.invalidate_cache()
+            if self.exists():  # S3 answers 200 and names the keys that it kept, which s3fs does not look at
+                raise LbaeError(
+                    f"{self} cannot be removed: files are still there after the storage was asked to delete them; allow"
+                    " deleting there (s3:DeleteObject, no Object Lock) and run the job again"
+                )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
         """All files below, as (path relative to this folder, info), sorted.

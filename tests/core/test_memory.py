@@ -35,6 +35,17 @@ def test_latents_nearer_than_unseen_ones_are_remembered(flips, expected):
 
 
 def test_a_copy_is_remembered_even_when_the_percentiles_are_far():
-    facts = {"percentiles_1_50": [3.0, 9.0], "copies": 0}
+    facts = {"percentiles_1_50": [3.0, 9.0], "copies": 0, "queries": 100}
     assert remembers({**facts, "copies": 1}, facts)
     assert not remembers({**facts, "copies": 1}, {**facts, "copies": 1})
+
+
+def test_copies_are_compared_by_their_shares():
+    known = np.where(np.arange(64)[:, None] >> np.arange(8) & 1, 1, -1).astype(np.int8)
+    unseen = known[:20].copy()
+    unseen[2:, 7] = 1  # 2 of 20 are copies
+    drawn = np.tile(unseen, (10, 1))
+    assert nearest_facts(drawn, known) == {"percentiles_1_50": [0.0, 1.0], "copies": 20, "queries": 200}
+    assert not remembers(nearest_facts(drawn, known), nearest_facts(unseen, known))
+    drawn[-1] = known[0]
+    assert remembers(nearest_facts(drawn, known), nearest_facts(unseen, known))

@@ -82,6 +82,20 @@ def expected(model: str, data: Path) -> list[tuple]:
     return sorted(found)
 
 
+def encode_here(model: str, data: str, out: str) -> None:
+    """A latent table as the job makes it, without Ray."""
+    codec, images, fingerprint = load_model(model), plan(data), read_manifest(model).fingerprint
+    parents, settings = {"model": fingerprint, "data": images.fingerprint}, {"latent_dim": 128, "keep_images": False}
+    for shard in images.shards:
+        decoded = decode_rows(read_shard(shard), codec.config)
+        keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
+        latents = latent_part(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
+        made = {"device": "cpu", "precision": codec.precision}
+        assembly.write_shard(out, shard.index, [latents], decoded.quarantine, made)
+    parts = [assembly.assemble(out, part) for part in assembly.plan_parts(out, 1, 1)]
+    assembly.publish(out, parts, None, parents, settings, {"model": model, "data": images.uri})
+
+
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, model, corpus, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "latents"
@@ -176,8 +190,24 @@ def test_files_are_added_to_by_their_names(ray_session, model, folder_of_images,
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_bytes((folder_of_images / name).read_bytes())
     encode(model=model, data=str(data), out=str(out))
-    encode(model=model, data=str(folder_of_images), out=str(out), append=True)
+    result = encode(model=model, data=str(folder_of_images), out=str(out), append=True)
     assert rows_of(out) == expected(model, folder_of_images)
+    assert result["known_rows"] == read_manifest(str(out)).result["known_rows"] == 20
+
+
+def test_rows_of_another_source_that_are_passed_over_are_named(model, tmp_path, capsys):
+    cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
+    first, second, out = (str(tmp_path / name) for name in ("first", "second", "latents"))
+    for source in (first, second):
+        image_table(Path(source) / "data" / "part-00000.parquet", cells)
+    encode_here(model, first, out)
+    options = {"model": model, "out": out, "append": True}
+    again = encode(**options, data=first)
+    assert (again["already"], again["known_rows"], capsys.readouterr().err) == (True, 2, "")
+    other = encode(**options, data=second)
+    assert (other["already"], other["known_rows"]) == (True, 2)
+    said = f"warning: 2 of 2 images of {second} are not encoded: {out}, encoded from {first}, has their keys; "
+    assert said in capsys.readouterr().err
 
 
 def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
@@ -448,7 +478,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     rest = decoded.rows.drop_columns(["key"])
     whole = latent_part(decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint)
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
-    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, work=CUT)
+    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, [], CUT)
     assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)

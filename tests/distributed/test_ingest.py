@@ -13,6 +13,7 @@ from lbae.errors import LbaeError, UserError
 from lbae.io import ingest as parts_io
 from lbae.io.artifact import read_manifest
 from lbae.io.attributes import candidate_columns
+from lbae.io.image_table import publish_parts
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.source import read_shard
@@ -42,6 +43,19 @@ def test_a_folder_becomes_an_image_table(ray_session, folder_of_images, tmp_path
     assert pq.read_table(out / "quarantine")["key"].to_pylist() == ["dark/bad.png"]
     again = ingest(source=str(data), out=str(out), max_bad_fraction=0.1)
     assert (again["already"], again["rows"], again["bad"]) == (True, 40, 1)
+
+
+def test_a_source_is_never_cleared(tmp_path):
+    image_table(tmp_path / "source" / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))])
+    source, within = str(tmp_path / "source"), str(tmp_path / "source" / "table")
+    for out, read in ((source, source), (within, f"{within}/data")):
+        parts = [parts_io.ingest_part(out, *part) for part in parts_io.plan_parts(plan(source).shards)]
+        publish_parts(out, parts, parents={}, config={}, result={"bad": 0})
+        before = sorted((tmp_path / "source").rglob("*"))
+        message = rf"{read}\S*, which is read, lies in the output {out}, which is cleared; choose another --out"
+        with pytest.raises(UserError, match=message):
+            ingest(source=source, out=out, overwrite=True)
+        assert sorted((tmp_path / "source").rglob("*")) == before
 
 
 def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):

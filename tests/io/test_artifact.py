@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -10,7 +11,7 @@ FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers"
 
 def made(out, **changes):
     facts = {**FACTS, **changes}
-    assert begin(str(out), "model", facts["parents"], facts["config"], False) is None
+    assert begin(str(out), "model", facts["parents"], facts["config"], False, []) is None
     (out / "weights").write_bytes(b"w")
     return publish(str(out), "model", fingerprint="f1", rows=5, files=["weights"], result={"loss": 1.5}, **facts)
 
@@ -26,7 +27,7 @@ def test_a_published_artifact_reads_back(tmp_path):
 
 def test_the_same_make_is_already_there(tmp_path):
     result = made(tmp_path / "m")
-    again = begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False)
+    again = begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])
     assert again == {**result, "already": True}
 
 
@@ -36,10 +37,10 @@ def test_another_make_is_refused_by_name_and_replaced_when_told(tmp_path):
     with pytest.raises(
         UserError, match=r"already holds a model made otherwise \(train.epochs was 3, is now 4\); use --overwrite"
     ):
-        begin(str(tmp_path / "m"), "model", FACTS["parents"], other, False)
+        begin(str(tmp_path / "m"), "model", FACTS["parents"], other, False, [])
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
-        begin(str(tmp_path / "m"), "model", {"data": "d2"}, FACTS["config"], False)
-    assert begin(str(tmp_path / "m"), "model", FACTS["parents"], other, True) is None
+        begin(str(tmp_path / "m"), "model", {"data": "d2"}, FACTS["config"], False, [])
+    assert begin(str(tmp_path / "m"), "model", FACTS["parents"], other, True, []) is None
     assert not (tmp_path / "m" / "weights").exists()
 
 
@@ -49,18 +50,49 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
     (tmp_path / "m" / name).write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="already exists and is no artifact of this package"):
-            begin(str(tmp_path / "m"), "model", {}, {}, overwrite)
+            begin(str(tmp_path / "m"), "model", {}, {}, overwrite, [])
     assert (tmp_path / "m" / name).read_text() == "years of work"
 
 
+@pytest.mark.parametrize(
+    ("read", "kept"),
+    [("m", True), ("m/", True), ("m/latents", True), ("x/../m", True), ("link", True), ("m2", False), ("", False)],
+)
+def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
+    out, inputs = str(tmp_path / "m"), [None, f"{tmp_path}/{read}"]
+    made(tmp_path / "m")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    if not kept:
+        assert begin(out, "model", {"data": "d2"}, {}, True, inputs) is None
+        return
+    message = rf"{inputs[1]}, which is read, lies in the output {out}, which is cleared; choose another --out"
+    for call in (
+        lambda: finished(out, "model", FACTS["parents"], FACTS["config"], False, inputs),
+        lambda: begin(out, "model", {"data": "d2"}, {}, True, inputs),
+        lambda: begin_update(out, read_manifest(out), {"data": "d2"}, True, inputs),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
+
+
+def test_an_update_leaves_other_artifacts_in_its_folder_alone(tmp_path):
+    made(tmp_path / "m")
+    (tmp_path / "m" / "stale").touch()
+    made(tmp_path / "m" / "with" / "latents")
+    begin_update(str(tmp_path / "m"), read_manifest(str(tmp_path / "m")), {"data": "d2"}, False, [])
+    left = {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert left == {"weights", MANIFEST, BEGUN, "with/latents/weights", f"with/latents/{MANIFEST}"}
+
+
 def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
-    begin(str(tmp_path / "m"), "model", {}, {}, False)
+    begin(str(tmp_path / "m"), "model", {}, {}, False, [])
     (tmp_path / "m" / "part").write_bytes(b"half")
     with pytest.raises(
         UserError, match=r"is not a finished artifact \(no manifest.json\); run the job that writes it again"
     ):
         read_manifest(str(tmp_path / "m"))
-    assert begin(str(tmp_path / "m"), "model", {}, {}, False) is None
+    assert begin(str(tmp_path / "m"), "model", {}, {}, False, []) is None
     assert not (tmp_path / "m" / "part").exists()
 
 
@@ -68,11 +100,49 @@ def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
     made(tmp_path / "m")
     place = (str(tmp_path / "m"), "model", {"data": "other"}, FACTS["config"])
     with pytest.raises(OverwriteNeeded, match="use --overwrite"):
-        finished(*place, overwrite=False)
-    assert finished(*place, overwrite=True) is None
+        finished(*place, overwrite=False, inputs=[])
+    assert finished(*place, overwrite=True, inputs=[]) is None
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
-    assert begin(*place, overwrite=True) is None
+    assert begin(*place, overwrite=True, inputs=[]) is None
     assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}
+
+
+@pytest.mark.parametrize("removals", range(4))
+def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(tmp_path, monkeypatch, removals):
+    made(tmp_path / "m")
+    (tmp_path / "m" / "data").mkdir()
+    (tmp_path / "m" / "data" / "part").write_bytes(b"old")
+    place = (str(tmp_path / "m"), "model", {"data": "d2"}, {})
+    left = iter(range(removals))
+
+    def killed(real):
+        def remove(*arguments, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return remove
+
+    with monkeypatch.context() as patch:
+        for name in ("remove", "unlink", "rmdir"):
+            patch.setattr(os, name, killed(getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            begin(*place, True, [], {"rows": 5})
+    if not removals:
+        whole = {"weights", "data", MANIFEST}
+        assert begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])["already"]
+        assert {path.name for path in (tmp_path / "m").iterdir()} == whole
+    assert begin(*place, not removals, [], {"rows": 5}) is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}, "what is old does not count as this run's"
+
+
+def test_other_artifacts_in_the_folder_are_not_replaced(tmp_path):
+    made(tmp_path / "m")
+    made(tmp_path / "m" / "with" / "latents")
+    (tmp_path / "m" / "with" / "old").touch()
+    assert begin(str(tmp_path / "m"), "model", {"data": "d2"}, {}, True, []) is None
+    left = {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert left == {BEGUN, "with/latents/weights", f"with/latents/{MANIFEST}"}
 
 
 def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):
@@ -91,22 +161,22 @@ def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tm
     out, folder = str(tmp_path / "m"), tmp_path / "m"
     made(folder)
     leave(kind="model", generation=1)
-    assert begin(out, "model", FACTS["parents"], FACTS["config"], False)["already"]
+    assert begin(out, "model", FACTS["parents"], FACTS["config"], False, [])["already"]
     assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST}
     leave(kind="model")
-    begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 5})
+    begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 5})
     assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST, BEGUN}
     (folder / WORK).mkdir()
-    assert begin(out, "model", FACTS["parents"], FACTS["config"], False)["already"]
-    begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 5})
+    assert begin(out, "model", FACTS["parents"], FACTS["config"], False, [])["already"]
+    begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 5})
     assert (folder / WORK).exists(), "an update that was killed is no leftover of what stands there"
     with pytest.raises(UserError, match=r"unfinished run with other options \(work.rows was 5, is now 6\)"):
-        begin_update(out, read_manifest(out), {"data": "d2"}, False, work={"rows": 6})
+        begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 6})
 
 
 def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_path):
     out = str(tmp_path / "t")
-    begin(out, "table", {}, {}, False)
+    begin(out, "table", {}, {}, False, [])
     for name in ("data/old", "data/stale", "data/.new.0.tmp", "quarantine/stale", "quarantine/new", "data/new", "elsewhere"):
         (tmp_path / "t" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "t" / name).touch()

@@ -1,4 +1,4 @@
-"""An S3 server that throttles, refuses keys or has no such bucket."""
+"""An S3 server that throttles, refuses keys, deletes nothing or has no such bucket."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import pytest
 import s3fs
 
 from lbae.errors import LbaeError, UserError
+from lbae.io import artifact, lock, machine
 from lbae.io.lock import locked
 from lbae.io.plan import plan
 from lbae.io.storage import resolve
@@ -39,6 +40,29 @@ def test_refused_keys_are_named(refusing):
         locked("s3://bucket/out"),
     ):
         pass
+
+
+def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
+    kept = r"cannot be removed: files are still there .*allow deleting there \(s3:DeleteObject"
+    out, old = "s3://bucket/out", resolve("s3://bucket/out/data/part-00000.parquet")
+    artifact.begin(out, "table", {}, {"seed": 0}, False, [], work={"rows": 5})
+    old.write_bytes(b"of another run")
+    resolve(f"{out}.lock").write_bytes(b"beat 7 of a job that died")
+    refusing.keeps = True
+    with pytest.raises(LbaeError, match=rf"s3://bucket/out\S* {kept}"):
+        artifact.begin(out, "table", {}, {"seed": 1}, True, [], work={"rows": 5})
+    with pytest.raises(LbaeError, match=rf"s3://bucket/out.lock {kept}"), locked(out):
+        pass
+    with pytest.raises(LbaeError, match=rf"s3://bucket/other.lock {kept}"), locked("s3://bucket/other"):
+        pass
+    found = machine.storage("s3://bucket")
+    assert not found.ok
+    assert "s3:DeleteObject" in found.note
+    refusing.keeps = False
+    with locked(out):
+        artifact.begin(out, "table", {}, {"seed": 2}, False, [], work={"rows": 5})
+    assert not old.exists()
 
 
 def test_a_bucket_that_does_not_exist_is_named(s3):

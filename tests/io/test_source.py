@@ -12,7 +12,7 @@ from lbae.io import image_table as image_table_io
 from lbae.io.decode import check_bad_share, decode_every, decode_held_out, decode_rows
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
-from lbae.io.source import fitted, held_out, only, read_shard
+from lbae.io.source import fitted, held_out, only, read_shard, without
 from tests.conftest import image_table
 
 GREY = ModelConfig(image_channels=1, padding=2)
@@ -55,6 +55,15 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     assert some["bytes"].to_pylist() == [cells[row] for row in (250, 251, 499, 999)]
     monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 1)
     assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
+
+
+def test_keys_may_be_more_than_2_gib(tmp_path):
+    image_table(tmp_path / "a.parquet", [b"x", b"y"])
+    shards = plan(str(tmp_path)).shards
+    long = pa.array(["k" * 2**20])  # the same memory again and again
+    keys = pa.chunked_array([*[long] * 2**11, pa.array(["a.parquet:1"])])
+    assert [shard.left_out for shard in without(shards, keys)] == [{1}]
+    assert [shard.left_out for shard in only(shards, keys)] == [{0}]
 
 
 def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_path):

@@ -23,7 +23,7 @@ def part(first: int = 0, model: str = "m1") -> pa.Table:
 def published(tmp_path, table: pa.Table) -> str:
     uri = str(tmp_path / "latents")
     parents, config = {"model": "m1", "data": "d"}, {"latent_dim": 11}
-    artifact.begin(uri, KIND, parents, config, False)
+    artifact.begin(uri, KIND, parents, config, False, [])
     write_parquet(uri, "data/part-00000.parquet", table)
     files = ["data/part-00000.parquet"]
     artifact.publish(uri, KIND, fingerprint="f", parents=parents, config=config, rows=6, files=files, result={})
