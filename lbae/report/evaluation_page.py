@@ -95,16 +95,18 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     looked = "Inception's features"
     if report["features"] == "classifier":
         looked = f"features of a small classifier ({known}), so comparable within this data set only"
+    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
     header, *rows = _filled(
         [
             ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-            *(_distance_row(report, name) for name in report["distances"]),
+            *(_distance_row(report, name) for name in measured),
         ]
     )
     return Section(
         title="Distances",
         text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision and recall."
-        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones.",
+        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones;"
+        " samples nearer than test images, or with more copies, repeat training images.",
         header=header,
         rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
@@ -214,7 +216,7 @@ def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
 
 
 def _distance_row(report: dict[str, Any], name: str) -> list[object]:
-    to = report["distances"][name]
+    to = report["distances"].get(name, {})
     test, training, near = to.get(TEST, {}), to.get(TRAIN, {}), report["nearest"].get(name, {})
     figures = [test.get("frechet"), training.get("frechet"), test.get("kernel"), test.get("precision"), test.get("recall")]
     percentiles = ", ".join(f"{value:.0f}" for value in near.get("percentiles_1_50", ()))

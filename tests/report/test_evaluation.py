@@ -17,18 +17,24 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 import lbae
 from lbae.core.editing import edit
+from lbae.core.packing import pack
 from lbae.errors import LbaeError
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.storage import resolve
+from lbae.report import evaluation
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import IMAGES as EDITED
 from lbae.report.edits import LATENTS
+from lbae.report.evaluation import Findings, Inputs, Settings
+from lbae.report.evaluation_page import files
 from lbae.report.features import KEPT, METRICS, FeatureSums, drawn_rows
+from lbae.report.paths import measure_paths
+from lbae.report.pixels import pixel_sums
 from lbae.report.references import Cache
-from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from lbae.report.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
 from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
@@ -175,6 +181,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     assert page.count("data:image/png;base64,") == len(list(whole.glob("*.png")))
     assert "src=http" not in page.replace('"', "")
     assert all(f"<th>{name}</th>" in page for name in ("training", "precision", "recall", "nearest", "copies"))
+    assert f"<tr><th>{TEST}</th>" in page, "what samples' nearest training latents are judged against"
 
 
 def test_reconstruction_errors_are_those_of_the_pixels(pipeline, report, images):
@@ -313,6 +320,44 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert "the test images do not tell how often it is right" in page
     assert "<th>training</th>" in page
     assert not any(f"<th>{name}</th>" in page for name in ("precision", "recall", "nearest", "copies"))
+
+
+@pytest.fixture
+def seen() -> tuple[Inputs, Settings, Findings]:
+    """What a small evaluation found, of the golden bundle and 40 test images, each of one grey, that grows."""
+    bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
+    images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
+    latents = bundle.encode(images)
+    rebuilt = bundle.decode(latents)
+    stream = Stream(3, 40)
+    block = {"features": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), "latents": pack(latents)}
+    errors = pixel_sums(images, rebuilt, None) | {BAD: 0.0}
+    shown = np.stack([images, rebuilt], axis=1)
+    stream.add(Seen(stream=RECONSTRUCTIONS, index=0, places=np.arange(40), sums=errors, shown=shown, **block))
+    found = Findings(
+        streams={RECONSTRUCTIONS: stream},
+        references={},
+        distances={RECONSTRUCTIONS: {TEST: {"frechet": 1.5}}},
+        accuracy={},
+        rates={"jpeg": [(0.5, 20.0), (1.0, 30.0)]},
+        nearest={name: {"percentiles_1_50": [3.0, 7.0], "copies": 5} for name in (TEST, "mixture")},
+        paths=measure_paths(bundle.codec, bundle.normals, latents[:4], 0),
+    )
+    inputs = Inputs(bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={})
+    settings = Settings(priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0)
+    return inputs, settings, found
+
+
+def files_of(seen: tuple[Inputs, Settings, Findings]) -> dict[str, bytes]:
+    inputs, _, found = seen
+    return files(inputs, evaluation.report(*seen, {}), found)
+
+
+def test_a_page_says_how_near_test_images_come_to_training_latents(seen):
+    row = f"<tr><th>{TEST}</th><td></td><td>3, 7</td><td>5</td></tr>"
+    assert row in files_of(seen)["report.html"].decode()
+    seen[2].nearest.clear()
+    assert f"<th>{TEST}</th>" not in files_of(seen)["report.html"].decode(), "nothing is known of them"
 
 
 def test_blocks_add_up_the_same_however_they_come():
