@@ -32,7 +32,9 @@ def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, 
 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
-    images, rebuilt = found.streams[RECONSTRUCTIONS].shown[:_COLUMNS].swapaxes(0, 1)
+    pairs = found.streams[RECONSTRUCTIONS].shown
+    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(int)  # a source may be sorted by class
+    images, rebuilt = pairs[spread].swapaxes(0, 1)
     yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))
     for name, stream in found.streams.items():
         if name in PRIORS:

@@ -360,6 +360,13 @@ def test_a_page_says_how_near_test_images_come_to_training_latents(seen):
     assert f"<th>{TEST}</th>" not in files_of(seen)["report.html"].decode(), "nothing is known of them"
 
 
+def test_reconstructions_are_shown_from_all_over_a_sorted_source(seen):
+    picture = np.array(Image.open(io.BytesIO(files_of(seen)["reconstructions.png"])))
+    greys = set(picture[: len(picture) // 2].flat)
+    assert {0, 6 * 39} <= greys, "the first and the last"
+    assert len(greys & set(range(0, 6 * 40, 6))) == 16
+
+
 def test_blocks_add_up_the_same_however_they_come():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 8)).astype(np.float32)
