@@ -156,7 +156,7 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
         text="Share of images in which the classifier then finds what was asked; in brackets the bits flipped, the root mean"
-        " square change of pixels and, where there are other attributes, the share of those that it finds changed. Pictures"
+        " square change of pixels and, where there are other columns, the share of those that it finds changed. Pictures"
         f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as these can.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],

@@ -17,8 +17,9 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 import lbae
 from lbae.core.editing import edit
-from lbae.core.packing import pack
+from lbae.core.packing import pack, unpack
 from lbae.errors import LbaeError
+from lbae.io.attributes import Attribute
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
@@ -27,7 +28,7 @@ from lbae.report import evaluation
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import IMAGES as EDITED
-from lbae.report.edits import LATENTS
+from lbae.report.edits import LATENTS, before_edits, measure_edits
 from lbae.report.evaluation import Findings, Inputs, Settings
 from lbae.report.evaluation_page import files
 from lbae.report.features import KEPT, METRICS, FeatureSums, drawn_rows
@@ -214,6 +215,21 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
     assert found["bits"]["bits"] == pytest.approx((np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03)
     assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
     assert found["bits"]["others"] is None, "there is one column"
+
+
+def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen):
+    bundle, columns = seen[0].bundle, {"coarse": 20, "fine": 100}
+    attributes = [Attribute(name="label", column="label", yes=1, no=0)]
+    attributes += [Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)]
+    classifier = Classifier(1, tuple(attributes)).eval()
+    with torch.no_grad():
+        classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
+    latents = unpack(seen[2].streams[RECONSTRUCTIONS].latents, 11)
+    before = before_edits(bundle, classifier, latents)
+    before.had[:, [0, 21]], before.had[:, 22] = False, True  # and has found the second of one of them before
+    found = measure_edits(bundle, classifier, before, "label", True)
+    assert found.images == 40
+    assert {method: facts["others"] for method, facts in found.facts.items()} == {"bits": 0.5, "paper": 0.5}
 
 
 @pytest.mark.slow
