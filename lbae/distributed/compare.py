@@ -169,7 +169,11 @@ def _overlapping(found: list[tuple[int, np.ndarray]], tested: Stream) -> dict[st
 def _accuracy(reference: Reference, classifier: Classifier | None, left_out: dict[str, str]) -> dict[str, float]:
     """Of every column the share of test images that the classifier gets right."""
     shares: dict[str, float] = {}
-    for column, _ in classifier.columns if classifier else ():
+    if classifier is None:
+        return shares
+    for column, why in classifier.unusable.items():
+        left_out[f"{ACCURACY}, {column}"] = f"the training images' column has {why}"
+    for column, _ in classifier.columns:
         right, known = (reference.sums.get(f"{what} {column}", 0.0) for what in (RIGHT, KNOWN))
         if known:
             shares[column] = round(right / known, 4)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_cla
     bundle, columns = seen[0].bundle, {"coarse": 20, "fine": 100}
     attributes = [Attribute(name="label", column="label", yes=1, no=0)]
     attributes += [Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)]
-    classifier = Classifier(1, tuple(attributes)).eval()
+    classifier = Classifier(1, tuple(attributes), {}).eval()
     with torch.no_grad():
         classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
     latents = unpack(seen[2].streams[RECONSTRUCTIONS].latents, 11)
@@ -318,12 +319,20 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
 
 @pytest.mark.slow
 def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
-    """A shard without any image, missing and broken files, labels of another type, three copies of training images."""
+    """A shard without any image, missing and broken files, labels of another type, three copies of training images.
+
+    The training images have a column that mixes -1 and classes.
+    """
+    (tmp_path / "train").mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        table = pq.read_table(pipeline.data / name)
+        pq.write_table(table.append_column("cluster", pa.array(np.arange(len(table)) % 4 - 1)), tmp_path / "train" / name)
     cells = [cell["bytes"] for cell in pq.read_table(pipeline.data / "b.parquet")["image"].to_pylist()]
     mirrored = [encode_png(image[:, ::-1]) for image in decoded_cells(cells[:200])]
     image_table(tmp_path / "test" / "a.parquet", [None, b"", b"no image"], label=["3"] * 3)
     image_table(tmp_path / "test" / "b.parquet", [None, *mirrored, cells[7], cells[7], cells[8]], label=["3"] * 204)
-    done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, data=tmp_path / "test", train_data=pipeline.data)
+    inputs = {"data": tmp_path / "test", "train_data": tmp_path / "train"}
+    done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, **inputs)
     assert done.code == 0, done.err
     assert "warning: 3 test images are training images too, byte by byte" in done.err
     found = read_report(tmp_path / "e")
@@ -332,6 +341,7 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert found["overlap"] == {"bytes": 3, "keys": 207}
     assert found["classifier_accuracy"] == {}
     assert "no such column" in found["left_out"]["classifier accuracy, label"]
+    assert "has -1 among its classes" in found["left_out"]["classifier accuracy, cluster"]
     page = (tmp_path / "e" / "report.html").read_text()
     assert "the test images do not tell how often it is right" in page
     assert "<th>training</th>" in page
