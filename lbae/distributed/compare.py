@@ -14,13 +14,14 @@ from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
 from lbae.distributed.neighbours import Hit, nearest_in
 from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus
+from lbae.errors import UserError
 from lbae.io.decode import decode_keys
 from lbae.io.latent_table import LatentTable
 from lbae.io.source import Shard, Source, read_shard, shard_keys
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import LATENTS, Before, Edits, before_edits, edits_by_hyperplane, measure_edits
-from lbae.report.evaluation import ACCURACY, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
+from lbae.report.evaluation import ACCURACY, BESIDE, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
 from lbae.report.features import FeatureSums, Metric, drawn_rows
 from lbae.report.looks import file_digests
 from lbae.report.paths import PAIRS, Paths, measure_paths
@@ -195,7 +196,10 @@ def _find_nearest(inputs: Inputs, found: Findings) -> None:
         found.nearest[name] = distance_facts(nearest.distances[start : start + len(packed), 0])
         if name == MIXTURE and inputs.train is not None:
             hits = [nearest.hits(start + i) for i in range(min(_SHOWN, len(packed)))]
-            found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+            try:
+                found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+            except UserError as error:  # the table was appended to: it has images of other sources, too
+                found.left_out[BESIDE] = str(error)
         start += len(packed)
 
 

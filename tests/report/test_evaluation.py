@@ -318,6 +318,27 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
 
 
 @pytest.mark.slow
+def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(job, evaluate, pipeline, tmp_path):
+    first, last = pipeline.data / "a.parquet", pipeline.data / "b.parquet"
+    made = {name: tmp_path / name for name in ("bundle", "latents", "moments")}
+    table, sums = ("--latents", made["latents"]), ("--moments", made["moments"])
+    for words in (
+        ("encode", "--model", pipeline.model, "--data", first, "--out", made["latents"]),
+        ("encode", "--model", pipeline.model, "--data", last, "--out", made["latents"], "--append"),
+        ("reduce", *table, "--out", made["moments"]),
+        ("fit", "--model", pipeline.model, *table, *sums, "--out", made["bundle"]),
+    ):
+        done = job(*words)
+        assert done.code == 0, done.err
+    done = evaluate(tmp_path / "e", *FAST, **made, train_data=last)
+    assert done.code == 0, done.err
+    found = read_report(tmp_path / "e")
+    assert found["nearest"]["mixture"]["percentiles_1_50"]
+    assert f"{last} holds no image a.parquet:" in found["left_out"]["training images beside samples"]
+    assert not (tmp_path / "e" / "nearest.png").exists()
+
+
+@pytest.mark.slow
 def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     """A shard without any image, missing and broken files, labels of another type, three copies of training images.
 
