@@ -8,7 +8,7 @@ import ray.data
 import torch
 
 from lbae.core.codec import best_precision
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, node_cpus
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io.source import Shard, Source, spread
 from lbae.report.features import drawn_rows
@@ -61,10 +61,11 @@ def _device() -> tuple[str, float]:
 
 def _pool(looker: ray.ObjectRef, tasks: list[tuple[Any, ...]]) -> ray.data.Dataset:
     actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], _device()
+    threads = max(1, min(cluster_cpus() // actors, node_cpus()))
     return over(
         tasks,
         _Looks,
-        fn_constructor_kwargs={"looker": looker, "device": device, "threads": max(1, cluster_cpus() // actors)},
+        fn_constructor_kwargs={"looker": looker, "device": device, "threads": threads},
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),
         num_cpus=1,
         num_gpus=share or None,

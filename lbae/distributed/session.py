@@ -74,9 +74,10 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def node_cpus() -> int:
-    """Whole CPUs of the largest node, at least 1."""
-    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+def node_cpus(gpus: int = 0) -> int:
+    """Whole CPUs of the largest node with as many GPUs or more, at least 1."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max([1, *(int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus)])
 
 
 def cluster_gpus() -> int:

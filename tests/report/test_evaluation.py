@@ -272,6 +272,15 @@ def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(pip
 
 
 @pytest.mark.slow
+def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(digits)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"cpus": [3, 2], "columns": ["label"]}
+
+
+@pytest.mark.slow
 def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_as_features_are_kept_of(
     evaluate, pipeline, cache, tmp_path
 ):
