@@ -13,7 +13,7 @@ from lbae.core.bundle import Bundle
 from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
 from lbae.distributed.neighbours import Hit, nearest_in
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, network_device
 from lbae.errors import UserError
 from lbae.io.decode import decode_keys
 from lbae.io.latent_table import LatentTable
@@ -45,7 +45,9 @@ def compare(
     made = streams[RECONSTRUCTIONS]
     tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
-    ways = _paths.remote(bundle, tested[drawn_rows(len(tested), 2 * PAIRS)], settings.seed)
+    device, share = network_device()
+    pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
+    ways = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
     changes = _start_edits(inputs.bundle, bundle, classifier, tested[drawn_rows(len(tested), LATENTS)], left_out)
     rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
     apart = _start_distances(settings, streams, references)
@@ -101,8 +103,8 @@ def _distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metri
 
 
 @_task
-def _paths(bundle: Bundle, latents: np.ndarray, seed: int) -> dict[str, Paths]:
-    return measure_paths(bundle.codec, bundle.normals, latents, seed)
+def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
+    return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
 
 
 @_task
@@ -126,19 +128,20 @@ def _start_edits(
         left_out[EDITS] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
     if not edits_by_hyperplane(bundle):
         left_out["hyperplane edits"] = "the bundle, of an older version, has no unit vectors of attributes: fit it again"
-    network = ray.put(classifier)
-    before = _before.remote(handle, network, latents)
-    return [_edits.remote(handle, network, before, name, value) for name, value in wanted[:_EDITS]]
+    network, (device, share) = ray.put(classifier), network_device()
+    before = _before.options(num_gpus=share).remote(handle, network, device, latents)
+    task = _edits.options(num_gpus=share)
+    return [task.remote(handle, network, device, before, name, value) for name, value in wanted[:_EDITS]]
 
 
 @_task
-def _before(bundle: Bundle, classifier: Classifier, latents: np.ndarray) -> Before:
-    return before_edits(bundle, classifier, latents)
+def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
+    return before_edits(bundle.to(device), classifier.to(device), latents)
 
 
 @_task
-def _edits(bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool) -> Edits | None:
-    return measure_edits(bundle, classifier, before, attribute, value)
+def _edits(bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool) -> Edits | None:
+    return measure_edits(bundle.to(device), classifier.to(device), before, attribute, value)
 
 
 def _start_overlap(inputs: Inputs, tested: Stream) -> list[ray.ObjectRef]:

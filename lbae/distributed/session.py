@@ -119,6 +119,12 @@ def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
     return gpus * sharing, 1 / sharing
 
 
+def network_device() -> tuple[str, float]:
+    """Kind of device on which actors and tasks run a network, and each one's share of a GPU."""
+    share = actor_pool(cluster_cpus(), cluster_gpus())[1]
+    return "cuda" if share else "cpu", share
+
+
 def cluster_nodes() -> int:
     """Nodes of the cluster that are alive."""
     return sum(node["Alive"] for node in ray.nodes())

@@ -219,11 +219,15 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
     assert found["bits"]["others"] is None, "there is one column"
 
 
-def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen):
-    bundle, columns = seen[0].bundle, {"coarse": 20, "fine": 100}
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen, device):
+    bundle, columns = seen[0].bundle.to(device), {"coarse": 20, "fine": 100}
     attributes = [Attribute(name="label", column="label", yes=1, no=0)]
     attributes += [Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)]
-    classifier = Classifier(1, tuple(attributes), {}).eval()
+    classifier = Classifier(1, tuple(attributes), {}).to(device).eval()
     with torch.no_grad():
         classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
     latents = unpack(seen[2].streams[RECONSTRUCTIONS].latents, 11)
