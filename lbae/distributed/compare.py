@@ -78,11 +78,14 @@ def _task(function: Any) -> Any:
 def _start_distances(
     settings: Settings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
-    """By name of the images and of the reference. Against training images only the Fréchet distance, for which sums do."""
+    """By name of the images and of the reference. Against training images only the Fréchet distance, for which sums do.
+
+    Training images are measured as many as test images, like all others: more would come nearer than a perfect sampler can.
+    """
     handles = {name: ray.put(reference.features) for name, reference in references.items()}
-    images = ({TRAIN: handles[TRAIN]} if TRAIN in handles else {}) | {
-        name: ray.put(stream.features) for name, stream in streams.items()
-    }
+    most = references[TEST].features.count
+    images = {TRAIN: ray.put(references[TRAIN].features.drawn(most))} if TRAIN in references else {}
+    images |= {name: ray.put(stream.features) for name, stream in streams.items()}
     wanted: dict[str, tuple[Metric, ...]] = {
         TEST: settings.metrics,
         TRAIN: tuple(metric for metric in settings.metrics if metric == "frechet"),

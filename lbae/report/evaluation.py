@@ -222,6 +222,8 @@ def _rows_used(inputs: Inputs, settings: Settings, found: Findings) -> dict[str,
         used["kernel, precision, recall"] = min(KEPT, tested)
     if "kernel" in settings.metrics:
         used["a kernel distance's subset"] = min(KERNEL_ROWS, tested)
+    if TRAIN in found.references:
+        used["training images against test images"] = min(KEPT, tested, found.references[TRAIN].features.count)
     if inputs.latents:
         used["nearest training latents"] = min(QUERIES, tested)
     used |= {"rates": len(found.streams[RECONSTRUCTIONS].shown), "interpolation, pairs": min(PAIRS, tested // 2)}

@@ -168,6 +168,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     assert report["images"] == dict.fromkeys([TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors], 600)
     assert report["undecodable"] == {TEST: 0, TRAIN: 0}
     assert report["rows_used"]["rates"] == 256
+    assert report["rows_used"]["training images against test images"] == 600
     assert set(report["hardware"]) == {"device", "classifier_precision", "bundle_precision"}
     assert report["classifier_accuracy"]["label"] > 0.5
     assert set(report["fingerprints"]) == {"bundle", "data", "train_data", "latents", "moments", "classifier"}
@@ -473,6 +474,23 @@ def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
     np.testing.assert_array_equal(kept[0], kept[2])
     assert np.histogram(kept[0], bins=10, range=(0, rows))[0] == pytest.approx([KEPT / 10] * 10, rel=0.1)
     assert np.bincount(kept[0].astype(int) % 3) == pytest.approx([KEPT / 3] * 3, rel=0.1)
+
+
+def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
+    """The distance of equal Gaussians falls with the count of images on either side: a floor of more is out of reach."""
+    rng, dim, tested = np.random.default_rng(0), 32, 300
+    features = rng.normal(size=(6_000, dim)).astype(np.float32)
+    training, some = FeatureSums.empty(dim), FeatureSums.empty(dim)
+    for start in range(0, 6_000, 1_000):
+        training.add(features[start : start + 1_000], np.arange(1_000) % 2 == 0)
+    some.add(rng.normal(size=(tested, dim)).astype(np.float32), np.ones(tested, dtype=bool))
+    drawn = training.drawn(tested)
+    assert drawn.count == len(drawn.features()) == tested
+    np.testing.assert_array_equal(drawn.features(), features[::2][drawn_rows(3_000, tested)])
+    np.testing.assert_allclose(drawn.statistics()["sigma"], np.cov(drawn.features().numpy().T.astype(np.float64)))
+    as_many, all_of_them = (distances(some, images, ("frechet",))["frechet"] for images in (drawn, training))
+    assert as_many > 1.5 * all_of_them
+    assert training.drawn(5_000).count == 3_000, "all that are kept"
 
 
 def test_features_that_are_not_finite_are_an_error():
