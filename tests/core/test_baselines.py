@@ -9,6 +9,7 @@ from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from lbae.core.samplers import fit
 from lbae.errors import UserError
+from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT
 
 
@@ -39,6 +40,22 @@ def test_normals_of_correlated_vectors_miss_bits():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, 100))
     assert (paper_path(vectors, ends, 3)[[0, -1]] != ends).sum() > 20
+
+
+@given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 60))
+def test_ends_are_those_of_the_papers_code(seed, n):
+    rng = np.random.default_rng(seed)
+    vectors = np.tril(rng.normal(size=(n, n)) + 2 * rng.normal(size=(n, 1)))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, n))
+    ends[:, :2] = [1, -1]
+    expected = [np.where(vectors @ reference.paper_normal(vectors, end) >= 0, 1, -1) for end in ends]
+    np.testing.assert_array_equal(paper_path(vectors, ends, 2), expected)
+
+
+def test_a_latent_of_one_value_has_an_end():
+    path = paper_path(np.eye(3), np.array([[1, 1, 1], [1, 1, -1]], dtype=np.int8), 3)
+    np.testing.assert_array_equal(path[[0, -1]], [[1, 1, 1], [1, 1, -1]])
 
 
 @pytest.mark.parametrize(("mean", "bit"), [(0.13, 1), (-0.13, -1), (0.12, None), (-0.05, None)])
