@@ -48,6 +48,38 @@ def split(factor: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return np.array([1 if side == boundary else -1 for side in sides], dtype=np.int8)
 
 
+def paper_normal(vectors: np.ndarray, latent: np.ndarray) -> np.ndarray:
+    """``split_sphere`` of the paper's code (github.com/ok1zjf/LBAE, sampler.py), line by line."""
+    lone, lzero = vectors[latent == 1], vectors[latent == -1]
+    p = lone.mean(0) / np.linalg.norm(lone.mean(0))
+    n = lzero.mean(0) / np.linalg.norm(lzero.mean(0))
+    bp, bp_n = None, 10000
+    while True:
+        dp = lone @ p
+        inv = (dp < 0).sum()
+        if bp_n > inv:
+            bp_n, bp = inv, p
+        else:
+            break
+        if inv == 0:
+            break
+        lone = np.concatenate([lone, lone[dp < 0]])
+        p = lone.mean(0) / np.linalg.norm(lone.mean(0))
+    bn, bn_n = None, 10000
+    for _ in range(10):
+        dn = lzero @ n
+        inv = (dn < 0).sum()
+        if inv <= bn_n:
+            bn_n, bn = inv, n
+        else:
+            break
+        if inv == 0:
+            break
+        lzero = np.concatenate([lzero, lzero[dn < 0]])
+        n = lzero.mean(0) / np.linalg.norm(lzero.mean(0))
+    return (bp - bn) / np.linalg.norm(bp - bn)
+
+
 def edit_bits(latent: np.ndarray, direction: np.ndarray, target: float) -> np.ndarray:
     """Flip the bit with the largest |direction| that raises the score, until the score reaches the target."""
     latent = latent.copy()

@@ -46,7 +46,7 @@ def independent_factor(mean: Mean, rows: int) -> Matrix:
     return with_thresholds(gaussian_thresholds(mean, rows), np.eye(len(mean)))
 
 
-_PAPER_THRESHOLD = 0.12
+_PAPER_THRESHOLD, _ROUNDS = 0.12, 10
 
 
 def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
@@ -74,20 +74,25 @@ def paper_path(
 
 
 def _guessed_normal(vectors: Float64[np.ndarray, "N M"], latent: Int8[np.ndarray, "N"]) -> Float64[np.ndarray, "M"]:
-    normal = _centre(vectors[latent == 1]) - _centre(vectors[latent == -1])
+    normal = _centre(vectors[latent == 1], ties=False) - _centre(vectors[latent == -1], ties=True)
     unit: np.ndarray = normal / np.linalg.norm(normal)
     return unit
 
 
-def _centre(vectors: Float64[np.ndarray, "K M"]) -> Float64[np.ndarray, "M"]:
-    """The direction of the mean; vectors on its other side are counted once more, as long as those get fewer."""
-    best, fewest = np.zeros(vectors.shape[1]), len(vectors) + 1
-    while len(vectors):
+def _centre(vectors: Float64[np.ndarray, "K M"], ties: bool) -> Float64[np.ndarray, "M"]:
+    """The direction of the mean; vectors on its other side are counted once more, as long as those get fewer.
+
+    With ``ties`` also while they stay as many, ten rounds at most: the code does so for bits of -1, not for those of +1.
+    """
+    best, most = np.zeros(vectors.shape[1]), len(vectors)
+    for _ in range(_ROUNDS if ties and most else most):
         centre = vectors.mean(axis=0)
         centre /= np.linalg.norm(centre)
         wrong = vectors @ centre < 0
-        if wrong.sum() >= fewest:
+        if wrong.sum() > most:
             break
-        best, fewest = centre, int(wrong.sum())
-        vectors = np.concatenate([vectors, vectors[wrong]]) if fewest else vectors[:0]
+        best, most = centre, int(wrong.sum()) - (not ties)
+        if not wrong.any():
+            break
+        vectors = np.concatenate([vectors, vectors[wrong]])
     return best

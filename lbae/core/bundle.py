@@ -1,9 +1,10 @@
 """A trained system in one object: codec, prior, normals and attribute statistics, with the public verbs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Int8, UInt8
 
 from lbae.core.attributes import AttributeStatistics
@@ -29,6 +30,10 @@ class Bundle:
     normals: Normals
     attributes: AttributeStatistics
     examples: Images
+
+    def to(self, device: torch.device | str) -> "Bundle":
+        """The same with its codec on another device; its network moves there."""
+        return replace(self, codec=self.codec.to(device))
 
     def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
         """Latents of +1 and -1."""

@@ -61,11 +61,16 @@ def _keep_constant(factor: Factor, mean: Mean) -> Factor:
 
 
 def fit(sampler: Sampler, moments: MomentSums) -> Prior:
-    """A prior of one component with these moments; ValueError for fewer than 2 rows."""
+    """A prior of one component with these moments; ValueError for fewer than 2 rows.
+
+    ``paper`` has no attributes, as in the paper's code: its repair of a matrix that has them weakens the bits' correlations.
+    """
     if moments.count < 2:
         raise ValueError(f"moments of {moments.count} rows; a prior needs at least 2")
-    factor = sampling_factor(sampler, *joint_moments(moments), moments.count)
-    return Prior(sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=moments.attributes)
+    attributes = () if sampler == "paper" else moments.attributes
+    wanted = joint_moments(moments) if attributes else (moments.mean, moments.second)
+    factor = sampling_factor(sampler, *wanted, moments.count)
+    return Prior(sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=attributes)
 
 
 def draw_codes(

@@ -17,7 +17,8 @@ _CPUS = 8
 
 def trained_classifier(source: Source, config: ModelConfig) -> Classifier | str:
     """A classifier of the attributes of a source's images; where they have none, what they have instead."""
-    shards, cpus, gpus = spread(source.shards, _ROWS), min(node_cpus(), _CPUS), min(cluster_gpus(), 1)
+    shards, gpus = spread(source.shards, _ROWS), min(cluster_gpus(), 1)
+    cpus = min(node_cpus(gpus), _CPUS)  # of a node that has the GPU, too: no other can run it
     meter = start_meter()
     ray.get(meter.begin.remote(0, SETTINGS["epochs"]))
     task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(shards, config, cpus, meter)

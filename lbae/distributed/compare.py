@@ -13,14 +13,15 @@ from lbae.core.bundle import Bundle
 from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
 from lbae.distributed.neighbours import Hit, nearest_in
-from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus
+from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, network_device
+from lbae.errors import UserError
 from lbae.io.decode import decode_keys
 from lbae.io.latent_table import LatentTable
 from lbae.io.source import Shard, Source, read_shard, shard_keys
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import LATENTS, Before, Edits, before_edits, edits_by_hyperplane, measure_edits
-from lbae.report.evaluation import ACCURACY, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
+from lbae.report.evaluation import ACCURACY, BESIDE, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
 from lbae.report.features import FeatureSums, Metric, drawn_rows
 from lbae.report.looks import file_digests
 from lbae.report.paths import PAIRS, Paths, measure_paths
@@ -44,7 +45,9 @@ def compare(
     made = streams[RECONSTRUCTIONS]
     tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
-    ways = _paths.remote(bundle, tested[drawn_rows(len(tested), 2 * PAIRS)], settings.seed)
+    device, share = network_device()
+    pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
+    ways = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
     changes = _start_edits(inputs.bundle, bundle, classifier, tested[drawn_rows(len(tested), LATENTS)], left_out)
     rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
     apart = _start_distances(settings, streams, references)
@@ -75,11 +78,14 @@ def _task(function: Any) -> Any:
 def _start_distances(
     settings: Settings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
-    """By name of the images and of the reference. Against training images only the Fréchet distance, for which sums do."""
+    """By name of the images and of the reference. Against training images only the Fréchet distance, for which sums do.
+
+    Training images are measured as many as test images, like all others: more would come nearer than a perfect sampler can.
+    """
     handles = {name: ray.put(reference.features) for name, reference in references.items()}
-    images = ({TRAIN: handles[TRAIN]} if TRAIN in handles else {}) | {
-        name: ray.put(stream.features) for name, stream in streams.items()
-    }
+    most = references[TEST].features.count
+    images = {TRAIN: ray.put(references[TRAIN].features.drawn(most))} if TRAIN in references else {}
+    images |= {name: ray.put(stream.features) for name, stream in streams.items()}
     wanted: dict[str, tuple[Metric, ...]] = {
         TEST: settings.metrics,
         TRAIN: tuple(metric for metric in settings.metrics if metric == "frechet"),
@@ -100,8 +106,8 @@ def _distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metri
 
 
 @_task
-def _paths(bundle: Bundle, latents: np.ndarray, seed: int) -> dict[str, Paths]:
-    return measure_paths(bundle.codec, bundle.normals, latents, seed)
+def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
+    return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
 
 
 @_task
@@ -125,19 +131,20 @@ def _start_edits(
         left_out[EDITS] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
     if not edits_by_hyperplane(bundle):
         left_out["hyperplane edits"] = "the bundle, of an older version, has no unit vectors of attributes: fit it again"
-    network = ray.put(classifier)
-    before = _before.remote(handle, network, latents)
-    return [_edits.remote(handle, network, before, name, value) for name, value in wanted[:_EDITS]]
+    network, (device, share) = ray.put(classifier), network_device()
+    before = _before.options(num_gpus=share).remote(handle, network, device, latents)
+    task = _edits.options(num_gpus=share)
+    return [task.remote(handle, network, device, before, name, value) for name, value in wanted[:_EDITS]]
 
 
 @_task
-def _before(bundle: Bundle, classifier: Classifier, latents: np.ndarray) -> Before:
-    return before_edits(bundle, classifier, latents)
+def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
+    return before_edits(bundle.to(device), classifier.to(device), latents)
 
 
 @_task
-def _edits(bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool) -> Edits | None:
-    return measure_edits(bundle, classifier, before, attribute, value)
+def _edits(bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool) -> Edits | None:
+    return measure_edits(bundle.to(device), classifier.to(device), before, attribute, value)
 
 
 def _start_overlap(inputs: Inputs, tested: Stream) -> list[ray.ObjectRef]:
@@ -169,7 +176,11 @@ def _overlapping(found: list[tuple[int, np.ndarray]], tested: Stream) -> dict[st
 def _accuracy(reference: Reference, classifier: Classifier | None, left_out: dict[str, str]) -> dict[str, float]:
     """Of every column the share of test images that the classifier gets right."""
     shares: dict[str, float] = {}
-    for column, _ in classifier.columns if classifier else ():
+    if classifier is None:
+        return shares
+    for column, why in classifier.unusable.items():
+        left_out[f"{ACCURACY}, {column}"] = f"the training images' column has {why}"
+    for column, _ in classifier.columns:
         right, known = (reference.sums.get(f"{what} {column}", 0.0) for what in (RIGHT, KNOWN))
         if known:
             shares[column] = round(right / known, 4)
@@ -191,7 +202,10 @@ def _find_nearest(inputs: Inputs, found: Findings) -> None:
         found.nearest[name] = distance_facts(nearest.distances[start : start + len(packed), 0])
         if name == MIXTURE and inputs.train is not None:
             hits = [nearest.hits(start + i) for i in range(min(_SHOWN, len(packed)))]
-            found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+            try:
+                found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+            except UserError as error:  # the table was appended to: it has images of other sources, too
+                found.left_out[BESIDE] = str(error)
         start += len(packed)
 
 

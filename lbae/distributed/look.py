@@ -8,7 +8,7 @@ import ray.data
 import torch
 
 from lbae.core.codec import best_precision
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, network_device, node_cpus
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io.source import Shard, Source, spread
 from lbae.report.features import drawn_rows
@@ -26,7 +26,7 @@ def looked_at(role: str, source: Source) -> tuple[Shard, ...]:
 
 def hardware() -> dict[str, str]:
     """Kind of device on which actors look, and the precision at which classifiers run there."""
-    device, share = _device()
+    device, share = network_device()
     ask = ray.remote(num_cpus=1, num_gpus=share, runtime_env=RUNS_A_NETWORK)(best_precision)
     return {"device": device, "classifier_precision": ray.get(ask.remote(torch.device(device)))}
 
@@ -53,18 +53,13 @@ def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, S
     return {RECONSTRUCTIONS: streams.pop(RECONSTRUCTIONS), MIDPOINTS: middles, **streams}
 
 
-def _device() -> tuple[str, float]:
-    """Where a network runs, and what share of a GPU it takes."""
-    share = actor_pool(cluster_cpus(), cluster_gpus())[1]
-    return "cuda" if share else "cpu", share
-
-
 def _pool(looker: ray.ObjectRef, tasks: list[tuple[Any, ...]]) -> ray.data.Dataset:
-    actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], _device()
+    actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], network_device()
+    threads = max(1, min(cluster_cpus() // actors, node_cpus()))
     return over(
         tasks,
         _Looks,
-        fn_constructor_kwargs={"looker": looker, "device": device, "threads": max(1, cluster_cpus() // actors)},
+        fn_constructor_kwargs={"looker": looker, "device": device, "threads": threads},
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),
         num_cpus=1,
         num_gpus=share or None,
@@ -91,7 +86,7 @@ class _Looks:
 
 def _midpoints(looker: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
     """Middles of paths between test images in a random order: the same pairs however shards are cut or images sorted."""
-    stream, (device, share) = Stream(dim, len(packed)), _device()
+    stream, (device, share) = Stream(dim, len(packed)), network_device()
     mixed = packed[drawn_rows(len(packed), len(packed))]
     task = _middles.options(num_gpus=share)
     for handle in [

@@ -74,9 +74,10 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def node_cpus() -> int:
-    """Whole CPUs of the largest node, at least 1."""
-    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+def node_cpus(gpus: int = 0) -> int:
+    """Whole CPUs of the largest node with as many GPUs or more, at least 1."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max([1, *(int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus)])
 
 
 def cluster_gpus() -> int:
@@ -116,6 +117,12 @@ def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
         return cpus, 0
     sharing = max(1, min(_ACTORS_A_GPU, cpus // gpus))
     return gpus * sharing, 1 / sharing
+
+
+def network_device() -> tuple[str, float]:
+    """Kind of device on which actors and tasks run a network, and each one's share of a GPU."""
+    share = actor_pool(cluster_cpus(), cluster_gpus())[1]
+    return "cuda" if share else "cpu", share
 
 
 def cluster_nodes() -> int:

@@ -5,7 +5,7 @@ each other and with nothing published.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig
 from lbae.core.codec import autocast, best_precision
-from lbae.io.attributes import MAX_CLASSES, Attribute, candidate_columns, column_values, indicators, select_attributes
+from lbae.errors import UserError
+from lbae.io.attributes import MAX_CLASSES, Attribute, attributes_of, candidate_columns, column_values, indicators
 from lbae.io.decode import decode_rows
 from lbae.io.source import Shard, read_shard
 
@@ -34,13 +35,16 @@ Indicators = Bool[np.ndarray, "K A"]
 
 
 class Classifier(nn.Module):
-    """uint8 images (K, H, W, C) to features (K, 128), the input of a linear head with one logit an attribute."""
+    """uint8 images (K, H, W, C) to features (K, 128), the input of a linear head with one logit an attribute.
+
+    ``unusable`` are columns of its training images that make no attributes, with why.
+    """
 
     num_features = FEATURES
 
-    def __init__(self, channels: int, attributes: tuple[Attribute, ...]) -> None:
+    def __init__(self, channels: int, attributes: tuple[Attribute, ...], unusable: Mapping[str, str]) -> None:
         super().__init__()
-        self.channels, self.attributes = channels, attributes
+        self.channels, self.attributes, self.unusable = channels, attributes, dict(unusable)
         self.body = nn.Sequential(
             *_block(channels, 32, 5, 2),
             *_block(32, 64, 3, 1),
@@ -111,12 +115,16 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Modul
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Images with which of some attributes they have, and which they are known not to have."""
+    """Images with which of some attributes they have, and which they are known not to have.
+
+    ``unusable`` are columns that make no attributes, with why.
+    """
 
     images: Images
     attributes: tuple[Attribute, ...]
     present: Indicators
     absent: Indicators
+    unusable: Mapping[str, str]
 
 
 def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | str:
@@ -129,14 +137,23 @@ def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | st
         others |= dict.fromkeys(decoded.rows.column_names[2:])  # after key and path
         rows.append(decoded.rows.select(candidate_columns(decoded.rows.schema)))
     table = pa.concat_tables(rows, promote_options="default")
-    values = column_values(table, table.column_names)
-    attributes = select_attributes("all", values)
-    if not attributes:
-        wide = [name for name, seen in values.items() if len(seen) > MAX_CLASSES]
-        named = f"no label or attribute column (columns: {', '.join(others) or 'none but the image'})"
-        return f"only columns of more than {MAX_CLASSES} values ({', '.join(wide)})" if wide else named
+    found: list[Attribute] = []
+    unusable: dict[str, str] = {}
+    for name, seen in column_values(table, table.column_names).items():
+        if len(seen) > MAX_CLASSES:
+            unusable[name] = f"more than {MAX_CLASSES} values"
+            continue
+        try:
+            found += attributes_of(name, seen)
+        except UserError:  # a mistake where columns are chosen, but here nobody asked for this one
+            unusable[name] = "-1 among its classes, which nearly always means unknown: make it null"
+    if unusable and not found:
+        return f"only columns that cannot be used ({'; '.join(f'{name}: {why}' for name, why in unusable.items())})"
+    if not found:
+        return f"no label or attribute column (columns: {', '.join(others) or 'none but the image'})"
+    attributes = tuple(found)
     present, absent = indicators(table, attributes)
-    return Examples(images=np.concatenate(images), attributes=attributes, present=present, absent=absent)
+    return Examples(images=np.concatenate(images), attributes=attributes, present=present, absent=absent, unusable=unusable)
 
 
 def train_classifier(
@@ -154,7 +171,8 @@ def train_classifier(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     images, flip = examples.images, examples.images.shape[3] == 3
-    network = Classifier(images.shape[3], examples.attributes).to("cuda" if torch.cuda.is_available() else "cpu")
+    network = Classifier(images.shape[3], examples.attributes, examples.unusable)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
     device = network.head.weight.device
     present, absent = (torch.from_numpy(x).float().to(device) for x in (examples.present, examples.absent))
     steps = max(1, len(images) // _BATCH)
@@ -180,11 +198,13 @@ def train_classifier(
 def to_weights(network: Classifier) -> tuple[dict[str, Any], bytes]:
     """A classifier as its shape, a JSON object, and its weights, safetensors."""
     weights = safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
-    return {"channels": network.channels, "attributes": [dataclasses.asdict(a) for a in network.attributes]}, weights
+    attributes = [dataclasses.asdict(attribute) for attribute in network.attributes]
+    return {"channels": network.channels, "attributes": attributes, "unusable": network.unusable}, weights
 
 
 def from_weights(shape: dict[str, Any], weights: bytes) -> Classifier:
     """Inverse of :func:`to_weights`."""
-    network = Classifier(shape["channels"], tuple(Attribute(**fields) for fields in shape["attributes"]))
+    attributes = tuple(Attribute(**fields) for fields in shape["attributes"])
+    network = Classifier(shape["channels"], attributes, shape["unusable"])
     network.load_state_dict(safetensors.torch.load(weights))
     return network.eval()

@@ -52,7 +52,7 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
     classes = next(indices for _, indices in classifier.columns if index in indices)
-    elsewhere = [i for i in range(len(names)) if i not in classes]
+    elsewhere = [indices for _, indices in classifier.columns if index not in indices]
     chosen = np.flatnonzero(before.had[:, index] != value)[:IMAGES]
     if not len(chosen):
         return None
@@ -68,11 +68,11 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
         edited = np.concatenate([_edited(bundle, latent, *changes, method) for latent, changes in every])
         after = bundle.decode(edited)
         has = classifier.decide(classifier.features(after))
-        changed = (has != had)[:, elsewhere]
+        changed = [(has != had)[:, indices].any(axis=1).mean() for indices in elsewhere]
         facts[method] = {
             "success": round(float((has[:, index] == value).mean()), 4),
             "bits": round(float((edited != latents).sum(axis=1).mean()), 2),
-            "others": round(float(changed.mean()), 4) if elsewhere else None,
+            "others": round(float(np.mean(changed)), 4) if elsewhere else None,
             "pixels": round(float(np.sqrt(np.square(after / 255 - images / 255).mean(axis=(1, 2, 3))).mean()), 4),
         }
         pictures.append(after[:SHOWN])

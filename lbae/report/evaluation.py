@@ -43,7 +43,7 @@ NAMES: dict[Features, dict[str, str]] = {
 }
 NEAREST = 3  # training images shown below a sample
 MIXTURE, COINS = "mixture", "coins"
-EDITS, ACCURACY = "edits", "classifier accuracy"
+EDITS, ACCURACY, BESIDE = "edits", "classifier accuracy", "training images beside samples"
 PRIORS = (MIXTURE, *get_args(Sampler), COINS)
 
 
@@ -146,7 +146,7 @@ def missing(inputs: Inputs, settings: Settings) -> dict[str, str]:
     if inputs.latents is None:
         left["nearest training latents"] = "needs --latents"
     if not (inputs.latents and inputs.train and MIXTURE in settings.priors):
-        left["training images beside samples"] = "needs --latents, --train-data and the prior mixture"
+        left[BESIDE] = "needs --latents, --train-data and the prior mixture"
     return left
 
 
@@ -222,6 +222,8 @@ def _rows_used(inputs: Inputs, settings: Settings, found: Findings) -> dict[str,
         used["kernel, precision, recall"] = min(KEPT, tested)
     if "kernel" in settings.metrics:
         used["a kernel distance's subset"] = min(KERNEL_ROWS, tested)
+    if TRAIN in found.references:
+        used["training images against test images"] = min(KEPT, tested, found.references[TRAIN].features.count)
     if inputs.latents:
         used["nearest training latents"] = min(QUERIES, tested)
     used |= {"rates": len(found.streams[RECONSTRUCTIONS].shown), "interpolation, pairs": min(PAIRS, tested // 2)}

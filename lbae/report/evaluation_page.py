@@ -32,7 +32,9 @@ def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, 
 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
-    images, rebuilt = found.streams[RECONSTRUCTIONS].shown[:_COLUMNS].swapaxes(0, 1)
+    pairs = found.streams[RECONSTRUCTIONS].shown
+    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(int)  # a source may be sorted by class
+    images, rebuilt = pairs[spread].swapaxes(0, 1)
     yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))
     for name, stream in found.streams.items():
         if name in PRIORS:
@@ -95,16 +97,18 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     looked = "Inception's features"
     if report["features"] == "classifier":
         looked = f"features of a small classifier ({known}), so comparable within this data set only"
+    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
     header, *rows = _filled(
         [
             ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-            *(_distance_row(report, name) for name in report["distances"]),
+            *(_distance_row(report, name) for name in measured),
         ]
     )
     return Section(
         title="Distances",
         text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision and recall."
-        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones.",
+        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones;"
+        " samples nearer than test images, or with more copies, repeat training images.",
         header=header,
         rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
@@ -152,7 +156,7 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
         text="Share of images in which the classifier then finds what was asked; in brackets the bits flipped, the root mean"
-        " square change of pixels and, where there are other attributes, the share of those that it finds changed. Pictures"
+        " square change of pixels and, where there are other columns, the share of those that it finds changed. Pictures"
         f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as these can.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
@@ -214,7 +218,7 @@ def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
 
 
 def _distance_row(report: dict[str, Any], name: str) -> list[object]:
-    to = report["distances"][name]
+    to = report["distances"].get(name, {})
     test, training, near = to.get(TEST, {}), to.get(TRAIN, {}), report["nearest"].get(name, {})
     figures = [test.get("frechet"), training.get("frechet"), test.get("kernel"), test.get("precision"), test.get("recall")]
     percentiles = ", ".join(f"{value:.0f}" for value in near.get("percentiles_1_50", ()))

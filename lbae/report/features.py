@@ -51,6 +51,13 @@ class FeatureSums:
         self.kept.append(features[keep])
         self.count += len(features)
 
+    def drawn(self, most: int) -> "FeatureSums":
+        """Of at most so many of the images whose features are kept."""
+        features = np.concatenate(self.kept)
+        sums, rows = FeatureSums.empty(features.shape[1]), drawn_rows(len(features), most)
+        sums.add(features[rows], np.ones(len(rows), dtype=bool))
+        return sums
+
     def features(self) -> torch.Tensor:
         """Those kept."""
         return torch.from_numpy(np.concatenate(self.kept))

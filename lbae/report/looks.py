@@ -63,7 +63,7 @@ class Looker:
         for network in (self.extractor, self.classifier, self.lpips):
             if isinstance(network, torch.nn.Module):
                 network.to(device)
-        return replace(self, bundle=replace(self.bundle, codec=self.bundle.codec.to(device)))
+        return replace(self, bundle=self.bundle.to(device))
 
     def at_test(self, shard: Shard, index: int, reference: bool) -> list[Seen]:
         """Test images (if their features are not known) and their reconstructions."""

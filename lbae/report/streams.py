@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64, UInt8, UInt64
 from lbae.report.features import KEPT, FeatureSums, drawn_rows
 
 Rules = Literal["ours", "paper"]
-VERSION = 2  # of both protocols; figures of another one compare with none of this
+VERSION = 3  # of both protocols; figures of another one compare with none of this
 
 TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = "test images", "training images", "reconstructions", "interpolation mid-points"
 RIGHT, KNOWN, BAD = "right", "known", "undecodable"

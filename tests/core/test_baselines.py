@@ -5,6 +5,21 @@ import pytest
 from hypothesis import given, strategies
 
 from lbae.core.baselines import paper_edit, paper_path
+from lbae.core.kernel import moment_sums
+from lbae.core.packing import pack
+from lbae.core.samplers import fit
+from lbae.errors import UserError
+from tests import reference
+from tests.core.test_attributes import BITS, LATENTS, PRESENT
+
+
+def test_the_papers_sampler_is_the_same_whatever_attributes_the_sums_have():
+    packed = pack(LATENTS[:40])  # of so few that the matrix needs repair
+    with_attributes = fit("paper", moment_sums(packed, BITS, ("a", "b"), PRESENT[:40], ~PRESENT[:40]))
+    np.testing.assert_array_equal(with_attributes.factors, fit("paper", moment_sums(packed, BITS)).factors)
+    assert np.linalg.norm(with_attributes.factors[0], axis=1).max() > 1.01, "repaired"
+    with pytest.raises(UserError, match=r"unknown attribute 'a' \(known: none\)"):
+        with_attributes.sample_given(1, 0, {"a": True})
 
 
 @given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 40))
@@ -25,6 +40,22 @@ def test_normals_of_correlated_vectors_miss_bits():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, 100))
     assert (paper_path(vectors, ends, 3)[[0, -1]] != ends).sum() > 20
+
+
+@given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 60))
+def test_ends_are_those_of_the_papers_code(seed, n):
+    rng = np.random.default_rng(seed)
+    vectors = np.tril(rng.normal(size=(n, n)) + 2 * rng.normal(size=(n, 1)))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, n))
+    ends[:, :2] = [1, -1]
+    expected = [np.where(vectors @ reference.paper_normal(vectors, end) >= 0, 1, -1) for end in ends]
+    np.testing.assert_array_equal(paper_path(vectors, ends, 2), expected)
+
+
+def test_a_latent_of_one_value_has_an_end():
+    path = paper_path(np.eye(3), np.array([[1, 1, 1], [1, 1, -1]], dtype=np.int8), 3)
+    np.testing.assert_array_equal(path[[0, -1]], [[1, 1, 1], [1, 1, -1]])
 
 
 @pytest.mark.parametrize(("mean", "bit"), [(0.13, 1), (-0.13, -1), (0.12, None), (-0.05, None)])

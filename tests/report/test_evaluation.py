@@ -8,27 +8,36 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import torch_fidelity
 from PIL import Image
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 import lbae
 from lbae.core.editing import edit
+from lbae.core.packing import pack, unpack
 from lbae.errors import LbaeError
+from lbae.io.attributes import Attribute
 from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.storage import resolve
+from lbae.report import evaluation
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import IMAGES as EDITED
-from lbae.report.edits import LATENTS
+from lbae.report.edits import LATENTS, before_edits, measure_edits
+from lbae.report.evaluation import Findings, Inputs, Settings
+from lbae.report.evaluation_page import files
 from lbae.report.features import KEPT, METRICS, FeatureSums, drawn_rows
+from lbae.report.paths import measure_paths
+from lbae.report.pixels import pixel_sums
 from lbae.report.references import Cache
-from lbae.report.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from lbae.report.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
 from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
@@ -152,13 +161,14 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     priors = ["mixture", "hyperplane", "gaussian", "paper", "direct", "independent", "coins"]
     assert list(report["distances"]) == [TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors]
     for name, row in report["distances"].items():
-        assert set(row[TEST]) == {"frechet", "kernel", "kernel_deviation", "precision", "recall"}
+        assert set(row[TEST]) == {"frechet", "kernel", "precision", "recall"}
         assert list(row.get(TRAIN, {})) == ([] if name == TRAIN else ["frechet"])
     assert report["distances"][TRAIN][TEST]["frechet"] == pytest.approx(0, abs=1e-3)
     assert report["distances"]["coins"][TEST]["frechet"] > report["distances"]["mixture"][TEST]["frechet"]
     assert report["images"] == dict.fromkeys([TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors], 600)
     assert report["undecodable"] == {TEST: 0, TRAIN: 0}
     assert report["rows_used"]["rates"] == 256
+    assert report["rows_used"]["training images against test images"] == 600
     assert set(report["hardware"]) == {"device", "classifier_precision", "bundle_precision"}
     assert report["classifier_accuracy"]["label"] > 0.5
     assert set(report["fingerprints"]) == {"bundle", "data", "train_data", "latents", "moments", "classifier"}
@@ -175,6 +185,7 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     assert page.count("data:image/png;base64,") == len(list(whole.glob("*.png")))
     assert "src=http" not in page.replace('"', "")
     assert all(f"<th>{name}</th>" in page for name in ("training", "precision", "recall", "nearest", "copies"))
+    assert f"<tr><th>{TEST}</th>" in page, "what samples' nearest training latents are judged against"
 
 
 def test_reconstruction_errors_are_those_of_the_pixels(pipeline, report, images):
@@ -207,6 +218,25 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
     assert found["bits"]["bits"] == pytest.approx((np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03)
     assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
     assert found["bits"]["others"] is None, "there is one column"
+
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen, device):
+    bundle, columns = seen[0].bundle.to(device), {"coarse": 20, "fine": 100}
+    attributes = [Attribute(name="label", column="label", yes=1, no=0)]
+    attributes += [Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)]
+    classifier = Classifier(1, tuple(attributes), {}).to(device).eval()
+    with torch.no_grad():
+        classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
+    latents = unpack(seen[2].streams[RECONSTRUCTIONS].latents, 11)
+    before = before_edits(bundle, classifier, latents)
+    before.had[:, [0, 21]], before.had[:, 22] = False, True  # and has found the second of one of them before
+    found = measure_edits(bundle, classifier, before, "label", True)
+    assert found.images == 40
+    assert {method: facts["others"] for method, facts in found.facts.items()} == {"bits": 0.5, "paper": 0.5}
 
 
 @pytest.mark.slow
@@ -244,6 +274,15 @@ def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(pip
     assert found["reconstructions"] == pytest.approx(report["reconstructions"], rel=1e-6)
     for name in ("nearest", "interpolation", "edits", "moments_of_samples"):
         assert found[name] == report[name]
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(digits)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"cpus": [3, 2], "columns": ["label"]}
 
 
 @pytest.mark.slow
@@ -294,13 +333,42 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
 
 
 @pytest.mark.slow
+def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(job, evaluate, pipeline, tmp_path):
+    first, last = pipeline.data / "a.parquet", pipeline.data / "b.parquet"
+    made = {name: tmp_path / name for name in ("bundle", "latents", "moments")}
+    table, sums = ("--latents", made["latents"]), ("--moments", made["moments"])
+    for words in (
+        ("encode", "--model", pipeline.model, "--data", first, "--out", made["latents"]),
+        ("encode", "--model", pipeline.model, "--data", last, "--out", made["latents"], "--append"),
+        ("reduce", *table, "--out", made["moments"]),
+        ("fit", "--model", pipeline.model, *table, *sums, "--out", made["bundle"]),
+    ):
+        done = job(*words)
+        assert done.code == 0, done.err
+    done = evaluate(tmp_path / "e", *FAST, **made, train_data=last)
+    assert done.code == 0, done.err
+    found = read_report(tmp_path / "e")
+    assert found["nearest"]["mixture"]["percentiles_1_50"]
+    assert f"{last} holds no image a.parquet:" in found["left_out"]["training images beside samples"]
+    assert not (tmp_path / "e" / "nearest.png").exists()
+
+
+@pytest.mark.slow
 def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
-    """A shard without any image, missing and broken files, labels of another type, three copies of training images."""
+    """A shard without any image, missing and broken files, labels of another type, three copies of training images.
+
+    The training images have a column that mixes -1 and classes.
+    """
+    (tmp_path / "train").mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        table = pq.read_table(pipeline.data / name)
+        pq.write_table(table.append_column("cluster", pa.array(np.arange(len(table)) % 4 - 1)), tmp_path / "train" / name)
     cells = [cell["bytes"] for cell in pq.read_table(pipeline.data / "b.parquet")["image"].to_pylist()]
     mirrored = [encode_png(image[:, ::-1]) for image in decoded_cells(cells[:200])]
     image_table(tmp_path / "test" / "a.parquet", [None, b"", b"no image"], label=["3"] * 3)
     image_table(tmp_path / "test" / "b.parquet", [None, *mirrored, cells[7], cells[7], cells[8]], label=["3"] * 204)
-    done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, data=tmp_path / "test", train_data=pipeline.data)
+    inputs = {"data": tmp_path / "test", "train_data": tmp_path / "train"}
+    done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, **inputs)
     assert done.code == 0, done.err
     assert "warning: 3 test images are training images too, byte by byte" in done.err
     found = read_report(tmp_path / "e")
@@ -309,10 +377,56 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert found["overlap"] == {"bytes": 3, "keys": 207}
     assert found["classifier_accuracy"] == {}
     assert "no such column" in found["left_out"]["classifier accuracy, label"]
+    assert "has -1 among its classes" in found["left_out"]["classifier accuracy, cluster"]
     page = (tmp_path / "e" / "report.html").read_text()
     assert "the test images do not tell how often it is right" in page
     assert "<th>training</th>" in page
     assert not any(f"<th>{name}</th>" in page for name in ("precision", "recall", "nearest", "copies"))
+
+
+@pytest.fixture
+def seen() -> tuple[Inputs, Settings, Findings]:
+    """What a small evaluation found, of the golden bundle and 40 test images, each of one grey, that grows."""
+    bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
+    images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
+    latents = bundle.encode(images)
+    rebuilt = bundle.decode(latents)
+    stream = Stream(3, 40)
+    block = {"features": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), "latents": pack(latents)}
+    errors = pixel_sums(images, rebuilt, None) | {BAD: 0.0}
+    shown = np.stack([images, rebuilt], axis=1)
+    stream.add(Seen(stream=RECONSTRUCTIONS, index=0, places=np.arange(40), sums=errors, shown=shown, **block))
+    found = Findings(
+        streams={RECONSTRUCTIONS: stream},
+        references={},
+        distances={RECONSTRUCTIONS: {TEST: {"frechet": 1.5}}},
+        accuracy={},
+        rates={"jpeg": [(0.5, 20.0), (1.0, 30.0)]},
+        nearest={name: {"percentiles_1_50": [3.0, 7.0], "copies": 5} for name in (TEST, "mixture")},
+        paths=measure_paths(bundle.codec, bundle.normals, latents[:4], 0),
+    )
+    inputs = Inputs(bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={})
+    settings = Settings(priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0)
+    return inputs, settings, found
+
+
+def files_of(seen: tuple[Inputs, Settings, Findings]) -> dict[str, bytes]:
+    inputs, _, found = seen
+    return files(inputs, evaluation.report(*seen, {}), found)
+
+
+def test_a_page_says_how_near_test_images_come_to_training_latents(seen):
+    row = f"<tr><th>{TEST}</th><td></td><td>3, 7</td><td>5</td></tr>"
+    assert row in files_of(seen)["report.html"].decode()
+    seen[2].nearest.clear()
+    assert f"<th>{TEST}</th>" not in files_of(seen)["report.html"].decode(), "nothing is known of them"
+
+
+def test_reconstructions_are_shown_from_all_over_a_sorted_source(seen):
+    picture = np.array(Image.open(io.BytesIO(files_of(seen)["reconstructions.png"])))
+    greys = set(picture[: len(picture) // 2].flat)
+    assert {0, 6 * 39} <= greys, "the first and the last"
+    assert len(greys & set(range(0, 6 * 40, 6))) == 16
 
 
 def test_blocks_add_up_the_same_however_they_come():
@@ -331,6 +445,20 @@ def test_blocks_add_up_the_same_however_they_come():
     assert distances(forth.features, back.features, METRICS)["frechet"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "deviates"), [((300, 300), False), ((300, 400), True)])
+def test_a_kernel_distance_deviates_over_subsets_unless_they_are_all_the_whole_set(rows, deviates):
+    rng = np.random.default_rng(0)
+    one, other = (torch.from_numpy(rng.normal(size=(count, 8)).astype(np.float32)) for count in rows)
+    theirs = kid_features_to_metric(one, other, kid_subsets=100, kid_subset_size=300, verbose=False)
+    sums = FeatureSums.empty(8), FeatureSums.empty(8)
+    for filled, features in zip(sums, (other, one), strict=True):
+        filled.add(features.numpy(), np.ones(len(features), dtype=bool))
+    found = distances(*sums, ("kernel",))
+    assert found.pop("kernel") == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-6)
+    expected = {"kernel_deviation": theirs["kernel_inception_distance_std"]} if deviates else {}
+    assert found == pytest.approx(expected)
+
+
 def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
     rows = 3 * KEPT
     features = np.arange(rows, dtype=np.float32)[:, None]
@@ -346,6 +474,23 @@ def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
     np.testing.assert_array_equal(kept[0], kept[2])
     assert np.histogram(kept[0], bins=10, range=(0, rows))[0] == pytest.approx([KEPT / 10] * 10, rel=0.1)
     assert np.bincount(kept[0].astype(int) % 3) == pytest.approx([KEPT / 3] * 3, rel=0.1)
+
+
+def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
+    """The distance of equal Gaussians falls with the count of images on either side: a floor of more is out of reach."""
+    rng, dim, tested = np.random.default_rng(0), 32, 300
+    features = rng.normal(size=(6_000, dim)).astype(np.float32)
+    training, some = FeatureSums.empty(dim), FeatureSums.empty(dim)
+    for start in range(0, 6_000, 1_000):
+        training.add(features[start : start + 1_000], np.arange(1_000) % 2 == 0)
+    some.add(rng.normal(size=(tested, dim)).astype(np.float32), np.ones(tested, dtype=bool))
+    drawn = training.drawn(tested)
+    assert drawn.count == len(drawn.features()) == tested
+    np.testing.assert_array_equal(drawn.features(), features[::2][drawn_rows(3_000, tested)])
+    np.testing.assert_allclose(drawn.statistics()["sigma"], np.cov(drawn.features().numpy().T.astype(np.float64)))
+    as_many, all_of_them = (distances(some, images, ("frechet",))["frechet"] for images in (drawn, training))
+    assert as_many > 1.5 * all_of_them
+    assert training.drawn(5_000).count == 3_000, "all that are kept"
 
 
 def test_features_that_are_not_finite_are_an_error():

@@ -11,7 +11,7 @@ from lbae.errors import LbaeError
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.storage import resolve
-from lbae.report.classifier import read_examples, train_classifier
+from lbae.report.classifier import from_weights, read_examples, to_weights, train_classifier
 from lbae.report.features import FeatureSums
 from lbae.report.inception import load_inception
 from lbae.report.pixels import load_lpips
@@ -86,10 +86,19 @@ def test_images_without_attributes_make_no_examples(tmp_path):
     assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "no label or attribute column (columns: note)"
 
 
-def test_a_column_of_too_many_classes_is_named(tmp_path):
+def test_columns_that_make_no_attributes_are_named_and_hinder_no_others(tmp_path):
     blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
-    image_table(tmp_path / "a.parquet", [blank] * 201, name=[f"n{i}" for i in range(201)])
-    assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "only columns of more than 200 values (name)"
+    columns = {"name": [f"n{i}" for i in range(201)], "cluster": [i % 4 - 1 for i in range(201)]}
+    image_table(tmp_path / "a.parquet", [blank] * 201, **columns)
+    found = read_examples(plan(str(tmp_path)).shards, CONFIG)
+    mixed = "-1 among its classes, which nearly always means unknown: make it null"
+    assert found == f"only columns that cannot be used (name: more than 200 values; cluster: {mixed})"
+    image_table(tmp_path / "a.parquet", [blank] * 201, **columns, light=[True, False, None] * 67)
+    found = read_examples(plan(str(tmp_path)).shards, CONFIG)
+    assert [a.name for a in found.attributes] == ["light"]
+    network = train_classifier(found, epochs=1, least_steps=1, seed=0)
+    assert found.unusable == network.unusable == from_weights(*to_weights(network)).unusable
+    assert found.unusable == {"name": "more than 200 values", "cluster": mixed}
 
 
 def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(inception):
