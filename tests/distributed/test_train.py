@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,26 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
         once = sum(count == 1 for count in Counter(epoch).values())
         assert once == 140 * 64 if not bad else once >= 138 * 64
         assert epoch != sorted(epoch)
+
+
+class Tables:
+    """What a stream reads of Ray Data's iterator."""
+
+    def __init__(self, rows: list[bytes | None]) -> None:
+        self.table = pa.table({"pixels": pa.array(rows, pa.binary(4))})
+
+    def iter_batches(self, *, batch_size: int, **_: object) -> Iterator[pa.Table]:
+        return (self.table.slice(start, batch_size) for start in range(0, len(self.table), batch_size))
+
+
+def test_steps_that_a_stream_misses_are_not_of_one_image():
+    """After two windows that fill their batches, one image is left, and a hundred that are none."""
+    model = ModelConfig(image_size=32, padding=15, image_channels=1)
+    rows = [index.to_bytes(4, "little") for index in range(8193)] + [None] * 100
+    stream = Stream(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
+    batches = [set(batch.flatten(1).numpy().view("<u4").ravel().tolist()) for batch in stream(0)]
+    assert [len(batch) for batch in batches[:-1]] == [64] * 128
+    assert len(batches[-1]) > 48
 
 
 def test_a_stream_without_any_image_says_so(ray_session):
