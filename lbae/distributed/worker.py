@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lbae.config import Config, Precision
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import DATA_PARALLEL, Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
+from lbae.core.training import Epoch, Feed, Resident, TrainState, data_parallel, initial_state, reconstruct, train
 from lbae.distributed.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io import source as image_source
@@ -107,7 +107,7 @@ def _work(settings: Settings) -> None:
         ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
     train(
         state,
-        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=DATA_PARALLEL),
+        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=data_parallel(device)),
         images.feed,
         images.held_out,
         config.train,
