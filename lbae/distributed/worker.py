@@ -75,16 +75,22 @@ def work(loop: dict[str, Settings]) -> None:
         _work(settings)
     except (LbaeError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError):
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            told = LbaeError(
-                f"no room for a checkpoint ({error}): the storage of {settings.board} or a worker's temporary folder is"
-                " full; checkpoints of earlier epochs are kept"
-            )
+            told = no_room(error, settings.board)
         else:
             told = error if isinstance(error, LbaeError) else LbaeError(str(error))
-        ray.get(settings.meter.fail.remote(told))
+        if told:
+            ray.get(settings.meter.fail.remote(told))
         raise
+
+
+def no_room(error: BaseException, place: str) -> LbaeError | None:
+    """What to tell of an error where a checkpoint is written, if it is a full disk's."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return LbaeError(
+        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full; checkpoints of"
+        " earlier epochs are kept"
+    )
 
 
 def _work(settings: Settings) -> None:

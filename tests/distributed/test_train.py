@@ -1,7 +1,9 @@
 """Training on a real local Ray: streaming, what a storage may hold, and what survives deaths."""
 
+import errno
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -19,15 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.data
+import ray.train
 import torch
 from PIL import Image
+from ray.exceptions import RayTaskError
+from ray.train.v2.api.exceptions import ControllerError
 from tensorboardX.proto.event_pb2 import Event
 
 from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.stream import Stream
-from lbae.distributed.train import train
+from lbae.distributed.train import _explained, train
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
@@ -190,6 +195,27 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
     )
     error = done.stderr.splitlines()[-1]
     assert "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            RayTaskError("_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2"),
+            "^timed out after 1800000ms$",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manager_snapshot.json"),
+            r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full",
+        ),
+        (OSError(errno.EACCES, "Permission denied", "/s/run"), r"^\[Errno 13\] Permission denied: '/s/run'$"),
+    ],
+    ids=["process group", "full disk", "another error of a disk"],
+)
+def test_what_ends_ray_trains_controller_is_named(failure, message):
+    """As it arrives from the controller's process; only workers that do not start are tried for again."""
+    error = pickle.loads(pickle.dumps(ControllerError(failure)))
+    assert re.search(message, str(_explained(error, ray.train.ScalingConfig(num_workers=2), "/s")))
 
 
 @pytest.mark.slow
