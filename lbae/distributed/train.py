@@ -11,6 +11,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
@@ -265,7 +266,7 @@ def _run(
     with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
         try:
             result = trainer.fit()
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError) as error:
             failure = error
     if told := ray.get(settings.meter.failure.remote()):
         raise told
@@ -280,6 +281,13 @@ def _run(
 
 def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) -> LbaeError:
     """What ended a training run, from the first worker that failed or from Ray Train's controller."""
+    if isinstance(error, RayActorError):
+        if error.actor_init_failed:
+            return LbaeError(
+                f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that folder, or begin"
+                " anew: remove it, or give another --storage"
+            )
+        return LbaeError(f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}")
     if isinstance(error, ControllerError):
         failed = error.controller_failure  # which Ray Train only tries to mend where workers do not start
         if not isinstance(failed, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):

@@ -24,7 +24,7 @@ import ray.data
 import ray.train
 import torch
 from PIL import Image
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train.v2.api.exceptions import ControllerError
 from tensorboardX.proto.event_pb2 import Event
 
@@ -197,25 +197,38 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
     assert "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error, done.stderr
 
 
+SETUP = RayTaskError("_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2")
+START = RayTaskError("__init__", "Traceback ...\nError: no JSON", RuntimeError("no JSON"), "ray", 1, "10.0.0.1")
+FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manager_snapshot.json")
+
+
 @pytest.mark.parametrize(
-    ("failure", "message"),
+    ("error", "message"),
     [
-        (
-            RayTaskError("_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2"),
-            "^timed out after 1800000ms$",
-        ),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manager_snapshot.json"),
-            r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full",
-        ),
-        (OSError(errno.EACCES, "Permission denied", "/s/run"), r"^\[Errno 13\] Permission denied: '/s/run'$"),
+        (ControllerError(SETUP), "^timed out after 1800000ms$"),
+        (ControllerError(FULL), r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full"),
+        (ControllerError(OSError(errno.EACCES, "Permission denied", "/s")), r"^\[Errno 13\] Permission denied: '/s'$"),
+        (ActorDiedError(START), r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or begin anew"),
+        (ActorDiedError(), r"Ray Train's controller died \(.*\); the same command goes on from /s$"),
     ],
-    ids=["process group", "full disk", "another error of a disk"],
+    ids=["process group", "full disk", "another error of a disk", "damaged storage", "death"],
 )
-def test_what_ends_ray_trains_controller_is_named(failure, message):
+def test_what_ends_ray_trains_controller_is_named(error, message):
     """As it arrives from the controller's process; only workers that do not start are tried for again."""
-    error = pickle.loads(pickle.dumps(ControllerError(failure)))
-    assert re.search(message, str(_explained(error, ray.train.ScalingConfig(num_workers=2), "/s")))
+    arrived = pickle.loads(pickle.dumps(error))
+    assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
+
+
+@pytest.mark.slow
+def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
+    storage = tmp_path / "s"
+    shutil.copytree(finished["options"]["storage"], storage)
+    damage(storage / "run")
+    message = (
+        rf"the checkpoints in {storage}/run cannot be read \(.*{cause}.*\); restore that folder, or begin anew: remove it"
+    )
+    with pytest.raises(LbaeError, match=message):
+        train(**finished["options"] | {"out": str(tmp_path / "m"), "storage": str(storage)})
 
 
 @pytest.mark.slow
