@@ -124,7 +124,7 @@ class Resident:
 
 def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
     """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
-    return seed * 1_000_003 + epoch + (worker << 32)
+    return (seed * 1_000_003 + epoch + (worker << 32)) % 2**64  # what PyTorch's generators take
 
 
 def data_parallel(device: torch.device) -> dict[str, bool]:
