@@ -22,6 +22,7 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
 _LOOK_STEPS = 100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
+_WORKERS_APART = 2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
 _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
 
 
@@ -124,7 +125,7 @@ class Resident:
 
 def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
     """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
-    return (seed * 1_000_003 + epoch + (worker << 32)) % 2**64  # what PyTorch's generators take
+    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # what PyTorch's generators take
 
 
 def data_parallel(device: torch.device) -> dict[str, bool]:
