@@ -2,7 +2,6 @@
 
 import errno
 import io
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from lbae.config import Config, Precision
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.training import Epoch, Feed, Resident, TrainState, data_parallel, initial_state, reconstruct, train
+from lbae.distributed.session import own_cpus
 from lbae.distributed.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io import source as image_source
@@ -97,7 +97,7 @@ def _work(settings: Settings) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    torch.set_num_threads(max(1, own_cpus() // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
 
