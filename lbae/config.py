@@ -93,7 +93,7 @@ class TrainConfig:
         _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "above 0, below 1")
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "0 to less than 1")
         _require(self.schedule in ("cosine", "constant"), "schedule", self.schedule, "cosine, constant")
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,13 +21,16 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # in less than half the time (docs/results.md).
 _BATCHES = {"cpu": 64}
 _BATCH = 128
+# oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is ARM's.
+_CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def best_precision(device: torch.device) -> Precision:
     """bfloat16 where the device multiplies it natively, else float32."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    native = any(torch.cpu.get_capabilities().get(name) for name in _CPU_BFLOAT16)
+    return "bfloat16" if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

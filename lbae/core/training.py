@@ -22,11 +22,8 @@ from lbae.core.network import LatentBernoulliAutoencoder
 # first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
 _LOOK_STEPS = 100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
+_WORKERS_APART = 2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
 _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
-
-# Of PyTorch's data-parallel wrapper: every worker keeps BatchNorm statistics of its own images, which `average_buffers`
-# brings together after the epoch. By default those of the first worker would replace all others at every step.
-DATA_PARALLEL = {"forward_sync_buffers": False}
 
 
 @runtime_checkable
@@ -128,7 +125,20 @@ class Resident:
 
 def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
     """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
-    return seed * 1_000_003 + epoch + (worker << 32)
+    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # what PyTorch's generators take
+
+
+def data_parallel(device: torch.device) -> dict[str, bool]:
+    """Options of PyTorch's data-parallel wrapper.
+
+    Every worker keeps BatchNorm statistics of its own images, which :func:`average_buffers` brings together after the epoch.
+    By default those of the first worker would replace all others at every step.
+
+    On CPUs it looks for unused parameters, though there are none: otherwise it puts the gradients into another order after
+    its first step, and three workers or more add them up in an order that hangs on their place. A run that continues has a
+    first step of its own, so its losses would differ in their last bits.
+    """
+    return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
 
 def train_epoch(

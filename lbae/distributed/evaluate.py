@@ -67,6 +67,8 @@ def evaluate(
         gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}; allowed: 0 or more")
     settings = Settings(
         priors=evaluation.chosen_priors(priors),
         features=features,

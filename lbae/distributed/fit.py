@@ -71,6 +71,8 @@ def fit(
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(components, by)
     table, sums, attributes, parents = _inputs(model, latents, moments)
     if count and count > sums.count:

@@ -80,6 +80,13 @@ def node_cpus(gpus: int = 0) -> int:
     return max([1, *(int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus)])
 
 
+def own_cpus() -> int:
+    """Whole CPUs of this process's node as Ray counts them, which a container's quota bounds, if it may run on as many."""
+    here = ray.get_runtime_context().get_node_id()
+    counted = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, min(int(counted), len(os.sched_getaffinity(0))))
+
+
 def cluster_gpus() -> int:
     """GPUs of the cluster as Ray counts them."""
     return int(ray.cluster_resources().get("GPU", 0))

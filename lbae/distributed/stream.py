@@ -49,7 +49,7 @@ class Stream:
     """A feed of one worker's part of :func:`dataset`, in windows of several batches that are shuffled.
 
     Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than ``steps`` batches,
-    since images could not be decoded, its last window comes again: workers must take equally many steps.
+    since images could not be decoded, images of a window come again: workers must take equally many steps.
     Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs`` while the worker checks the last one.
     """
 
@@ -63,17 +63,19 @@ class Stream:
         """Batches of one epoch."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         given = self.bad = 0
-        window = torch.empty(0)
+        seen = torch.empty(0)
         for window in self._windows(generator):
             batches = min(len(window) // self.batch, self.steps - given)
             if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
                 yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
-        if not len(window):
+            if len(window) > len(seen) // 2:  # the last may be one image, of which a batch spoils BatchNorm's statistics
+                seen = window
+        if not len(seen):
             raise LbaeError("a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction")
         while given < self.steps:
-            again = torch.randint(len(window), (self.batch,), generator=generator)
-            yield window[again]
+            again = torch.randint(len(seen), (self.batch,), generator=generator)
+            yield seen[again]
             given += 1
         self._tables = self._started() if epoch + 1 < self._epochs else None
 

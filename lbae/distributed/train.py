@@ -11,6 +11,8 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
 
@@ -31,7 +33,7 @@ from lbae.distributed.session import (
     watched,
 )
 from lbae.distributed.stream import dataset
-from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, work
+from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, no_room, work
 from lbae.errors import LbaeError, OverwriteNeeded, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
@@ -265,12 +267,12 @@ def _run(
     with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
         try:
             result = trainer.fit()
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError) as error:
             failure = error
     if told := ray.get(settings.meter.failure.remote()):
         raise told
     if failure:
-        raise _explained(failure, scaling)
+        raise _explained(failure, scaling, folder)
     if result.checkpoint is None:
         raise LbaeError(f"training ended without a checkpoint in {folder}")
     with result.get_best_checkpoint("loss", "min").as_directory() as path:
@@ -278,13 +280,23 @@ def _run(
     return state["network"], result.metrics
 
 
-def _explained(error: Exception, scaling: ray.train.ScalingConfig) -> LbaeError:
+def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) -> LbaeError:
     """What ended a training run, from the first worker that failed or from Ray Train's controller."""
+    if isinstance(error, RayActorError):
+        if error.actor_init_failed:
+            return LbaeError(
+                f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that folder, or begin"
+                " anew: remove it, or give another --storage"
+            )
+        return LbaeError(f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}")
     if isinstance(error, ControllerError):
+        failed = error.controller_failure  # which Ray Train only tries to mend where workers do not start
+        if not isinstance(failed, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
+            return no_room(failed, folder) or root_cause(failed)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1} tries; the"
             f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower --workers, or try"
-            f" again later ({str(error.controller_failure).splitlines()[0]})"
+            f" again later ({str(failed).splitlines()[0]})"
         )
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     return root_cause(next(iter(workers.values()), error))

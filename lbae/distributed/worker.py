@@ -2,7 +2,6 @@
 
 import errno
 import io
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from lbae.config import Config, Precision
 from lbae.core.codec import best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import DATA_PARALLEL, Epoch, Feed, Resident, TrainState, initial_state, reconstruct, train
+from lbae.core.training import Epoch, Feed, Resident, TrainState, data_parallel, initial_state, reconstruct, train
+from lbae.distributed.session import own_cpus
 from lbae.distributed.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io import source as image_source
@@ -75,23 +75,29 @@ def work(loop: dict[str, Settings]) -> None:
         _work(settings)
     except (LbaeError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError):
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            told = LbaeError(
-                f"no room for a checkpoint ({error}): the storage of {settings.board} or a worker's temporary folder is"
-                " full; checkpoints of earlier epochs are kept"
-            )
+            told = no_room(error, settings.board)
         else:
             told = error if isinstance(error, LbaeError) else LbaeError(str(error))
-        ray.get(settings.meter.fail.remote(told))
+        if told:
+            ray.get(settings.meter.fail.remote(told))
         raise
+
+
+def no_room(error: BaseException, place: str) -> LbaeError | None:
+    """What to tell of an error where a checkpoint is written, if it is a full disk's."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return LbaeError(
+        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full; checkpoints of"
+        " earlier epochs are kept"
+    )
 
 
 def _work(settings: Settings) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    torch.set_num_threads(max(1, own_cpus() // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
 
@@ -107,7 +113,7 @@ def _work(settings: Settings) -> None:
         ray.get(meter.begin.remote(len(state.history) * an_epoch, config.train.epochs * an_epoch))
     train(
         state,
-        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=DATA_PARALLEL),
+        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=data_parallel(device)),
         images.feed,
         images.held_out,
         config.train,

@@ -7,9 +7,7 @@ import numpy as np
 from jaxtyping import Int8, UInt8
 from tensorboardX import SummaryWriter
 
-from lbae.core.health import bit_health
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
+from lbae.core.health import sampled_bit_health
 from lbae.io.images import grid
 from lbae.io.storage import resolve
 
@@ -33,7 +31,7 @@ def log_epoch(
             for name, value in numbers.items():
                 writer.add_scalar(name, value, epoch)
             if latents is not None:
-                for name, value in bit_health(moment_sums(pack(latents), latents.shape[1])).items():
+                for name, value in sampled_bit_health(latents).items():
                     writer.add_scalar(f"bits/{name}", value, epoch)
             if pairs is not None:
                 starts = range(0, len(pairs[0]), _COLUMNS)

@@ -1,10 +1,11 @@
 import pickle
 
 import numpy as np
+import pytest
 import torch
 
 from lbae.config import ModelConfig
-from lbae.core.codec import Codec
+from lbae.core.codec import Codec, best_precision
 from lbae.core.network import LatentBernoulliAutoencoder
 
 
@@ -24,3 +25,20 @@ def test_a_copy_in_another_process_runs_on_the_same_weights():
     np.testing.assert_array_equal(latents, codec.encode(images))
     for moved in (again, again.to("cpu")):
         np.testing.assert_array_equal(moved.decode(latents), codec.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("has", "onednn", "best"),
+    [
+        (("avx512_f", "avx512_vnni"), True, "float32"),  # Cascade Lake and Ice Lake emulate bfloat16
+        (("avx512_f", "avx512_bf16"), True, "bfloat16"),
+        (("avx512_f", "amx_bf16"), True, "bfloat16"),
+        (("neon", "bf16"), True, "bfloat16"),
+        (("avx512_f", "avx512_bf16"), False, "float32"),
+    ],
+)
+def test_bfloat16_is_for_cpus_that_multiply_it(monkeypatch, has, onednn, best):
+    """Of CPUs that this machine has not: only what PyTorch says of its own is another's."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    assert best_precision(torch.device("cpu")) == best

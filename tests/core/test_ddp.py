@@ -1,6 +1,10 @@
-"""Two data-parallel workers take the same step as one worker on the same global batch (gloo, no Ray)."""
+"""Data-parallel workers step as one worker on the same global batch, and go on as they would have (gloo, no Ray)."""
+
+import copy
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -8,10 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import DATA_PARALLEL, average_buffers, initial_state, training_step
+from lbae.core.training import TrainState, average_buffers, data_parallel, initial_state, training_step
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 16))
-BATCH = 12
+BATCH, WORLD = 12, 3
+CPU = torch.device("cpu")
 
 
 def step(rank: int, world: int) -> dict[str, np.ndarray]:
@@ -30,7 +35,7 @@ def step(rank: int, world: int) -> dict[str, np.ndarray]:
 def statistics(rank: int, world: int) -> tuple[np.ndarray, torch.nn.Module]:
     """Running means of the first BatchNorm after three steps in training mode on this worker's images."""
     network = LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(0))
-    stepped = DistributedDataParallel(network, **DATA_PARALLEL) if world > 1 else network
+    stepped = DistributedDataParallel(network, **data_parallel(CPU)) if world > 1 else network
     images = torch.rand(BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1 + rank)) * (1 + rank)
     stepped.train()
     with torch.no_grad():
@@ -39,30 +44,70 @@ def statistics(rank: int, world: int) -> tuple[np.ndarray, torch.nn.Module]:
     return network.encoder[1].running_mean.numpy().copy(), network
 
 
+def second_steps(rank: int, world: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Weights after a run's second step, and after the first step of one that continues from the state before it."""
+    images = torch.rand(2, BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))[:, rank::world]
+
+    def begun() -> tuple[TrainState, DistributedDataParallel]:
+        network = LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(0))
+        return initial_state(network, TrainConfig()), DistributedDataParallel(network, **data_parallel(CPU))
+
+    whole, stepped = begun()
+    training_step(stepped, whole.optimizer, images[0], "mse", "float32")
+    saved = copy.deepcopy((whole.network.state_dict(), whole.optimizer.state_dict()))
+    training_step(stepped, whole.optimizer, images[1], "mse", "float32")
+    continued, stepped = begun()
+    continued.network.load_state_dict(saved[0])
+    continued.optimizer.load_state_dict(saved[1])
+    training_step(stepped, continued.optimizer, images[1], "mse", "float32")
+    first, second = ({name: p.numpy() for name, p in s.network.state_dict().items()} for s in (whole, continued))
+    return first, second
+
+
 def worker(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
 
     def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
         torch.distributed.all_reduce(value)
         return value
 
-    result = step(rank, 2)
-    own, network = statistics(rank, 2)
-    average_buffers(network, sum_over_workers, torch.tensor(2.0, dtype=torch.float64))
+    result = step(rank, WORLD)
+    own, network = statistics(rank, WORLD)
+    average_buffers(network, sum_over_workers, torch.tensor(float(WORLD), dtype=torch.float64))
     np.savez(f"{folder}/{rank}.npz", **result, own=own, averaged=network.encoder[1].running_mean.numpy())
+    for name, weights in zip(("whole", "continued"), second_steps(rank, WORLD), strict=True):
+        np.savez(f"{folder}/{name}{rank}.npz", **weights)
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_step_as_one(tmp_path):
-    torch.multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Path:
+    """What every worker has found."""
+    folder = tmp_path_factory.mktemp("workers")
+    torch.multiprocessing.spawn(worker, args=(str(folder),), nprocs=WORLD)
+    return folder
+
+
+def test_three_workers_step_as_one(found):
     alone = step(0, 1)
-    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    workers = [np.load(found / f"{rank}.npz") for rank in range(WORLD)]
     for name, expected in alone.items():
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        for other in workers[1:]:
+            np.testing.assert_array_equal(workers[0][name], other[name], err_msg=name)
         # Adam's first step is lr * sign(gradient), which rounding decides where a gradient is zero: compare the gradients.
         if not name.endswith(" after"):
-            np.testing.assert_allclose(first[name], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(), err_msg=name)
-    for rank, found in enumerate((first, second)):
-        np.testing.assert_allclose(found["own"], statistics(rank, 1)[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(found["averaged"], (first["own"] + second["own"]) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(first["averaged"], second["averaged"])
+            tolerance = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(workers[0][name], expected, rtol=1e-5, atol=tolerance, err_msg=name)
+    mean = np.mean([each["own"] for each in workers], axis=0)
+    for rank, each in enumerate(workers):
+        np.testing.assert_allclose(each["own"], statistics(rank, 1)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(each["averaged"], mean, rtol=1e-6)
+        np.testing.assert_array_equal(workers[0]["averaged"], each["averaged"])
+
+
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_workers_that_continue_step_as_if_they_had_never_stopped(found, rank):
+    """To the last bit; two workers always do, since a sum of two has no order."""
+    whole, continued = (np.load(found / f"{name}{rank}.npz") for name in ("whole", "continued"))
+    for name, weights in whole.items():
+        np.testing.assert_array_equal(weights, continued[name], err_msg=name)

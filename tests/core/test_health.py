@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lbae.core.health import bit_health
+from lbae.core.health import bit_health, sampled_bit_health
 from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 
@@ -27,3 +27,25 @@ def test_independent_bits_have_full_rank_and_one_living_bit_no_redundancy():
     one = health(np.array([[1, 1], [-1, 1]]))
     assert (one["redundancy"], one["effective_rank"]) == (0, pytest.approx(1))
     assert health(np.ones((2, 3)))["effective_rank"] == 0
+
+
+@pytest.mark.parametrize("latent_dim", [7, 512, 1023])
+def test_of_many_bits_some_are_paired(latent_dim):
+    latents = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(64, latent_dim))
+    latents[:, [1, -1]] = latents[:, [2, 0]]
+    latents[:, 3] = 1
+    whole, some = health(latents), sampled_bit_health(latents)
+    paired = health(latents[:, ::2] if latent_dim > 512 else latents)
+    for name in ("mean_abs", "dead", "entropy"):
+        assert some[name] == whole[name]
+    for name in ("redundancy", "effective_rank"):
+        assert some[name] == pytest.approx(paired[name])
+
+
+def test_the_widest_latents_need_no_matrix_of_all_pairs():
+    """Which would take 32 GiB."""
+    latents = np.ones((4, 65536), dtype=np.int8)
+    latents[:2] = -1
+    assert sampled_bit_health(latents) == pytest.approx(
+        {"mean_abs": 0, "dead": 0, "entropy": 1, "redundancy": 1, "effective_rank": 1}
+    )

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lbae.core.training import (
     train,
     train_epoch,
 )
+from lbae.errors import UserError
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 8))
 CONFIG = TrainConfig(loss="mse", batch_size=16, epochs=4, learning_rate=3e-3)
@@ -151,7 +153,20 @@ def test_large_images_are_looked_at_a_few_at_a_time():
 
 
 def test_workers_draw_noise_of_their_own():
-    assert len({epoch_seed(seed, epoch, worker) for seed in (0, 1) for epoch in range(9) for worker in range(9)}) == 162
+    """Of a generator of CPUs, which looks at 32 bits of a seed."""
+    every = itertools.product((0, 1), range(9), range(9))
+    noise = {torch.rand(1, generator=torch.Generator().manual_seed(epoch_seed(*which))).item() for which in every}
+    assert len(noise) == 162
+
+
+def test_the_largest_seed_is_one_of_a_generators():
+    torch.Generator().manual_seed(epoch_seed(TrainConfig(seed=2**63 - 1).seed, 3, 5))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_generator_takes_are_refused(seed):
+    with pytest.raises(UserError, match=rf"seed is {seed}; allowed: 0 to 2\*\*63 - 1"):
+        TrainConfig(seed=seed)
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():

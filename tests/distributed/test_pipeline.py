@@ -15,6 +15,7 @@ from lbae.core.kernel import moment_sums
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.core.packing import unpack
 from lbae.distributed.encode import encode
+from lbae.distributed.evaluate import evaluate
 from lbae.distributed.fit import fit
 from lbae.distributed.reduce import reduce
 from lbae.distributed.session import root_cause
@@ -231,6 +232,15 @@ def test_mistakes_in_train_are_named(pipeline, tmp_path, monkeypatch, change, me
     with pytest.raises(UserError, match=message):
         train(**{"data": str(pipeline.data), "out": str(tmp_path / "m"), "preset": "demo", **change})
     assert not (tmp_path / "m").exists()
+
+
+def test_seeds_below_zero_are_refused_before_anything_is_read(tmp_path):
+    """Generators take none."""
+    anywhere = dict.fromkeys(("model", "latents", "moments", "out"), str(tmp_path / "x"))
+    with pytest.raises(UserError, match="seed is -1; allowed: 0 or more"):
+        fit(**anywhere, seed=-1)
+    with pytest.raises(UserError, match="seed is -1; allowed: 0 or more"):
+        evaluate(bundle=anywhere["model"], data=anywhere["latents"], out=anywhere["out"], seed=-1)
 
 
 def test_describe_names_kind_lineage_and_bits(pipeline):

@@ -1,7 +1,9 @@
 """Training on a real local Ray: streaming, what a storage may hold, and what survives deaths."""
 
+import errno
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -11,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.data
+import ray.train
 import torch
 from PIL import Image
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train.v2.api.exceptions import ControllerError
 from tensorboardX.proto.event_pb2 import Event
 
 from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.stream import Stream
-from lbae.distributed.train import train
+from lbae.distributed.train import _explained, train
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
@@ -82,6 +87,26 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
         once = sum(count == 1 for count in Counter(epoch).values())
         assert once == 140 * 64 if not bad else once >= 138 * 64
         assert epoch != sorted(epoch)
+
+
+class Tables:
+    """What a stream reads of Ray Data's iterator."""
+
+    def __init__(self, rows: list[bytes | None]) -> None:
+        self.table = pa.table({"pixels": pa.array(rows, pa.binary(4))})
+
+    def iter_batches(self, *, batch_size: int, **_: object) -> Iterator[pa.Table]:
+        return (self.table.slice(start, batch_size) for start in range(0, len(self.table), batch_size))
+
+
+def test_steps_that_a_stream_misses_are_not_of_one_image():
+    """After two windows that fill their batches, one image is left, and a hundred that are none."""
+    model = ModelConfig(image_size=32, padding=15, image_channels=1)
+    rows = [index.to_bytes(4, "little") for index in range(8193)] + [None] * 100
+    stream = Stream(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
+    batches = [set(batch.flatten(1).numpy().view("<u4").ravel().tolist()) for batch in stream(0)]
+    assert [len(batch) for batch in batches[:-1]] == [64] * 128
+    assert len(batches[-1]) > 48
 
 
 def test_a_stream_without_any_image_says_so(ray_session):
@@ -170,6 +195,55 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
     )
     error = done.stderr.splitlines()[-1]
     assert "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counted", [1, 999])
+def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows(counted):
+    """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
+    script = f"""
+import ray
+from lbae.distributed.session import own_cpus
+
+ray.init(address="local", num_cpus={counted}, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+print(own_cpus(), ray.get(ray.remote(own_cpus).remote()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.split() == 2 * [str(min(counted, len(os.sched_getaffinity(0))))], done.stderr
+
+
+SETUP = RayTaskError("_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2")
+START = RayTaskError("__init__", "Traceback ...\nError: no JSON", RuntimeError("no JSON"), "ray", 1, "10.0.0.1")
+FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manager_snapshot.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ControllerError(SETUP), "^timed out after 1800000ms$"),
+        (ControllerError(FULL), r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full"),
+        (ControllerError(OSError(errno.EACCES, "Permission denied", "/s")), r"^\[Errno 13\] Permission denied: '/s'$"),
+        (ActorDiedError(START), r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or begin anew"),
+        (ActorDiedError(), r"Ray Train's controller died \(.*\); the same command goes on from /s$"),
+    ],
+    ids=["process group", "full disk", "another error of a disk", "damaged storage", "death"],
+)
+def test_what_ends_ray_trains_controller_is_named(error, message):
+    """As it arrives from the controller's process; only workers that do not start are tried for again."""
+    arrived = pickle.loads(pickle.dumps(error))
+    assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
+
+
+@pytest.mark.slow
+def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
+    storage = tmp_path / "s"
+    shutil.copytree(finished["options"]["storage"], storage)
+    damage(storage / "run")
+    message = (
+        rf"the checkpoints in {storage}/run cannot be read \(.*{cause}.*\); restore that folder, or begin anew: remove it"
+    )
+    with pytest.raises(LbaeError, match=message):
+        train(**finished["options"] | {"out": str(tmp_path / "m"), "storage": str(storage)})
 
 
 @pytest.mark.slow
