@@ -47,9 +47,7 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
         connect(address)
     try:
         if gpus is not None:
-            if gpus < 1:
-                raise UserError(f"gpus is {gpus}; allowed: 1 or more, or leave it out")
-            wait_for(gpus, "GPU", "start nodes that have them, or leave --gpus out to take what there is")
+            wait_for_gpus(gpus)
         yield
     except RayTaskError as error:
         raise root_cause(error) from error
@@ -113,6 +111,13 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     request_resources(bundles=[])
     if found() < count:
         raise UserError(f"{count} {resource}s are needed; the cluster has {found()} after {patience:g} s: {remedy}")
+
+
+def wait_for_gpus(count: int) -> None:
+    """:func:`wait_for` the GPUs that a job's ``gpus`` ask for. UserError for fewer than 1."""
+    if count < 1:
+        raise UserError(f"gpus is {count}; allowed: 1 or more, or leave it out")
+    wait_for(count, "GPU", "start nodes that have them, or leave --gpus out to take what there is")
 
 
 def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:

@@ -30,6 +30,7 @@ from lbae.distributed.session import (
     session,
     start_meter,
     wait_for,
+    wait_for_gpus,
     watched,
 )
 from lbae.distributed.stream import dataset
@@ -114,12 +115,14 @@ def train(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     folder = _storage(storage, out)
-    with locked(folder) as still_held, session(address, gpus):
+    with locked(folder) as still_held, session(address):
         before = {} if overwrite else _before(out, folder)
+        finished = (resolve(out) / artifact.MANIFEST).exists()
+        if gpus is not None and (overwrite or not finished):
+            wait_for_gpus(gpus)
         count = workers or before.get("workers") or max(1, cluster_gpus())
         chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
         run = {"workers": count, "feed": chosen_feed}
-        finished = (resolve(out) / artifact.MANIFEST).exists()
         _check_workers(count, min_workers, config)
         if overwrite or not finished:
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", "lower --workers")

@@ -136,7 +136,9 @@ def test_a_bundle_draws_with_the_sampler_it_was_fitted_with(pipeline, tmp_path, 
 
 def test_every_stage_run_again_says_already(pipeline):
     again = [
-        train(data=str(pipeline.data), out=pipeline.model, preset="demo", epochs=12, workers=2),
+        train(
+            data=str(pipeline.data), out=pipeline.model, preset="demo", epochs=12, workers=2, gpus=4
+        ),  # which nobody waits for
         encode(model=pipeline.model, data=str(pipeline.data), out=pipeline.latents),
         reduce(latents=pipeline.latents, out=pipeline.moments),
         fit(**pipeline.made_from, out=pipeline.bundle),
