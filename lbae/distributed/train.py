@@ -90,8 +90,8 @@ def train(
         bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. A batch that
-            they cannot share evenly is smaller by the rest.
+        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. With fewer
+            the run waits, without an end, for nodes. A batch that they cannot share evenly is smaller by the rest.
         storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.

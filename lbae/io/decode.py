@@ -88,8 +88,8 @@ def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[n
 
 
 def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
-    """LbaeError when too many images could not be decoded."""
-    if bad > allowed * total:
+    """LbaeError when too many images could not be decoded, or ``allowed`` is no number."""
+    if not bad <= allowed * total:
         raise LbaeError(
             f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of {allowed:g}"
             " (--max-bad-fraction); `jobs/encode.py` names them in a quarantine table"

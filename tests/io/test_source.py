@@ -239,6 +239,8 @@ def test_too_many_bad_images_fail():
     check_bad_share("x", 1, 100, 0.01)
     with pytest.raises(LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"):
         check_bad_share("x", 2, 100, 0.01)
+    with pytest.raises(LbaeError, match="more than the allowed share of nan"):
+        check_bad_share("x", 0, 100, float("nan"))
 
 
 def test_held_out_images_are_from_all_over_a_sorted_source(tmp_path, monkeypatch):
