@@ -234,6 +234,14 @@ def test_what_ends_ray_trains_controller_is_named(error, message):
     assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
 
 
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (lambda run: (run / "checkpoint_manager_snapshot.json").write_bytes(b""), "Expecting value"),
+        (lambda run: shutil.rmtree(next(run.glob("checkpoint_*/"))), "does not exist anymore"),
+    ],
+    ids=["empty snapshot", "lost checkpoint"],
+)
 @pytest.mark.slow
 def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
     storage = tmp_path / "s"
