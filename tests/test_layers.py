@@ -27,6 +27,7 @@ SHARED = tuple(
             "connection",
             "probe",
             "tasks",
+            "scan",
             "sums",
             "partition",
             "neighbours",

@@ -20,8 +20,9 @@ from lbae.core.prior import Prior, Sampler
 from lbae.core.samplers import fit as fit_one
 from lbae.distributed.partition import Partition, Subset, by_class, clusters, draw_subset
 from lbae.distributed.probe import reached
+from lbae.distributed.scan import Scan, scan
 from lbae.distributed.session import session
-from lbae.distributed.sums import Scan, Spent, grouped_sums_of, scan
+from lbae.distributed.sums import Spent, grouped_sums_of
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import bundle as bundle_io

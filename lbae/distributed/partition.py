@@ -13,7 +13,8 @@ from lbae.core.appearance import appearance
 from lbae.core.codec import Codec
 from lbae.core.mixture import Candidate, nearest_center, try_clusters, try_partition
 from lbae.core.packing import unpack
-from lbae.distributed.sums import Assign, Run, Scan, by_value, deal
+from lbae.distributed.scan import Scan
+from lbae.distributed.sums import Assign, Run, by_value, deal
 from lbae.errors import UserError
 from lbae.io.latent_table import LatentTable, packed_latents
 from lbae.io.source import held_out, key_fractions

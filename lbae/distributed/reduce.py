@@ -10,8 +10,9 @@ import ray.data
 
 from lbae.core.moments import MomentSums
 from lbae.distributed.probe import reached
+from lbae.distributed.scan import Scan, scan
 from lbae.distributed.session import cluster_cpus, session
-from lbae.distributed.sums import Assign, Scan, Spent, by_value, grouped_sums_of, moment_sums_of, scan
+from lbae.distributed.sums import Assign, Spent, by_value, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError, unknown
 from lbae.io import artifact
 from lbae.io import moments as moments_io

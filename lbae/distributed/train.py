@@ -1,6 +1,5 @@
 """Training as a Ray Train job: data-parallel workers, a checkpoint an epoch, a published model at the end."""
 
-import json
 import math
 import os
 import time
@@ -35,17 +34,17 @@ from lbae.distributed.session import (
 )
 from lbae.distributed.stream import dataset
 from lbae.distributed.worker import ROWS, STATE, FeedKind, Settings, no_room, work
-from lbae.errors import LbaeError, OverwriteNeeded, UserError
+from lbae.errors import LbaeError, UserError
 from lbae.io import artifact
 from lbae.io import model as model_io
+from lbae.io.checkpoints import claim, known_run, storage_of
 from lbae.io.lock import locked
 from lbae.io.plan import Kind, plan
 from lbae.io.source import Source
-from lbae.io.storage import absolute, arrow_filesystem, resolve
+from lbae.io.storage import arrow_filesystem, resolve
 from lbae.report.progress import ProgressLine
 
 _RUN = "run"  # Ray Train's folder in the storage
-_IDENTITY = "run.json"
 _BOARD = "tensorboard"
 _RESTARTS = 3
 _STARTS = 9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
@@ -114,9 +113,9 @@ def train(
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
-    folder = _storage(storage, out)
+    folder = storage_of(storage, out)
     with locked(folder) as still_held, session(address):
-        before = {} if overwrite else _before(out, folder)
+        before = {} if overwrite else known_run(out, folder)
         finished = (resolve(out) / artifact.MANIFEST).exists()
         if gpus is not None and (overwrite or not finished):
             wait_for_gpus(gpus)
@@ -132,7 +131,7 @@ def train(
         reached([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = _scaling(count, min_workers, chosen_feed)
-        _claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
+        claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
         artifact.begin(*place)
         log.say(f"feed: {chosen_feed} ({sizes})")
         settings = Settings(
@@ -153,24 +152,6 @@ def train(
         network.load_state_dict(weights)
         result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
         return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
-
-
-def _storage(asked: str | None, out: str) -> str:
-    """Where checkpoints go; UserError when that is the output or in it, which is cleared when a run begins."""
-    place, published = absolute(asked or f"{absolute(out)}-checkpoints"), absolute(out)
-    if f"{place}/".startswith(f"{published}/"):
-        raise UserError(f"storage {asked} lies in the output {out}; give a folder of its own, or leave --storage out")
-    return place
-
-
-def _before(out: str, folder: str) -> dict[str, Any]:
-    """What the run that is continued or finished was given or found: the cluster may have another size by now."""
-    published = resolve(out) / artifact.MANIFEST
-    if published.exists():
-        return artifact.read_manifest(out).config
-    identity = resolve(folder) / _IDENTITY
-    known: dict[str, Any] = json.loads(identity.read_bytes()) if identity.exists() else {}
-    return known
 
 
 def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -194,29 +175,6 @@ def _feed(images: Source, config: Config, asked: str, workers: int) -> tuple[Fee
     if asked == "streaming" or (asked == "auto" and size > _RESIDENT_SHARE * memory):
         return "streaming", sizes
     return "resident", sizes
-
-
-def _claim(folder: str, identity: dict[str, Any], overwrite: bool, anew: bool) -> None:
-    """Mark a storage as this run's, and clear it for another one or to begin ``anew``.
-
-    UserError when it holds another run, whose checkpoints would not fit, or files that are no run's.
-    """
-    location, known = resolve(folder), resolve(folder) / _IDENTITY
-    try:
-        if known.exists():
-            changed = artifact.changes(json.loads(known.read_bytes()), identity)
-            if changed and not overwrite:
-                raise OverwriteNeeded(
-                    f"storage {folder} holds checkpoints of another run ({changed}); give the same options to continue it,"
-                    " another --storage, or --overwrite"
-                )
-            if changed or anew:
-                location.remove()
-        elif location.exists() and not location.is_empty_folder():
-            raise UserError(f"storage {folder} holds files, and no run of this job; give a folder of its own")
-        known.write_bytes(json.dumps(identity, indent=2).encode())
-    except OSError as error:
-        raise LbaeError(f"storage {folder} cannot be written: {error}") from error
 
 
 def _check_workers(count: int, least: int | None, config: Config) -> None:

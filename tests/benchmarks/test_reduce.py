@@ -16,7 +16,8 @@ import torch
 from lbae.core.kernel import BLOCK_ROWS, moment_sums
 from lbae.core.moments import MomentSums
 from lbae.core.packing import packed_width, unpack
-from lbae.distributed.sums import Spent, moment_sums_of, scan
+from lbae.distributed.scan import scan
+from lbae.distributed.sums import Spent, moment_sums_of
 from lbae.io.latent_table import LatentTable, open_latent_table
 from tests.conftest import write_packed
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from lbae.core.kernel import moment_sums
 from lbae.core.packing import pack
 from lbae.distributed.reduce import reduce
-from lbae.distributed.sums import Spent, deal, grouped_sums_of, moment_sums_of, scan
+from lbae.distributed.scan import scan
+from lbae.distributed.sums import Spent, deal, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError
 from lbae.io.artifact import read_manifest
 from lbae.io.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet

@@ -1,6 +1,6 @@
 """Run by test_faults: sums of a latent table on a cluster of two nodes, one of which dies in the middle.
 
-``python -m tests.distributed.two_nodes LATENTS OUT TASKS VICTIM``, the victim being node, worker or none; OUT is .npy.
+``python -m tests.distributed.two_nodes LATENTS OUT TASKS VICTIM``, the victim being node or worker; OUT is .npy.
 """
 
 import json
@@ -13,7 +13,8 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.sums import moment_sums_of, scan
+from lbae.distributed.scan import scan
+from lbae.distributed.sums import moment_sums_of
 from lbae.io.latent_table import open_latent_table
 
 
@@ -27,7 +28,7 @@ def main(latents: str, out: str, tasks: int, victim: str) -> None:
     killed: list[str] = []
 
     def on_rows(rows: int) -> None:
-        if killed or victim == "none" or not 0 < rows < table.manifest.rows:
+        if killed or not 0 < rows < table.manifest.rows:
             return
         if victim == "node":
             killed.append(second.node_id)
