@@ -20,7 +20,7 @@ def main(folder: str) -> None:
     one = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     # Port 9 answers nobody, as for a node that was given no endpoint.
-    cluster.add_node(**one, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    cluster.add_node(**one, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"})
     ray.init(address=cluster.address, log_to_driver=False)
     Path(folder, "data").mkdir()
     resolve("s3://bucket/file").write_bytes(b"content")

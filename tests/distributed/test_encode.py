@@ -264,14 +264,17 @@ def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *opt
     return lived
 
 
-def kill_ten_times(out: str, *options: object) -> int:
-    """Kill the job when it has written a few more shards, when it has them all, a part, the manifest; how often it lived."""
+def kill_repeatedly(out: str, early: int, *options: object) -> int:
+    """Kill the job so often when it has written a few more shards, then when it has them all, a part, the manifest.
+
+    How often it lived.
+    """
     chance, killed = random.Random(0), 0
-    moments = [lambda names: shards_in(names) == FILES] * 2
-    moments += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
-    for number in range(10):
+    late = [lambda names: shards_in(names) == FILES] * 2
+    late += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
+    for number in range(early + len(late)):
         wanted = min(shards_in(names_in(resolve(out))) + chance.randrange(1, 4), FILES)
-        moment = moments[number - 6] if number >= 6 else lambda names, wanted=wanted: shards_in(names) >= wanted
+        moment = late[number - early] if number >= early else lambda names, wanted=wanted: shards_in(names) >= wanted
         killed += kill_when(moment, out, chance.random() / 10, *options)
         if number:  # the first dead job's lock is waited for, which takes 12 seconds
             resolve(f"{out}.lock").remove()
@@ -285,10 +288,10 @@ def finish(*options: object) -> dict:
 
 
 @pytest.mark.slow
-def test_ten_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
+def test_five_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
     out = tmp_path / "latents"
     options = ("--model", model, "--data", corpus, "--out", out)
-    assert kill_ten_times(str(out), *options) >= 8
+    assert kill_repeatedly(str(out), 1, *options) >= 4
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == rows_of(undisturbed)
     assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
@@ -328,7 +331,7 @@ def test_kills_while_adding_lose_and_double_nothing(undisturbed, model, corpus, 
 @pytest.mark.slow
 def test_ten_kills_on_s3_lose_and_double_nothing(undisturbed, s3, ray_that_knows_s3, model, corpus):
     options = ("--model", model, "--data", corpus, "--out", f"{s3}/latents")
-    assert kill_ten_times(f"{s3}/latents", *options) >= 8
+    assert kill_repeatedly(f"{s3}/latents", 6, *options) >= 8
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     table = open_latent_table(f"{s3}/latents")
     assert table.read(table.parts[0]).equals(pq.read_table(undisturbed / "data"))

@@ -189,7 +189,7 @@ holder = Holder.remote()
 ray.get(holder.ready.remote())
 train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=2)
 """
-    environment = {**os.environ, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1"}
+    environment = {**os.environ, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "0.1"}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
@@ -400,7 +400,7 @@ def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # As long Ray Train waits for the lost node, by default a minute, before it goes on with the others.
-    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
+    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
     command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
