@@ -113,10 +113,10 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_latents(
-    uri: Path | str, latents: np.ndarray, columns: dict[str, list] | None = None, *, parts: int = 3, model: str = "m1"
+    uri: Path | str, latents: np.ndarray, columns: dict[str, list] | None = None, *, parts: int = 3, **options: Any
 ) -> str:
     """Publish a latent table of these latents with keys k0, k1, ..., in part files of row groups of at most 100 rows."""
-    return write_packed(uri, pack(latents), latents.shape[1], columns, parts=parts, model=model)
+    return write_packed(uri, pack(latents), latents.shape[1], columns, parts=parts, **options)
 
 
 def write_packed(
@@ -128,12 +128,14 @@ def write_packed(
     parts: int,
     model: str = "m1",
     row_group: int = 100,
+    numbers: np.ndarray | None = None,
 ) -> str:
-    """The same of packed latents."""
+    """The same of packed latents, perhaps with other numbers in the keys."""
     uri, rest, files = str(uri), pa.table(columns or {}), []
+    numbers = np.arange(len(packed)) if numbers is None else numbers
     edges = np.linspace(0, len(packed), parts + 1).astype(int)
     for index, (first, last) in enumerate(itertools.pairwise(edges)):
-        keys = pa.array([f"k{i}" for i in range(first, last)])
+        keys = pa.array([f"k{i}" for i in numbers[first:last]])
         part = latent_part(keys, packed[first:last], rest.slice(first, last - first), latent_dim, model)
         files.append(f"data/part-{index:05d}.parquet")
         lengths = [min(row_group, last - start) for start in range(first, last, row_group)]

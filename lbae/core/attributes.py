@@ -18,6 +18,7 @@ from lbae.errors import UserError, unknown
 # Of the lifts of one attribute taken for real, the share that may be chance (Benjamini and Hochberg 1995).
 FALSE_DISCOVERY_RATE = 0.05
 _ROUNDING = 1e-9
+_RANK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,11 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
     agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
     covariance = _ratio(agree, both, np.outer(mean_a, mean_a)) - np.outer(mean_a, mean_a)
-    inverse = linalg.pinvh(covariance, rtol=1e-9) if a else covariance
+    inverse = _inverse(covariance) if a else covariance
     slope = inverse @ cross
     variance = np.maximum(1 - moments.mean**2 - np.einsum("an,ab,bn->n", slope, covariance, slope), 0)
-    error = np.sqrt(_ratio(np.outer(np.maximum(np.diag(inverse), 0), variance), known[:, None], 0.0))
+    noise = _ratio(both * covariance, np.outer(known, known), 0.0)  # of ``cross``, for a variance of 1
+    error = np.sqrt(np.outer(np.maximum(np.diag(inverse @ noise @ inverse), 0), variance))
     return AttributeStatistics(
         names=moments.attributes,
         set_count=set_count,
@@ -103,21 +105,46 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     )
 
 
-def joint_moments(moments: MomentSums) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
-    """E[x] and E[x xT] of x = [a; y], attributes before bits, each over the rows where it is known.
+def _inverse(covariance: Float64[np.ndarray, "A A"]) -> Float64[np.ndarray, "A A"]:
+    """The pseudoinverse over eigenvalues above 0 only.
 
-    Pairs of attributes never known together count as uncorrelated; an attribute that is nowhere known as a fair coin.
+    A covariance of pairs that are known on different rows has others: classes that sum to a constant have no variance, and
+    yet some covariance with a column that is known elsewhere.
+    """
+    values, vectors = linalg.eigh(covariance)
+    kept = values > _RANK * values[-1]
+    return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+
+
+def known_mean(moments: MomentSums, otherwise: Float64[np.ndarray, "A"] | float = 0.0) -> Float64[np.ndarray, "A"]:
+    """E[a] over the rows where each attribute is known; ``otherwise`` where it is nowhere known."""
+    n, a = moments.latent_dim, len(moments.attributes)
+    set_count, unset_count = np.split(moments.sums[n:-1, -1].astype(np.float64), [a])
+    return _ratio(set_count - unset_count, set_count + unset_count, otherwise)
+
+
+def joint_moments(
+    moments: MomentSums, elsewhere: Float64[np.ndarray, "A"] | None = None
+) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
+    """E[x] and E[x xT] of x = [a; y], attributes before bits.
+
+    The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of all rows: which
+    rows are labelled is no property of the attribute. Pairs of attributes never known together count as uncorrelated; an
+    attribute that is nowhere known has its mean ``elsewhere`` (by default 0, a fair coin's) and no covariances.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
     p, q = slice(n, n + a), slice(n + a, n + 2 * a)
     known = sums[p, -1] + sums[q, -1]
     mean, second = np.empty(a + n), np.empty((a + n, a + n))
-    mean[:a], mean[a:] = _ratio(sums[p, -1] - sums[q, -1], known, 0.0), moments.mean
+    mean[:a], mean[a:] = known_mean(moments, 0.0 if elsewhere is None else elsewhere), moments.mean
     both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
     agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
     second[:a, :a] = _ratio(agree, both, np.outer(mean[:a], mean[:a]))
-    second[:a, a:] = _ratio(sums[p, :n] - sums[q, :n], known[:, None], 0.0)
+    mean_a, mean_y = mean[:a, None], mean[a:]
+    known_y = _ratio(sums[p, :n] + sums[q, :n], known[:, None], 0.0)
+    moved = _ratio(sums[p, :n] - sums[q, :n], known[:, None], 0.0) + mean_a * (mean_y - known_y)
+    second[:a, a:] = np.clip(moved, np.abs(mean_a + mean_y) - 1, 1 - np.abs(mean_a - mean_y))
     second[a:, :a], second[a:, a:] = second[:a, a:].T, moments.second
     np.fill_diagonal(second, 1.0)
     return mean, second

@@ -18,13 +18,18 @@ _FEW = 4
 
 
 def fit_component(
-    sums: MomentSums, sampler: Sampler, within: Float64[np.ndarray, "N N"], shrinkage: float
+    sums: MomentSums,
+    sampler: Sampler,
+    within: Float64[np.ndarray, "N N"],
+    shrinkage: float,
+    elsewhere: Float64[np.ndarray, "A"],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
     """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one row.
 
-    A component with very few rows for its bits is shrunk toward ``within`` (:func:`lbae.core.mixture.shrink`).
+    A component with very few rows for its bits is shrunk toward ``within`` (:func:`lbae.core.mixture.shrink`). In one that
+    nowhere knows an attribute it is set as often as ``elsewhere``, E[a].
     """
-    mean, second = joint_moments(sums)
+    mean, second = joint_moments(sums, elsewhere)
     bits = slice(len(sums.attributes), None)
     if _FEW * sums.count < sums.latent_dim:
         second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)

@@ -47,7 +47,9 @@ def edit_bits(
 
     The score of a latent is the sum of d_i b_i, d being the significant lifts of the attributes to set less those to unset.
     Bits are flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as asked], s the ``strength`` in
-    [0, 1]; a latent that is there already stays as it is. Every latent is edited on its own.
+    [0, 1]; a latent that is there already stays as it is. Every latent is edited on its own. Of several attributes the
+    expectation is the sum of those of each one's part, E[d_i b_i | this attribute as asked]: what attributes that act on the
+    same bits would expect together is not in the statistics.
     """
     direction, expected = np.zeros(latents.shape[1]), 0.0
     for j, sign in _asked(statistics, set_, unset, strength).items():

@@ -29,7 +29,10 @@ class MomentSums:
         return MomentSums(sums=self.sums + other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
 
     def __sub__(self, other: "MomentSums") -> "MomentSums":
-        """Without the rows of ``other``; ValueError when no table that holds those rows has these sums."""
+        """Without the rows of ``other``; ValueError for a rest that breaks what all sums satisfy (:meth:`_is_possible`).
+
+        Other rows may pass: who subtracts keeps account of the tables (:class:`lbae.io.moments.Lineage`).
+        """
         self._check_same(other)
         rest = MomentSums(sums=self.sums - other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
         if not rest._is_possible():

@@ -162,7 +162,7 @@ def train_epoch(
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
     steps = feed.steps
-    mirrored = (torch.rand(steps, feed.batch, generator=torch.Generator().manual_seed(seed)) < 0.5).to(device)
+    mirrors = torch.Generator().manual_seed(seed)
     losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
     for step, images in zip(range(steps), feed(epoch), strict=True):
         behind = epoch * steps + step
@@ -172,7 +172,8 @@ def train_epoch(
             module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
         batch = images.to(device, non_blocking=True)
         if config.flips:
-            batch = torch.where(mirrored[step][:, None, None, None], batch.flip(2), batch)
+            mirrored = (torch.rand(feed.batch, generator=mirrors) < 0.5).to(device, non_blocking=True)
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
         pixels = to_network(batch, state.network.config)
         losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
         if step % _LOOK_STEPS == _LOOK_STEPS - 1:

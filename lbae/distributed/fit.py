@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from lbae.config import ModelConfig
-from lbae.core.attributes import attribute_statistics
+from lbae.core.attributes import attribute_statistics, known_mean
 from lbae.core.component import fit_component
 from lbae.core.fidelity import covariance, expected_moments, moment_errors
 from lbae.core.memory import QUERIES, nearest_facts, remembers
@@ -103,9 +103,11 @@ def fit(
             alone = {name: _one_component.remote(name, sums) for name in _SHOWN}
             found = scan(table, [by] if by else [])
             subset = draw_subset(table, found, by)
-            partitions = [by_class(subset, found, by)] if by else clusters(table, subset, codec, count, seed)
+            partitions = (
+                [by_class(subset, found, by)] if by else clusters(table, subset, codec, len(attributes), count, seed)
+            )
             scratch = str(resolve(out) / "by-component")
-            fitted, tried = _choose(table, found, subset, partitions, attributes, sampler, scratch)
+            fitted, tried = _choose(table, found, subset, partitions, attributes, known_mean(sums), sampler, scratch)
             drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
             drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
             pooled = ray.get(pooled)
@@ -187,6 +189,7 @@ def _choose(
     subset: Subset,
     partitions: Iterable[Partition],
     attributes: tuple[Attribute, ...],
+    elsewhere: np.ndarray,
     sampler: Sampler,
     scratch: str,
 ) -> tuple[_Fitted, list[dict[str, Any]]]:
@@ -195,7 +198,7 @@ def _choose(
     held_out = nearest_facts(unseen, known) if len(unseen) else None
     tried = []
     for partition in partitions:
-        fitted = _fit_components(table, found, partition, attributes, sampler, scratch)
+        fitted = _fit_components(table, found, partition, attributes, elsewhere, sampler, scratch)
         drawn = nearest_facts(fitted.prior.sample(QUERIES, 0), known)
         nearer = held_out is not None and remembers(drawn, held_out)
         tried.append({**partition.facts, "nearest": drawn, "nearest_held_out": held_out, "remembers": nearer})
@@ -209,19 +212,20 @@ def _fit_components(
     found: Scan,
     partition: Partition,
     attributes: tuple[Attribute, ...],
+    elsewhere: np.ndarray,
     sampler: Sampler,
     scratch: str,
 ) -> _Fitted:
     """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
     tasks: dict[int, Any] = {}
-    within = ray.put(partition.within)
+    settings = sampler, ray.put(partition.within), partition.shrinkage, elsewhere
     with ProgressLine("fit", partition.count, "components") as line:
         columns = list(dict.fromkeys([*partition.columns, *(attribute.column for attribute in attributes)]))
         sums_of = grouped_sums_of(
             table, found.groups, partition.assign, partition.count, columns, attributes, scratch, Spent()
         )
         for component, sums in sums_of:
-            tasks[component] = _component.remote(sums, sampler, within, partition.shrinkage)
+            tasks[component] = _component.remote(sums, *settings)
         resolve(scratch).remove()
         facts, factors, moments = [], [], np.zeros((table.latent_dim + 1, table.latent_dim))
         for done, component in enumerate(sorted(tasks), 1):

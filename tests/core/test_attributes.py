@@ -9,6 +9,7 @@ from lbae.core.attributes import (
     AttributeStatistics,
     _discoveries,
     attribute_statistics,
+    joint_moments,
     leading_bits,
 )
 from lbae.core.kernel import moment_sums
@@ -76,6 +77,62 @@ def test_classes_of_one_column_do_not_break_the_fit():
     lift = statistics_of(latents, present).lift
     assert np.isfinite(lift).all()
     assert lift[:, 0].argmax() == 2
+
+
+@pytest.mark.parametrize("nulls", [1, 30, 1500])
+def test_classes_that_some_rows_lack_do_not_break_the_fit_beside_another_column(nulls):
+    """Together the classes have no variance, but some covariance with the other column, which other rows know."""
+    rng = np.random.default_rng(4)
+    label, other = rng.integers(0, 4, len(LATENTS)), rng.random(len(LATENTS)) < 0.5
+    latents = LATENTS.copy()
+    latents[label == 2, 20], latents[:, 21] = 1, np.where(other, 1, -1)
+    present = np.column_stack([label[:, None] == np.arange(4), other])
+    absent, whole = ~present, statistics_of(latents, present)
+    unknown = rng.choice(len(latents), nulls, replace=False)
+    present[unknown, :4] = absent[unknown, :4] = False
+    found = statistics_of(latents, present, absent)
+    np.testing.assert_allclose(found.lift[4, 21], 2, atol=0.05)
+    np.testing.assert_allclose(found.lift[:4, 20], whole.lift[:4, 20], atol=0.15)
+    assert np.abs(found.lift[:4, 21]).max() < 0.15
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
+def test_errors_are_those_of_attributes_known_on_different_rows(share):
+    """All bits follow one attribute; the other, which goes with it, lifts none, but by chance: as far as errors say."""
+    z = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        a = rng.random(20_000) < 0.4
+        b = np.where(rng.random(len(a)) < 0.8, a, rng.random(len(a)) < 0.4)
+        latents = np.where(rng.random((len(a), BITS)) < np.where(a, 0.7, 0.4)[:, None], np.int8(1), np.int8(-1))
+        present, known = np.column_stack([a, b]), rng.random((len(a), 2)) < share
+        found = statistics_of(latents, present & known, ~present & known)
+        z.append((found.lift[1] / found.lift_error[1]) - (found.lift[1] / found.lift_error[1]).mean())
+    assert np.std(z) == pytest.approx(1, abs=0.2)
+
+
+def test_an_attribute_says_nothing_of_which_rows_know_it():
+    """Bit 0 says only where a row comes from, and rows from one place know the attribute."""
+    rng = np.random.default_rng(5)
+    known, a = rng.random(20_000) < 0.5, rng.random(20_000) < 0.3
+    latents = np.where(rng.random((len(a), BITS)) < 0.5, np.int8(1), np.int8(-1))
+    latents[:, 0] = np.where(known, 1, -1)
+    latents[:, 1] = np.where(rng.random(len(a)) < np.where(a, 0.8, 0.2), 1, -1)
+    sums = moment_sums(pack(latents), BITS, ("a",), (a & known)[:, None], (~a & known)[:, None])
+    mean, second = joint_moments(sums)
+    covariance = second[0, 1:] - mean[0] * mean[1:]
+    assert covariance[0] == pytest.approx(0, abs=1e-12)
+    assert covariance[1] == pytest.approx(np.cov(np.where(a, 1, -1)[known], latents[known, 1], bias=True)[0, 1], abs=1e-12)
+    np.testing.assert_array_equal(second[1:, 1:], sums.second)
+
+
+def test_an_attribute_that_is_nowhere_known_is_set_as_often_as_elsewhere():
+    nowhere = np.zeros((len(LATENTS), 1), dtype=bool)
+    sums = moment_sums(pack(LATENTS), BITS, ("a",), nowhere, nowhere)
+    mean, second = joint_moments(sums, np.array([-0.9]))
+    assert mean[0] == -0.9
+    np.testing.assert_allclose(second[0, 1:], -0.9 * sums.mean)
+    assert joint_moments(sums)[0][0] == 0
 
 
 def test_no_attributes_are_no_trouble():

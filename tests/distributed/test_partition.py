@@ -1,0 +1,81 @@
+"""What a partition is learned from, and what it asks of a table."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lbae import presets
+from lbae.core.codec import Codec
+from lbae.core.mixture import Candidate
+from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.distributed.partition import _by_looks, _look_rows, _numbers, by_class, clusters, draw_subset
+from lbae.distributed.scan import scan
+from lbae.errors import UserError
+from lbae.io.bundle import load_bundle
+from lbae.io.latent_table import open_latent_table
+from lbae.io.source import held_out
+from tests.conftest import ROOT, write_latents
+
+N = 11
+
+
+def random_latents(rows: int) -> np.ndarray:
+    return np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(rows, N))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"), "cpu").codec
+
+
+def test_what_is_learned_from_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
+    latents, labels, drawn = random_latents(400), np.arange(400) // 100, []
+    for order in (np.arange(400), np.random.default_rng(1).permutation(400)):
+        columns = {"label": labels[order].tolist()}
+        table = open_latent_table(write_latents(tmp_path / str(order[0]), latents[order], columns, numbers=order))
+        drawn.append(draw_subset(table, scan(table, []), "label"))
+    np.testing.assert_array_equal(drawn[0].latents, drawn[1].latents)
+    assert drawn[0].rows.equals(drawn[1].rows)
+    first = drawn[0].rows["label"].to_pylist()[:100]
+    assert min(first.count(label) for label in range(4)) > 10, "not one class after the other"
+
+
+def test_classes_that_only_held_out_rows_have_are_refused(ray_session, tmp_path):
+    held = held_out(pa.array([f"k{row}" for row in range(200)]))
+    labels = [row % 2 if held[row] else None for row in range(200)]
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(200), {"label": labels}))
+    found = scan(table, ["label"])
+    with pytest.raises(
+        UserError, match=rf"column 'label' is known for {held.sum()} of the 200 rows .* all of them held out"
+    ):
+        by_class(draw_subset(table, found, "label"), found, "label")
+
+
+def test_a_table_of_held_out_rows_only_is_refused(ray_session, tmp_path, codec):
+    numbers = np.flatnonzero(held_out(pa.array([f"k{row}" for row in range(100)])))[:3]
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
+    with pytest.raises(UserError, match="all 3 rows are held out of clustering"):
+        next(clusters(table, draw_subset(table, scan(table, []), None), codec, 0, None, 0))
+
+
+def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(30)))
+    one = Candidate(components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32))
+    assign = _by_looks(table, codec, one).assign  # nothing decoded could be compared with a centre of four features
+    assert assign(table.read(table.parts[0])).tolist() == [0] * 10
+
+
+@pytest.mark.parametrize("preset", ["mnist", "celeba256"])
+def test_images_decoded_at_a_time_are_bounded_by_their_pixels(preset):
+    config = presets.get(preset).model
+    rows = _look_rows(Codec(LatentBernoulliAutoencoder(config), "float32"))
+    assert 1 <= rows <= 4096
+    assert rows * math.prod(config.image_shape) <= 2**24
+
+
+def test_attributes_count_in_the_size_of_a_prior(ray_session, tmp_path, codec):
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(4000)))
+    subset = draw_subset(table, scan(table, []), None)
+    assert (_numbers(table, subset, 0)[0], _numbers(table, subset, 2000)[0]) == (200, 50)
