@@ -34,6 +34,8 @@ from lbae.io.latent_table import KIND, latent_part, write_parquet
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
 SECRET = "a-key-that-nobody-may-read"
+# Ray takes a node for dead after five refused checks, by default 3 s apart; one that is slow still has 10 s for each.
+QUICK_DEATH = {"RAY_health_check_period_ms": "500"}
 
 settings.register_profile("lbae", deadline=None)
 settings.load_profile("lbae")

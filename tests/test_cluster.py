@@ -23,7 +23,7 @@ from lbae.io.latent_table import open_latent_table, packed_latents
 from lbae.io.moments import load_moments
 from lbae.io.storage import resolve
 from lbae.report.streams import RECONSTRUCTIONS
-from tests.conftest import ROOT, SAMPLE, SECRET, run_job, service
+from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, SECRET, run_job, service
 
 STAGES = ("model", "latents", "moments", "bundle", "evaluation")
 FILES, ROWS = 16, 50
@@ -49,7 +49,7 @@ priors = "mixture"
 metrics = "kernel"
 """
 
-_SHORT_WAIT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of a job for a head that is gone, by default a minute
+_SHORT_WAIT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # of a job for a head that is gone, by default a minute
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +119,8 @@ def machines(tmp_path: Path, bucket: str) -> Iterator[Callable[[], Machines]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        for name, value in QUICK_DEATH.items():
+            patch.setenv(name, value)
         yield start
     for cluster in started:
         cluster.shut_down()
@@ -166,6 +168,8 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     first.kill(first.head)
     _, err = begun.communicate(timeout=300)
     assert begun.returncode not in (0, None), err
+    for name in ("pipeline", "latents"):  # Ray has ended the job, so they would be waited for
+        resolve(f"{OUT}/{name}.lock").remove()
 
     cluster = machines()
     doomed, _ = cluster.add(), cluster.add()

@@ -32,6 +32,7 @@ def cluster() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own makes paths of sockets too long
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as after activating .venv
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # a node that is stopped would wait half a minute
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",

@@ -1,5 +1,6 @@
 """The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this process."""
 
+import functools
 import importlib
 import itertools
 import re
@@ -14,6 +15,7 @@ import ray
 import ray.serve
 import yaml
 from pydantic import ValidationError
+from ray.serve._private.client import ServeControllerClient
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.packing import pack
@@ -123,6 +125,9 @@ class Greedy:
 @pytest.mark.slow
 def test_a_service_that_finds_no_cpus_gives_up_and_leaves_nothing(pipeline, monkeypatch):
     monkeypatch.setattr(stage, "_START_S", 5)
+    # Ray Serve waits half a minute for the end of what never ran.
+    shutdown = functools.partialmethod(ServeControllerClient.shutdown, timeout_s=2)
+    monkeypatch.setattr(ServeControllerClient, "shutdown", shutdown)
     greedy = Greedy.remote()
     ray.get(greedy.here.remote())
     with pytest.raises(LbaeError, match="the service did not start in 5 s"), serving(pipeline.bundle, PORT, replicas=1):
@@ -238,7 +243,7 @@ def test_every_verb_answers_as_the_bundle(pipeline, topology, host):
         assert pixels_of(decoded).shape == (28, 28)
         assert service.send(web.interpolate(files, steps=3, format="stream")).content.count(b"\n") == 3
         edited = service.send(web.edit(files[0], set=["label=7"], unset=["label=1"]))
-        assert edited.bits_changed >= 0
+        assert edited.bits_changed > 0
         with pytest.raises(web.ServiceError, match="unknown attribute 'label=x'"):
             service.send(web.edit(files[0], set=["label=x"]))
         with pytest.raises(web.ServiceError, match="component is 999999; allowed: 0 to"):

@@ -36,7 +36,7 @@ from lbae.distributed.train import _explained, train
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
-from tests.conftest import ROOT, image_table
+from tests.conftest import QUICK_DEATH, ROOT, image_table
 
 SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
 
@@ -275,6 +275,7 @@ def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path,
     run = resolve(f"{s3}/s/run")
     when(lambda: run.exists() and any(name.endswith("state.pt") for name, _ in run.files()), first.kill).join()
     assert first.wait() == -signal.SIGKILL
+    resolve(f"{s3}/s.lock").remove()  # a dead job's is waited for
     again = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
@@ -325,6 +326,7 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
                 act()
                 return
             time.sleep(0.05)
+        raise TimeoutError("what was waited for never came")
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -391,6 +393,7 @@ def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
     assert first.wait() == -signal.SIGKILL
+    (tmp_path / "m-checkpoints.lock").unlink()  # a dead job's is waited for
     continued = train(**options, out=str(tmp_path / "m"))["history"]
     assert [epoch["number"] for epoch in continued] == [1, 2, 3, 4, 5, 6]
     for name in ("train_loss", "validation_loss"):
@@ -398,7 +401,7 @@ def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the
 
 
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     # As long Ray Train waits for the lost node, by default a minute, before it goes on with the others.
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
     command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]

@@ -38,7 +38,7 @@ from lbae.report.paths import measure_paths
 from lbae.report.pixels import pixel_sums
 from lbae.report.references import Cache
 from lbae.report.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
-from tests.conftest import ROOT, SAMPLE, Outcome, Pipeline, image_table
+from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
 
@@ -260,7 +260,7 @@ def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(pip
         pq.write_table(table.slice(150 * part, 150), tmp_path / "data" / f"{part}.parquet")
     options = {"bundle": pipeline.bundle, "data": str(tmp_path / "data"), "out": str(tmp_path / "e"), "cache": str(cache)}
     options |= {"train_data": str(pipeline.data), "latents": pipeline.latents, "moments": pipeline.moments}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     command = [sys.executable, "-m", "tests.distributed.evaluate_on_two_nodes", json.dumps(options)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
@@ -277,9 +277,10 @@ def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(pip
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits):
+def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_path):
+    pq.write_table(pq.read_table(digits / "a.parquet").slice(0, 60), tmp_path / "few.parquet")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(digits)]
+    command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(tmp_path / "few.parquet")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"cpus": [3, 2], "columns": ["label"]}
@@ -334,18 +335,20 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
 
 @pytest.mark.slow
 def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(job, evaluate, pipeline, tmp_path):
-    first, last = pipeline.data / "a.parquet", pipeline.data / "b.parquet"
+    first, last = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    for place in (first, last):
+        pq.write_table(pq.read_table(pipeline.data / place.name).slice(0, 60), place)
     made = {name: tmp_path / name for name in ("bundle", "latents", "moments")}
     table, sums = ("--latents", made["latents"]), ("--moments", made["moments"])
     for words in (
         ("encode", "--model", pipeline.model, "--data", first, "--out", made["latents"]),
         ("encode", "--model", pipeline.model, "--data", last, "--out", made["latents"], "--append"),
         ("reduce", *table, "--out", made["moments"]),
-        ("fit", "--model", pipeline.model, *table, *sums, "--out", made["bundle"]),
+        ("fit", "--model", pipeline.model, *table, *sums, "--components", "1", "--out", made["bundle"]),
     ):
         done = job(*words)
         assert done.code == 0, done.err
-    done = evaluate(tmp_path / "e", *FAST, **made, train_data=last)
+    done = evaluate(tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", **made, data=last, train_data=last)
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert found["nearest"]["mixture"]["percentiles_1_50"]
