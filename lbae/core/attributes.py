@@ -124,20 +124,20 @@ def known_mean(moments: MomentSums, otherwise: Float64[np.ndarray, "A"] | float 
 
 
 def joint_moments(
-    moments: MomentSums, elsewhere: Float64[np.ndarray, "A"] | None = None
+    moments: MomentSums, elsewhere: Float64[np.ndarray, "A"] | float = 0.0
 ) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
     """E[x] and E[x xT] of x = [a; y], attributes before bits.
 
     The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of all rows: which
     rows are labelled is no property of the attribute. Pairs of attributes never known together count as uncorrelated; an
-    attribute that is nowhere known has its mean ``elsewhere`` (by default 0, a fair coin's) and no covariances.
+    attribute that is nowhere known has its mean ``elsewhere``, by default a fair coin's, and no covariances.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
     p, q = slice(n, n + a), slice(n + a, n + 2 * a)
     known = sums[p, -1] + sums[q, -1]
     mean, second = np.empty(a + n), np.empty((a + n, a + n))
-    mean[:a], mean[a:] = known_mean(moments, 0.0 if elsewhere is None else elsewhere), moments.mean
+    mean[:a], mean[a:] = known_mean(moments, elsewhere), moments.mean
     both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
     agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
     second[:a, :a] = _ratio(agree, both, np.outer(mean[:a], mean[:a]))
