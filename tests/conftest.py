@@ -245,8 +245,8 @@ def service(*arguments: str) -> Iterator[dict[str, Any]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
-        if process.poll() is None:
-            process.kill()
+        if process.poll() is None:  # the test failed; were it killed, its Serve would go on and hold the next test's CPUs
+            process.send_signal(signal.SIGINT)
         process.communicate()
 
 

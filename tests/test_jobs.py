@@ -224,38 +224,28 @@ def other_serve(*arguments: object) -> Outcome:
 
 
 @pytest.mark.slow
-def test_serve_answers_and_changes_over_until_it_is_told_to_stop(pipeline, tmp_path):
-    other = another(pipeline, tmp_path)
-    with service("--bundle", pipeline.bundle, "--port", "18123") as facts:
+def test_a_service_follows_a_file_until_it_is_told_to_stop(pipeline, tmp_path):
+    other, pointer = another(pipeline, tmp_path), tmp_path / "current"
+    pointer.write_text(pipeline.bundle)
+    with service("--follow", str(pointer), "--port", "18129") as facts:
         url = facts["url"]
-        assert url == "http://127.0.0.1:18123"
+        assert url == "http://127.0.0.1:18129"
         assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
         answers = [httpx.post(f"{url}/v1/sample", json={"n": 4, "seed": 3}, timeout=60) for _ in range(2)]
         assert answers[0].headers["content-type"] == "image/png"
         assert answers[0].content == answers[1].content
         assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
-        changed = result_of(other_serve("--bundle", other))
-        assert changed == {"bundle": read_manifest(other).fingerprint, "before": facts["bundle"]}
-        assert httpx.get(f"{url}/readyz").json()["bundle"] == changed["bundle"]
-        refused = other_serve("--bundle", other, "--replicas", 2)
-        assert (refused.code, "of that only the bundle can be changed" in refused.error) == (2, True)
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/readyz", timeout=5)
-
-
-@pytest.mark.slow
-def test_a_service_follows_a_file(pipeline, tmp_path):
-    other, pointer = another(pipeline, tmp_path), tmp_path / "current"
-    pointer.write_text(pipeline.bundle)
-    with service("--follow", str(pointer), "--port", "18129") as facts:
-        refused = other_serve("--bundle", other)
-        assert (refused.code, f"this service follows {pointer}" in refused.error) == (2, True)
+        for options, why in ((), f"this service follows {pointer}"), (("--replicas", 2), "only the bundle can be changed"):
+            refused = other_serve("--bundle", other, *options)
+            assert (refused.code, why in refused.error) == (2, True)
         pointer.write_text(f"{tmp_path}/none")
         time.sleep(3)
-        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == facts["bundle"]
+        assert httpx.get(f"{url}/readyz").json()["bundle"] == facts["bundle"]
         pointer.write_text(other)
         for _ in range(60):
             time.sleep(1)
-            if (now := httpx.get(f"{facts['url']}/readyz").json()["bundle"]) != facts["bundle"]:
+            if (now := httpx.get(f"{url}/readyz").json()["bundle"]) != facts["bundle"]:
                 break
         assert now == read_manifest(other).fingerprint
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/readyz", timeout=5)

@@ -6,12 +6,15 @@ import re
 import shlex
 import subprocess
 
+import httpx
 import numpy as np
 import pytest
 
 from lbae.core.packing import unpack
+from lbae.io.artifact import read_manifest
 from lbae.io.latent_table import packed_latents
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
+from tests.distributed.test_shelf import another
 
 BASH, PYTHON = readme_blocks("bash"), readme_blocks("python")
 README = (ROOT / "README.md").read_text()
@@ -67,13 +70,20 @@ def test_serving(pipeline, tmp_path, monkeypatch):
     serve, curl = BASH[2].strip().splitlines()
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
-    with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]):
+    other = another(pipeline, tmp_path)
+    with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]) as facts:
         script = "\n".join([curl, BASH[3]]).replace("8000", PORT).replace("curl ", "curl -sS --fail ")
         done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         names: dict = {}
         exec(PYTHON[0].replace("8000", PORT), names)
         exec(PYTHON[1].replace("8000", PORT), names)
+        (swap,) = re.findall(r"`(RAY_AUTH_MODE=token python jobs/serve.py [^`]*)`", README)
+        swap = swap.replace("OTHER", other).replace("ADDRESS", facts["address"])
+        swapped = subprocess.run(["bash", "-euc", swap], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert swapped.returncode == 0, swapped.stderr
+        assert json.loads(swapped.stdout) == {"bundle": read_manifest(other).fingerprint, "before": facts["bundle"]}
+        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == read_manifest(other).fingerprint
     assert picture_size(tmp_path / "samples.png") == (4 * 58 + 2,) * 2
     assert picture_size(tmp_path / "path.webp") == (112, 112)
     assert picture_size(tmp_path / "edited.png") == (28, 28)

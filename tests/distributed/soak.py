@@ -128,9 +128,9 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
     seen: Counter = Counter()
     killed: list[str] = []
     nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
-    with nodes as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=20), replicas=2, topology=topology):
+    with nodes as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology):
         seeds = itertools.count()
-        await client(expected, seeds, time.monotonic() + 10, Counter())
+        await client(expected, seeds, time.monotonic() + 5, Counter())
         before, until = megabytes(), time.monotonic() + seconds
         loads = [client(expected, seeds, until, seen) for _ in range(CLIENTS)]
         await asyncio.gather(faults(seconds, bundles, kill, killed), *loads)

@@ -219,19 +219,19 @@ def test_what_clients_do_to_a_service(pipeline):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "host"), [("fused", "127.0.0.1"), ("split", "::1")])
-def test_every_verb_answers_as_the_bundle(pipeline, topology, host):
+@pytest.mark.parametrize(("topology", "host", "replicas"), [("fused", "127.0.0.1", 2), ("split", "::1", 1)])
+def test_every_verb_answers_as_the_bundle(pipeline, topology, host, replicas):
     bundle = load_bundle(pipeline.bundle, "cpu")
     images = bundle.sample(2, 5)
     files = [encode_png(image) for image in images]
     latents = bundle.encode(images)
     with (
-        serving(pipeline.bundle, PORT, host, replicas=2, topology=topology, limits=LIMITS) as facts,
+        serving(pipeline.bundle, PORT, host, replicas=replicas, topology=topology, limits=LIMITS) as facts,
         web.Client(facts["url"], "one") as service,
     ):
         place = f"[{host}]" if ":" in host else host
         assert (facts["url"], facts["bundle"]) == (f"http://{place}:{PORT}", bundle.fingerprint)
-        drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by either replica
+        drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by any replica
         assert len({answer.content for answer in drawn}) == 1
         assert np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2  # other numbers of threads
         given = service.send(web.sample(3, seed=1, given={"label=7": True}, format="latents"))

@@ -26,7 +26,7 @@ from lbae.io.decode import decode_every
 from lbae.io.images import encode_png
 from lbae.io.plan import plan
 from lbae.io.storage import resolve
-from lbae.report import evaluation
+from lbae.report import evaluation, streams
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
 from lbae.report.edits import IMAGES as EDITED
@@ -288,22 +288,24 @@ def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_p
 
 @pytest.mark.slow
 def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_as_features_are_kept_of(
-    evaluate, pipeline, cache, tmp_path
+    evaluate, pipeline, cache, tmp_path, monkeypatch
 ):
-    done = evaluate(
-        tmp_path / "e", "--priors", "mixture,coins", "--protocol", "paper", data=SAMPLE, train_data=pipeline.data
-    )
+    kept, test = 2_000, tmp_path / "test.parquet"
+    pq.write_table(pq.read_table(SAMPLE).slice(0, kept), test)
+    for module in (streams, evaluation):
+        monkeypatch.setattr(module, "KEPT", kept)
+    done = evaluate(tmp_path / "e", "--priors", "mixture,coins", "--protocol", "paper", data=test, train_data=pipeline.data)
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert [list(row) for row in found["distances"].values()] == [[TEST]] * 4
     absent = {"LPIPS", "nearest training latents", "training images beside samples", "distances to training images"}
     assert set(found["left_out"]) == absent | {"moments of samples, slide 16's figures"}
     assert found["moments_of_samples"] == {}
-    assert found["rows_used"]["kernel, precision, recall"] == found["images"][TEST] == KEPT
+    assert found["rows_used"]["kernel, precision, recall"] == found["images"][TEST] == kept
     bundle = lbae.load_bundle(pipeline.bundle)
-    images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
+    images = np.concatenate([part.images for part in decode_every(plan(str(test)), bundle.codec.config)])
     classifier = kept_classifier(cache, found["fingerprints"]["classifier"])
-    theirs = by_torch_fidelity(classifier, bundle.sample(KEPT, seed=0), images, tmp_path, form="jpg", subset=1_000)
+    theirs = by_torch_fidelity(classifier, bundle.sample(kept, seed=0), images, tmp_path, form="jpg", subset=1_000)
     assert_same(found["distances"]["mixture"][TEST], theirs)
 
 
