@@ -13,7 +13,7 @@ from tests.distributed.test_shelf import another
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "victim", "seconds"),
-    [("split", "process", 40), ("fused", "node", 30), ("fused", "stuck", 30)],
+    [("split", "process", 60), ("fused", "node", 30), ("fused", "stuck", 30)],
 )
 def test_no_request_fails_while_replicas_die_and_bundles_change(pipeline, tmp_path, topology, victim, seconds):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
