@@ -201,6 +201,20 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
         """None: Ray Train's ends the process with exit code 1 and without a word; a job says that it was interrupted."""
 
 
+class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
+    """Ends a run in Ray Train's controller when workers have told what starting them again would not mend.
+
+    Ray Train (2.60) starts workers again after every error of theirs, but not after one of the controller.
+    """
+
+    def __init__(self, meter: Any) -> None:
+        self._meter = meter
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        if told := ray.get(self._meter.failure.remote()):
+            raise told
+
+
 def _run(
     settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -218,6 +232,7 @@ def _run(
             storage_path=place,
             storage_filesystem=filesystem,
             worker_runtime_env=RUNS_A_NETWORK,
+            callbacks=[_NoRestart(settings.meter)],
             failure_config=ray.train.FailureConfig(max_failures=_RESTARTS, controller_failure_limit=_STARTS),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"

@@ -64,13 +64,8 @@ class Images:
 
 
 def work(loop: dict[str, Settings]) -> None:
-    """The loop of one worker.
-
-    What starting again would not mend is told to the driver; workers that Ray Train starts again after it end at once.
-    """
+    """The loop of one worker; what starting again would not mend is told to the driver."""
     settings = loop["settings"]
-    if ray.get(settings.meter.failure.remote()):
-        return
     try:
         _work(settings)
     except (LbaeError, FloatingPointError, OSError) as error:

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train.v2.api.exceptions import ControllerError
+from ray.util.state import list_actors
 from tensorboardX.proto.event_pb2 import Event
 
 from lbae import presets
@@ -184,7 +185,7 @@ class Holder:
     def ready(self):
         return True
 
-ray.init(address="local", num_cpus=2, object_store_memory=2**28, log_to_driver=False)
+ray.init(address="local", num_cpus=2, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
 holder = Holder.remote()
 ray.get(holder.ready.remote())
 train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=2)
@@ -340,6 +341,10 @@ def kill_a_worker() -> None:
     os.kill(max(workers), signal.SIGKILL)
 
 
+def workers_started() -> int:
+    return len(list_actors(filters=[("class_name", "=", "RayTrainWorker")], limit=10_000))
+
+
 @pytest.mark.slow
 def test_more_workers_than_images_are_refused(ray_session, tmp_path, digits):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()[:1]]
@@ -427,10 +432,12 @@ def test_training_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path, 
 
 @pytest.mark.slow
 def test_a_loss_that_explodes_names_step_and_batch_and_is_not_tried_again(ray_session, tmp_path, digits):
+    before = workers_started()
     options = {"data": str(digits), "out": str(tmp_path / "m"), **SMALL, "bottleneck": "gaussian", "learning_rate": 0.9}
     with pytest.raises(LbaeError, match=r"training loss became (nan|inf) in step \d+, batch \d+ of 4 of epoch \d") as error:
         train(**options)
     assert error.value.exit_code == 1
+    assert workers_started() == before + SMALL["workers"]
     assert not (tmp_path / "m" / "manifest.json").exists()
     epoch = int(re.search(r"of epoch (\d)", str(error.value))[1])
     assert checkpoints(tmp_path / "m-checkpoints") == min(epoch - 1, 2), "the newest and the best"
