@@ -1,6 +1,6 @@
-"""Run by test_encode: encoding on a cluster of two nodes, one of which dies in the middle when asked.
+"""Run by test_encode: encoding on a cluster of two nodes, and again when one of them dies in the middle.
 
-``python -m tests.distributed.encode_on_two_nodes MODEL DATA OUT VICTIM``, the victim being node or none.
+``python -m tests.distributed.encode_on_two_nodes MODEL DATA SHARED LOST``, the last two being the latent tables.
 """
 
 import json
@@ -15,24 +15,23 @@ from ray.cluster_utils import Cluster
 from lbae.distributed.encode import encode
 
 
-def main(model: str, data: str, out: str, victim: str) -> None:
-    """Start the nodes, encode, and let the second die once a few shards are there."""
+def main(model: str, data: str, shared: str, lost: str) -> None:
+    """Start the nodes, encode, then encode again and let the second die once a few shards are there."""
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second = cluster.add_node(**options)
     ray.init(address=cluster.address, log_to_driver=False)
+    undisturbed = encode(model=model, data=data, out=shared, max_bad_fraction=0.02)
 
     def kill() -> None:
-        while len(list(Path(out, "_work").glob("latents-*"))) < 4:
+        while len(list(Path(lost, "_work").glob("latents-*"))) < 4:
             time.sleep(0.02)
         cluster.remove_node(second, allow_graceful=False)
 
     thread = threading.Thread(target=kill, daemon=True)
-    if victim == "node":
-        thread.start()
-    result = encode(model=model, data=data, out=out, max_bad_fraction=0.02)
-    print(f"images by node: {result['images_by_node']}")
-    print(json.dumps({**result, "killed": victim == "node" and not thread.is_alive()}))
+    thread.start()
+    encode(model=model, data=data, out=lost, max_bad_fraction=0.02)
+    print(json.dumps({"images_by_node": undisturbed["images_by_node"], "killed": not thread.is_alive()}))
     ray.shutdown()
     cluster.shutdown()
 

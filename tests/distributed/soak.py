@@ -1,9 +1,9 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY VICTIM SECONDS BUNDLE OTHER``. The victim is a ``process`` (the shelf and a
-replica by turns, one in every fifth of the time), one of two nodes (``node``, in the first fifth), or a replica that is
-stuck from there on (``stuck``). The bundle is swapped after a third of the time and back after two thirds. It prints what
-the clients saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the shelf and a replica are killed by
+turns, one in every fifth of the time. On two nodes a replica is stuck from the first fifth on, and a node is lost in the
+fourth. The bundle is swapped after a third of the time and back after two thirds. It prints what the clients saw and what
+memory the replicas took.
 """
 
 import asyncio
@@ -78,21 +78,17 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 
 
 @contextmanager
-def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills a replica by chance or the shelf, or lets a replica be stuck, and tells which."""
-    chance, stopped, shelf = random.Random(0), [], itertools.cycle([not stuck, False])
+def one_node() -> Iterator[Callable[[], str]]:
+    """Ray on one node; what kills the shelf or a replica by chance, and tells which."""
+    chance, shelf = random.Random(0), itertools.cycle([True, False])
 
     def kill() -> str:
         victims = replicas(next(shelf))
-        if stopped or not victims:  # a shelf that was killed before may not be back yet
+        if not victims:  # a shelf that was killed before may not be back yet
             return ""
         victim = chance.choice(victims)
         name = victim.cmdline()[0].split(":")[-1].split(".")[0]
-        if stuck:
-            stopped.append(victim)
-            victim.suspend()
-        else:
-            victim.kill()
+        victim.kill()
         return name
 
     ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
@@ -102,24 +98,28 @@ def one_node(stuck: bool) -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def two_nodes() -> Iterator[Callable[[], str]]:
-    """Ray on two nodes; what kills the second one, the first time."""
+    """Ray on two nodes; what stops a replica the first time, so that it is stuck, and kills the second node the fourth."""
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    nodes = [cluster.add_node(**options)]
+    second, calls = cluster.add_node(**options), itertools.count(1)
     ray.init(address=cluster.address, log_to_driver=False)
 
     def kill() -> str:
-        if not nodes:
-            return ""
-        cluster.remove_node(nodes.pop(), allow_graceful=False)
-        return "node"
+        call = next(calls)
+        if call == 1:
+            replicas()[0].suspend()
+            return "stuck"
+        if call == 4:
+            cluster.remove_node(second, allow_graceful=False)
+            return "node"
+        return ""
 
     yield kill
     ray.shutdown()
     cluster.shutdown()
 
 
-async def main(topology: Topology, victim: str, seconds: float, bundles: list[str]) -> None:
+async def main(topology: Topology, nodes: int, seconds: float, bundles: list[str]) -> None:
     """Serve, load, kill and swap; one line of JSON."""
     expected = {}
     for uri in bundles:
@@ -127,8 +127,8 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
     seen: Counter = Counter()
     killed: list[str] = []
-    nodes = two_nodes() if victim == "node" else one_node(victim == "stuck")
-    with nodes as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology):
+    cluster = two_nodes() if nodes == 2 else one_node()
+    with cluster as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 5, Counter())
         before, until = megabytes(), time.monotonic() + seconds
@@ -139,4 +139,4 @@ async def main(topology: Topology, victim: str, seconds: float, bundles: list[st
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]))  # type: ignore[arg-type]
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))  # type: ignore[arg-type]

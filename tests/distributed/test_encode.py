@@ -395,21 +395,18 @@ def test_words_are_no_images(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["none", "node"])
-def test_two_nodes_share_the_work(undisturbed, model, corpus, tmp_path, victim):
+def test_two_nodes_share_the_work_and_one_does_it_when_the_other_dies(undisturbed, model, corpus, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
-    out = tmp_path / "latents"
-    command = [sys.executable, "-m", "tests.distributed.encode_on_two_nodes", model, str(corpus), str(out), victim]
+    outs = (tmp_path / "shared", tmp_path / "lost")
+    command = [sys.executable, "-m", "tests.distributed.encode_on_two_nodes", model, str(corpus), *map(str, outs)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    print(done.stdout)
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    assert facts["killed"] == (victim == "node")
-    assert rows_of(out) == rows_of(undisturbed)
-    if victim == "none":
-        assert len(facts["images_by_node"]) == 2
-        assert min(facts["images_by_node"]) > FILES * ROWS / 10
-        assert len(list((out / "data").iterdir())) == 2
+    assert facts["killed"]
+    assert [rows_of(out) for out in outs] == [rows_of(undisturbed)] * 2
+    assert len(facts["images_by_node"]) == 2
+    assert min(facts["images_by_node"]) > FILES * ROWS / 10
+    assert len(list((outs[0] / "data").iterdir())) == 2
 
 
 def png_header(side: int) -> bytes:
