@@ -103,6 +103,19 @@ class Machines:
             text=True,
         )
 
+    def jobs(self, *commands: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The JSON of jobs that end well, run one after another in a process of their own, as ``run_job`` does."""
+        script = (
+            "import json, sys; from tests.conftest import run_job;"
+            " [print(json.dumps(vars(run_job(*command)))) for command in json.loads(sys.argv[1])]"
+        )
+        asked = json.dumps([[*command, "--address", self.address] for command in commands])
+        done = subprocess.run([sys.executable, "-c", script, asked], cwd=ROOT, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [outcome["code"] for outcome in outcomes] == [0] * len(commands), outcomes
+        return [json.loads(outcome["out"].splitlines()[-1]) for outcome in outcomes]
+
     def shut_down(self) -> None:
         """Stop all nodes."""
         self._cluster.shutdown()
@@ -193,41 +206,39 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     assert again["stages"]["encode"] == {**result["stages"]["encode"], "already": True}
     assert [read_manifest(f"{OUT}/{name}").created for name in STAGES] == made
 
-    for command, rows in (
-        (("ingest.py", "--source", f"{bucket}/digits", "--out", f"{bucket}/table", "--distinct"), FILES * ROWS),
-        (("sample.py", "--bundle", f"{OUT}/bundle", "--num", "300", "--out", f"{bucket}/samples"), 300),
-    ):
-        assert ended(cluster.job(*command))["rows"] == rows
-    digit, bundle, sums = f"{bucket}/digit.png", f"{OUT}/bundle", f"{OUT}/moments"
+    digit, images, model, latents, sums, bundle = (
+        f"{bucket}/{name}" for name in ("digit.png", "digits", "run/model", "run/latents", "run/moments", "run/bundle")
+    )
     resolve(digit).write_bytes((ROOT / "docs" / "seven.png").read_bytes())
-    hits = ended(cluster.job("search.py", "--latents", f"{OUT}/latents", "--image", digit, "--out", f"{bucket}/hits.png"))
-    assert len(hits["hits"]) == 20
     for name, *options in (
         ("sample", "--bundle", bundle, "--out", f"{bucket}/samples.png"),
         ("interpolate", "--bundle", bundle, "--source", digit, "--target", digit, "--out", f"{bucket}/strip.png"),
         ("edit", "--bundle", bundle, "--image", digit, "--set", "label=7", "--out", f"{bucket}/edited.png"),
         ("reconstruct", "--bundle", bundle, "--data", f"{bucket}/test", "--out", f"{bucket}/reconstructed.png"),
-        ("show", f"{OUT}/latents", "--picture", f"{bucket}/latents.png"),
+        ("show", latents, "--picture", f"{bucket}/latents.png"),
         ("moments", "drift", sums, sums, "--out", f"{bucket}/drift.png"),
         ("moments", "add", sums, sums, "--force", "--out", f"{bucket}/twice"),
         ("moments", "subtract", f"{bucket}/twice", sums, "--out", f"{bucket}/once"),
-        ("losses", "--models", f"{OUT}/model", "--out", f"{bucket}/losses.png"),
-        ("export", "--model", f"{OUT}/model", "--out", f"{bucket}/exported"),
+        ("losses", "--models", model, "--out", f"{bucket}/losses.png"),
+        ("export", "--model", model, "--out", f"{bucket}/exported"),
     ):
         done = run_job(name, *options)  # none of them asks for Ray
         assert done.code == 0, done.err
     np.testing.assert_array_equal(load_moments(f"{bucket}/once")[0].sums, load_moments(sums)[0].sums)
-    assert ended(cluster.job("doctor.py", "--storage", bucket))["ok"]
 
-    source = resolve(f"{bucket}/digits")
     for file in ("90.parquet", "91.parquet"):
-        (source / file).write_bytes((source / "00.parquet").read_bytes())
-    grown, images, latents = (FILES + 2) * ROWS, f"{bucket}/digits", f"{OUT}/latents"
-    for command in (
-        ("encode.py", "--model", f"{OUT}/model", "--data", images, "--out", latents, "--keep-images", "--append"),
-        ("reduce.py", "--latents", latents, "--out", sums, "--update"),
-    ):
-        assert ended(cluster.job(*command))["rows"] == grown
+        (resolve(images) / file).write_bytes((resolve(images) / "00.parquet").read_bytes())
+    table, drawn, found, grown, updated, health = cluster.jobs(
+        ("ingest", "--source", images, "--out", f"{bucket}/table", "--distinct"),
+        ("sample", "--bundle", bundle, "--num", "300", "--out", f"{bucket}/samples"),
+        ("search", "--latents", latents, "--image", digit, "--out", f"{bucket}/hits.png"),
+        ("encode", "--model", model, "--data", images, "--out", latents, "--keep-images", "--append"),
+        ("reduce", "--latents", latents, "--out", sums, "--update"),
+        ("doctor", "--storage", bucket),
+    )
+    assert [job["rows"] for job in (table, drawn, grown, updated)] == [FILES * ROWS, 300, *[(FILES + 2) * ROWS] * 2]
+    assert len(found["hits"]) == 20
+    assert health["ok"]
     check_sums([*range(FILES), 90, 91])
 
     logs = Path(cluster.head.get_logs_dir_path())
