@@ -116,7 +116,7 @@ def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
 def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
     named = [p for p in inspect.signature(job).parameters.values() if p.kind is not p.POSITIONAL_ONLY]
     switches = ["--no-" + p.name.replace("_", "-") for p in named if isinstance(p.default, bool)]
-    known = ["--help", *("--" + p.name.strip("_").replace("_", "-") for p in named)]
+    known = ["--help", *("--" + p.name.replace("_", "-") for p in named)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in (*known, *switches):

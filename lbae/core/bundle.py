@@ -49,8 +49,7 @@ class Bundle:
 
     def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
         """``count`` new images, with attributes as ``given``; image i depends on the bundle, seed, ``given`` and i only."""
-        latents = self.prior.sample_given(count, seed, given)[0] if given else self.prior.sample(count, seed)
-        return self.decode(latents)
+        return self.decode(self.prior.sample_given(count, seed, given or {})[0])
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its ends."""

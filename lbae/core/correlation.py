@@ -21,6 +21,10 @@ _MAX_STEPS = 60
 _MAX_HALVINGS = 20
 # Keeps conjugate gradients going where the Hessian is singular.
 _REGULARISER = 1e-10
+# Of the norm of the diagonal's error before the last rescaling to an exact unit diagonal, relative to the distance of the
+# nearest PSD matrix. The error of the distance found goes with its square, and the smallest eigenvalue may be below the
+# floor by as small a share of it.
+_TOLERANCE = 1e-5
 # Of a diagonal entry, generously: no smaller gradient can be asked for.
 _ROUNDING = 1e-12
 
@@ -91,10 +95,10 @@ class _Point:
         return float(0.5 * np.sum(np.maximum(self.values, 0) ** 2) - self.target * self.multipliers.sum())
 
 
-def _newton(matrix: Matrix, target: float, tolerance: float) -> Matrix:
+def _newton(matrix: Matrix, target: float) -> Matrix:
     """The PSD matrix nearest to ``matrix`` among those with ``target`` on the diagonal."""
     point = _Point.at(matrix, np.zeros(len(matrix)), target)
-    enough = max(tolerance * float(np.linalg.norm(np.minimum(point.values, 0))), _ROUNDING * len(matrix))
+    enough = max(_TOLERANCE * float(np.linalg.norm(np.minimum(point.values, 0))), _ROUNDING * len(matrix))
     for _ in range(_MAX_STEPS):
         norm = float(np.linalg.norm(point.gradient))
         if norm <= enough:
@@ -111,13 +115,11 @@ def _newton(matrix: Matrix, target: float, tolerance: float) -> Matrix:
     raise RuntimeError(f"the nearest correlation matrix did not converge in {_MAX_STEPS} Newton steps")
 
 
-def nearest_correlation(matrix: Matrix, floor: float = 0.0, tolerance: float = 1e-5) -> Matrix:
+def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
     """The nearest matrix with unit diagonal and eigenvalues >= ``floor``; the input itself when it already is one.
 
-    ``tolerance`` bounds the norm of the diagonal's error before the last rescaling to an exact unit diagonal, relative to
-    the distance of the nearest PSD matrix. The error of the distance found goes with its square, and the smallest eigenvalue
-    may be below the floor by as small a share of it. ValueError when the input is not finite or the floor is
-    outside [0, 1); RuntimeError when Newton's method does not converge.
+    ValueError when the input is not finite or the floor is outside [0, 1); RuntimeError when Newton's method does not
+    converge.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("the matrix to repair has values that are not finite")
@@ -128,7 +130,7 @@ def nearest_correlation(matrix: Matrix, floor: float = 0.0, tolerance: float = 1
     shift = floor * np.eye(len(symmetric))
     if _is_positive_definite(symmetric - shift):
         return symmetric
-    result = _newton(symmetric - shift, 1.0 - floor, tolerance) + shift
+    result = _newton(symmetric - shift, 1.0 - floor) + shift
     scale = 1.0 / np.sqrt(np.diag(result))
     result *= scale[:, None] * scale[None, :]
     np.fill_diagonal(result, 1.0)

@@ -88,7 +88,7 @@ def edit_hyperplane(
     them, and few bits change. Every latent is edited on its own.
     """
     asked = _asked(statistics, set_, unset, strength)
-    if len(normals.factor) != 1 + latents.shape[1] + len(statistics.names):
+    if not has_unit_vectors(statistics, normals):
         raise UserError(
             "this bundle was fitted without unit vectors for its attributes, which the hyperplane edit moves across:"
             " fit it again, or use the bits method"
@@ -100,6 +100,11 @@ def edit_hyperplane(
     for row, latent in enumerate(latents):
         edited[row] = move_across(vectors, normals.mean(latent, np.random.default_rng(seed), other_side), strength)
     return normals.latents(edited)
+
+
+def has_unit_vectors(statistics: AttributeStatistics, normals: Normals) -> bool:
+    """Whether the normals have unit vectors of these attributes to move across; those of older bundles have none."""
+    return len(normals.factor) == 1 + normals.latent_dim + len(statistics.names)
 
 
 def move_across(

@@ -10,6 +10,7 @@ import ray
 
 from lbae import log
 from lbae.core.bundle import Bundle
+from lbae.core.editing import has_unit_vectors
 from lbae.core.memory import QUERIES, distance_facts
 from lbae.core.packing import unpack
 from lbae.distributed.neighbours import Hit, nearest_in
@@ -17,15 +18,14 @@ from lbae.distributed.session import RUNS_A_NETWORK, cluster_cpus, network_devic
 from lbae.errors import UserError
 from lbae.io.decode import decode_keys
 from lbae.io.latent_table import LatentTable
-from lbae.io.source import Shard, Source, read_shard, shard_keys
+from lbae.io.source import Shard, Source, file_digests, read_shard, shard_keys
 from lbae.report.classifier import Classifier
 from lbae.report.distances import distances
-from lbae.report.edits import LATENTS, Before, Edits, before_edits, edits_by_hyperplane, measure_edits
+from lbae.report.edits import LATENTS, Before, Edits, before_edits, measure_edits
 from lbae.report.evaluation import ACCURACY, BESIDE, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
-from lbae.report.features import FeatureSums, Metric, drawn_rows
-from lbae.report.looks import file_digests
+from lbae.report.features import Metric, drawn_rows
 from lbae.report.paths import PAIRS, Paths, measure_paths
-from lbae.report.rates import FORMATS, Format, rate_curve
+from lbae.report.rates import FORMATS, rate_curve
 from lbae.report.references import Reference
 from lbae.report.streams import KNOWN, RECONSTRUCTIONS, RIGHT, TEST, TRAIN, Stream
 
@@ -75,6 +75,9 @@ def _task(function: Any) -> Any:
     return ray.remote(num_cpus=1, runtime_env=RUNS_A_NETWORK)(function)
 
 
+_distances, _rates = _task(distances), _task(rate_curve)
+
+
 def _start_distances(
     settings: Settings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
@@ -101,18 +104,8 @@ def _start_distances(
 
 
 @_task
-def _distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric, ...]) -> dict[str, float]:
-    return distances(reference, images, metrics)
-
-
-@_task
 def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
     return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
-
-
-@_task
-def _rates(images: np.ndarray, form: Format) -> list[tuple[float, float]]:
-    return rate_curve(images, form)
 
 
 def _start_edits(
@@ -129,7 +122,7 @@ def _start_edits(
         return []
     if len(wanted) > _EDITS:
         left_out[EDITS] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
-    if not edits_by_hyperplane(bundle):
+    if not has_unit_vectors(bundle.attributes, bundle.normals):
         left_out["hyperplane edits"] = "the bundle, of an older version, has no unit vectors of attributes: fit it again"
     network, (device, share) = ray.put(classifier), network_device()
     before = _before.options(num_gpus=share).remote(handle, network, device, latents)

@@ -1,7 +1,6 @@
 """The HTTP application as Ray Serve's deployments: every verb in one of them (fused), or one a verb (split)."""
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -163,7 +162,7 @@ def _from_shelf(threads: int) -> Callable[[Edition], Awaitable[Backend]]:
 
 def _backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
     device = "cuda" if ray.get_gpu_ids() else "cpu"  # torch sees GPUs too that others share out among themselves
-    return BundleBackend(dataclasses.replace(bundle, codec=bundle.codec.to(device)), on_batch)
+    return BundleBackend(bundle.to(device), on_batch)
 
 
 class _Verbs:

@@ -25,9 +25,9 @@ from lbae.distributed.probe import reached
 from lbae.distributed.session import (
     RUNS_A_NETWORK,
     actor_pool,
-    cluster_cpus,
     cluster_gpus,
     cluster_nodes,
+    network_cpus,
     node_cpus,
     session,
 )
@@ -145,24 +145,24 @@ def _precision(out: str) -> Precision:
     """
     if (found := assembly.precision(out)) is not None:
         return found
-    _, gpus = actor_pool(cluster_cpus(), cluster_gpus())
+    _, gpus = actor_pool(network_cpus(), cluster_gpus())
     if not gpus:
         return best_precision(torch.device("cpu"))
     return ray.get(ray.remote(best_precision).options(num_gpus=gpus).remote(torch.device("cuda")))
 
 
 def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Dataset:
-    cpus = cluster_cpus()
-    most, gpus = actor_pool(cpus, cluster_gpus())
+    cpus, gpus = network_cpus(), cluster_gpus()
+    most, share = actor_pool(cpus, gpus)
     actors = min(most, len(shards))
-    threads = max(1, min(cpus // actors, node_cpus()))
+    threads = max(1, min(cpus // actors, node_cpus(min(1, gpus))))
     return over(
         shards,
         _Encoder,
         fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": threads},
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
-        num_gpus=gpus or None,
+        num_gpus=share or None,
         runtime_env=RUNS_A_NETWORK,
     )
 
@@ -185,7 +185,7 @@ class _Encoder:
     def __init__(self, model: str, out: str, keep_images: bool, precision: Precision, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.codec = load_model(model, precision, torch.device(device))
-        self.model = load_network(model)[2].fingerprint
+        self.model = artifact.read_manifest(model).fingerprint
         self.out, self.keep_images = out, keep_images
         self.made = {
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

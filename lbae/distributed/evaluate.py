@@ -22,9 +22,10 @@ from lbae.report import evaluation, evaluation_page
 from lbae.report.classifier import SETTINGS, Classifier
 from lbae.report.evaluation import ACCURACY, EDITS, PRIORS, Features, Findings, Inputs, Settings
 from lbae.report.features import check_count, chosen_metrics
+from lbae.report.inception import load_inception
 from lbae.report.looks import Extractor, Looker
 from lbae.report.pixels import load_lpips
-from lbae.report.references import Cache, Reference, decoded
+from lbae.report.references import Cache, Reference, decoding
 from lbae.report.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, VERSION, Rules, Stream
 
 
@@ -135,7 +136,7 @@ def _find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: fl
     runs_on = hardware()
     same = {"networks": networks, "rules": settings.protocol, **runs_on}
     made_of = {
-        name: decoded(source, bundle.codec.config) | {"role": name, "rows": rows[name], **same}
+        name: decoding(source, bundle.codec.config) | {"role": name, "rows": rows[name], **same}
         for name, source in sources.items()
     }
     streams, references = _look(looker, sources, made_of, cache)
@@ -174,7 +175,7 @@ def _classifier(inputs: Inputs, cache: Cache, left_out: dict[str, str]) -> tuple
     if inputs.train is None:
         return None, {}
     config = inputs.bundle.codec.config
-    made_of = decoded(inputs.train, config) | SETTINGS
+    made_of = decoding(inputs.train, config) | SETTINGS
     if found := cache.classifier(made_of):
         return found[0], {"classifier": found[1]}
     trained = trained_classifier(inputs.train, config)
@@ -189,8 +190,6 @@ def _extractor(
 ) -> Extractor:
     """The network whose features are compared; Inception's fingerprint joins those of the networks."""
     if features == "inception":
-        from lbae.report.inception import load_inception
-
         extractor, networks["inception"] = load_inception()
         return extractor
     if classifier is None:

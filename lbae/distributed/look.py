@@ -8,7 +8,7 @@ import ray.data
 import torch
 
 from lbae.core.codec import best_precision
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, network_device, node_cpus
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_gpus, network_cpus, network_device, node_cpus
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io.source import Shard, Source, spread
 from lbae.report.features import drawn_rows
@@ -54,8 +54,9 @@ def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, S
 
 
 def _pool(looker: ray.ObjectRef, tasks: list[tuple[Any, ...]]) -> ray.data.Dataset:
-    actors, (device, share) = actor_pool(cluster_cpus(), cluster_gpus())[0], network_device()
-    threads = max(1, min(cluster_cpus() // actors, node_cpus()))
+    cpus, gpus = network_cpus(), cluster_gpus()
+    actors, (device, share) = actor_pool(cpus, gpus)[0], network_device()
+    threads = max(1, min(cpus // actors, node_cpus(min(1, gpus))))
     return over(
         tasks,
         _Looks,

@@ -40,7 +40,7 @@ class Subset:
 def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
     """A uniform subset of the rows, the same for any number of tasks and, as tables may be sorted by class, any order."""
     share = min(1.0, _SUBSET_ROWS / found.rows)
-    columns = list(dict.fromkeys(["key", "latent", *([by] if by else [])]))
+    columns = ["key", "latent", *([by] if by else [])]
     rows = pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in deal(found.groups)]))
     rows = rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
     return Subset(rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held=held_out(rows["key"]))
@@ -144,9 +144,7 @@ def _look(codec: Codec, latents: np.ndarray) -> np.ndarray:
     return appearance(codec.decode(latents))
 
 
-@ray.remote
-def _try_clusters(train: np.ndarray, looks: np.ndarray, held_out: np.ndarray, number: int, seed: int) -> Candidate:
-    return try_clusters(train, looks, held_out, number, seed)
+_try_clusters = ray.remote(try_clusters)
 
 
 @ray.remote

@@ -13,7 +13,7 @@ import torch
 from lbae.core.bundle import Bundle
 from lbae.core.prior import BLOCK, whole_blocks
 from lbae.distributed.probe import reached
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_cpus, cluster_gpus, session
+from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_gpus, network_cpus, session
 from lbae.distributed.tasks import answered, outcomes, over
 from lbae.io import artifact, image_table
 from lbae.io.bundle import load_bundle
@@ -68,7 +68,7 @@ def sample_table(
 def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]) -> Iterator[tuple[ImagePart, int]]:
     """Parts as they are written, and the tries that their latents took."""
     count = -(-num // _PART_ROWS)
-    actors, gpus = actor_pool(cluster_cpus(), cluster_gpus())
+    actors, gpus = actor_pool(network_cpus(), cluster_gpus())
     written = over(
         range(count),
         _Sampler,

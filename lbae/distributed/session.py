@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae import log
@@ -49,7 +49,7 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
         if gpus is not None:
             wait_for_gpus(gpus)
         yield
-    except RayTaskError as error:
+    except RayError as error:
         raise root_cause(error) from error
     finally:
         if not joined:
@@ -57,14 +57,19 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
 
 
 def root_cause(error: BaseException) -> LbaeError:
-    """The package's own error inside one that passed through Ray, or its innermost message on one line."""
+    """The package's own error inside one that passed through Ray, or a line of the innermost message.
+
+    The last one, of a traceback the error; the first one where hints follow it, as of CUDA and of Ray's watch over memory.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, LbaeError) and not isinstance(seen, RayTaskError):
             return seen
-        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
-    text = str(error).strip()
-    return LbaeError(text.splitlines()[-1] if text else repr(error))
+        inner = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None)  # of Ray's tasks, of Ray Train's workers
+        error, seen = seen, inner or seen.__cause__
+    lines = str(error).strip().splitlines() or [repr(error)]
+    hints_follow = isinstance(error, OutOfMemoryError) or lines[0].startswith("CUDA error")
+    return LbaeError(lines[0] if hints_follow else lines[-1])
 
 
 def cluster_cpus() -> int:
@@ -76,6 +81,13 @@ def node_cpus(gpus: int = 0) -> int:
     """Whole CPUs of the largest node with as many GPUs or more, at least 1."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max([1, *(int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus)])
+
+
+def network_cpus() -> int:
+    """Whole CPUs of the nodes that have GPUs, if any has, else of all: of those on which actors run a network."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU", 0)]
+    return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes))
 
 
 def own_cpus() -> int:
@@ -133,7 +145,7 @@ def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
 
 def network_device() -> tuple[str, float]:
     """Kind of device on which actors and tasks run a network, and each one's share of a GPU."""
-    share = actor_pool(cluster_cpus(), cluster_gpus())[1]
+    share = actor_pool(network_cpus(), cluster_gpus())[1]
     return "cuda" if share else "cpu", share
 
 

@@ -24,7 +24,6 @@ from lbae.distributed.session import (
     RUNS_A_NETWORK,
     cluster_cpus,
     cluster_gpus,
-    cluster_nodes,
     root_cause,
     session,
     start_meter,
@@ -122,9 +121,10 @@ def train(
         count = workers or before.get("workers") or max(1, cluster_gpus())
         chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
         run = {"workers": count, "feed": chosen_feed}
-        _check_workers(count, min_workers, config)
+        _check_workers(count, min_workers, config, chosen_feed)
         if overwrite or not finished:
-            wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", "lower --workers")
+            remedy = "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
+            wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
         place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
         if done := artifact.finished(*place):
             return done
@@ -169,20 +169,34 @@ def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
 
 def _feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
     """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and the sizes."""
-    size, nodes = images.rows * math.prod(config.model.image_shape), cluster_nodes()
-    memory = ray.cluster_resources().get("memory", 0) * min(workers, nodes) / nodes
+    size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
     if asked == "streaming" or (asked == "auto" and size > _RESIDENT_SHARE * memory):
         return "streaming", sizes
     return "resident", sizes
 
 
-def _check_workers(count: int, least: int | None, config: Config) -> None:
-    """UserError when the batch cannot be shared by the workers, or when the least is more than all."""
+def _workers_memory(workers: int) -> float:
+    """Bytes of the nodes that hold the workers: as few as can, for Ray Train packs them."""
+    kind, memory, room = ("GPU" if cluster_gpus() else "CPU"), 0.0, 0.0
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for node in sorted(nodes, key=lambda node: -node.get(kind, 0)):
+        if room < workers:
+            room, memory = room + node.get(kind, 0), memory + node.get("memory", 0)
+    return memory
+
+
+def _check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
+    """UserError when the batch cannot be shared by the workers, the least is more than all, or none could decode."""
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
     if least is not None and least > count:
         raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
+    if least not in (None, count) and feed == "streaming" and not cluster_gpus():
+        raise UserError(
+            f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start later take the"
+            " CPUs that decode the stream; give --feed resident, or leave --min-workers out"
+        )
 
 
 def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
@@ -222,6 +236,8 @@ def _run(
     images, config = settings.source, settings.config
     filesystem, place = arrow_filesystem(folder)
     os.environ.setdefault(*_LOOKS)
+    elastic = isinstance(scaling.num_workers, tuple)  # then nodes are meant to be lost
+    restarts = max(_RESTARTS, config.train.epochs) if elastic else _RESTARTS
     trainer = _Trainer(
         work,
         train_loop_config={"settings": settings},
@@ -233,7 +249,7 @@ def _run(
             storage_filesystem=filesystem,
             worker_runtime_env=RUNS_A_NETWORK,
             callbacks=[_NoRestart(settings.meter)],
-            failure_config=ray.train.FailureConfig(max_failures=_RESTARTS, controller_failure_limit=_STARTS),
+            failure_config=ray.train.FailureConfig(max_failures=restarts, controller_failure_limit=_STARTS),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"
             ),

@@ -12,8 +12,8 @@ _IDENTITY = "run.json"
 
 def storage_of(asked: str | None, out: str) -> str:
     """Where checkpoints go; UserError when that is the output or in it, which is cleared when a run begins."""
-    place, published = absolute(asked or f"{absolute(out)}-checkpoints"), absolute(out)
-    if f"{place}/".startswith(f"{published}/"):
+    place = absolute(asked or f"{absolute(out)}-checkpoints")
+    if resolve(out).holds(resolve(place)):
         raise UserError(f"storage {asked} lies in the output {out}; give a folder of its own, or leave --storage out")
     return place
 

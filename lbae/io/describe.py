@@ -51,8 +51,8 @@ def describe(uri: str) -> dict[str, Any]:
 
 def _bits_of_latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
-    parts = [latent_table.packed_latents(table.read(part, ["latent"])) for part in table.parts[:_SAMPLE_PARTS]]
-    packed = np.concatenate(parts)
+    groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
+    packed = np.concatenate([latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])])
     return _bits(moment_sums(packed, table.latent_dim))
 
 

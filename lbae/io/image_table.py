@@ -1,6 +1,6 @@
 """Writing image tables: Parquet with an ``image`` column in the layout of the Hugging Face hub."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,9 @@ def rows_of(table: pa.Table) -> Iterator[bytes]:
 
 
 def publish_parts(
-    out: str, parts: Iterable[ImagePart], *, parents: dict[str, str], config: dict[str, Any], result: dict[str, Any]
+    out: str, parts: Sequence[ImagePart], *, parents: dict[str, str], config: dict[str, Any], result: dict[str, Any]
 ) -> dict[str, Any]:
     """Publish the image table that consists of these parts."""
-    parts = list(parts)
     digest = RowDigest(sum(part.digest for part in parts) % 2**256)
     return publish(
         out,

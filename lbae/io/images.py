@@ -1,6 +1,7 @@
 """Image files to uint8 arrays of a model's content size, arrays to PNG, and pictures made of many images."""
 
 import io
+import posixpath
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from lbae.errors import UserError
 
 _BACKGROUND = 255
 _OVERSAMPLING = 2
+_FRAME_MS = 80  # of an animation
 _SOS = b"\xff\xda"  # starts a scan of a JPEG; in the scans themselves a byte 0 or the mark of a restart follows every 0xff
 # Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels and 16 ms.
 # Encoders write about ten. The rest leaves room for pictures in the metadata and for the film behind a phone's photograph,
@@ -115,12 +117,12 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
     return encode_image(image, "png")
 
 
-def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4, frame_ms: int = 80) -> bytes:
+def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
     """Frames as a lossless animation that runs there and back for ever, enlarged ``scale`` times without smoothing."""
     large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
     first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
     buffer = io.BytesIO()
-    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=frame_ms, loop=0, lossless=True)
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, lossless=True)
     return buffer.getvalue()
 
 
@@ -144,7 +146,7 @@ def square_grid(images: UInt8[np.ndarray, "K H W C"]) -> UInt8[np.ndarray, "GH G
 
 def is_picture(uri: str) -> bool:
     """Whether an output URI names one PNG; UserError for another image suffix."""
-    suffix = uri.rsplit("/", 1)[-1].rpartition(".")[2].lower() if "." in uri.rsplit("/", 1)[-1] else ""
-    if suffix in ("jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"):
+    suffix = posixpath.splitext(uri)[1].lower()
+    if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
         raise UserError(f"pictures are written as PNG; name the output *.png instead of {uri}")
-    return suffix == "png"
+    return suffix == ".png"

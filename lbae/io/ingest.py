@@ -35,7 +35,7 @@ def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
 
 def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
     """Half of the SHA-256 of every image of a shard, type S16; what has no bytes is told apart by its key."""
-    # Not the 64 bits of ``row_digests``: what those confuse is miscounted, what these confuse is lost.
+    # Not the 64 bits of ``file_digests``: what those confuse is miscounted, what these confuse is lost.
     found = (
         hashlib.sha256(data or key.encode()).digest()[:16]
         for batch in read_batches(shard)

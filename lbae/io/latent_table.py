@@ -50,9 +50,8 @@ def latent_part(
     latent = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(packed), [None, pa.py_buffer(np.ascontiguousarray(packed))]
     )
-    taken = {"key": keys, "latent": latent}
-    rest = {name: columns[name] for name in columns.column_names if name not in taken}
-    part = pa.table({**taken, **rest})
+    rest = {name: columns[name] for name in columns.column_names}
+    part = pa.table({"key": keys, "latent": latent, **rest})
     metadata = {
         "lbae.format_version": str(FORMAT_VERSION),
         "lbae.latent_dim": str(latent_dim),
@@ -151,7 +150,7 @@ class LatentTable:
         return pa.schema([pa.field(field.name, field.type) for field in self.schema() if field.name not in own])
 
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
-        """One part, with the errors of :meth:`batches`."""
+        """One part; UserError when it is damaged, of another width or of another model."""
         with self._open(part) as file:
             return file.read(columns=columns)
 

@@ -161,10 +161,10 @@ def bytes_or_none(location: Location) -> bytes | None:
         return None
 
 
-def row_digests(rows: pa.Table) -> UInt64[np.ndarray, "K"]:
-    """A number for the bytes of every image of :func:`read_shard`, by which equal files are found."""
-    digests = (hashlib.sha256(data or b"").digest() for data in rows["bytes"].to_pylist())
-    return np.fromiter((int.from_bytes(d[:8]) for d in digests), dtype=np.uint64, count=len(rows))
+def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
+    """A number for the bytes of every image of :func:`read_shard` that has any, by which equal files are found."""
+    digests = [hashlib.sha256(data).digest() for data in rows["bytes"].to_pylist() if data]
+    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
 
 def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:

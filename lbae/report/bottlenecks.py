@@ -27,7 +27,7 @@ _ROWS, _BATCH = 60_000, 256
 Images = UInt8[np.ndarray, "K H W C"]
 
 
-def sample_distances(models: Mapping[str, str], data: str, train_data: str, seed: int = 0) -> dict[str, float]:
+def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> dict[str, float]:
     """Fréchet classifier distances to test images of as many samples of every model, by the models' names.
 
     UserError when models make images of different shapes, training images have no labels, or there are too few images.
@@ -42,11 +42,12 @@ def sample_distances(models: Mapping[str, str], data: str, train_data: str, seed
     examples = read_examples(spread(train.shards, _ROWS), config)
     if isinstance(examples, str):
         raise UserError(f"a classifier of the training images needs labels or attributes; {train_data} has {examples}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = train_classifier(
-        examples, epochs=SETTINGS["epochs"], least_steps=SETTINGS["least_steps"], seed=SETTINGS["seed"]
+        examples, epochs=SETTINGS["epochs"], least_steps=SETTINGS["least_steps"], seed=SETTINGS["seed"], device=device
     )
     reference = _sums(classifier, (part.images for part in decode_every(test, config)))
-    made = {name: _samples(network, examples.images, reference.count, seed) for name, network in networks.items()}
+    made = {name: _samples(network, examples.images, reference.count) for name, network in networks.items()}
     apart = {name: distances(reference, _sums(classifier, samples), ("frechet",)) for name, samples in made.items()}
     return {name: round(found["frechet"], 4) for name, found in apart.items()}
 
@@ -59,11 +60,11 @@ def _sums(classifier: Classifier, batches: Iterator[Images]) -> FeatureSums:
 
 
 @torch.inference_mode()
-def _samples(network: LatentBernoulliAutoencoder, training: Images, count: int, seed: int) -> Iterator[Images]:
+def _samples(network: LatentBernoulliAutoencoder, training: Images, count: int) -> Iterator[Images]:
     """New images by a Gaussian of the training images' codes."""
     config = network.config
     chunks = torch.split(torch.from_numpy(training), _BATCH)
     codes = np.concatenate([network.encode(to_network(chunk, config)).numpy() for chunk in chunks])
-    drawn = torch.from_numpy(draw_codes(config.bottleneck, codes, count, seed))
+    drawn = torch.from_numpy(draw_codes(config.bottleneck, codes, count, seed=0))
     for chunk in torch.split(drawn, _BATCH):
         yield from_network(network.decode_logits(chunk), config).numpy()

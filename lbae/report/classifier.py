@@ -162,18 +162,17 @@ def train_classifier(
     epochs: int,
     least_steps: int,
     seed: int,
+    device: str,
     on_epoch: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Classifier:
-    """A classifier of the attributes, on a GPU when there is one, trained for more epochs where these have few steps.
+    """A classifier of the attributes, trained on that device, for more epochs where these have few steps.
 
     Half of the batches of colour images are mirrored. ``on_epoch`` hears of epochs done and in all, and the mean loss.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     images, flip = examples.images, examples.images.shape[3] == 3
-    network = Classifier(images.shape[3], examples.attributes, examples.unusable)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    device = network.head.weight.device
+    network = Classifier(images.shape[3], examples.attributes, examples.unusable).to(device)
     present, absent = (torch.from_numpy(x).float().to(device) for x in (examples.present, examples.absent))
     steps = max(1, len(images) // _BATCH)
     epochs = max(epochs, -(-least_steps // steps))

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int8, UInt8
 
 from lbae.core.baselines import paper_edit
 from lbae.core.bundle import Bundle
-from lbae.core.editing import edit
+from lbae.core.editing import edit, has_unit_vectors
 from lbae.report.classifier import Classifier
 
 METHODS = ("bits", "hyperplane", "paper")
@@ -60,8 +60,9 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
     lifted = bundle.attributes.lifted
     left = [[names[i] for i in classes if i != index and has[i] and names[i] in lifted] for has in had]
     facts, pictures = {}, [images[:SHOWN]]
+    possible = {"paper": value, "hyperplane": has_unit_vectors(bundle.attributes, bundle.normals)}
     for method in METHODS:
-        if (method == "paper" and not value) or (method == "hyperplane" and not edits_by_hyperplane(bundle)):
+        if not possible.get(method, True):
             continue
         asked = [([attribute], unset) if value else ([], [attribute]) for unset in left]
         every = zip(latents[:, None], asked, strict=True)
@@ -77,11 +78,6 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
         }
         pictures.append(after[:SHOWN])
     return Edits(attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures))
-
-
-def edits_by_hyperplane(bundle: Bundle) -> bool:
-    """Whether a bundle has unit vectors of its attributes to move across; older ones have not."""
-    return len(bundle.normals.factor) == 1 + bundle.normals.latent_dim + len(bundle.attributes.names)
 
 
 def _edited(

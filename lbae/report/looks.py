@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, UInt8
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from lbae.core.bundle import Bundle
@@ -20,7 +20,7 @@ from lbae.core.packing import pack, unpack
 from lbae.core.prior import BLOCK, Prior
 from lbae.io.attributes import can_hold, indicators
 from lbae.io.decode import Decoded, decode_rows
-from lbae.io.source import Shard, read_shard, row_digests
+from lbae.io.source import Shard, file_digests, read_shard
 from lbae.report.classifier import Classifier
 from lbae.report.features import drawn_rows
 from lbae.report.pixels import pixel_sums
@@ -135,8 +135,3 @@ def _places(rows: pa.Table, decoded: Decoded, start: int) -> Int64[np.ndarray, "
     bad = pc.is_in(rows["key"], value_set=decoded.quarantine["key"].combine_chunks()).to_numpy()
     places: np.ndarray = start + np.flatnonzero(~bad)
     return places
-
-
-def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
-    """:func:`lbae.io.source.row_digests` of the rows that have any bytes."""
-    return row_digests(rows.filter(pc.greater(pc.binary_length(rows["bytes"]), 0)))

@@ -18,6 +18,7 @@ from lbae.io.model import load_model
 from lbae.io.plan import plan
 from lbae.io.source import Source
 from lbae.io.storage import readable
+from lbae.report.rates import psnr
 
 _COLUMNS = 16
 _SHOWN = 2 * _COLUMNS
@@ -58,7 +59,7 @@ def reconstructions(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, dic
     columns = min(_COLUMNS, len(images))
     picture = grid(np.concatenate([row[:columns] for row in rows]), columns)
     mse = float((error**2).mean())
-    return picture, {"images": len(images), "mse": round(mse, 6), "psnr_db": round(-10 * float(np.log10(mse)), 2)}
+    return picture, {"images": len(images), "mse": round(mse, 6), "psnr_db": round(psnr(mse), 2)}
 
 
 def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

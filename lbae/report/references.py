@@ -25,7 +25,7 @@ from lbae.report.streams import VERSION
 Facts = Mapping[str, Any]
 
 
-def decoded(source: Source, config: ModelConfig) -> dict[str, Any]:
+def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
     """All that a source's images depend on as they are decoded for a bundle, and the version of the protocols."""
     versions = {name: importlib.metadata.version(name) for name in ("pillow", "torch")}
     return {"version": VERSION, "data": source.fingerprint, "shape": list(config.image_shape), **versions}

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from lbae.config import ModelConfig
-from lbae.core.packing import check_packed, packed_width, unpack
+from lbae.core.packing import packed_width, unpack
 from lbae.io.images import ImageError, decode_image
 from lbae.web.errors import RequestError
 from lbae.web.requests import MAX_ITEMS, Fields, WithFiles
@@ -41,7 +40,8 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         try:
             return model.model_validate(fields)
         except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False, include_context=False)) from error
+            first = error.errors()[0]
+            raise RequestError(422, first["msg"], ".".join(map(str, first["loc"])) or None) from error
 
     return read
 
@@ -83,12 +83,10 @@ def latent_of(text: str, latent_dim: int, param: str | None = None) -> np.ndarra
     data = _bytes_of(text, param)
     if len(data) != packed_width(latent_dim):
         raise RequestError(422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param)
-    packed = np.frombuffer(data, dtype=np.uint8)[None]
     try:
-        check_packed(packed, latent_dim)
+        return unpack(np.frombuffer(data, dtype=np.uint8)[None], latent_dim)[0]
     except ValueError as error:
         raise RequestError(422, str(error), param) from error
-    return unpack(packed, latent_dim)[0]
 
 
 def _bytes_of(text: str, param: str | None) -> bytes:

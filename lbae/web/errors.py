@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -55,13 +54,6 @@ def handle_errors(app: FastAPI) -> None:
     def refused(request: Request, error: HTTPException) -> JSONResponse:
         content = body(error.status_code, str(error.detail), getattr(error, "param", None))
         return JSONResponse(content, error.status_code, headers=error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        status = 400 if first["type"] == "json_invalid" else 422
-        return JSONResponse(body(status, first["msg"], ".".join(place) or None), status)
 
     @app.exception_handler(UserError)
     def senseless(request: Request, error: UserError) -> JSONResponse:

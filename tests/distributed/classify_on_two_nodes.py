@@ -11,18 +11,23 @@ from ray.cluster_utils import Cluster
 
 from lbae.config import ModelConfig
 from lbae.distributed.classifier import trained_classifier
-from lbae.distributed.session import node_cpus
+from lbae.distributed.session import network_cpus, node_cpus
+from lbae.distributed.train import _workers_memory
 from lbae.io.plan import plan
 
 
 def main(data: str) -> None:
     """Start the nodes and train."""
-    memory = {"object_store_memory": 2**28}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, **memory, "include_dashboard": False})
-    cluster.add_node(num_cpus=2, num_gpus=1, **memory)
+    options = {"object_store_memory": 2**28}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, **options, "include_dashboard": False})
+    cluster.add_node(num_cpus=2, num_gpus=1, **options)
     ray.init(address=cluster.address, log_to_driver=False)
     trained = trained_classifier(plan(data), ModelConfig(image_size=32, padding=2, image_channels=1))
-    print(json.dumps({"cpus": [node_cpus(), node_cpus(1)], "columns": [column for column, _ in trained.columns]}))
+    cpus = [node_cpus(), node_cpus(1), network_cpus()]
+    (memory,) = (node["Resources"]["memory"] for node in ray.nodes() if "GPU" in node["Resources"])
+    of_one_node = _workers_memory(1) == memory < _workers_memory(2) == ray.cluster_resources()["memory"]
+    columns = [column for column, _ in trained.columns]
+    print(json.dumps({"cpus": cpus, "columns": columns, "workers_memory_is_of_one_node": of_one_node}))
     ray.shutdown()
     cluster.shutdown()
 

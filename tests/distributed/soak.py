@@ -73,7 +73,7 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
         await asyncio.sleep(max(0, started + when * seconds - time.monotonic()))
         if bundle:
             await asyncio.to_thread(swap, bundle)
-        elif name := kill():
+        elif name := await asyncio.to_thread(kill):  # losing a node takes seconds, in which the clients are to go on
             killed.append(name)
 
 

@@ -257,6 +257,8 @@ def test_describe_names_kind_lineage_and_bits(pipeline):
 
 def test_the_root_cause_is_one_line():
     assert str(root_cause(ValueError("Traceback:\n  File x\nboom"))) == "boom"
+    hinted = RuntimeError("CUDA error: no kernel image\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n")
+    assert str(root_cause(hinted)) == "CUDA error: no kernel image"
     user = UserError("mine")
     assert root_cause(RuntimeError("outer")).exit_code == 1
     wrapped = RuntimeError("outer")

@@ -21,6 +21,7 @@ from lbae.distributed.scan import scan
 from lbae.distributed.sums import Spent, deal, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError
 from lbae.io.artifact import read_manifest
+from lbae.io.describe import describe
 from lbae.io.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
 from lbae.io.moments import load_group, load_moments
 from tests.conftest import write_latents, write_packed
@@ -213,6 +214,9 @@ def test_damage_is_named_and_nothing_is_published(latents, tmp_path, how, messag
     with pytest.raises(UserError, match=message):
         reduce(latents=latents, out=str(tmp_path / "m"), unique=how == "a key twice")
     assert not (tmp_path / "m" / "manifest.json").exists()
+    if how == "padding bits":
+        with pytest.raises(UserError, match=message):
+            describe(latents)
 
 
 @pytest.mark.slow

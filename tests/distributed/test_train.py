@@ -34,6 +34,7 @@ from lbae.config import ModelConfig
 from lbae.core.network import LatentBernoulliAutoencoder
 from lbae.distributed.stream import Stream
 from lbae.distributed.train import _explained, train
+from lbae.distributed.worker import _final
 from lbae.errors import LbaeError, UserError
 from lbae.io.model import load_network, save_model
 from lbae.io.storage import resolve
@@ -148,6 +149,12 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
     assert not overwrite or load_network(out), "what was refused has replaced nothing"
 
 
+def test_workers_that_come_and_go_leave_cpus_to_those_that_decode(ray_session, tmp_path, digits):
+    options = {**SMALL, "workers": 4, "min_workers": 1, "feed": "streaming"}
+    with pytest.raises(UserError, match="min_workers is 1 of 4 and the feed is streaming"):
+        train(data=str(digits), out=str(tmp_path / "m"), **options)
+
+
 @pytest.mark.slow
 def test_a_run_is_begun_anew_continued_or_found_finished(finished):
     """Also by a cluster of another size, and with --overwrite, which begins anew what was finished only."""
@@ -234,6 +241,16 @@ def test_what_ends_ray_trains_controller_is_named(error, message):
     """As it arrives from the controller's process; only workers that do not start are tried for again."""
     arrived = pickle.loads(pickle.dumps(error))
     assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
+
+
+def test_what_a_storage_may_mend_is_not_told_as_the_end():
+    mine, stored = UserError("no images"), LbaeError("s3://bucket/m cannot be read")
+    stored.__cause__ = OSError("slow down")
+    assert _final(mine, "/s") is mine
+    assert _final(stored, "/s") is None
+    assert _final(OSError(errno.EIO, "Input/output error"), "/s") is None
+    assert "is full" in str(_final(FULL, "/s"))
+    assert str(_final(FloatingPointError("training loss became nan"), "/s")) == "training loss became nan"
 
 
 @pytest.mark.parametrize(

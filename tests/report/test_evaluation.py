@@ -283,7 +283,8 @@ def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_p
     command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(tmp_path / "few.parquet")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"cpus": [3, 2], "columns": ["label"]}
+    facts = {"cpus": [3, 2, 2], "columns": ["label"], "workers_memory_is_of_one_node": True}
+    assert json.loads(done.stdout.splitlines()[-1]) == facts
 
 
 @pytest.mark.slow

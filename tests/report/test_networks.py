@@ -39,7 +39,7 @@ def squares(tmp_path):
 
 def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path):
     assert [a.name for a in squares.attributes] == ["kind=k0", "kind=k1", "kind=k2", "light"]
-    network = train_classifier(squares, epochs=1, least_steps=80, seed=0)
+    network = train_classifier(squares, epochs=1, least_steps=80, seed=0, device="cpu")
     features = network.features(squares.images)
     has = network.decide(features)
     assert (has[:, :3].sum(axis=1) == 1).all()
@@ -96,7 +96,7 @@ def test_columns_that_make_no_attributes_are_named_and_hinder_no_others(tmp_path
     image_table(tmp_path / "a.parquet", [blank] * 201, **columns, light=[True, False, None] * 67)
     found = read_examples(plan(str(tmp_path)).shards, CONFIG)
     assert [a.name for a in found.attributes] == ["light"]
-    network = train_classifier(found, epochs=1, least_steps=1, seed=0)
+    network = train_classifier(found, epochs=1, least_steps=1, seed=0, device="cpu")
     assert found.unusable == network.unusable == from_weights(*to_weights(network)).unusable
     assert found.unusable == {"name": "more than 200 values", "cluster": mixed}
 
