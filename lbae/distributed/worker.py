@@ -78,12 +78,12 @@ def work(loop: dict[str, Settings]) -> None:
 def _final(error: Exception, place: str) -> LbaeError | None:
     """What to tell of an error, if starting again would not mend it.
 
-    An error of this package that comes from another one is mostly a storage's, which may answer next time.
+    An error of this package that comes from another one, and is no user's mistake, is a storage's: it may answer next time.
     """
     if isinstance(error, FloatingPointError):
         return LbaeError(str(error))
     if isinstance(error, LbaeError):
-        return None if error.__cause__ else error
+        return None if error.__cause__ and not isinstance(error, UserError) else error
     return no_room(error, place)
 
 

@@ -246,7 +246,9 @@ def test_what_ends_ray_trains_controller_is_named(error, message):
 def test_what_a_storage_may_mend_is_not_told_as_the_end():
     mine, stored = UserError("no images"), LbaeError("s3://bucket/m cannot be read")
     stored.__cause__ = OSError("slow down")
-    assert _final(mine, "/s") is mine
+    damaged = UserError("a.parquet cannot be read as Parquet")
+    damaged.__cause__ = OSError("no magic bytes")
+    assert [_final(error, "/s") for error in (mine, damaged)] == [mine, damaged]
     assert _final(stored, "/s") is None
     assert _final(OSError(errno.EIO, "Input/output error"), "/s") is None
     assert "is full" in str(_final(FULL, "/s"))
