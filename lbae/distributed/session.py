@@ -77,17 +77,20 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def nodes() -> list[dict[str, float]]:
+    """Resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def node_cpus(gpus: int = 0) -> int:
     """Whole CPUs of the largest node with as many GPUs or more, at least 1."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return max([1, *(int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus)])
+    return max([1, *(int(node.get("CPU", 0)) for node in nodes() if node.get("GPU", 0) >= gpus)])
 
 
 def network_cpus() -> int:
     """Whole CPUs of the nodes that have GPUs, if any has, else of all: of those on which actors run a network."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    with_gpus = [node for node in nodes if node.get("GPU", 0)]
-    return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes))
+    with_gpus = [node for node in nodes() if node.get("GPU", 0)]
+    return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes()))
 
 
 def own_cpus() -> int:
@@ -151,7 +154,7 @@ def network_device() -> tuple[str, float]:
 
 def cluster_nodes() -> int:
     """Nodes of the cluster that are alive."""
-    return sum(node["Alive"] for node in ray.nodes())
+    return len(nodes())
 
 
 @ray.remote(num_cpus=0)

@@ -24,6 +24,7 @@ from lbae.distributed.session import (
     RUNS_A_NETWORK,
     cluster_cpus,
     cluster_gpus,
+    nodes,
     root_cause,
     session,
     start_meter,
@@ -179,8 +180,7 @@ def _feed(images: Source, config: Config, asked: str, workers: int) -> tuple[Fee
 def _workers_memory(workers: int) -> float:
     """Bytes of the nodes that hold the workers: as few as can, for Ray Train packs them."""
     kind, memory, room = ("GPU" if cluster_gpus() else "CPU"), 0.0, 0.0
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for node in sorted(nodes, key=lambda node: -node.get(kind, 0)):
+    for node in sorted(nodes(), key=lambda node: -node.get(kind, 0)):
         if room < workers:
             room, memory = room + node.get(kind, 0), memory + node.get("memory", 0)
     return memory
