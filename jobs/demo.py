@@ -5,12 +5,12 @@ from typing import Any
 
 import lbae
 from lbae.cli import run
-from lbae.distributed.encode import encode
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
-from lbae.distributed.session import cluster_cpus, cluster_gpus, session
-from lbae.distributed.train import train
-from lbae.report.tour import write_tour
+from lbae.distributed.cluster.session import cluster_cpus, cluster_gpus, session
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.fit.components import fit
+from lbae.distributed.train.trainer import train
+from lbae.jobs.build.reduce import reduce
+from lbae.report.pages.tour import write_tour
 
 _EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, lets them be passed on
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 from lbae.cli import Names, run
-from lbae.core.editing import Method
+from lbae.core.latents.editing import Method
 from lbae.errors import UserError
-from lbae.io.bundle import load_bundle
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture
-from lbae.io.storage import resolve
-from lbae.report.pictures import load_image, strip
+from lbae.io.storage.location import resolve
+from lbae.report.figures.pictures import load_image, strip
 
 
 def edit(

@@ -1,7 +1,7 @@
 """Write any source of images as an image table, with Ray Data."""
 
 from lbae.cli import run
-from lbae.distributed.ingest import ingest
+from lbae.jobs.build.ingest import ingest
 
 if __name__ == "__main__":
     run(ingest)

@@ -6,10 +6,10 @@ import numpy as np
 
 from lbae.cli import Names, run
 from lbae.errors import UserError
-from lbae.io.bundle import load_bundle
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, encode_webp
-from lbae.io.storage import resolve
-from lbae.report.pictures import load_image, strip
+from lbae.io.storage.location import resolve
+from lbae.report.figures.pictures import load_image, strip
 
 
 def interpolate(*, bundle: str, source: str, target: str, out: str, via: Names = (), steps: int = 10) -> dict[str, Any]:

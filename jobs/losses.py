@@ -1,7 +1,7 @@
 """Draw the losses of several models over epochs in one figure."""
 
 from lbae.cli import run
-from lbae.report.losses import losses
+from lbae.jobs.inspect.losses import losses
 
 if __name__ == "__main__":
     run(losses)

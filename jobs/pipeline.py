@@ -4,16 +4,16 @@ import inspect
 from typing import Any
 
 from lbae.cli import Job, call, run
-from lbae.distributed.encode import encode
-from lbae.distributed.evaluate import evaluate
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
-from lbae.distributed.session import session
-from lbae.distributed.train import train
-from lbae.io.bundle import move_pointer
-from lbae.io.lock import locked
+from lbae.distributed.cluster.session import session
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.evaluate.evaluation import evaluate
+from lbae.distributed.fit.components import fit
+from lbae.distributed.train.trainer import train
+from lbae.io.artifacts.bundle_artifact import move_pointer
 from lbae.io.pipeline_file import read_pipeline
-from lbae.io.storage import absolute
+from lbae.io.storage.location import absolute
+from lbae.io.storage.lock import locked
+from lbae.jobs.build.reduce import reduce
 
 # With the name under which later stages ask for what this one makes.
 _STAGES: dict[str, tuple[Job, str]] = {

@@ -4,12 +4,13 @@ from typing import Any
 
 from lbae.cli import run
 from lbae.errors import UserError
-from lbae.io import artifact, image_table
-from lbae.io.bundle import load_bundle
+from lbae.io.artifacts import image_table
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture
-from lbae.io.plan import plan
-from lbae.io.storage import resolve
-from lbae.report.pictures import load_images, reconstructions
+from lbae.io.sources.plan import plan
+from lbae.io.storage.location import resolve
+from lbae.report.figures.pictures import load_images, reconstructions
 
 
 def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: bool = False) -> dict[str, Any]:

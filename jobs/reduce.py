@@ -1,7 +1,7 @@
 """Reduce a latent table to exact moment sums."""
 
 from lbae.cli import run
-from lbae.distributed.reduce import reduce
+from lbae.jobs.build.reduce import reduce
 
 if __name__ == "__main__":
     run(reduce)

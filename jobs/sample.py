@@ -4,9 +4,9 @@ from typing import Any
 
 from lbae.cli import Names, run
 from lbae.errors import UserError
-from lbae.io.bundle import load_bundle
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture, square_grid
-from lbae.io.storage import resolve
+from lbae.io.storage.location import resolve
 
 
 def sample(

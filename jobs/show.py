@@ -4,11 +4,11 @@ from typing import Any
 
 from lbae.cli import run
 from lbae.errors import UserError
-from lbae.io import latent_table
-from lbae.io.describe import describe
+from lbae.io.artifacts import latent_table
+from lbae.io.artifacts.describe import describe
 from lbae.io.images import encode_png
-from lbae.io.storage import resolve
-from lbae.report.pictures import portrait
+from lbae.io.storage.location import resolve
+from lbae.report.figures.pictures import portrait
 
 
 def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:

@@ -10,18 +10,18 @@ __version__ = "0.1.0"
 __all__ = ["load_bundle", "load_model"]
 
 if TYPE_CHECKING:
-    from lbae.io.bundle import load_bundle
-    from lbae.io.model import load_model
+    from lbae.io.artifacts.bundle_artifact import load_bundle
+    from lbae.io.artifacts.model_artifact import load_model
 
 
 def __getattr__(name: str) -> Any:
     """Resolve the public names on first use, so that ``import lbae`` stays light."""
     if name == "load_bundle":
-        from lbae.io.bundle import load_bundle
+        from lbae.io.artifacts.bundle_artifact import load_bundle
 
         return load_bundle
     if name == "load_model":
-        from lbae.io.model import load_model
+        from lbae.io.artifacts.model_artifact import load_model
 
         return load_model
     raise AttributeError(f"module 'lbae' has no attribute {name!r}")

@@ -27,9 +27,9 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from lbae.core.packing import pack
-from lbae.io import artifact
-from lbae.io.latent_table import KIND, latent_part, write_parquet
+from lbae.core.latents.packing import pack
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.latent_table import KIND, latent_part, write_parquet
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"

@@ -20,7 +20,7 @@ def job(*, with_ray: bool = False) -> dict:
     if not with_ray:
         return wait(time.sleep)
     import ray
-    from lbae.distributed.session import session
+    from lbae.distributed.cluster.session import session
     with session():
         return wait(lambda seconds: ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(seconds)).remote()))
 def wait(sleep) -> dict:

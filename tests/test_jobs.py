@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.io.artifact import read_manifest
-from lbae.io.plan import plan
-from lbae.io.source import read_shard
+from lbae.io.artifacts.output import read_manifest
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard
 from tests.conftest import Outcome, picture_size, run_job, service
 from tests.distributed.test_shelf import another
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ["", "core", "io", "report", "web", "distributed"]
+LAYERS = ["", "core", "io", "report", "web", "distributed", "jobs"]
 BANNED = {  # what a layer may not import, by the reason it exists
     "": {"ray", "torch", "numpy", "pyarrow", "PIL", "fastapi", "tyro", "rich"},
     "core": {"ray", "pyarrow", "fsspec", "s3fs", "PIL", "fastapi", "matplotlib", "safetensors", "rich"},
@@ -17,29 +17,8 @@ BANNED = {  # what a layer may not import, by the reason it exists
     "report": {"ray", "fastapi"},
     "web": {"ray"},
     "distributed": set(),
+    "jobs": set(),
 }
-# What stages stand on; they never import each other.
-SHARED = tuple(
-    f"lbae.distributed.{name}."
-    for name in (
-        *(
-            "session",
-            "connection",
-            "probe",
-            "tasks",
-            "scan",
-            "sums",
-            "partition",
-            "neighbours",
-            "classifier",
-            "look",
-            "compare",
-            "stream",
-            "worker",
-        ),
-        *("deployments", "shelf", "serve_metrics"),
-    )
-)
 MODULES = sorted((ROOT / "lbae").rglob("*.py"))
 BESIDE_THE_LAYERS = {"lbae/cli.py"}
 
@@ -47,6 +26,16 @@ BESIDE_THE_LAYERS = {"lbae/cli.py"}
 def layer(path: Path) -> str:
     parts = path.relative_to(ROOT / "lbae").parts
     return parts[0] if len(parts) > 1 else ""
+
+
+def stage_of(module: str) -> str | None:
+    """The stage that a module of the distributed layer belongs to; None for what all stages share.
+
+    A room named as a job is that job's stage. Every other room is shared.
+    """
+    package, _, rest = module.partition("lbae.distributed.")
+    room = rest.partition(".")[0]
+    return room if not package and (ROOT / "jobs" / f"{room}.py").exists() else None
 
 
 def imports(path: Path) -> list[str]:
@@ -71,12 +60,12 @@ def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
         if top == "lbae":
             target = rest.split(".")[0] if rest.split(".")[0] in LAYERS else ""
             assert LAYERS.index(target) <= LAYERS.index(mine), f"{path} imports {name}"
-        if mine == "distributed" and name.startswith("lbae.distributed."):
-            assert name.startswith(SHARED), f"{path} imports {name}"
+        if mine == "distributed" and (stage := stage_of(f"lbae.{'.'.join(path.relative_to(ROOT / 'lbae').parts)}")):
+            assert stage_of(name) in (stage, None), f"{path} imports {name}"
 
 
 def test_nothing_above_the_distributed_layer_loads_ray():
-    layers = [path for name in ("core", "io", "report", "web") for path in (ROOT / "lbae" / name).glob("*.py")]
+    layers = [path for name in ("core", "io", "report", "web") for path in (ROOT / "lbae" / name).rglob("*.py")]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in layers]
     names = [name.removesuffix(".__init__") for name in modules]
     code = f"import sys, {', '.join(names)}; assert 'ray' not in sys.modules"
@@ -84,7 +73,7 @@ def test_nothing_above_the_distributed_layer_loads_ray():
 
 
 def test_the_check_for_ray_can_fail():
-    code = "import sys, lbae.distributed.session; assert 'ray' not in sys.modules"
+    code = "import sys, lbae.distributed.cluster.session; assert 'ray' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT).returncode == 1
 
 
@@ -92,7 +81,7 @@ def test_shapes_are_checked_in_core():
     """Meta-test: the jaxtyping hook is on in this run."""
     import numpy as np
 
-    from lbae.core.packing import pack
+    from lbae.core.latents.packing import pack
 
     with pytest.raises(Exception, match="Type-check error"):
         pack(np.zeros(3, dtype=np.int8))

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from lbae.io.lock import locked
+from lbae.io.storage.lock import locked
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from lbae.core.packing import unpack
-from lbae.io.artifact import read_manifest
-from lbae.io.latent_table import packed_latents
+from lbae.core.latents.packing import unpack
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.output import read_manifest
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 from tests.distributed.test_shelf import another
 

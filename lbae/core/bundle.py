@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Int8, UInt8
 
-from lbae.core.attributes import AttributeStatistics
-from lbae.core.codec import Codec
-from lbae.core.editing import edit
-from lbae.core.interpolation import interpolate
-from lbae.core.normals import Normals
-from lbae.core.prior import Prior
+from lbae.core.latents.attribute_statistics import AttributeStatistics
+from lbae.core.latents.editing import edit
+from lbae.core.latents.interpolation import interpolate
+from lbae.core.latents.normals import Normals
+from lbae.core.network.codec import Codec
+from lbae.core.prior.prior import Prior
 
 Images = UInt8[np.ndarray, "K H W C"]
 
@@ -65,7 +65,7 @@ class Bundle:
     ) -> tuple[Images, np.ndarray]:
         """Images with attributes set and unset, and how many bits changed in each.
 
-        UserError for a method that is neither bits nor hyperplane; see :mod:`lbae.core.editing`.
+        UserError for a method that is neither bits nor hyperplane; see :mod:`lbae.core.latents.editing`.
         """
         latents = self.encode(images)
         edited = edit(self.attributes, self.normals, latents, set_, unset, strength, method)

@@ -11,15 +11,16 @@ import ray.data
 import torch
 
 from lbae.core.bundle import Bundle
-from lbae.core.prior import BLOCK, whole_blocks
-from lbae.distributed.probe import reached
-from lbae.distributed.session import RUNS_A_NETWORK, actor_pool, cluster_gpus, network_cpus, session
-from lbae.distributed.tasks import answered, outcomes, over
-from lbae.io import artifact, image_table
-from lbae.io.bundle import load_bundle
-from lbae.io.image_table import ImagePart
-from lbae.io.lock import locked
-from lbae.io.storage import absolute
+from lbae.core.prior.prior import BLOCK, whole_blocks
+from lbae.distributed.cluster.session import RUNS_A_NETWORK, actor_pool, cluster_gpus, network_cpus, session
+from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.io.artifacts import image_table
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.image_table import ImagePart
+from lbae.io.storage.location import absolute
+from lbae.io.storage.lock import locked
 from lbae.report.progress import ProgressLine
 
 _PART_ROWS = 8 * BLOCK  # what one task of a later stage reads, and what the loss of an actor costs

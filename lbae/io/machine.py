@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lbae
-from lbae.io.artifact import FORMAT_VERSION, digest
-from lbae.io.storage import resolve
+from lbae.io.artifacts.output import FORMAT_VERSION, digest
+from lbae.io.storage.location import resolve
 
 STORE_BYTES = 2 * 2**30
 """What a local Ray keeps in shared memory."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lbae.errors import UserError, unknown
-from lbae.io.storage import read_toml
+from lbae.io.storage.location import read_toml
 
 _URIS = ("data", "out", "current")
 

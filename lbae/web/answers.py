@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from fastapi import Response
 
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
-from lbae.web.errors import RequestError
-from lbae.web.requests import Picture
+from lbae.web.error_answers import RequestError
+from lbae.web.request_models import Picture
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

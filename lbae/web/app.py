@@ -12,15 +12,16 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 import lbae
 from lbae.errors import unknown
-from lbae.web import answers, document
+from lbae.web import answers
+from lbae.web import openapi_document as document
 from lbae.web.answers import check_pixels
 from lbae.web.backend import Backend
 from lbae.web.bodies import body_of, image_of, latent_of
-from lbae.web.errors import RequestError, blames, body, handle_errors
-from lbae.web.guard import DEFAULT_LIMITS, Guard, Limits, Observe
-from lbae.web.openai import add_openai
-from lbae.web.page import add_page
-from lbae.web.requests import (
+from lbae.web.error_answers import RequestError, blames, body, handle_errors
+from lbae.web.middleware import DEFAULT_LIMITS, Guard, Limits, Observe
+from lbae.web.openai_api import add_openai
+from lbae.web.page.page_routes import add_page
+from lbae.web.request_models import (
     DecodeRequest,
     EditRequest,
     EncodeRequest,

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from lbae.config import ModelConfig, Precision
-from lbae.core.attributes import leading_bits
 from lbae.core.bundle import Bundle
-from lbae.core.editing import edit
-from lbae.core.interpolation import interpolate
+from lbae.core.latents.attribute_statistics import leading_bits
+from lbae.core.latents.editing import edit
+from lbae.core.latents.interpolation import interpolate
 from lbae.errors import LbaeError
 from lbae.web.batching import Batcher
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from lbae.config import ModelConfig
-from lbae.core.packing import packed_width, unpack
+from lbae.core.latents.packing import packed_width, unpack
 from lbae.io.images import ImageError, decode_image
-from lbae.web.errors import RequestError
-from lbae.web.requests import MAX_ITEMS, Fields, WithFiles
+from lbae.web.error_answers import RequestError
+from lbae.web.request_models import MAX_ITEMS, Fields, WithFiles
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 Body = TypeVar("Body", bound=Fields)

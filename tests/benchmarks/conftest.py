@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lbae import presets
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed.encode import encode
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.fit.components import fit
+from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.images import encode_png
-from lbae.io.model import save_model
+from lbae.jobs.build.reduce import reduce
 from tests.conftest import SAMPLE, image_table
 
 ROUNDS = 7

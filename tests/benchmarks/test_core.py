@@ -6,18 +6,18 @@ import torch
 from scipy import linalg, optimize, special, stats
 
 from lbae import presets
-from lbae.core.codec import Codec, best_precision, to_network
-from lbae.core.correlation import nearest_correlation
-from lbae.core.gaussian import tetrachoric
-from lbae.core.hyperplane import gram_matrix, hyperplane_factor
-from lbae.core.kernel import moment_sums
-from lbae.core.moments import MomentSums
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.normals import Normals, pooled_factor
-from lbae.core.packing import pack
-from lbae.core.prior import BLOCK, Prior
-from lbae.core.samplers import SAMPLING_FLOOR, fit
-from lbae.core.training import Resident, initial_state, train_epoch, training_step
+from lbae.core.latents.normals import Normals, pooled_factor
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec, best_precision, to_network
+from lbae.core.network.training import Resident, initial_state, train_epoch, training_step
+from lbae.core.prior.correlation import nearest_correlation
+from lbae.core.prior.gaussian import tetrachoric
+from lbae.core.prior.hyperplane import gram_matrix, hyperplane_factor
+from lbae.core.prior.prior import BLOCK, Prior
+from lbae.core.prior.samplers import SAMPLING_FLOOR, fit
 
 N = 1500
 

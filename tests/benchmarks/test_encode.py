@@ -18,15 +18,15 @@ from ray._private.internal_api import memory_summary
 from torchvision.io import ImageReadMode, decode_image
 
 from lbae import presets
-from lbae.core.codec import Codec, best_precision
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.packing import pack
-from lbae.distributed.encode import encode
-from lbae.distributed.neighbours import nearest_in
-from lbae.io import artifact
+from lbae.core.latents.packing import pack
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec, best_precision
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.latents.neighbours import nearest_in
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.latent_table import KIND, open_latent_table, write_parquet
+from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.images import decode_image as ours
-from lbae.io.latent_table import KIND, open_latent_table, write_parquet
-from lbae.io.model import load_model, save_model
 from tests.benchmarks.conftest import smooth_images
 
 CONFIG = presets.get("cifar10")

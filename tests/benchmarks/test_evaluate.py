@@ -14,18 +14,18 @@ import ray
 import ray.data
 import torch
 
-from lbae.core.interpolation import interpolate
-from lbae.distributed.evaluate import evaluate
-from lbae.distributed.session import RUNS_A_NETWORK
-from lbae.distributed.tasks import answered, outcomes, over
-from lbae.io.bundle import load_bundle
-from lbae.io.decode import decode_every
-from lbae.io.moments import load_moments
-from lbae.io.plan import plan
-from lbae.io.storage import resolve
-from lbae.report.evaluation import make_priors
-from lbae.report.looks import Looker
-from lbae.report.references import Cache
+from lbae.core.latents.interpolation import interpolate
+from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.evaluate.evaluation import evaluate
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.moments_artifact import load_moments
+from lbae.io.sources.decode import decode_every
+from lbae.io.sources.plan import plan
+from lbae.io.storage.location import resolve
+from lbae.report.evaluation.findings import make_priors
+from lbae.report.evaluation.looker import Looker
+from lbae.report.evaluation.references import Cache
 from tests.benchmarks.conftest import untrained
 from tests.conftest import SAMPLE
 

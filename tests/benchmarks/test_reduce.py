@@ -13,12 +13,12 @@ import pytest
 import ray
 import torch
 
-from lbae.core.kernel import BLOCK_ROWS, moment_sums
-from lbae.core.moments import MomentSums
-from lbae.core.packing import packed_width, unpack
-from lbae.distributed.scan import scan
-from lbae.distributed.sums import Spent, moment_sums_of
-from lbae.io.latent_table import LatentTable, open_latent_table
+from lbae.core.latents.packing import packed_width, unpack
+from lbae.core.moments.kernel import BLOCK_ROWS, moment_sums
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.distributed.latents.scan import scan
+from lbae.distributed.latents.sum_tasks import Spent, moment_sums_of
+from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from tests.conftest import write_packed
 
 N = 1500

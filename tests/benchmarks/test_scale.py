@@ -15,13 +15,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lbae import presets
-from lbae.core.codec import Codec, best_precision
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed.encode import encode
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
-from lbae.io.model import save_model
-from lbae.io.storage import resolve
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec, best_precision
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.fit.components import fit
+from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.storage.location import resolve
+from lbae.jobs.build.reduce import reduce
 from tests.benchmarks.conftest import smooth_images
 
 SIZES = (6_000, 18_000, 54_000)

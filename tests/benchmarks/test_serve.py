@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.serve import controller_options, serving
-from lbae.distributed.session import RUNS_A_NETWORK
-from lbae.io.bundle import load_bundle
+from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.serve.service import controller_options, serving
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, square_grid
 from lbae.web.client import Client, edit, interpolate, sample
 from tests.benchmarks.conftest import untrained
@@ -125,7 +125,7 @@ ALONE = """
 import sys
 import numpy as np
 import psutil
-from lbae.io.model import load_model
+from lbae.io.artifacts.model_artifact import load_model
 codec = load_model(sys.argv[1])
 codec.decode(np.ones((codec.batch, codec.config.latent_dim), np.int8))
 print(psutil.Process().memory_full_info().uss // 2**20)

@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lbae import presets
-from lbae.core.codec import best_precision, to_network
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import initial_state, reconstruction_loss, training_step
-from lbae.distributed.session import RUNS_A_NETWORK
-from lbae.distributed.train import train
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import best_precision, to_network
+from lbae.core.network.training import initial_state, reconstruction_loss, training_step
+from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.train.trainer import train
 from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
 

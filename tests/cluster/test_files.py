@@ -14,8 +14,8 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.schema import ServeDeploySchema
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
-from lbae.distributed.deployments import Deployed
-from lbae.distributed.serve import controller_options
+from lbae.distributed.serve.deployments import Deployed
+from lbae.distributed.serve.service import controller_options
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -56,7 +56,7 @@ def test_serve_takes_its_config(config):
     (application,) = schema.applications
     assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), "HAProxy as serve.py sets it"
     assert Deployed(**application.args).bundle.startswith("s3://")
-    assert application.import_path == "lbae.distributed.deployments:deployed"
+    assert application.import_path == "lbae.distributed.serve.deployments:deployed"
 
 
 def test_ray_up_takes_its_config():

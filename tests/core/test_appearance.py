@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lbae.core.appearance import appearance
+from lbae.core.prior.appearance import appearance
 
 
 def bars(angle: float, count: int = 1) -> np.ndarray:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lbae.core.attributes import (
+from lbae.core.latents.attribute_statistics import (
     FALSE_DISCOVERY_RATE,
     AttributeStatistics,
     _discoveries,
@@ -12,8 +12,8 @@ from lbae.core.attributes import (
     joint_moments,
     leading_bits,
 )
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
 from lbae.errors import UserError
 
 BITS = 24

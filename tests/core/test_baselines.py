@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies
 
-from lbae.core.baselines import paper_edit, paper_path
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
-from lbae.core.samplers import fit
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.prior.baselines import paper_edit, paper_path
+from lbae.core.prior.samplers import fit
 from lbae.errors import UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbae.core.binarize import binarize
+from lbae.core.network.binarize import binarize
 
 FINITE = st.floats(-20, 20, width=32)
 

@@ -4,8 +4,8 @@ from torch.distributions import Normal, kl_divergence
 
 from lbae import presets
 from lbae.config import ModelConfig
-from lbae.core.bottleneck import squeeze, width
-from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.bottleneck import squeeze, width
 from lbae.errors import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lbae.config import ModelConfig
-from lbae.core.codec import Codec, best_precision
-from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec, best_precision
 
 
 def test_a_copy_in_another_process_runs_on_the_same_weights():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.correlation import correlation_factor, nearest_correlation
+from lbae.core.prior.correlation import correlation_factor, nearest_correlation
 from tests import reference
 
 

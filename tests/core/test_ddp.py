@@ -11,8 +11,8 @@ import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from lbae.config import ModelConfig, TrainConfig
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import TrainState, average_buffers, data_parallel, initial_state, training_step
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.training import TrainState, average_buffers, data_parallel, initial_state, training_step
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 16))
 BATCH, WORLD = 12, 3

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.attributes import attribute_statistics
-from lbae.core.editing import edit_bits, edit_hyperplane, move_across
-from lbae.core.kernel import moment_sums
-from lbae.core.normals import Normals, pooled_factor
-from lbae.core.packing import pack
+from lbae.core.latents.attribute_statistics import attribute_statistics
+from lbae.core.latents.editing import edit_bits, edit_hyperplane, move_across
+from lbae.core.latents.normals import Normals, pooled_factor
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
 from lbae.errors import UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT, STATISTICS, statistics_of

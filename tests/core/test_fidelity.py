@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lbae.core.fidelity import expected_moments, moment_errors
-from lbae.core.gaussian import upper_quadrant
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
-from lbae.core.prior import Prior, Sampler
-from lbae.core.samplers import fit
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.prior.fidelity import expected_moments, moment_errors
+from lbae.core.prior.gaussian import upper_quadrant
+from lbae.core.prior.prior import Prior, Sampler
+from lbae.core.prior.samplers import fit
 
 N, DRAWS = 24, 200_000
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from lbae.core.gaussian import gaussian_correlation, tetrachoric
+from lbae.core.prior.gaussian import gaussian_correlation, tetrachoric
 
 
 @given(st.floats(-0.99, 0.99), st.floats(-2, 2), st.floats(-2, 2))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lbae.core.health import bit_health, sampled_bit_health
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments.bit_health import bit_health, sampled_bit_health
+from lbae.core.moments.kernel import moment_sums
 
 
 def health(latents: np.ndarray) -> dict[str, float]:

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.correlation import correlation_factor
-from lbae.core.interpolation import interpolate
-from lbae.core.normals import Normals
+from lbae.core.latents.interpolation import interpolate
+from lbae.core.latents.normals import Normals
+from lbae.core.prior.correlation import correlation_factor
 from tests.core import test_normals
 
 NORMALS = Normals(

@@ -6,9 +6,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lbae.core import kernel
-from lbae.core.kernel import BLOCK_ROWS, MomentAccumulator, moment_sums
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments import kernel
+from lbae.core.moments.kernel import BLOCK_ROWS, MomentAccumulator, moment_sums
 from tests import reference
 
 GPU = pytest.param(("cuda", "int8"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))

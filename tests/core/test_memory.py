@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lbae.core.memory import nearest_distances, nearest_facts, remembers
+from lbae.core.prior.memory import nearest_distances, nearest_facts, remembers
 
 LATENTS = hnp.arrays(np.int8, st.tuples(st.integers(1, 9), st.just(13)), elements=st.sampled_from([-1, 1]))
 

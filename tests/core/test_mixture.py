@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lbae.core.kernel import moment_sums
-from lbae.core.mixture import cluster_centers, nearest_center, shrink, try_clusters, try_partition, within_covariance
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.prior.mixture import cluster_centers, nearest_center, shrink, try_clusters, try_partition, within_covariance
 
 
 def clouds(count: int, clusters: int, seed: int = 0):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from lbae.core.drift import drift
-from lbae.core.kernel import moment_sums
-from lbae.core.moments import MomentSums
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments.drift import drift
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_sums import MomentSums
 
 
 def latents(seed: int, count: int = 50, n: int = 5) -> np.ndarray:

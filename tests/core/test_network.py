@@ -4,8 +4,8 @@ import torch
 
 from lbae import presets
 from lbae.config import ModelConfig
-from lbae.core.codec import Codec, from_network, to_network
-from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec, from_network, to_network
 from lbae.errors import UserError
 
 SMALL = ModelConfig(latent_dim=19, image_size=32, padding=2, image_channels=1, channels=(8, 8, 16))

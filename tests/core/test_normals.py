@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
-from lbae.core.kernel import moment_sums
-from lbae.core.normals import NORMALS_FLOOR, Normals, pooled_factor
-from lbae.core.packing import pack
+from lbae.core.latents.normals import NORMALS_FLOOR, Normals, pooled_factor
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
 
 
 def correlated(bits: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

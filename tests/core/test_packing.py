@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbae.core.packing import pack, packed_width, unpack
+from lbae.core.latents.packing import pack, packed_width, unpack
 from tests import reference
 
 

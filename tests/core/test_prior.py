@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core import prior as prior_module
-from lbae.core.hyperplane import gram_matrix
-from lbae.core.kernel import moment_sums
-from lbae.core.moments import MomentSums
-from lbae.core.packing import pack
-from lbae.core.prior import BLOCK, Prior, Sampler, signs
-from lbae.core.samplers import fit
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.prior import prior as prior_module
+from lbae.core.prior.hyperplane import gram_matrix
+from lbae.core.prior.prior import BLOCK, Prior, Sampler, signs
+from lbae.core.prior.samplers import fit
 from lbae.errors import UserError
 from tests import reference
 

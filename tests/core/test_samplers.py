@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lbae.core.samplers import draw_codes
+from lbae.core.prior.samplers import draw_codes
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lbae.core.packing import pack
-from lbae.core.search import nearest
+from lbae.core.latents.hamming import nearest
+from lbae.core.latents.packing import pack
 
 
 @pytest.mark.parametrize(("rows", "width", "count"), [(1000, 200, 20), (5, 21, 20), (1, 8, 1)])

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from lbae.config import ModelConfig, TrainConfig
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.training import (
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.training import (
     Resident,
     epoch_seed,
     evaluate,

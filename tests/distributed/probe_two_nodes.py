@@ -10,9 +10,9 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed import probe
+from lbae.distributed.cluster import storage_check as probe
 from lbae.errors import LbaeError
-from lbae.io.storage import resolve
+from lbae.io.storage.location import resolve
 
 
 def main(folder: str) -> None:

@@ -21,11 +21,11 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.deployments import Topology
-from lbae.distributed.serve import serving, swap
-from lbae.io.bundle import load_bundle
+from lbae.distributed.serve.deployments import Topology
+from lbae.distributed.serve.service import serving, swap
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.web import client as web
-from lbae.web.guard import Limits
+from lbae.web.middleware import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 CONNECT = """
 import sys
 from lbae.cli import run
-from lbae.distributed.session import session
+from lbae.distributed.cluster.session import session
 def job(*, address: str = "") -> dict:
     with session(address or None):
         return {}

@@ -22,21 +22,21 @@ import torch
 from PIL import Image
 
 from lbae import presets
-from lbae.core.codec import best_precision
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.packing import pack
-from lbae.distributed.encode import encode
+from lbae.core.latents.packing import pack
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import best_precision
+from lbae.distributed.encode.encoder import encode
 from lbae.errors import LbaeError, UserError
-from lbae.io import assembly
-from lbae.io.artifact import begin, read_manifest
-from lbae.io.decode import decode_rows
+from lbae.io.artifacts import latent_parts as assembly
+from lbae.io.artifacts.latent_table import latent_part, open_latent_table, part_digest
+from lbae.io.artifacts.model_artifact import load_model, save_model
+from lbae.io.artifacts.output import begin, read_manifest
 from lbae.io.images import encode_png
-from lbae.io.latent_table import latent_part, open_latent_table, part_digest
-from lbae.io.lock import locked
-from lbae.io.model import load_model, save_model
-from lbae.io.plan import CUT, plan
-from lbae.io.source import read_shard, shard_keys, without
-from lbae.io.storage import Location, resolve
+from lbae.io.sources.decode import decode_rows
+from lbae.io.sources.plan import CUT, plan
+from lbae.io.sources.source import read_shard, shard_keys, without
+from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.lock import locked
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, image_table
 from tests.s3_server import refusing_server
 
@@ -367,7 +367,7 @@ def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, 
 
 
 def test_a_file_that_disappears_while_the_job_runs_is_set_aside(ray_session, model, folder_of_images, tmp_path, monkeypatch):
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 4)
     data, out = tmp_path / "images", tmp_path / "latents"
     shutil.copytree(folder_of_images, data)
     planned = plan(str(data))
@@ -470,7 +470,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     data, out = tmp_path / "data.parquet", str(tmp_path / "latents")
     digits = pq.read_table(SAMPLE).slice(0, 600)
     pq.write_table(digits, data)
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 300)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 300)
     other = "float32" if best_precision(torch.device("cpu")) == "bfloat16" else "bfloat16"
     codec, first = load_model(model, other), plan(str(data)).shards[0]
     decoded = decode_rows(read_shard(first), codec.config)

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
 from tests.conftest import ROOT, write_latents
 
 ROWS, N = 200_000, 400

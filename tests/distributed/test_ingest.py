@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lbae.distributed.ingest import ingest
 from lbae.errors import LbaeError, UserError
-from lbae.io import ingest as parts_io
-from lbae.io.artifact import read_manifest
-from lbae.io.attributes import candidate_columns
-from lbae.io.image_table import publish_parts
+from lbae.io.artifacts import image_parts as parts_io
+from lbae.io.artifacts.attribute_columns import candidate_columns
+from lbae.io.artifacts.image_table import publish_parts
+from lbae.io.artifacts.output import read_manifest
 from lbae.io.images import encode_png
-from lbae.io.plan import plan
-from lbae.io.source import read_shard
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard
+from lbae.jobs.build.ingest import ingest
 from tests.conftest import ROOT, image_table
 
 
@@ -76,7 +76,7 @@ def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
 
 @pytest.mark.parametrize("layout", ["folder", "table"])
 def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypatch, layout):
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 3)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 3)
     black, white = (encode_png(np.full((28, 28, 1), level, dtype=np.uint8)) for level in (0, 255))
     cells = [white, black, b"", white, b"", white, black, black]
     data, out = tmp_path / "data", tmp_path / "table"
@@ -112,7 +112,7 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
 
 def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkeypatch, ray_session):
     out = str(tmp_path / "table")
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 100)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     shards = plan(str(digits)).shards
     whole = sum(shard.size for shard in shards)
     monkeypatch.setattr(parts_io, "_PART_BYTES", whole / 3)

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 
 from lbae import presets
-from lbae.core.codec import Codec
-from lbae.core.mixture import Candidate
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed.partition import _by_looks, _look_rows, _numbers, by_class, clusters, draw_subset
-from lbae.distributed.scan import scan
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec
+from lbae.core.prior.mixture import Candidate
+from lbae.distributed.fit.partition import _by_looks, _look_rows, _numbers, by_class, clusters, draw_subset
+from lbae.distributed.latents.scan import scan
 from lbae.errors import UserError
-from lbae.io.bundle import load_bundle
-from lbae.io.latent_table import open_latent_table
-from lbae.io.source import held_out
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.latent_table import open_latent_table
+from lbae.io.sources.source import held_out
 from tests.conftest import ROOT, write_latents
 
 N = 11

@@ -10,25 +10,25 @@ from scipy.special import ndtr
 
 import lbae
 from lbae import presets
-from lbae.core.attributes import attribute_statistics
-from lbae.core.kernel import moment_sums
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.packing import unpack
-from lbae.distributed.encode import encode
-from lbae.distributed.evaluate import evaluate
-from lbae.distributed.fit import fit
-from lbae.distributed.reduce import reduce
-from lbae.distributed.session import root_cause
-from lbae.distributed.train import train
+from lbae.core.latents.attribute_statistics import attribute_statistics
+from lbae.core.latents.packing import unpack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.cluster.session import root_cause
+from lbae.distributed.encode.encoder import encode
+from lbae.distributed.evaluate.evaluation import evaluate
+from lbae.distributed.fit.components import fit
+from lbae.distributed.train.trainer import train
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifact import read_manifest
-from lbae.io.bundle import load_bundle
-from lbae.io.decode import decode_every
-from lbae.io.describe import describe
-from lbae.io.latent_table import open_latent_table, packed_latents
-from lbae.io.model import load_network, save_model
-from lbae.io.moments import Lineage, load_moments, save_moments
-from lbae.io.plan import plan
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.describe import describe
+from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
+from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.artifacts.moments_artifact import Lineage, load_moments, save_moments
+from lbae.io.artifacts.output import read_manifest
+from lbae.io.sources.decode import decode_every
+from lbae.io.sources.plan import plan
+from lbae.jobs.build.reduce import reduce
 from tests.conftest import image_table
 
 

@@ -14,16 +14,16 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbae.core.kernel import moment_sums
-from lbae.core.packing import pack
-from lbae.distributed.reduce import reduce
-from lbae.distributed.scan import scan
-from lbae.distributed.sums import Spent, deal, grouped_sums_of, moment_sums_of
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.distributed.latents.scan import scan
+from lbae.distributed.latents.sum_tasks import Spent, deal, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError
-from lbae.io.artifact import read_manifest
-from lbae.io.describe import describe
-from lbae.io.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
-from lbae.io.moments import load_group, load_moments
+from lbae.io.artifacts.describe import describe
+from lbae.io.artifacts.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
+from lbae.io.artifacts.moments_artifact import load_group, load_moments
+from lbae.io.artifacts.output import read_manifest
+from lbae.jobs.build.reduce import reduce
 from tests.conftest import write_latents, write_packed
 
 N = 21

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lbae.core.prior import Prior
+from lbae.core.prior.prior import Prior
+from lbae.distributed.cluster.session import actor_pool
 from lbae.distributed.sample import sample_table
-from lbae.distributed.session import actor_pool
 from lbae.errors import UserError
-from lbae.io.bundle import load_bundle
-from lbae.io.image_table import publish_parts, write_part
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.image_table import publish_parts, write_part
 
 NUM = 2 * 2048 + 300  # three parts, the last one of a block and a piece of one
 

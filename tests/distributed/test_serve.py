@@ -18,15 +18,15 @@ from pydantic import ValidationError
 from ray.serve._private.client import ServeControllerClient
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from lbae.core.packing import pack
-from lbae.distributed import serve as stage
-from lbae.distributed.deployments import Deployed, application, share_of_gpu
-from lbae.distributed.serve import is_served, serving
+from lbae.core.latents.packing import pack
+from lbae.distributed.serve import service as stage
+from lbae.distributed.serve.deployments import Deployed, application, share_of_gpu
+from lbae.distributed.serve.service import is_served, serving
 from lbae.errors import LbaeError, UserError
-from lbae.io.bundle import load_bundle
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
 from lbae.web import client as web
-from lbae.web.guard import KEYS_VARIABLE, Limits
+from lbae.web.middleware import KEYS_VARIABLE, Limits
 from tests.conftest import ROOT, run_job
 from tests.web.conftest import b64, pixels_of
 

@@ -10,14 +10,14 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from lbae.config import Config
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed import shelf as shelves
-from lbae.distributed.shelf import Shelf, Shelved
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.serve import bundle_registry as shelves
+from lbae.distributed.serve.bundle_registry import Shelf, Shelved
 from lbae.errors import LbaeError, UserError
-from lbae.io import bundle as bundle_io
-from lbae.io.artifact import BEGUN, read_manifest
-from lbae.io.model import load_network, save_model
-from lbae.io.storage import resolve
+from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.artifacts.output import BEGUN, read_manifest
+from lbae.io.storage.location import resolve
 
 
 def another(pipeline, out, scale=1.0, **changes) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ray.data
 
-from lbae.distributed import tasks
-from lbae.distributed.tasks import answered, outcomes, over
+from lbae.distributed.cluster import tasks
+from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.errors import LbaeError
 
 POISON = 2

@@ -31,13 +31,13 @@ from tensorboardX.proto.event_pb2 import Event
 
 from lbae import presets
 from lbae.config import ModelConfig
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.distributed.stream import Stream
-from lbae.distributed.train import _explained, train
-from lbae.distributed.worker import _final
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.train.stream import Stream
+from lbae.distributed.train.trainer import _explained, train
+from lbae.distributed.train.worker import _final
 from lbae.errors import LbaeError, UserError
-from lbae.io.model import load_network, save_model
-from lbae.io.storage import resolve
+from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.storage.location import resolve
 from tests.conftest import QUICK_DEATH, ROOT, image_table
 
 SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
@@ -185,7 +185,7 @@ def test_workers_that_others_hold_are_not_waited_for_without_end(tmp_path, digit
     """A Ray of its own, since the time that Ray Train waits comes from the environment of its controller."""
     script = f"""
 import ray
-from lbae.distributed.train import train
+from lbae.distributed.train.trainer import train
 
 @ray.remote(num_cpus=2)
 class Holder:
@@ -210,7 +210,7 @@ def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows():
     """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
     script = """
 import ray
-from lbae.distributed.session import own_cpus
+from lbae.distributed.cluster.session import own_cpus
 
 for counted in (1, 999):
     ray.init(address="local", num_cpus=counted, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)

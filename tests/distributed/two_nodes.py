@@ -14,9 +14,9 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.scan import scan
-from lbae.distributed.sums import moment_sums_of
-from lbae.io.latent_table import open_latent_table
+from lbae.distributed.latents.scan import scan
+from lbae.distributed.latents.sum_tasks import moment_sums_of
+from lbae.io.artifacts.latent_table import open_latent_table
 
 
 def main(latents: str, out: str, tasks: int) -> None:

@@ -7,16 +7,17 @@ import pyarrow as pa
 import torch
 
 from lbae.config import Config, ModelConfig, TrainConfig
-from lbae.core.attributes import attribute_statistics
-from lbae.core.kernel import moment_sums
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.normals import pooled_factor
-from lbae.core.packing import pack
-from lbae.core.samplers import fit
-from lbae.io import artifact, latent_table
-from lbae.io.bundle import save_bundle
-from lbae.io.model import save_model
-from lbae.io.moments import Lineage, save_moments
+from lbae.core.latents.attribute_statistics import attribute_statistics
+from lbae.core.latents.normals import pooled_factor
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.prior.samplers import fit
+from lbae.io.artifacts import latent_table
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.bundle_artifact import save_bundle
+from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.moments_artifact import Lineage, save_moments
 
 HERE = Path(__file__).parent
 CONFIG = Config(

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from lbae.errors import OverwriteNeeded, UserError
-from lbae.io.artifact import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, finished, publish, read_manifest
+from lbae.io.artifacts.output import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, finished, publish, read_manifest
 
 FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers": 2}}
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from lbae.core.packing import pack
-from lbae.io import assembly
-from lbae.io.decode import QUARANTINE_SCHEMA
-from lbae.io.latent_table import latent_part, part_digest
+from lbae.core.latents.packing import pack
+from lbae.io.artifacts import latent_parts as assembly
+from lbae.io.artifacts.latent_table import latent_part, part_digest
+from lbae.io.sources.decode import QUARANTINE_SCHEMA
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 

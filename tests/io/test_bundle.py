@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 
 from lbae.errors import LbaeError
-from lbae.io.artifact import digest
-from lbae.io.bundle import _FILES, load_bundle
+from lbae.io.artifacts.bundle_artifact import _FILES, load_bundle
+from lbae.io.artifacts.output import digest
 from tests.golden.make import HERE
 
 

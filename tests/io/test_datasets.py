@@ -14,9 +14,9 @@ from torchvision import datasets
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
-from lbae.io.decode import decode_every
-from lbae.io.plan import plan
-from lbae.io.source import read_batches
+from lbae.io.sources.decode import decode_every
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_batches
 
 
 def idx(path: Path, values: np.ndarray) -> None:

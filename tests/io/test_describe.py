@@ -5,14 +5,15 @@ import pyarrow as pa
 import pytest
 
 from lbae import presets
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.io import artifact, image_table
-from lbae.io import ingest as parts_io
-from lbae.io.describe import describe
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.io.artifacts import image_parts as parts_io
+from lbae.io.artifacts import image_table
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.describe import describe
+from lbae.io.artifacts.latent_table import KIND
+from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.images import encode_png
-from lbae.io.latent_table import KIND
-from lbae.io.model import save_model
-from lbae.io.plan import plan
+from lbae.io.sources.plan import plan
 from tests.conftest import image_table as write_table
 from tests.conftest import picture_size, run_job
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 import lbae
-from lbae.core.packing import unpack
+from lbae.core.latents.packing import unpack
 from lbae.errors import UserError
-from lbae.io.describe import describe
-from lbae.io.latent_table import open_latent_table, packed_latents
-from lbae.io.moments import load_moments
+from lbae.io.artifacts.describe import describe
+from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
+from lbae.io.artifacts.moments_artifact import load_moments
 from tests import reference
 from tests.golden.make import HERE, latents
 
@@ -47,6 +47,6 @@ def test_a_bundle_without_vectors_for_its_attributes_says_so():
 
 
 def test_there_is_a_golden_of_the_current_version():
-    from lbae.io.artifact import FORMAT_VERSION
+    from lbae.io.artifacts.output import FORMAT_VERSION
 
     assert (HERE / f"v{FORMAT_VERSION}").is_dir()

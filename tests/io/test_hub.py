@@ -15,8 +15,8 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
 from lbae.errors import UserError
-from lbae.io.plan import plan
-from lbae.io.source import read_shard
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard
 from tests.conftest import SAMPLE
 
 COMMIT = "0" * 40

@@ -6,9 +6,9 @@ import pytest
 from botocore.exceptions import ConnectionClosedError
 
 from lbae.errors import LbaeError, UserError
-from lbae.io import lock
-from lbae.io.lock import locked
-from lbae.io.storage import Location, resolve
+from lbae.io.storage import lock
+from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.lock import locked
 
 
 @pytest.fixture(params=["local", "s3"])

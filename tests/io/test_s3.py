@@ -6,10 +6,12 @@ import pytest
 import s3fs
 
 from lbae.errors import LbaeError, UserError
-from lbae.io import artifact, lock, machine
-from lbae.io.lock import locked
-from lbae.io.plan import plan
-from lbae.io.storage import resolve
+from lbae.io import machine
+from lbae.io.artifacts import output as artifact
+from lbae.io.sources.plan import plan
+from lbae.io.storage import lock
+from lbae.io.storage.location import resolve
+from lbae.io.storage.lock import locked
 from tests.s3_server import Refusing, refusing_server
 
 

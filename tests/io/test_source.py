@@ -8,11 +8,11 @@ import pytest
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
-from lbae.io import image_table as image_table_io
-from lbae.io.decode import check_bad_share, decode_every, decode_held_out, decode_rows
+from lbae.io.artifacts import image_table as image_table_io
 from lbae.io.images import encode_png
-from lbae.io.plan import plan
-from lbae.io.source import fitted, held_out, only, read_shard, without
+from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out, decode_rows
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import fitted, held_out, only, read_shard, without
 from tests.conftest import image_table
 
 GREY = ModelConfig(image_channels=1, padding=2)
@@ -23,7 +23,7 @@ def keys(uri) -> list[str]:
 
 
 def test_a_table_is_planned_by_row_groups(digits, monkeypatch):
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 250)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 250)
     planned = plan(str(digits))
     assert [(s.rows, s.start, s.row_groups) for s in planned.shards] == [
         (200, 0, (0, 1)),
@@ -40,7 +40,7 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     image_table(tmp_path / "b.parquet", cells[:30], row_group_size=10, label=list(range(30)))
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(tmp_path)).shards)
     assert whole["bytes"].to_pylist() == [*cells, *cells[:30]]
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 300)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 300)
     shards = plan(str(tmp_path)).shards
     assert [(s.rows, s.start, s.row_groups, s.skip) for s in shards] == [
         (250, 0, (0,), 0),
@@ -53,7 +53,7 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     known = pa.chunked_array([[f"a.parquet:{row}" for row in (250, 251, 499, 999)]])
     some = pa.concat_tables(read_shard(shard) for shard in only(shards, known))
     assert some["bytes"].to_pylist() == [cells[row] for row in (250, 251, 499, 999)]
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 1)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 1)
     assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
 
 
@@ -76,7 +76,7 @@ def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_pat
 
 def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 100)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     cut = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
     assert cut.equals(whole)
     assert whole.column_names == ["key", "bytes", "path", "label"]
@@ -190,7 +190,7 @@ def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
 
 
 def test_workers_share_the_rows_between_them(digits, monkeypatch):
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 100)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     planned = plan(str(digits))
     shares = [
         [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()] for rank in range(7)
@@ -249,7 +249,7 @@ def test_held_out_images_are_from_all_over_a_sorted_source(tmp_path, monkeypatch
     broken = int(np.flatnonzero(held_out(pa.array(names)))[0])
     cells[broken] = b"no image"
     image_table(tmp_path / "a.parquet", cells)
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 30)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 30)
     found = [decode_held_out(plan(str(tmp_path)), GREY, worker, 2, 5) for worker in (0, 1)]
     values = np.concatenate([images[:, 0, 0, 0] for images, _ in found])
     assert 5 <= len(values) <= 10

@@ -8,7 +8,7 @@ import pytest
 import s3fs
 
 from lbae.errors import LbaeError, UserError
-from lbae.io.storage import absolute, readable, resolve
+from lbae.io.storage.location import absolute, readable, resolve
 from tests.conftest import ROOT
 
 

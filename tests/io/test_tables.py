@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
 from lbae.errors import UserError
-from lbae.io import artifact
-from lbae.io.attributes import candidate_columns, column_values, indicators, select_attributes
-from lbae.io.latent_table import KIND, latent_part, open_latent_table, packed_latents, part_digest, write_parquet
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.attribute_columns import candidate_columns, column_values, indicators, select_attributes
+from lbae.io.artifacts.latent_table import KIND, latent_part, open_latent_table, packed_latents, part_digest, write_parquet
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 ROWS = pa.table({"label": [3, 1, None, 3, 1, 0], "smiling": [True, None, False, True, True, False]})

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lbae.errors import LbaeError, UserError
-from lbae.io.plan import plan
-from lbae.io.source import read_shard, shard_keys
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard, shard_keys
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -27,7 +27,7 @@ def tars(tmp_path) -> Path:
 
 
 def test_samples_are_rows_with_keys_of_their_own(tars, monkeypatch):
-    monkeypatch.setattr("lbae.io.plan.ROWS_PER_SHARD", 1)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 1)
     shards = plan(str(tars)).shards
     tables = [read_shard(shard) for shard in shards]
     assert [table["key"][0].as_py() for table in tables] == ["0.tar:a/1", "0.tar:a/2", "1.tar:1", "1.tar:2"]

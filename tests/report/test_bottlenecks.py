@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lbae import presets
-from lbae.core.network import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.errors import UserError
-from lbae.io.model import save_model
-from lbae.report import bottlenecks
-from lbae.report.bottlenecks import sample_distances
+from lbae.io.artifacts.model_artifact import save_model
+from lbae.report.features import sample_distances as bottlenecks
+from lbae.report.features.sample_distances import sample_distances
 from tests.conftest import SAMPLE, image_table, picture_size, run_job
 
 

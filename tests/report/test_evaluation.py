@@ -18,26 +18,27 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 import lbae
-from lbae.core.editing import edit
-from lbae.core.packing import pack, unpack
+from lbae.core.latents.editing import edit
+from lbae.core.latents.packing import pack, unpack
 from lbae.errors import LbaeError
-from lbae.io.attributes import Attribute
-from lbae.io.decode import decode_every
+from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.io.images import encode_png
-from lbae.io.plan import plan
-from lbae.io.storage import resolve
-from lbae.report import evaluation, streams
-from lbae.report.classifier import Classifier
-from lbae.report.distances import distances
-from lbae.report.edits import IMAGES as EDITED
-from lbae.report.edits import LATENTS, before_edits, measure_edits
-from lbae.report.evaluation import Findings, Inputs, Settings
-from lbae.report.evaluation_page import files
-from lbae.report.features import KEPT, METRICS, FeatureSums, drawn_rows
-from lbae.report.paths import measure_paths
-from lbae.report.pixels import pixel_sums
-from lbae.report.references import Cache
-from lbae.report.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from lbae.io.sources.decode import decode_every
+from lbae.io.sources.plan import plan
+from lbae.io.storage.location import resolve
+from lbae.report.evaluation import findings as evaluation
+from lbae.report.evaluation import streams
+from lbae.report.evaluation.edits import IMAGES as EDITED
+from lbae.report.evaluation.edits import LATENTS, before_edits, measure_edits
+from lbae.report.evaluation.findings import Findings, Inputs, Settings
+from lbae.report.evaluation.paths import measure_paths
+from lbae.report.evaluation.references import Cache
+from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from lbae.report.features.classifier import Classifier
+from lbae.report.features.distances import distances
+from lbae.report.features.feature_sums import KEPT, METRICS, FeatureSums, drawn_rows
+from lbae.report.features.pixels import pixel_sums
+from lbae.report.pages.evaluation_page import files
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, Outcome, Pipeline, image_table
 
 FAST = ("--priors", "mixture,coins", "--metrics", "frechet")

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from lbae.core.attributes import AttributeStatistics
-from lbae.report import figures
+from lbae.core.latents.attribute_statistics import AttributeStatistics
+from lbae.report.figures import plots as figures
 
 
 def test_nothing_of_the_lifts_is_black_on_a_dark_page():

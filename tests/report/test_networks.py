@@ -9,13 +9,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError
 from lbae.io.images import encode_png
-from lbae.io.plan import plan
-from lbae.io.storage import resolve
-from lbae.report.classifier import from_weights, read_examples, to_weights, train_classifier
-from lbae.report.features import FeatureSums
-from lbae.report.inception import load_inception
-from lbae.report.pixels import load_lpips
-from lbae.report.references import Cache, Reference
+from lbae.io.sources.plan import plan
+from lbae.io.storage.location import resolve
+from lbae.report.evaluation.references import Cache, Reference
+from lbae.report.features.classifier import from_weights, read_examples, to_weights, train_classifier
+from lbae.report.features.feature_sums import FeatureSums
+from lbae.report.features.inception import load_inception
+from lbae.report.features.pixels import load_lpips
 from tests.conftest import image_table
 
 CONFIG = ModelConfig(image_size=32, padding=2, image_channels=1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.report.pixels import pixel_sums
-from lbae.report.rates import rate_curve, recompressed
+from lbae.report.evaluation.rates import rate_curve, recompressed
+from lbae.report.features.pixels import pixel_sums
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from lbae.report.tour import write_tour
+from lbae.report.pages.tour import write_tour
 from tests.conftest import picture_size
 
 

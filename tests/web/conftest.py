@@ -15,18 +15,18 @@ import uvicorn
 from PIL import Image
 
 from lbae.config import ModelConfig
-from lbae.core.attributes import attribute_statistics
 from lbae.core.bundle import Bundle
-from lbae.core.codec import Codec
-from lbae.core.kernel import moment_sums
-from lbae.core.network import LatentBernoulliAutoencoder
-from lbae.core.normals import Normals, pooled_factor
-from lbae.core.packing import pack
-from lbae.core.prior import Prior
-from lbae.core.samplers import fit
+from lbae.core.latents.attribute_statistics import attribute_statistics
+from lbae.core.latents.normals import Normals, pooled_factor
+from lbae.core.latents.packing import pack
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import Codec
+from lbae.core.prior.prior import Prior
+from lbae.core.prior.samplers import fit
 from lbae.web.app import create_app
 from lbae.web.backend import Backend, BundleBackend
-from lbae.web.guard import Limits, Observe
+from lbae.web.middleware import Limits, Observe
 
 N = 21
 

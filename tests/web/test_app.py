@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.core.editing import edit
-from lbae.core.interpolation import interpolate
-from lbae.core.packing import pack, unpack
+from lbae.core.latents.editing import edit
+from lbae.core.latents.interpolation import interpolate
+from lbae.core.latents.packing import pack, unpack
 from lbae.io.images import square_grid
 from lbae.web import answers, app
-from lbae.web.guard import Limits
+from lbae.web.middleware import Limits
 from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from tenacity import stop_after_delay
 
-from lbae.core.packing import pack
+from lbae.core.latents.packing import pack
 from lbae.web import client as web
 from lbae.web.app import create_app
-from lbae.web.guard import Limits
+from lbae.web.middleware import Limits
 from tests.web.conftest import image_file, opened, pixels_of
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lbae.errors import UserError
-from lbae.web.guard import KEYS_VARIABLE, Limits, api_keys
+from lbae.web.middleware import KEYS_VARIABLE, Limits, api_keys
 from tests.web.conftest import Client, b64, image_file, listening
 
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from lbae.web.backend import BundleBackend
-from lbae.web.guard import Limits
+from lbae.web.middleware import Limits
 from tests.web.conftest import image_file, listening, pixels_of
 
 CHROMIUM = shutil.which("chromium")
@@ -33,7 +33,7 @@ def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
 
 
 def test_nothing_outside_is_named():
-    files = (Path(__file__).parents[2] / "lbae" / "web" / "static").iterdir()
+    files = (Path(__file__).parents[2] / "lbae" / "web" / "page" / "static").iterdir()
     assert not [file.name for file in files if "http://" in file.read_text() or "https://" in file.read_text()]
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from lbae.core.packing import pack
-from lbae.web.guard import Limits
+from lbae.core.latents.packing import pack
+from lbae.web.middleware import Limits
 from tests.web.conftest import Client, b64, image_file
 
 GOOD = {"image": b64(image_file(1))}

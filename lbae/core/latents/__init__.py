@@ -1,0 +1,1 @@
+"""Single latents: packing, distances, attribute statistics, editing, interpolation."""

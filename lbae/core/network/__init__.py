@@ -1,0 +1,1 @@
+"""The autoencoder: network, sign with a straight-through gradient, codec, training loop."""

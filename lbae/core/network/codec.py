@@ -1,0 +1,123 @@
+"""Images to latents and back with a trained network, in one padded batch shape.
+
+A row of a product can differ in its last bits between batch shapes, so every call runs batches of one size: the latents and
+the pixels of an image do not depend on what else was asked for.
+"""
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int8, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from lbae.config import ModelConfig, Precision
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+
+# Rows of a batch, by device. On two CPU cores 64 rows are a quarter quicker a row than 128, and a single one comes back
+# in less than half the time (docs/results.md).
+_BATCHES = {"cpu": 64}
+_BATCH = 128
+# oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is ARM's.
+_CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+def best_precision(device: torch.device) -> Precision:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = any(torch.cpu.get_capabilities().get(name) for name in _CPU_BFLOAT16)
+    return "bfloat16" if native and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """The context in which the network runs at ``precision``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_network(images: Tensor, config: ModelConfig) -> Tensor:
+    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels last."""
+    pixels = images.permute(0, 3, 1, 2).float().div_(255)
+    pad = config.padding
+    return functional.pad(pixels, (pad, pad, pad, pad)).contiguous(memory_format=torch.channels_last)
+
+
+def from_network(logits: Tensor, config: ModelConfig) -> Tensor:
+    """The decoder's logits (K, C, H', W') as uint8 images (K, H, W, C) of the content size."""
+    pad, side = config.padding, config.content_size
+    pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
+    return pixels[:, :, pad : pad + side, pad : pad + side].permute(0, 2, 3, 1)
+
+
+class Codec:
+    """A trained network for inference: ``encode`` and ``decode`` between uint8 images and latents."""
+
+    def __init__(
+        self, network: LatentBernoulliAutoencoder, precision: Precision, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.precision = precision
+        self.batch = _BATCHES.get(self.device.type, _BATCH)
+        self.config = network.config
+        self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's object store."""
+        state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
+        return _from_arrays, (self.config, state, self.precision, str(self.device))
+
+    def to(self, device: torch.device | str) -> "Codec":
+        """The codec on another device; its network moves there."""
+        return Codec(self._network, self.precision, device)
+
+    @torch.inference_mode()
+    def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
+        """Latents of uint8 images of the content size."""
+        if images.shape[1:] != self.config.image_shape:
+            raise ValueError(f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}")
+        latents = np.empty((len(images), self.config.latent_dim), dtype=np.int8)
+        for start in range(0, len(images), self.batch):
+            chunk, rows = _padded(torch.from_numpy(images[start : start + self.batch]).to(self.device), self.batch)
+            with autocast(self.device, self.precision):
+                codes = self._network.encode(to_network(chunk, self.config))
+            latents[start : start + rows] = codes[:rows].to(torch.int8).cpu().numpy()
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
+        """uint8 images of the content size for latents of +1 and -1."""
+        if latents.shape[1] != self.config.latent_dim:
+            raise ValueError(f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}")
+        images = np.empty((len(latents), *self.config.image_shape), dtype=np.uint8)
+        for start in range(0, len(latents), self.batch):
+            chunk, rows = _padded(torch.from_numpy(latents[start : start + self.batch]).to(self.device), self.batch)
+            with autocast(self.device, self.precision):
+                logits = self._network.decode_logits(chunk.float())
+            images[start : start + rows] = from_network(logits[:rows], self.config).cpu().numpy()
+        return images
+
+
+def _ordered(weights: Tensor) -> Tensor:
+    """Weights as channels-last has them in memory."""
+    return weights.permute(0, 2, 3, 1).contiguous() if weights.dim() == 4 else weights
+
+
+def _from_arrays(config: ModelConfig, state: dict[str, np.ndarray], precision: Precision, device: str) -> Codec:
+    """A codec on weights that others may use too: nothing writes to them in evaluation mode."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        weights = {name: torch.from_numpy(values) for name, values in state.items()}
+    network = LatentBernoulliAutoencoder(config)  # not on "meta": for that torch imports 80 MB, more than its weights
+    ordered = {name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()}
+    network.load_state_dict(ordered, assign=True)
+    return Codec(network, precision, device)
+
+
+def _padded(chunk: Tensor, batch: int) -> tuple[Tensor, int]:
+    """The rows, repeated from the first up to a full batch, and how many of them are real."""
+    rows = len(chunk)
+    index = torch.arange(batch, device=chunk.device) % rows
+    return chunk[index], rows

@@ -1,0 +1,282 @@
+"""The training loop: a fixed number of steps an epoch over batches from a feed, one process or one of several.
+
+The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step through and a
+function that sums a tensor over all workers; every worker's feed must give as many batches as there are steps.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lbae.config import Loss, Precision, TrainConfig
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import autocast, from_network, to_network
+
+# A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
+# first layers, would weigh on the running statistics for a hundred steps.
+_BATCHNORM_MOMENTUM = 0.1
+_LOOK_STEPS = 100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
+_WORKERS_APART = 2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
+_PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """The images of one worker: ``steps`` batches of ``batch`` images an epoch."""
+
+    batch: int
+    steps: int
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """The uint8 batches (K, H, W, C) of an epoch, by its number from 0."""
+        ...
+
+
+def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
+    """Error of the reconstruction, summed over channels and pixels, averaged over the batch."""
+    logits = logits.float()
+    if loss == "bce":
+        total = functional.binary_cross_entropy_with_logits(logits, images, reduction="sum")
+    else:
+        total = functional.mse_loss(torch.sigmoid(logits), images, reduction="sum")
+    return total / len(images)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to zero at step ``total``; or the constant rate."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warmup = round(config.warmup_fraction * total)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one pass over the training images gave; losses are means over all workers."""
+
+    number: int
+    train_loss: float
+    validation_loss: float | None
+    test_loss: float | None = None
+
+    @property
+    def criterion(self) -> float:
+        """What the best epoch has least of: the loss of the held-out images, else of the training images."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Everything a run continues from: the network, its optimiser and the epochs behind it."""
+
+    network: LatentBernoulliAutoencoder
+    optimizer: torch.optim.Optimizer
+    history: list[Epoch]
+
+
+def initial_state(network: LatentBernoulliAutoencoder, config: TrainConfig) -> TrainState:
+    """A network about to see its first batch."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    return TrainState(network=network, optimizer=optimizer, history=[])
+
+
+def training_step(
+    stepped: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    loss: Loss,
+    precision: Precision,
+) -> Tensor:
+    """One optimiser step on float images (K, C, H, W); returns the reconstruction loss, detached."""
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(images.device, precision):
+        logits, price = stepped(images)
+    value = reconstruction_loss(logits, images, loss)
+    (value + price.float()).backward()
+    optimizer.step()
+    return value.detach()
+
+
+class Resident:
+    """A feed of images in memory: every epoch in another order, drawn from the seed and the epoch.
+
+    The K - batch * steps images left over differ from epoch to epoch.
+    """
+
+    def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
+        self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """Batches of one epoch."""
+        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
+        taken = order[: self.batch * self.steps].to(self._images.device)
+        for index in torch.split(taken, self.batch):
+            yield self._images[index]
+
+
+def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
+    """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
+    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # what PyTorch's generators take
+
+
+def data_parallel(device: torch.device) -> dict[str, bool]:
+    """Options of PyTorch's data-parallel wrapper.
+
+    Every worker keeps BatchNorm statistics of its own images, which :func:`average_buffers` brings together after the epoch.
+    By default those of the first worker would replace all others at every step.
+
+    On CPUs it looks for unused parameters, though there are none: otherwise it puts the gradients into another order after
+    its first step, and three workers or more add them up in an order that hangs on their place. A run that continues has a
+    first step of its own, so its losses would differ in their last bits.
+    """
+    return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
+
+
+def train_epoch(
+    state: TrainState,
+    stepped: nn.Module,
+    feed: Feed,
+    config: TrainConfig,
+    *,
+    precision: Precision,
+    worker: int = 0,
+    on_step: Callable[[int], None] = lambda images: None,
+) -> Tensor:
+    """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers.
+
+    FloatingPointError within a hundred steps of a loss of this worker that is not finite.
+    """
+    epoch = len(state.history)
+    seed = epoch_seed(config.seed, epoch, worker)
+    torch.manual_seed(seed)  # the noise of Gaussian codes
+    state.network.train()
+    norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
+    device = _device(state.network)
+    steps = feed.steps
+    mirrors = torch.Generator().manual_seed(seed)
+    losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
+    for step, images in zip(range(steps), feed(epoch), strict=True):
+        behind = epoch * steps + step
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(behind, config.epochs * steps, config)
+        for module in norms:
+            module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
+        batch = images.to(device, non_blocking=True)
+        if config.flips:
+            mirrored = (torch.rand(feed.batch, generator=mirrors) < 0.5).to(device, non_blocking=True)
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
+        pixels = to_network(batch, state.network.config)
+        losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
+        if step % _LOOK_STEPS == _LOOK_STEPS - 1:
+            _check_steps(losses, epoch, step + 1)
+        on_step(len(batch))
+    return losses
+
+
+@torch.inference_mode()
+def evaluate(network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, precision: Precision) -> Tensor:
+    """Sum of the losses of uint8 images (K, H, W, C) and K, in evaluation mode; float64, ready to be added over workers."""
+    network.eval()
+    device = _device(network)
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    for chunk in _chunks(images):
+        pixels = to_network(chunk.to(device), network.config)
+        with autocast(device, precision):
+            logits, _ = network(pixels)
+        total += reconstruction_loss(logits, pixels, config.loss) * len(chunk)
+    return torch.stack([total, torch.full_like(total, len(images))])
+
+
+@torch.inference_mode()
+def reconstruct(
+    network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """Codes (K, width), float32, of uint8 images (K, H, W, C) in evaluation mode, and uint8 reconstructions of the first."""
+    network.eval()
+    device, chunks = _device(network), _chunks(images)
+    with autocast(device, precision):
+        codes = torch.cat([network.encode(to_network(chunk.to(device), network.config)) for chunk in chunks])
+        logits = [network.decode_logits(some) for some in torch.split(codes[:shown], len(chunks[0]))]
+    return codes.float(), from_network(torch.cat(logits), network.config)
+
+
+def _chunks(images: Tensor) -> tuple[Tensor, ...]:
+    """The images (K, H, W, C) in runs of a size that fits memory whatever their own; none of no images."""
+    return torch.split(images, max(1, _PIXELS_AT_A_TIME // (images.shape[1] * images.shape[2]))) if len(images) else ()
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def train(
+    state: TrainState,
+    stepped: nn.Module,
+    feed: Feed,
+    held_out: Tensor,
+    config: TrainConfig,
+    *,
+    precision: Precision,
+    test: Tensor | None = None,
+    worker: int = 0,
+    sum_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
+    on_step: Callable[[int], None] = lambda images: None,
+    on_epoch: Callable[[TrainState], None] = lambda state: None,
+) -> None:
+    """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch`` sees every one.
+
+    Images of a ``test`` are measured as well, and decide nothing. FloatingPointError when a loss was not finite; then no
+    worker goes on, since all of them see the same sums.
+    """
+
+    def measured(images: Tensor) -> float | None:
+        total, count = sum_over_workers(evaluate(state.network, images, config, precision=precision)).tolist()
+        return total / count if count else None
+
+    workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(state.network)))
+    while len(state.history) < config.epochs:
+        steps = train_epoch(state, stepped, feed, config, precision=precision, worker=worker, on_step=on_step)
+        losses = sum_over_workers(steps)
+        _check_steps(losses, len(state.history), len(losses))
+        average_buffers(state.network, sum_over_workers, workers)
+        epoch = Epoch(
+            number=len(state.history) + 1,
+            train_loss=float(losses.mean() / workers),
+            validation_loss=measured(held_out),
+            test_loss=None if test is None else measured(test),
+        )
+        if not math.isfinite(epoch.criterion):  # the last step alone may have spoilt the weights
+            raise _diverged(f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}")
+        state.history.append(epoch)
+        on_epoch(state)
+
+
+def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
+    """FloatingPointError when one of the first ``done`` losses of an epoch is not finite."""
+    bad = (~torch.isfinite(losses[:done])).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise _diverged(
+            f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch {step + 1} of"
+            f" {len(losses)} of epoch {epoch + 1}"
+        )
+
+
+def _diverged(what: str) -> FloatingPointError:
+    return FloatingPointError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
+
+
+def average_buffers(network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor) -> None:
+    """Give every worker the mean of all workers' BatchNorm statistics, so that they evaluate and publish one network."""
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(sum_over_workers(buffer.clone()) / workers.to(buffer.dtype))

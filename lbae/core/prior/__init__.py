@@ -1,0 +1,1 @@
+"""Priors from moments: correlation repair, samplers, mixtures, and checks of what they draw."""

@@ -1,0 +1,1 @@
+"""The Ray cluster: connecting, resources, storage checks, tasks over rows."""

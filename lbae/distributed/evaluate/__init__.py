@@ -1,0 +1,1 @@
+"""Evaluation in Ray actors and tasks."""

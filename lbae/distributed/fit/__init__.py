@@ -1,0 +1,1 @@
+"""Fitting a prior in Ray tasks."""

@@ -1,0 +1,1 @@
+"""Passes over a latent table as Ray tasks, shared by several stages."""

@@ -1,0 +1,112 @@
+"""Training images that do not fit into memory: Ray Data decodes them anew every epoch, workers shuffle them in windows."""
+
+import itertools
+import math
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import DataIterator, RandomSeedConfig
+from torch import Tensor
+
+from lbae.config import Config, ModelConfig
+from lbae.core.network.training import epoch_seed
+from lbae.errors import LbaeError
+from lbae.io.sources import source as image_source
+from lbae.io.sources.decode import decode_rows
+
+_PIXELS = "pixels"  # uint8 (H, W, C) as bytes; null where an image could not be decoded
+_WINDOW_BATCHES, _WINDOW_ROWS = 8, 4096
+_DECODE_CPUS = 0.5
+
+
+def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
+    """The images of a source that are not held out, one row each, with its shards in another order every epoch."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    size = math.prod(config.model.image_shape)
+
+    def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        for pickled in batch["shard"]:
+            for table in image_source.read_batches(pickle.loads(pickled)):
+                decoded = decode_rows(table.filter(pa.array(~image_source.held_out(table["key"]))), config.model)
+                rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
+                yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
+
+    shards = [{"shard": pickle.dumps(shard)} for shard in source.shards]
+    order = RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)
+    return (
+        ray.data.from_items(shards, override_num_blocks=len(shards))
+        .randomize_block_order(seed=order)
+        .map_batches(decode, batch_size=1, num_cpus=_DECODE_CPUS)
+    )
+
+
+class Stream:
+    """A feed of one worker's part of :func:`dataset`, in windows of several batches that are shuffled.
+
+    Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than ``steps`` batches,
+    since images could not be decoded, images of a window come again: workers must take equally many steps.
+    Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs`` while the worker checks the last one.
+    """
+
+    def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int) -> None:
+        self._rows, self._model, self.batch, self.steps, self._seed, self._epochs = rows, model, batch, steps, seed, epochs
+        self._thread = ThreadPoolExecutor(1)
+        self._tables: Iterator[pa.Table] | None = None
+        self.bad = 0
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """Batches of one epoch."""
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
+        given = self.bad = 0
+        seen = torch.empty(0)
+        for window in self._windows(generator):
+            batches = min(len(window) // self.batch, self.steps - given)
+            if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
+                yield from torch.split(window[: batches * self.batch], self.batch)
+            given += batches
+            if len(window) > len(seen) // 2:  # the last may be one image, of which a batch spoils BatchNorm's statistics
+                seen = window
+        if not len(seen):
+            raise LbaeError("a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction")
+        while given < self.steps:
+            again = torch.randint(len(seen), (self.batch,), generator=generator)
+            yield seen[again]
+            given += 1
+        self._tables = self._started() if epoch + 1 < self._epochs else None
+
+    def _started(self) -> Iterator[pa.Table]:
+        """The tables of an epoch, of which Ray Data makes the first ones from now on."""
+        tables = iter(self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1))
+        first = self._thread.submit(lambda: list(itertools.islice(tables, 1)))
+        return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
+
+    def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Shuffled windows; what fills no batch is carried over into the next."""
+        rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
+        held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
+        parts = [held]
+        for table in self._tables or self._started():
+            parts.append(self._pixels(table))
+            if sum(map(len, parts)) >= rows:
+                held = _shuffled(torch.cat(parts), generator)
+                yield held
+                parts = [held[len(held) - len(held) % self.batch :]]
+        if sum(map(len, parts)):
+            yield _shuffled(torch.cat(parts), generator)
+
+    def _pixels(self, table: pa.Table) -> Tensor:
+        column = table[_PIXELS]
+        self.bad += column.null_count
+        data = bytearray().join(column.drop_null().to_pylist())
+        if not data:
+            return torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
+        return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, *self._model.image_shape)
+
+
+def _shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images[torch.randperm(len(images), generator=generator)]

@@ -1,0 +1,264 @@
+"""What every worker of a training run does: its images, the loop, and after every epoch a report with a checkpoint."""
+
+import errno
+import io
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.util.metrics import Gauge
+from torch import Tensor, nn
+
+from lbae.config import Config, Precision
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.codec import best_precision
+from lbae.core.network.training import Epoch, Feed, Resident, TrainState, data_parallel, initial_state, reconstruct, train
+from lbae.distributed.cluster.session import own_cpus
+from lbae.distributed.train.stream import Stream
+from lbae.errors import LbaeError, UserError
+from lbae.io.sources import source as image_source
+from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out
+from lbae.report.figures.tensorboard_events import log_epoch
+
+FeedKind = Literal["resident", "streaming"]
+
+STATE = "state.pt"  # of a checkpoint
+ROWS = "train"  # the Ray data set of a streaming run
+
+_LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}  # of an epoch, as its line says them
+_HELD_OUT = 10_000  # images of a streaming run, over all workers
+_WATCHED = 1024  # held-out images whose bits are looked at
+_SHOWN = 16
+# Of what is free before training: by reckoning a batch of 512 images at bfloat16 keeps 16 GB of activations at 128 pixels.
+_MOST_OF_A_GPU = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the driver tells its workers."""
+
+    config: Config
+    source: image_source.Source
+    test: image_source.Source | None
+    feed: FeedKind
+    max_bad_fraction: float
+    board: str
+    meter: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A worker's images: those it trains on, those held out, and of all workers' the ``rows`` and facts."""
+
+    feed: Feed
+    held_out: Tensor
+    rows: int
+    facts: dict[str, Any]
+
+
+def work(loop: dict[str, Settings]) -> None:
+    """The loop of one worker; what starting again would not mend is told to the driver."""
+    settings = loop["settings"]
+    try:
+        _work(settings)
+    except (LbaeError, FloatingPointError, OSError) as error:
+        if told := _final(error, settings.board):
+            ray.get(settings.meter.fail.remote(told))
+        raise
+
+
+def _final(error: Exception, place: str) -> LbaeError | None:
+    """What to tell of an error, if starting again would not mend it.
+
+    An error of this package that comes from another one, and is no user's mistake, is a storage's: it may answer next time.
+    """
+    if isinstance(error, FloatingPointError):
+        return LbaeError(str(error))
+    if isinstance(error, LbaeError):
+        return None if error.__cause__ and not isinstance(error, UserError) else error
+    return no_room(error, place)
+
+
+def no_room(error: BaseException, place: str) -> LbaeError | None:
+    """What to tell of an error where a checkpoint is written, if it is a full disk's."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return LbaeError(
+        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full; checkpoints of"
+        " earlier epochs are kept"
+    )
+
+
+def _work(settings: Settings) -> None:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    config, meter = settings.config, settings.meter
+    torch.set_num_threads(max(1, own_cpus() // context.get_local_world_size()))
+    device = ray.train.torch.get_device()
+    images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
+
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
+    if device.type == "cuda" and world > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    network = network.to(device).to(memory_format=torch.channels_last)
+    state = initial_state(network, config.train)
+    reporter = _Reporter(settings, images, rank)
+    reporter.restore(state)
+    if rank == 0:
+        done, total = (epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs))
+        ray.get(meter.begin.remote(done, total))
+    train(
+        state,
+        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=data_parallel(device)),
+        images.feed,
+        images.held_out,
+        config.train,
+        precision=reporter.precision,
+        test=_test_images(settings, rank, world),
+        worker=rank,
+        sum_over_workers=_sum_over_workers,
+        on_step=lambda count: meter.add.remote(count),
+        on_epoch=reporter.report,
+    )
+
+
+def _sum_over_workers(value: Tensor) -> Tensor:
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def _total(*counts: int) -> list[int]:
+    """Counts added over all workers."""
+    return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
+
+
+def _decoded(settings: Settings, source: image_source.Source, rank: int, world: int) -> tuple[Tensor, Tensor, int]:
+    """This worker's share of a source, without those held out and those; and how many of all workers' are no images."""
+    trained, held_out = ([np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2))
+    bad = 0
+    for part in decode_every(source, settings.config.model, rank, world):
+        mask = image_source.held_out(part.rows["key"])
+        trained.append(part.images[~mask])
+        held_out.append(part.images[mask])
+        bad += len(part.quarantine)
+    (bad,) = _total(bad)
+    check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
+    return torch.from_numpy(np.concatenate(trained)), torch.from_numpy(np.concatenate(held_out)), bad
+
+
+def _test_images(settings: Settings, rank: int, world: int) -> Tensor | None:
+    """This worker's share of the test images, if there are any."""
+    return None if settings.test is None else torch.cat(_decoded(settings, settings.test, rank, world)[:2])
+
+
+def _resident(settings: Settings, rank: int, world: int) -> Images:
+    """This worker's share, decoded once, on its GPU when there is room."""
+    config, device = settings.config, ray.train.torch.get_device()
+    resident, held_out, bad = _decoded(settings, settings.source, rank, world)
+    (trained,) = _total(len(resident))
+    smallest = torch.tensor(len(resident), device=device)
+    if world > 1:
+        torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
+    batch = _batch(config, int(smallest), trained, world)
+    steps = int(smallest) // batch
+    if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
+        resident = resident.to(device)
+    feed = Resident(resident, batch, steps, config.train.seed)
+    return Images(feed=feed, held_out=held_out, rows=settings.source.rows, facts={"images": trained, "bad": bad})
+
+
+def _streamed(settings: Settings, rank: int, world: int) -> Images:
+    """This worker's part of the stream; what is held out is decoded once, if it is not too much."""
+    config, source = settings.config, settings.source
+    held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
+    bad, looked_at = _total(missed, missed + len(held_out))
+    trained = sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards)
+    batch = _batch(config, trained // world, trained, world)
+    steps = trained // world // batch
+    rows = ray.train.get_dataset_shard(ROWS)
+    stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs)
+    facts = {"images": trained, "bad": bad}
+    return Images(feed=stream, held_out=torch.from_numpy(held_out), rows=trained + looked_at, facts=facts)
+
+
+def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
+    if not smallest:
+        raise UserError(f"{trained} training images are too few for {world} workers; lower --workers")
+    return min(config.train.batch_size // world, smallest)
+
+
+class _Reporter:
+    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to Ray's metrics."""
+
+    def __init__(self, settings: Settings, images: Images, rank: int) -> None:
+        device = ray.train.torch.get_device()
+        self.precision: Precision = best_precision(device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._facts = {**images.facts, "device": name, "precision": self.precision}
+        self._settings, self._images, self._rank = settings, images, rank
+        self.images_an_epoch = images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
+        self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
+        self._since = time.monotonic()
+
+    def restore(self, state: TrainState) -> None:
+        """Continue from the newest checkpoint of this run, when there is one."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as path:
+            saved = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
+        state.network.load_state_dict(saved["network"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.history.extend(Epoch(**epoch) for epoch in saved["history"])
+
+    def report(self, state: TrainState) -> None:
+        """Report the epoch that has just ended."""
+        if isinstance(self._images.feed, Stream):
+            (missed,) = _total(self._images.feed.bad)
+            bad = self._images.facts["bad"] + missed
+            check_bad_share(self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction)
+            self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
+        now = time.monotonic()
+        self._facts["images_per_second"] = round(self.images_an_epoch / (now - self._since), 1)
+        self._since = now
+        metrics = {**self._facts, "loss": state.history[-1].criterion, "history": [asdict(past) for past in state.history]}
+        if self._rank:
+            ray.train.report(metrics)
+            return
+        self._show(state)
+        with TemporaryDirectory() as path:
+            saved = {
+                "network": state.network.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "history": metrics["history"],
+            }
+            buffer = io.BytesIO()
+            torch.save(saved, buffer)
+            Path(path, STATE).write_bytes(buffer.getvalue())  # torch.save hides that a disk is full
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+
+    def _show(self, state: TrainState) -> None:
+        epoch = state.history[-1]
+        losses = {name: value for name in _LOSSES if (value := getattr(epoch, name)) is not None}
+        note = ", ".join(f"{_LOSSES[name]} {value:.2f}" for name, value in losses.items())
+        self._settings.meter.say.remote(f"epoch {epoch.number}, {note}")
+        numbers = {**losses, "images_per_second": self._facts["images_per_second"]}
+        for name, value in numbers.items():
+            self._gauges[name].set(value)
+        numbers["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+        latents = pairs = None
+        if len(watched := self._images.held_out[:_WATCHED]):
+            codes, images = reconstruct(state.network, watched, _SHOWN, precision=self.precision)
+            pairs = watched[:_SHOWN].numpy(), images.cpu().numpy()
+            if self._settings.config.model.bottleneck == "bernoulli":
+                latents = codes.to(torch.int8).cpu().numpy()
+        log_epoch(self._settings.board, epoch.number, numbers, latents, pairs)

@@ -1,0 +1,1 @@
+"""What jobs publish and read: models, latent tables, moment sums, bundles, image tables."""

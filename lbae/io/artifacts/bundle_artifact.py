@@ -1,0 +1,157 @@
+"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications load.
+
+Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M + 1) / 2) and
+weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary, bits and, in bundles that edit
+by hyperplane, attributes, and ``attributes.safetensors`` the statistics. Some have ``examples.safetensors``, images uint8
+(E, H, W, C).
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from lbae.config import Config
+from lbae.core.bundle import Bundle
+from lbae.core.latents.attribute_statistics import AttributeStatistics
+from lbae.core.latents.normals import Normals
+from lbae.core.network.codec import Codec
+from lbae.core.prior.prior import Prior
+from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.model_artifact import build_network
+from lbae.io.artifacts.output import Manifest, digest, publish, read_manifest
+from lbae.io.storage.location import absolute, readable, resolve
+
+KIND = "bundle"
+_FILES = {
+    "weights": "weights.safetensors",
+    "config": "config.json",
+    "prior": "prior.safetensors",
+    "pooled": "pooled.safetensors",
+    "attributes": "attributes.safetensors",
+}
+_EXAMPLES = "examples.safetensors"
+
+
+def pack_triangles(factors: np.ndarray) -> np.ndarray:
+    """Lower triangles (..., M, M) as rows of M (M + 1) / 2 numbers."""
+    return np.ascontiguousarray(factors[..., *np.tril_indices(factors.shape[-1])])
+
+
+def unpack_triangles(packed: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`pack_triangles`. LbaeError when the numbers are not finite or make no triangle."""
+    side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
+    if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
+        raise LbaeError("a factor in the bundle is damaged (not a triangle of finite numbers); fit the bundle again")
+    factors = np.zeros((*packed.shape[:-1], side, side), dtype=packed.dtype)
+    factors[..., *np.tril_indices(side)] = packed
+    return factors
+
+
+def save_bundle(
+    out: str,
+    *,
+    model: str,
+    prior: Prior,
+    pooled_factor: np.ndarray,
+    attributes: AttributeStatistics,
+    examples: np.ndarray,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    rows: int,
+    result: dict[str, Any],
+    report: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the sampler.
+
+    ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
+    """
+    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other numbers.
+    arrays = {
+        f.name: np.ascontiguousarray(getattr(attributes, f.name))
+        for f in dataclasses.fields(attributes)
+        if f.name != "names"
+    }
+    content = {
+        "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
+        "config": (resolve(model) / _FILES["config"]).read_bytes(),
+        "prior": safetensors.numpy.save({"weights": prior.weights, "factors": pack_triangles(prior.factors)}),
+        "pooled": safetensors.numpy.save({"factor": pack_triangles(pooled_factor)}),
+        "attributes": safetensors.numpy.save(arrays),
+    }
+    files = {_FILES[name]: data for name, data in content.items()}
+    if len(examples):
+        files[_EXAMPLES] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
+    for name, data in {**files, **report}.items():
+        (resolve(out) / name).write_bytes(data)
+    return publish(
+        out,
+        KIND,
+        fingerprint=digest(*files.values()),
+        parents=parents,
+        config=config,
+        rows=rows,
+        files=[*files, *report],
+        result={"attributes": list(attributes.names), **result},
+    )
+
+
+def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
+    """A bundle ready to sample, interpolate and edit; by default on a GPU when there is one.
+
+    Its codec runs at the precision the latents were encoded at.
+    """
+    manifest = read_manifest(uri, KIND)
+    names = _FILES | ({"examples": _EXAMPLES} if _EXAMPLES in manifest.files else {})
+    data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
+    if digest(*data.values()) != manifest.fingerprint:
+        raise UserError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
+    config = Config.from_dict(json.loads(data["config"]))
+    statistics = _statistics(manifest, data["attributes"])
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    prior = safetensors.numpy.load(data["prior"])
+    factors = unpack_triangles(prior["factors"])
+    pooled = safetensors.numpy.load(data["pooled"])
+    return Bundle(
+        fingerprint=manifest.fingerprint,
+        codec=Codec(build_network(uri, data["weights"], config), manifest.config["precision"], chosen),
+        prior=Prior(
+            sampler=manifest.config.get("sampler", "hyperplane"),
+            weights=prior["weights"],
+            factors=factors,
+            attributes=statistics.names if factors.shape[1] > 1 + config.model.latent_dim else (),
+        ),
+        normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
+        attributes=statistics,
+        examples=safetensors.numpy.load(data["examples"])["images"] if "examples" in data else _no_images(config),
+    )
+
+
+def _no_images(config: Config) -> np.ndarray:
+    return np.empty((0, *config.model.image_shape), dtype=np.uint8)
+
+
+def read_pointer(uri: str) -> str:
+    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no absolute one."""
+    found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
+    if found != absolute(found or uri) or "\n" in found:
+        raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle")
+    return found
+
+
+def move_pointer(uri: str, bundle: str) -> None:
+    """Let a file name a bundle, for the services that follow it."""
+    resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
+
+
+def load_statistics(uri: str) -> AttributeStatistics:
+    """The attribute statistics of a bundle, without its model."""
+    return _statistics(read_manifest(uri, KIND), (resolve(uri) / _FILES["attributes"]).read_bytes())
+
+
+def _statistics(manifest: Manifest, data: bytes) -> AttributeStatistics:
+    return AttributeStatistics(names=tuple(manifest.result["attributes"]), **safetensors.numpy.load(data))

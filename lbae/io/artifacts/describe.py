@@ -1,0 +1,74 @@
+"""What an artifact is, in words and numbers: its manifest, and statistics of its bits."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lbae.core.latents.attribute_statistics import leading_bits
+from lbae.core.moments.bit_health import bit_health
+from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.io.artifacts import bundle_artifact as bundle
+from lbae.io.artifacts import latent_table
+from lbae.io.artifacts import moments_artifact as moments
+from lbae.io.artifacts.output import read_manifest
+from lbae.io.storage.location import resolve
+
+_SAMPLE_PARTS = 4
+_LEADING_BITS = 5
+
+
+def describe(uri: str) -> dict[str, Any]:
+    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits' health.
+
+    For bundles also the bits that every attribute lifts most.
+    """
+    manifest = read_manifest(uri)
+    facts: dict[str, Any] = {
+        "kind": manifest.kind,
+        "fingerprint": manifest.fingerprint,
+        "parents": manifest.parents,
+        "created": manifest.created,
+        "rows": manifest.rows,
+        "files": len(manifest.files),
+        "config": manifest.config,
+        "packages": manifest.packages,
+        "result": {k: v for k, v in manifest.result.items() if k not in ("kind", "fingerprint", "rows", "history")},
+    }
+    if parts := [name for name in manifest.files if name.startswith("data/")]:
+        with (resolve(uri) / parts[0]).open() as file:
+            facts["schema"] = {field.name: str(field.type) for field in pq.read_schema(file)}
+    if manifest.kind == moments.KIND:
+        facts["bits"] = _bits(moments.load_moments(uri)[0])
+    if manifest.kind == latent_table.KIND and manifest.rows:
+        facts["bits"] = _bits_of_latents(uri)
+    if reasons := _quarantine(uri, manifest.files):
+        facts["quarantine"] = dict(reasons.most_common())
+    if manifest.kind == bundle.KIND:
+        facts["leading_bits"] = leading_bits(bundle.load_statistics(uri), _LEADING_BITS)
+    return facts
+
+
+def _bits_of_latents(uri: str) -> dict[str, Any]:
+    table = latent_table.open_latent_table(uri)
+    groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
+    packed = np.concatenate([latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])])
+    return _bits(moment_sums(packed, table.latent_dim))
+
+
+def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
+    """How many images could not be decoded, by what kind of error."""
+    reasons: Counter[str] = Counter()
+    for name in files:
+        if name.startswith("quarantine/"):
+            with (resolve(uri) / name).open() as file:
+                errors = pq.read_table(file, columns=["error"])["error"].to_pylist()
+            reasons.update(error.partition(":")[0] for error in errors)
+    return reasons
+
+
+def _bits(sums: MomentSums) -> dict[str, Any]:
+    health = {name: round(value, 4) for name, value in bit_health(sums).items()}
+    return {"latent_dim": sums.latent_dim, "rows_read": sums.count, **health}

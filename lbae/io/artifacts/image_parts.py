@@ -1,0 +1,100 @@
+"""Parts of an image table made from the shards of any source, with what is no image set aside."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Shaped
+
+from lbae.io.artifacts.image_table import ImagePart, rows_of
+from lbae.io.artifacts.latent_table import write_parquet
+from lbae.io.artifacts.output import RowDigest
+from lbae.io.images import ImageError, check_image
+from lbae.io.sources.decode import QUARANTINE_SCHEMA
+from lbae.io.sources.plan import CUT as SOURCE_CUT
+from lbae.io.sources.plan import runs
+from lbae.io.sources.source import Shard, leaving_out, read_batches
+from lbae.io.storage.location import resolve
+
+_PART_BYTES = 256 * 2**20
+_GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
+CUT = {**SOURCE_CUT, "part_bytes": _PART_BYTES}
+"""How a source is cut into parts: what is finished of one is of no use to a version that cuts otherwise."""
+_PATH = "image_path"
+_DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
+
+
+def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
+    """Parts of about 256 MB, by their numbers, as runs of shards."""
+    sizes = [shard.size for shard in shards]
+    cut = runs([shard.rows for shard in shards], sizes, sum(shard.rows for shard in shards), _PART_BYTES)
+    return [(index, tuple(shards[first:last])) for index, (first, last) in enumerate(cut)]
+
+
+def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
+    """Half of the SHA-256 of every image of a shard, type S16; what has no bytes is told apart by its key."""
+    # Not the 64 bits of ``file_digests``: what those confuse is miscounted, what these confuse is lost.
+    found = (
+        hashlib.sha256(data or key.encode()).digest()[:16]
+        for batch in read_batches(shard)
+        for key, data in zip(batch["key"].to_pylist(), batch["bytes"].to_pylist(), strict=True)
+    )
+    return np.fromiter(found, dtype="S16", count=shard.rows)
+
+
+def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:
+    """The shards without images that have the digest of one before them; the digests of all must fit into memory."""
+    whole = np.concatenate(every)
+    again = np.ones(len(whole), dtype=np.bool_)
+    again[np.unique(whole, return_index=True)[1]] = False
+    return leaving_out(shards, again)
+
+
+def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
+    """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
+
+    Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column ``image``
+    holds the bytes as they were and, as their path, the key they had in the source; the other columns stay as they are. The
+    paths that images had in a table or a tar, where keys are others, become a column ``image_path``, unless the source has
+    one: that of a table that was ingested before says where its images first came from.
+    """
+    file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
+    if not (resolve(out) / file).exists():
+        _write(out, file, quarantine, shards)
+    with (resolve(out) / file).open() as opened:
+        parquet = pq.ParquetFile(opened)
+        rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
+    bad = int(metadata[_BAD])
+    return ImagePart(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16))
+
+
+def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> None:
+    good, bad, digest = [], [], RowDigest()
+    for batch in (batch for shard in shards for batch in read_batches(shard)):
+        errors = [_error(data) for data in batch["bytes"].to_pylist()]
+        kept = batch.filter(pa.array([error is None for error in errors]))
+        wrong = batch.select(["key", "path"]).append_column("error", pa.array(errors, pa.string()))
+        bad.append(wrong.filter(pa.array([error is not None for error in errors])).cast(QUARANTINE_SCHEMA))
+        image = pa.StructArray.from_arrays([kept[name].combine_chunks() for name in ("bytes", "key")], ["bytes", "path"])
+        rest = {name: kept[name] for name in kept.column_names[3:]}
+        if shards[0].row_groups or shards[0].samples:
+            rest = {_PATH: kept["path"], **rest}
+        good.append(pa.table({"image": image, **rest}))
+        digest.add(rows_of(good[-1]))
+    table, set_aside = pa.concat_tables(good), pa.concat_tables(bad)
+    if len(set_aside):
+        write_parquet(out, quarantine, set_aside)
+    sizes = [len(cell["bytes"]) for cell in table["image"].to_pylist()]
+    lengths = [last - first for first, last in runs([1] * len(sizes), sizes, _GROUP_ROWS, _GROUP_BYTES)]
+    metadata = {_DIGEST: f"{digest.total:x}", _BAD: str(len(set_aside))}
+    write_parquet(out, file, table.replace_schema_metadata(metadata), lengths)
+
+
+def _error(data: bytes | None) -> str | None:
+    try:
+        check_image(data)
+    except ImageError as error:
+        return str(error)
+    return None

@@ -1,0 +1,221 @@
+"""The latent table: Parquet part files of keys, bit-packed latents and the source's other columns.
+
+Layout of the artifact: ``data/part-*.parquet`` (the table, for any Parquet reader), ``quarantine/part-*.parquet`` (images
+that could not be decoded: key, path, error), ``manifest.json``. Format version 1; see docs/architecture.md.
+"""
+
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
+from lbae.core.latents.packing import check_packed, packed_width
+from lbae.errors import UserError
+from lbae.io.artifacts.output import FORMAT_VERSION, Manifest, RowDigest, digest, read_manifest
+from lbae.io.storage.location import Location, resolve
+
+KIND = "latent table"
+_BATCH_ROWS = 2**15
+_DIGEST = b"lbae.rows_digest"
+
+
+def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
+    """Write one part file under its final name, in row groups of these lengths when any are given."""
+    buffer = io.BytesIO()
+    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading verifies.
+    plain = [column for column in table.column_names if column != "latent"]
+    with pq.ParquetWriter(
+        buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
+    ) as writer:
+        start = 0
+        for length in row_groups or [len(table)]:
+            writer.write_table(table.slice(start, length), row_group_size=max(1, length))
+            start += length
+    (resolve(uri) / name).write_bytes(buffer.getvalue())
+
+
+def latent_part(
+    keys: pa.Array, packed: UInt8[np.ndarray, "K B"], columns: pa.Table, latent_dim: int, model_fingerprint: str
+) -> pa.Table:
+    """The table of one part: key, latent, then ``columns`` as they are."""
+    width = packed_width(latent_dim)
+    latent = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(width), len(packed), [None, pa.py_buffer(np.ascontiguousarray(packed))]
+    )
+    rest = {name: columns[name] for name in columns.column_names}
+    part = pa.table({"key": keys, "latent": latent, **rest})
+    metadata = {
+        "lbae.format_version": str(FORMAT_VERSION),
+        "lbae.latent_dim": str(latent_dim),
+        "lbae.bit_order": "lsb",
+        "lbae.model_fingerprint": model_fingerprint,
+    }
+    return with_digest(part.replace_schema_metadata(metadata), part_digest(part))
+
+
+def with_digest(part: pa.Table, digest: int) -> pa.Table:
+    """The part with the digest of its rows in its metadata."""
+    return part.replace_schema_metadata({**part.schema.metadata, _DIGEST: f"{digest:x}"})
+
+
+def rows_digest(schema: pa.Schema) -> int:
+    """The digest of its rows that a part carries."""
+    return int(schema.metadata[_DIGEST], 16)
+
+
+def part_digest(part: pa.Table) -> int:
+    """Sum of the row hashes of a part: all columns but the images count, the order of the rows does not."""
+    names = [name for name in part.column_names[2:] if name != "image"]
+    rest = part.select(names).to_pylist() if names else [{}] * len(part)
+    total = RowDigest()
+    total.add(
+        key.encode() + b"\0" + latent + json.dumps(row, sort_keys=True, default=str).encode()
+        for key, latent, row in zip(part["key"].to_pylist(), part["latent"].to_pylist(), rest, strict=True)
+    )
+    return total.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """A row group of a part file."""
+
+    part: str
+    index: int
+    rows: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentTable:
+    """A finished latent table: its manifest and its part files."""
+
+    uri: str
+    manifest: Manifest
+
+    @property
+    def latent_dim(self) -> int:
+        """N."""
+        return int(self.manifest.config["latent_dim"])
+
+    @property
+    def model_fingerprint(self) -> str:
+        """The model that made the latents."""
+        return self.manifest.parents["model"]
+
+    def made_from(self, name: Literal["model", "data"]) -> str:
+        """URI of the model or of the images; UserError for a table of a version that did not write it down."""
+        if name not in self.manifest.result:
+            raise UserError(
+                f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it, or encode again"
+            )
+        return str(self.manifest.result[name])
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the part files that hold latents."""
+        return [name for name in self.manifest.files if name.startswith("data/")]
+
+    def keys(self) -> pa.ChunkedArray:
+        """Keys of all images, of those that could not be decoded as well."""
+        chunks = []
+        for name in self.manifest.files:
+            with (resolve(self.uri) / name).open() as file:
+                chunks += pq.ParquetFile(file).read(columns=["key"])["key"].chunks
+        return pa.chunked_array(chunks, pa.string())
+
+    def digest(self) -> int:
+        """The digest of all rows."""
+        total = 0
+        for part in self.parts:
+            with self._open(part) as file:
+                total += rows_digest(file.schema_arrow)
+        return total % 2**256
+
+    def schema(self) -> pa.Schema:
+        """Columns of the table."""
+        with self._open(self.parts[0]) as file:
+            return file.schema_arrow
+
+    def source_columns(self) -> pa.Schema:
+        """The columns that the source's rows brought along, without the image and its path; there must be a part."""
+        own = ("key", "latent", "path", "image")
+        return pa.schema([pa.field(field.name, field.type) for field in self.schema() if field.name not in own])
+
+    def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
+        """One part; UserError when it is damaged, of another width or of another model."""
+        with self._open(part) as file:
+            return file.read(columns=columns)
+
+    def row(self, part: str, group: int, row: int) -> dict[str, Any]:
+        """One row, without its latent and its image."""
+        with self._open(part) as file:
+            columns = [name for name in file.schema_arrow.names if name not in ("latent", "image")]
+            return file.read_row_group(group, columns=columns).slice(row, 1).to_pylist()[0]
+
+    def footer(self, part: str, columns: Sequence[str]) -> tuple[list[RowGroup], str]:
+        """The row groups of a part with the stored size of some columns, and the digest of its rows."""
+        with self._open(part) as file:
+            groups = []
+            for index in range(file.num_row_groups):
+                group = file.metadata.row_group(index)
+                chunks = (group.column(i) for i in range(group.num_columns))
+                stored = sum(c.total_compressed_size for c in chunks if c.path_in_schema in columns)
+                groups.append(RowGroup(part=part, index=index, rows=group.num_rows, stored_bytes=stored))
+            written = (file.schema_arrow.metadata or {}).get(_DIGEST, b"").decode()
+        return groups, written or digest(self.manifest.fingerprint.encode(), part.encode())
+
+    def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:
+        """Rows of some row groups, at most 2**15 at a time.
+
+        UserError when a part is damaged, of another width or of another model, or when a latent has padding bits set.
+        """
+        for part, run in itertools.groupby(groups, key=lambda group: group.part):
+            with self._open(part) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group.index for group in run], columns=columns):
+                    rows = pa.Table.from_batches([batch])
+                    try:
+                        check_packed(packed_latents(rows), self.latent_dim)
+                    except ValueError as error:
+                        raise UserError(f"{resolve(self.uri) / part} cannot be used: {error}") from error
+                    yield rows
+
+    @contextmanager
+    def _open(self, part: str) -> Iterator[pq.ParquetFile]:
+        location = resolve(self.uri) / part
+        try:
+            with location.open() as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+                self._check(location, file.schema_arrow)
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{location} cannot be read as Parquet: {error}") from error
+
+    def _check(self, location: Location, schema: pa.Schema) -> None:
+        found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
+        if found != self.model_fingerprint:
+            raise UserError(
+                f"{location} holds latents of model {found or 'unknown'}; the table is of {self.model_fingerprint}"
+            )
+        kind = schema.field("latent").type
+        if kind != pa.binary(packed_width(self.latent_dim)):
+            raise UserError(f"{location} has latents of type {kind}, not N = {self.latent_dim} bits")
+
+
+def open_latent_table(uri: str) -> LatentTable:
+    """A finished latent table by URI."""
+    return LatentTable(uri=uri, manifest=read_manifest(uri, KIND))
+
+
+def packed_latents(table: pa.Table) -> UInt8[np.ndarray, "K B"]:
+    """The ``latent`` column as bytes, without a copy where it is one chunk."""
+    column = table["latent"].combine_chunks()
+    width = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8) if len(column) else np.empty(0, dtype=np.uint8)
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)

@@ -1,0 +1,154 @@
+"""The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and in ``lineage.json`` what went into it.
+
+An update writes the files of the next generation beside those of the last one, which the update after that removes, so that
+a reader of a manifest finds its files. Grouped moment sums are one matrix a group in ``groups/``.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.numpy
+
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.errors import UserError
+from lbae.io.artifacts.attribute_columns import Attribute
+from lbae.io.artifacts.output import Manifest, digest_json, publish, read_manifest
+from lbae.io.artifacts.output import digest as digest_bytes
+from lbae.io.storage.location import resolve
+
+KIND = "moment sums"
+GROUPED_KIND = "grouped moment sums"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """What was summed: rows a latent table (fewer than 0: removed), how often each part file, how attributes were read."""
+
+    tables: Mapping[str, int]
+    parts: Mapping[str, int]
+    attributes: tuple[Attribute, ...] = ()
+
+    def combine(self, other: "Lineage", sign: int) -> "Lineage":
+        """The lineage of the sum (1) or the difference (-1)."""
+        return Lineage(
+            tables=_combine(self.tables, other.tables, sign),
+            parts=_combine(self.parts, other.parts, sign),
+            attributes=self.attributes,
+        )
+
+
+def _combine(left: Mapping[str, int], right: Mapping[str, int], sign: int) -> dict[str, int]:
+    total = Counter(left)
+    total.update({name: sign * count for name, count in right.items()})
+    return {name: count for name, count in total.items() if count}
+
+
+def save_moments(
+    out: str,
+    moments: MomentSums,
+    lineage: Lineage,
+    *,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    result: dict[str, Any],
+    generation: int = 1,
+) -> dict[str, Any]:
+    """Publish moment sums, as the first generation of an artifact or as a further one."""
+    suffix = "" if generation == 1 else f"-{generation}"
+    files = {
+        f"sums{suffix}.safetensors": safetensors.numpy.save({"sums": moments.sums}),
+        f"lineage{suffix}.json": json.dumps(dataclasses.asdict(lineage)).encode(),
+    }
+    for name, data in files.items():
+        (resolve(out) / name).write_bytes(data)
+    return publish(
+        out,
+        KIND,
+        fingerprint=_fingerprint(moments),
+        parents=parents,
+        config=config,
+        rows=moments.count,
+        files=files,
+        result={
+            "latent_dim": moments.latent_dim,
+            "attributes": list(moments.attributes),
+            "tables": dict(lineage.tables),
+            **result,
+        },
+        generation=generation,
+    )
+
+
+def _fingerprint(moments: MomentSums) -> str:
+    described = digest_json([moments.latent_dim, list(moments.attributes)])
+    return digest_bytes(moments.sums.tobytes(), described.encode())
+
+
+def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
+    """Moment sums and their manifest."""
+    manifest = read_manifest(uri, KIND)
+    return _load_sums(uri, next(name for name in manifest.files if name.startswith("sums")), manifest), manifest
+
+
+def _load_sums(uri: str, name: str, manifest: Manifest) -> MomentSums:
+    sums = safetensors.numpy.load((resolve(uri) / name).read_bytes())["sums"]
+    names = tuple(manifest.result["attributes"])
+    return MomentSums(sums=sums, latent_dim=int(manifest.result["latent_dim"]), attributes=names)
+
+
+def load_lineage(uri: str, manifest: Manifest) -> Lineage:
+    """What went into moment sums; UserError for artifacts without a lineage file."""
+    name = next((name for name in manifest.files if name.startswith("lineage")), None)
+    if name is None:
+        raise UserError(f"{uri} does not say which part files it sums (it has no lineage file); reduce its table again")
+    tree = json.loads((resolve(uri) / name).read_bytes())
+    return Lineage(
+        tables=tree["tables"],
+        parts=tree["parts"],
+        attributes=tuple(Attribute(**attribute) for attribute in tree["attributes"]),
+    )
+
+
+def save_groups(
+    out: str,
+    names: Sequence[str],
+    groups: Iterable[tuple[int, MomentSums]],
+    *,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    result: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Publish one set of sums a group. They are written as they come, so that one is in memory at a time; ``result`` is
+    asked for after the last."""
+    rows, fingerprints, facts = [0] * len(names), [""] * len(names), {}
+    for index, moments in groups:
+        (resolve(out) / _group_file(index)).write_bytes(safetensors.numpy.save({"sums": moments.sums}))
+        rows[index], fingerprints[index] = moments.count, _fingerprint(moments)
+        facts = {"latent_dim": moments.latent_dim, "attributes": list(moments.attributes)}
+    return publish(
+        out,
+        GROUPED_KIND,
+        fingerprint=digest_json([list(names), fingerprints]),
+        parents=parents,
+        config=config,
+        rows=sum(rows),
+        files=[_group_file(index) for index in range(len(names))],
+        result={**facts, "groups": dict(zip(names, rows, strict=True)), **result()},
+    )
+
+
+def load_group(uri: str, name: str) -> MomentSums:
+    """The sums of one group of grouped moment sums, by its name (``column=value``)."""
+    manifest = read_manifest(uri, GROUPED_KIND)
+    names = list(manifest.result["groups"])
+    if name not in names:
+        raise UserError(f"{uri} has no group {name!r}; it has {', '.join(names)}")
+    return _load_sums(uri, _group_file(names.index(name)), manifest)
+
+
+def _group_file(index: int) -> str:
+    return f"groups/{index:05d}.safetensors"

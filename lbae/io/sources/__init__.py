@@ -1,0 +1,1 @@
+"""Image sources: planning, reading and decoding of Parquet tables, tars and image files."""

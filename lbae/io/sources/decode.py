@@ -1,0 +1,96 @@
+"""Rows of a source to decoded images, with what cannot be decoded set aside in a quarantine table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+
+from lbae.config import ModelConfig
+from lbae.errors import LbaeError, UserError
+from lbae.io.images import ImageError, decode_image
+from lbae.io.sources.source import HELD_OUT_OF, Source, held_out, only, read_batches, read_shard, shard_keys, spread
+
+QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Images and the rows they came from (without their bytes), and the rows that are no images."""
+
+    images: UInt8[np.ndarray, "K H W C"]
+    rows: pa.Table
+    quarantine: pa.Table
+
+
+def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False) -> Decoded:
+    """Decode rows of :func:`lbae.io.sources.source.read_batches`, which lose or keep their bytes (column ``image``)."""
+    images, good, bad = [], [], []
+    keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
+    for index, data in enumerate(table["bytes"].to_pylist()):
+        try:
+            images.append(decode_image(data, config))
+            good.append(index)
+        except ImageError as error:
+            bad.append({"key": keys[index], "path": paths[index], "error": str(error)})
+    stacked = np.stack(images) if images else np.empty((0, *config.image_shape), dtype=np.uint8)
+    rest = table.drop_columns(["bytes"])
+    if keep_images:
+        fields = [table[name].combine_chunks() for name in ("bytes", "path")]
+        rest = rest.append_column("image", pa.StructArray.from_arrays(fields, ["bytes", "path"]))
+    return Decoded(
+        images=stacked,
+        rows=rest if not bad else rest.take(np.array(good, dtype=np.int64)),
+        quarantine=pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA),
+    )
+
+
+def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
+    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers holds."""
+    for shard in source.shards:
+        mine = range((offset - shard.start) % stride, shard.rows, stride)
+        others = frozenset(range(shard.rows)).difference(mine)
+        for table in read_batches(replace(shard, left_out=others)) if mine else ():
+            yield decode_rows(table, config)
+
+
+def decode_held_out(
+    source: Source, config: ModelConfig, offset: int, stride: int, most: int
+) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
+    """Held-out row ``offset`` and every ``stride``-th after it, about ``most`` from all over a source that may be sorted.
+
+    Their images, and how many of the rows are none.
+    """
+    parts, count, seen, bad = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0, 0
+    for shard in spread(source.shards, HELD_OUT_OF * most * stride):
+        rows = np.flatnonzero(held_out(shard_keys(shard)))
+        mine = rows[(offset - seen) % stride :: stride][: most - count]
+        seen += len(rows)
+        if len(mine):
+            decoded = decode_rows(read_shard(shard).take(mine), config)
+            parts.append(decoded.images)
+            count, bad = count + len(mine), bad + len(decoded.quarantine)
+    return np.concatenate(parts), bad
+
+
+def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:
+    """The images of some keys, in their order; UserError when the source holds one no longer."""
+    found: dict[str, np.ndarray] = {}
+    for shard in only(source.shards, pa.chunked_array([keys], pa.string())):
+        decoded = decode_rows(read_shard(shard), config)
+        found |= dict(zip(decoded.rows["key"].to_pylist(), decoded.images, strict=True))
+    if missing := [key for key in keys if key not in found]:
+        raise UserError(
+            f"{source.uri} holds no image {missing[0]} any more; give the source that the latents were made from"
+        )
+    return np.stack([found[key] for key in keys])
+
+
+def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
+    """LbaeError when too many images could not be decoded, or ``allowed`` is no number."""
+    if not bad <= allowed * total:
+        raise LbaeError(
+            f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of {allowed:g}"
+            " (--max-bad-fraction); `jobs/encode.py` names them in a quarantine table"
+        )

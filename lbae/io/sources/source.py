@@ -1,0 +1,188 @@
+"""Image sources as shards, each a run of rows that one task reads, and the keys of their rows.
+
+:mod:`lbae.io.sources.plan` cuts a source into shards. A row's key is unique by construction, and known without reading the
+row.
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float64, UInt64
+
+from lbae.io.sources import parquet as tables
+from lbae.io.sources import tar as tars
+from lbae.io.sources.columns import check_fit, laid_out
+from lbae.io.storage.location import Location, resolve
+
+HELD_OUT_OF = 10  # rows one is held out of, for validation
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Rows of one Parquet file (of its row groups, but for the first ``skip``), samples of one tar, or a run of image files.
+
+    ``columns`` are those that its rows have beside key, bytes and path: the same in all shards of a source.
+    """
+
+    root: str
+    rows: int
+    size: int
+    files: tuple[str, ...]
+    columns: pa.Schema
+    index: int = 0
+    start: int = 0
+    row_groups: tuple[int, ...] = ()
+    skip: int = 0
+    first_row: int = 0
+    samples: tuple[tars.Sample, ...] = ()
+    left_out: frozenset[int] = frozenset()
+
+    @property
+    def wanted(self) -> int:
+        """Rows that are read."""
+        return self.rows - len(self.left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A planned image source.
+
+    The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not their bytes,
+    and their kind where their names do not say it.
+    """
+
+    uri: str
+    fingerprint: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        """Images, decodable or not."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def folders(self) -> set[str]:
+        """URIs of the folders that its files lie in."""
+        return {posixpath.dirname(posixpath.join(shard.root, name)) for shard in self.shards for name in shard.files}
+
+
+def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
+    """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit those."""
+    check_fit(shards[0].columns, columns, out)
+    return tuple(replace(shard, columns=columns) for shard in shards)
+
+
+def read_batches(shard: Shard) -> Iterator[pa.Table]:
+    """The rows of a shard in order, a few hundred at a time, as files may be large.
+
+    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path`` (string), then ``shard.columns``. A
+    table's own columns of these names, and ``latent``, are called ``source_NAME``.
+    """
+    root, keys = resolve(shard.root), shard_keys(shard)
+    if shard.row_groups:
+        first = 0
+        for table in tables.batches(root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS):
+            wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
+            yield _rows(shard, keys[first : first + len(table)].filter(wanted), table.filter(wanted))
+            first += len(table)
+        return
+    left = [row for row in range(shard.rows) if row not in shard.left_out]
+    for first in range(0, len(left), _BATCH_ROWS):
+        some = left[first : first + _BATCH_ROWS]
+        yield _rows(shard, keys.take(some), (_samples if shard.samples else _files)(root, shard, some))
+
+
+def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
+    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)})
+
+
+def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
+    some = tuple(shard.samples[row] for row in rows)
+    labelled = "label" in shard.columns.names
+    data, labels = tars.read(root / shard.files[0], some, labelled)
+    paths = pa.array([sample.image and sample.image.name for sample in some], pa.string())
+    return pa.table({"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})})
+
+
+def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
+    names = [shard.files[row] for row in rows]
+    data = pa.array([bytes_or_none(root / name) for name in names], pa.binary())
+    return pa.table({"bytes": data, "path": names, "label": [name.split("/", 1)[0] for name in names]})
+
+
+def read_shard(shard: Shard) -> pa.Table:
+    """All rows of :func:`read_batches`."""
+    return pa.concat_tables(read_batches(shard))
+
+
+def without(shards: tuple[Shard, ...], known: pa.ChunkedArray) -> tuple[Shard, ...]:
+    """The shards without the rows of these keys; both sets of keys must fit into memory."""
+    return leaving_out(shards, _is_among(shards, known))
+
+
+def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
+    """The shards with no rows but those of these keys."""
+    return leaving_out(shards, ~_is_among(shards, keys))
+
+
+def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
+    every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
+    # Offsets of 64 bits: many keys are more than 2 GiB.
+    return pc.is_in(every.cast(pa.large_string()), value_set=keys.cast(pa.large_string())).to_numpy()
+
+
+def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
+    """The shards without these rows of theirs, one after another; those with none left are gone."""
+    each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
+    rest = [
+        replace(shard, left_out=frozenset(np.flatnonzero(some).tolist())) for shard, some in zip(shards, each, strict=True)
+    ]
+    return tuple(shard for shard in rest if shard.wanted)
+
+
+def shard_keys(shard: Shard) -> pa.Array:
+    """The keys of a shard's rows, known without reading it."""
+    if shard.samples:
+        return pa.array([f"{shard.files[0]}:{sample.name}" for sample in shard.samples])
+    if not shard.row_groups:
+        return pa.array(shard.files, pa.string())
+    return pa.array([f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
+
+
+def bytes_or_none(location: Location) -> bytes | None:
+    """A file's content; None when it has vanished."""
+    try:
+        return location.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
+    """A number for the bytes of every image of :func:`read_shard` that has any, by which equal files are found."""
+    digests = [hashlib.sha256(data).digest() for data in rows["bytes"].to_pylist() if data]
+    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
+
+
+def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
+    """Shards evenly spaced over a source that hold about so many rows, or all."""
+    total = sum(shard.rows for shard in shards)
+    count = max(1, len(shards) * rows // max(1, total))
+    return tuple(shards[i * len(shards) // count] for i in range(count)) if count < len(shards) else shards
+
+
+def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
+    """A number in [0, 1) for every key, uniform and always the same: rows below p are a subset with the share p."""
+    digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
+    return np.fromiter((int.from_bytes(d[:8]) / 2**64 for d in digests), dtype=np.float64, count=len(keys))
+
+
+def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
+    """Rows that every stage keeps for validation: sha256(key) mod 10 = 0."""
+    digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
+    return np.fromiter((int.from_bytes(d) % HELD_OUT_OF == 0 for d in digests), dtype=bool, count=len(keys))

@@ -1,0 +1,1 @@
+"""Files on local disks and object stores: locations and locks."""

@@ -1,0 +1,1 @@
+"""The body of every job: options, checks, and calls of the stages."""

@@ -1,0 +1,1 @@
+"""Jobs from images to a bundle."""

@@ -1,0 +1,97 @@
+"""Any image source to an image table with Ray Data: one row is one part file of about 256 MB."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.io.artifacts import image_parts as parts_io
+from lbae.io.artifacts import image_table
+from lbae.io.artifacts import output as artifact
+from lbae.io.sources.decode import check_bad_share
+from lbae.io.sources.plan import Kind, plan
+from lbae.io.sources.source import Shard, Source
+from lbae.io.storage.location import absolute
+from lbae.io.storage.lock import locked
+from lbae.report.progress import ProgressLine
+
+
+def ingest(
+    *,
+    source: str,
+    out: str,
+    distinct: bool = False,
+    kind: Kind | None = None,
+    max_bad_fraction: float = 0.01,
+    overwrite: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Write any source of images as an image table: Parquet files of about 256 MB. A killed job, run again, continues.
+
+    Args:
+        source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
+        out: URI of the image table.
+        distinct: of images with equal bytes keep the first, and count the others; reads the source twice.
+        kind: table, tars or files: what ``source`` is, when its files' names (.parquet, .tar) do not say so.
+        max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
+        overwrite: replace another artifact at ``out``.
+        address: Ray cluster to join; found or started when not given.
+    """
+    images = plan(source, kind)
+    parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
+    with locked(out) as still_held:
+        place = (out, image_table.KIND, parents, config, overwrite, images.folders, parts_io.CUT)
+        done = artifact.finished(*place)
+        if not done:
+            with session(address):
+                reached([images.uri], [out])
+                artifact.begin(*place)
+                done = _written(images, absolute(out), parents, config, still_held)
+    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
+    return done
+
+
+def _written(
+    images: Source,
+    out: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    still_held: Callable[[], None],
+) -> dict[str, Any]:
+    """Write the parts that are missing, and publish the table."""
+    started = time.monotonic()
+    distinct = "distinct" in config
+    shards = _distinct(images, still_held) if distinct else images.shards
+    wanted = sum(shard.wanted for shard in shards)
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, lambda plan: parts_io.ingest_part(out, *plan))
+
+    parts = []
+    with ProgressLine("ingest", wanted, "images") as line:
+        for part in outcomes(over(parts_io.plan_parts(shards), write, num_cpus=1)):
+            parts.append(part)
+            line.update(line.done + part.rows + part.bad)
+            still_held()
+    still_held()
+    facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
+    if distinct:
+        facts["equal"] = images.rows - wanted
+    return image_table.publish_parts(out, parts, parents=parents, config=config, result=facts)
+
+
+def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ...]:
+    """The shards without images that have the bytes of one before them."""
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        return answered(row, lambda shard: (shard.index, parts_io.digests(shard)))
+
+    found = {}
+    with ProgressLine("compare", images.rows, "images") as line:
+        for index, digests in outcomes(over(images.shards, look, num_cpus=1)):
+            found[index] = digests
+            line.update(line.done + len(digests))
+            still_held()
+    return parts_io.distinct(images.shards, [found[shard.index] for shard in images.shards])

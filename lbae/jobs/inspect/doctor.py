@@ -1,0 +1,63 @@
+"""Whether this machine, the Ray cluster and the storage are fit for the jobs, and what to mend where they are not."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lbae import log
+from lbae.distributed.cluster.session import cluster_cpus, cluster_gpus, cluster_nodes, session, wait_for
+from lbae.distributed.cluster.storage_check import reached
+from lbae.errors import LbaeError, UserError
+from lbae.io import machine
+from lbae.io.machine import Check
+
+
+def doctor(*, storage: tuple[str, ...] = (), gpus: int = 0, address: str | None = None) -> dict[str, Any]:
+    """Check packages, token, memory, GPUs, the Ray cluster and storages; one line each, exit code 1 when any is not fit.
+
+    Args:
+        storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and goes in each.
+        gpus: GPUs that the cluster must have or get.
+        address: Ray cluster to join; found or started when not given.
+    """
+    if gpus < 0:
+        raise UserError(f"gpus is {gpus}; allowed: 0 or more")
+    done = []
+    for check in _checks(storage, gpus, address):
+        log.say(f"{'ok   ' if check.ok else 'FAILS'} {check.name}: {' '.join(check.note.split())}")
+        done.append(check)
+    return {"ok": all(check.ok for check in done), "checks": [asdict(check) for check in done]}
+
+
+def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterator[Check]:
+    yield from machine.checks()
+    here = [machine.storage(uri) for uri in storage]
+    yield from here
+    try:
+        with session(address):
+            yield _gpus(gpus)
+            nodes = cluster_nodes()
+            yield Check(name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {cluster_gpus()} GPUs")
+            for uri, check in zip(storage, here, strict=True):
+                if check.ok:
+                    yield _from_all_nodes(uri, nodes)
+    except LbaeError as error:
+        yield Check(name="Ray", ok=False, note=str(error))
+
+
+def _gpus(wanted: int) -> Check:
+    """Whether the cluster has so many, or gets them: it may start nodes with GPUs only while somebody wants them."""
+    try:
+        wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that see them")
+    except UserError as error:
+        return Check(name="GPUs of the cluster", ok=False, note=str(error))
+    return Check(name="GPUs of the cluster", ok=True, note=str(cluster_gpus()))
+
+
+def _from_all_nodes(uri: str, nodes: int) -> Check:
+    name = f"storage {uri} from all nodes"
+    try:
+        reached([], [f"{uri}/out"])
+    except LbaeError as error:
+        return Check(name=name, ok=False, note=str(error))
+    return Check(name=name, ok=True, note=f"{nodes} nodes")

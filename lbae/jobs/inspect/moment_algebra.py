@@ -1,0 +1,58 @@
+"""Adding and subtracting moment sums as artifacts, with a lineage that says which tables and part files they hold."""
+
+from typing import Any
+
+from lbae.errors import UserError
+from lbae.io.artifacts import moments_artifact as moments_io
+from lbae.io.artifacts.output import begin
+
+
+def add(left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Add moment sums of one model: the sums over the rows of both.
+
+    Args:
+        left: URI of moment sums.
+        right: URI of moment sums.
+        out: URI of the sum.
+        force: also when both hold the same part files, whose rows then count twice.
+        overwrite: replace another artifact at ``out``.
+    """
+    return _combine(left, right, 1, out, force, overwrite)
+
+
+def subtract(left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Remove rows from moment sums exactly, as if they had never been summed. Table and weights keep their trace.
+
+    Args:
+        left: URI of moment sums.
+        right: URI of the moment sums of the rows to remove.
+        out: URI of the difference.
+        force: also when the same part files have been removed before.
+        overwrite: replace another artifact at ``out``.
+    """
+    return _combine(left, right, -1, out, force, overwrite)
+
+
+def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite: bool) -> dict[str, Any]:
+    (a, a_manifest), (b, b_manifest) = moments_io.load_moments(left), moments_io.load_moments(right)
+    models = a_manifest.parents["model"], b_manifest.parents["model"]
+    if models[0] != models[1]:
+        raise UserError(f"{left} sums latents of model {models[0]}, {right} of model {models[1]}; they cannot be combined")
+    if (a.latent_dim, a.attributes) != (b.latent_dim, b.attributes):
+        raise UserError(
+            f"{left} has the attributes {', '.join(a.attributes) or 'none'},"
+            f" {right} has {', '.join(b.attributes) or 'none'}; reduce both with the same --attributes"
+        )
+    lineage = moments_io.load_lineage(left, a_manifest).combine(moments_io.load_lineage(right, b_manifest), sign)
+    twice = [part for part, times in lineage.parts.items() if not -1 <= times <= 1]
+    if twice and not force:
+        done = "summed" if sign > 0 else "removed"
+        raise UserError(f"{len(twice)} part files of {right} are {done} in {left} already; give --force to count them twice")
+    try:
+        sums = a + b if sign > 0 else a - b
+    except ValueError as error:
+        raise UserError(f"{right} cannot be subtracted from {left}: {error}") from error
+    parents = {"left": a_manifest.fingerprint, "right": b_manifest.fingerprint, "model": models[0]}
+    config = {"operation": "add" if sign > 0 else "subtract", "force": force}
+    done_before = begin(out, moments_io.KIND, parents, config, overwrite, [left, right])
+    return done_before or moments_io.save_moments(out, sums, lineage, parents=parents, config=config, result={})

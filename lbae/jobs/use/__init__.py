@@ -1,0 +1,1 @@
+"""Jobs that use a bundle or a latent table."""

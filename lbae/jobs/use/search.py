@@ -1,0 +1,57 @@
+"""Searching a latent table for the images that are nearest to one."""
+
+from typing import Any
+
+from lbae.core.latents.packing import pack
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.latents.neighbours import nearest_in
+from lbae.errors import UserError
+from lbae.io.artifacts import latent_table
+from lbae.io.artifacts.model_artifact import check_model, load_model
+from lbae.io.artifacts.output import read_manifest
+from lbae.io.images import encode_png
+from lbae.io.sources.decode import decode_keys
+from lbae.io.sources.plan import plan
+from lbae.io.storage.location import resolve
+from lbae.report.figures.pictures import load_image, strip
+
+
+def search(
+    *,
+    latents: str,
+    image: str,
+    k: int = 20,
+    out: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Find the images of a latent table that are nearest to one image, by Hamming distance of their latents.
+
+    Args:
+        latents: URI of the latent table.
+        image: image file.
+        k: how many to find.
+        out: picture (*.png) of the image and then those found, from the table's source.
+        model: URI of the model, where it is no longer where it was when the table was encoded.
+        data: URI of the table's source, where it has moved since.
+        address: Ray cluster to join; found or started when not given.
+    """
+    if k < 1:
+        raise UserError(f"k is {k}; allowed: 1 or more")
+    table = latent_table.open_latent_table(latents)
+    if not table.manifest.rows:
+        raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
+    place = model or table.made_from("model")
+    check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
+    codec = load_model(place, table.manifest.result["precision"])
+    query = load_image(codec.config, image)
+    with session(address):
+        reached([latents], [])
+        hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
+    found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
+    if out:
+        originals = decode_keys(plan(data or table.made_from("data")), codec.config, [row["key"] for row in found])
+        resolve(out).write_bytes(encode_png(strip([query, *originals])))
+    return {"out": out, "rows": table.manifest.rows, "hits": found}

@@ -1,0 +1,88 @@
+"""Attribute edits measured: how often a classifier sees what was asked for, and what else changed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int8, UInt8
+
+from lbae.core.bundle import Bundle
+from lbae.core.latents.editing import edit, has_unit_vectors
+from lbae.core.prior.baselines import paper_edit
+from lbae.report.features.classifier import Classifier
+
+METHODS = ("bits", "hyperplane", "paper")
+LATENTS = 1_024  # that edits choose from
+IMAGES = 128
+SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """Figures by method of one attribute being set or unset, and images: those edited, then by each method."""
+
+    attribute: str
+    value: bool
+    images: int
+    facts: dict[str, dict[str, float | None]]
+    shown: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """Latents that edits start from, their images, and which attributes the classifier finds in them."""
+
+    latents: Int8[np.ndarray, "K N"]
+    images: UInt8[np.ndarray, "K H W C"]
+    had: Bool[np.ndarray, "K A"]
+
+
+def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarray, "K N"]) -> Before:
+    """What all edits of some latents share."""
+    images = bundle.decode(latents)
+    return Before(latents=latents, images=images, had=classifier.decide(classifier.features(images)))
+
+
+def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool) -> Edits | None:
+    """Edit, at full strength, the first latents whose images do not have the attribute as asked; None when all have it.
+
+    Of a label's classes the one that an image has is unset where another is set. ``success`` is the share of edited images
+    that the classifier finds as asked; ``others`` the share of decisions on other columns that changed (None where the data
+    has one column); ``pixels`` the root mean square change of pixels in [0, 1]. The paper's rule can only set.
+    """
+    names = [a.name for a in classifier.attributes]
+    index = names.index(attribute)
+    classes = next(indices for _, indices in classifier.columns if index in indices)
+    elsewhere = [indices for _, indices in classifier.columns if index not in indices]
+    chosen = np.flatnonzero(before.had[:, index] != value)[:IMAGES]
+    if not len(chosen):
+        return None
+    latents, images, had = before.latents[chosen], before.images[chosen], before.had[chosen]
+    lifted = bundle.attributes.lifted
+    left = [[names[i] for i in classes if i != index and has[i] and names[i] in lifted] for has in had]
+    facts, pictures = {}, [images[:SHOWN]]
+    possible = {"paper": value, "hyperplane": has_unit_vectors(bundle.attributes, bundle.normals)}
+    for method in METHODS:
+        if not possible.get(method, True):
+            continue
+        asked = [([attribute], unset) if value else ([], [attribute]) for unset in left]
+        every = zip(latents[:, None], asked, strict=True)
+        edited = np.concatenate([_edited(bundle, latent, *changes, method) for latent, changes in every])
+        after = bundle.decode(edited)
+        has = classifier.decide(classifier.features(after))
+        changed = [(has != had)[:, indices].any(axis=1).mean() for indices in elsewhere]
+        facts[method] = {
+            "success": round(float((has[:, index] == value).mean()), 4),
+            "bits": round(float((edited != latents).sum(axis=1).mean()), 2),
+            "others": round(float(np.mean(changed)), 4) if elsewhere else None,
+            "pixels": round(float(np.sqrt(np.square(after / 255 - images / 255).mean(axis=(1, 2, 3))).mean()), 4),
+        }
+        pictures.append(after[:SHOWN])
+    return Edits(attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures))
+
+
+def _edited(
+    bundle: Bundle, latents: Int8[np.ndarray, "K N"], set_: list[str], unset: list[str], method: str
+) -> Int8[np.ndarray, "K N"]:
+    if method == "paper":
+        return paper_edit(bundle.attributes.mean_if_set[bundle.attributes.index(set_[0])], latents)
+    return edit(bundle.attributes, bundle.normals, latents, set_, unset, method=method)

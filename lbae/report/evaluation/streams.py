@@ -1,0 +1,74 @@
+"""What was seen of images, block by block and stream by stream, added up."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8, UInt64
+
+from lbae.report.features.feature_sums import KEPT, FeatureSums, drawn_rows
+
+Rules = Literal["ours", "paper"]
+VERSION = 3  # of both protocols; figures of another one compare with none of this
+
+TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = "test images", "training images", "reconstructions", "interpolation mid-points"
+RIGHT, KNOWN, BAD = "right", "known", "undecodable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One block of a stream: its images' places in it and features, perhaps packed latents, sums, and images to show.
+
+    ``digests`` are of the images' files; a source's undecodable images have a place and perhaps a digest, but no features.
+    """
+
+    stream: str
+    index: int
+    places: Int64[np.ndarray, "K"]
+    features: Float32[np.ndarray, "K D"]
+    latents: UInt8[np.ndarray, "K B"] | None = None
+    digests: UInt64[np.ndarray, "R"] | None = None
+    sums: Mapping[str, float] = field(default_factory=dict)
+    shown: np.ndarray | None = None
+
+
+class Stream:
+    """The blocks of one stream of at most so many rows, added up in their order however they come."""
+
+    def __init__(self, dim: int, rows: int) -> None:
+        self.features = FeatureSums.empty(dim)
+        self.sums: Counter[str] = Counter()
+        self._kept = drawn_rows(rows, KEPT)
+        self._shown: list[np.ndarray] = []
+        self._latents: list[np.ndarray] = []
+        self._digests: list[np.ndarray] = []
+        self._waiting: dict[int, Seen] = {}
+        self._next = 0
+
+    def add(self, seen: Seen) -> None:
+        """Add a block, as soon as all before it are there."""
+        self._waiting[seen.index] = seen
+        while (block := self._waiting.pop(self._next, None)) is not None:
+            self.features.add(block.features, np.isin(block.places, self._kept))
+            self.sums.update(block.sums)
+            self._latents += [] if block.latents is None else [block.latents]
+            self._digests += [] if block.digests is None else [block.digests]
+            self._shown += [] if block.shown is None else [block.shown]
+            self._next += 1
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, "K *P H W C"]:
+        """Images to show; of reconstructions pairs (P = 2) of an image and what became of it."""
+        return np.concatenate(self._shown)
+
+    @property
+    def latents(self) -> UInt8[np.ndarray, "K B"]:
+        """All of them, packed."""
+        return np.concatenate(self._latents)
+
+    @property
+    def digests(self) -> UInt64[np.ndarray, "R"]:
+        """Of the bytes of all images that have any."""
+        return np.concatenate(self._digests)

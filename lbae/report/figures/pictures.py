@@ -1,0 +1,88 @@
+"""The pictures of a bundle: grids of samples, reconstructions under their originals, strips and edits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lbae.config import ModelConfig
+from lbae.core.bundle import Bundle
+from lbae.core.latents.packing import unpack
+from lbae.errors import UserError
+from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts import image_table, latent_table
+from lbae.io.artifacts.model_artifact import load_model
+from lbae.io.artifacts.output import read_manifest
+from lbae.io.images import ImageError, decode_image, grid
+from lbae.io.sources.decode import decode_every
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import Source
+from lbae.io.storage.location import readable
+from lbae.report.evaluation.rates import psnr
+
+_COLUMNS = 16
+_SHOWN = 2 * _COLUMNS
+_THUMBNAIL = 64  # pixels
+
+
+def load_images(config: ModelConfig, source: Source, count: int) -> np.ndarray:
+    """The first ``count`` decodable images of a source, at the model's content size."""
+    taken: list[np.ndarray] = []
+    for part in decode_every(source, config):
+        taken.append(part.images[: count - sum(map(len, taken))])
+        if sum(map(len, taken)) == count:
+            break
+    images = np.concatenate(taken)
+    if not len(images):
+        raise UserError(f"none of the images of {source.uri} could be decoded")
+    return images
+
+
+def load_image(config: ModelConfig, uri: str) -> np.ndarray:
+    """One image file at the model's content size."""
+    try:
+        return decode_image(readable(uri, "image").read_bytes(), config)
+    except (ImageError, IsADirectoryError) as error:
+        raise UserError(f"{uri} cannot be read as an image: {error}") from error
+
+
+def reconstructions(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Originals above their reconstructions, and the reconstruction error."""
+    rebuilt = bundle.reconstruct(images)
+    error = (images.astype(np.float64) - rebuilt) / 255
+    rows = []
+    for start in range(0, len(images), _COLUMNS):
+        for source in (images, rebuilt):
+            row = source[start : start + _COLUMNS]
+            blank = np.full((_COLUMNS - len(row), *row.shape[1:]), 255, dtype=np.uint8)
+            rows.append(np.concatenate([row, blank]))
+    columns = min(_COLUMNS, len(images))
+    picture = grid(np.concatenate([row[:columns] for row in rows]), columns)
+    mse = float((error**2).mean())
+    return picture, {"images": len(images), "mse": round(mse, 6), "psnr_db": round(psnr(mse), 2)}
+
+
+def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Images side by side."""
+    return grid(np.stack(list(images)), len(images))
+
+
+def portrait(uri: str) -> np.ndarray:
+    """What an artifact looks like: images of an image table, decoded latents, samples of a bundle.
+
+    UserError for artifacts of other kinds.
+    """
+    manifest = read_manifest(uri)
+    if manifest.kind == image_table.KIND:
+        config = ModelConfig(image_size=_THUMBNAIL, channels=(1,) * int(np.log2(_THUMBNAIL // 4)))
+        images = next(decode_every(plan(uri), config)).images[:_SHOWN]
+    elif manifest.kind == latent_table.KIND:
+        table = latent_table.open_latent_table(uri)
+        first = next(table.batches(table.footer(table.parts[0], [])[0], ["latent"])).slice(0, _SHOWN)
+        codec = load_model(table.made_from("model"), manifest.result["precision"])
+        images = codec.decode(unpack(latent_table.packed_latents(first), table.latent_dim))
+    elif manifest.kind == bundle_io.KIND:
+        images = bundle_io.load_bundle(uri).sample(_SHOWN, seed=0)
+    else:
+        raise UserError(f"{uri} is a {manifest.kind}; image tables, latent tables and bundles have pictures")
+    return grid(images, _COLUMNS)

@@ -1,0 +1,172 @@
+"""What stands before every request: API keys, the size of bodies, how many run at a time and how long; and its measure."""
+
+import asyncio
+import hmac
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lbae.errors import UserError
+from lbae.web.error_answers import RequestError, body
+
+KEYS_VARIABLE = "LBAE_API_KEYS"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_GONE = 499  # what nginx writes of a client that went away; nobody reads it but who looks at the metrics
+
+# Path of the route, status, seconds.
+Observe = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Who may ask, how large a body and an image may be, how many pixels an answer may hold, how many requests run before
+    others get a 503, and how long."""
+
+    keys: tuple[str, ...] = ()
+    max_body_bytes: int = 32 * 2**20
+    max_pixels: int = 25_000_000
+    max_answer_pixels: int = 2**25
+    max_running: int = 64
+    max_seconds: float = 120
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def api_keys(path: str | None, host: str, insecure: bool) -> tuple[str, ...]:
+    """Keys from a file, one a line, or from LBAE_API_KEYS, between commas; UserError when others could ask without one."""
+    if path is not None:
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError as error:
+            raise UserError(f"api_keys {path} cannot be read: {error.strerror}") from error
+    else:
+        lines = os.environ.get(KEYS_VARIABLE, "").split(",")
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if path is not None and not keys:
+        raise UserError(f"api_keys {path} holds no key; it takes one a line")
+    if not keys and host not in _LOOPBACK and not insecure:
+        raise UserError(
+            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one a line) or {KEYS_VARIABLE},"
+            " or say --insecure"
+        )
+    return keys
+
+
+class Guard:
+    """ASGI middleware around the application."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
+        self.app, self.limits, self.observe = app, limits, observe
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass on and measure."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, exchange = time.perf_counter(), _Exchange(scope, receive, send, self.limits.max_body_bytes)
+        self.running += 1
+        try:
+            if refusal := self._refusal(_route_path(scope), Headers(scope=scope)):
+                await _answer(refusal)(scope, receive, exchange.send)
+            else:
+                async with asyncio.timeout(self.limits.max_seconds):
+                    await self.app(scope, exchange.receive, exchange.send)
+        except TimeoutError:
+            if exchange.begun:  # nothing can be said any more; the connection breaks
+                raise
+            await _answer(self._too_late(exchange.arrived))(scope, receive, exchange.send)
+        except ClientDisconnect:
+            exchange.gone = True
+        except asyncio.CancelledError:  # Ray Serve's proxy saw the client go
+            exchange.gone = True
+            raise
+        except Exception:
+            if not exchange.begun:
+                await _answer(RequestError(500, "the service failed; its log says how"))(scope, receive, exchange.send)
+            raise  # to the server, which logs it
+        finally:
+            self.running -= 1
+            status = _GONE if exchange.gone else exchange.status
+            self.observe(getattr(scope.get("route"), "path", "none"), status, time.perf_counter() - started)
+
+    def _too_late(self, arrived: bool) -> RequestError:
+        if arrived:
+            return RequestError(504, f"no answer in {self.limits.max_seconds:g} s")
+        return RequestError(408, f"the body did not arrive in {self.limits.max_seconds:g} s")
+
+    def _refusal(self, path: str, headers: Headers) -> RequestError | None:
+        if not path.startswith("/v1/"):
+            return None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        # Every key is compared, in constant time each, so that the time says nothing about them.
+        known = sum(hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.limits.keys)
+        if self.limits.keys and not (scheme.lower() == "bearer" and known):
+            return RequestError(
+                401, "a valid API key is needed: Authorization: Bearer KEY", None, {"WWW-Authenticate": "Bearer"}
+            )
+        if self.running > self.limits.max_running:
+            return RequestError(503, "too many requests at a time; try again", None, {"Retry-After": "1"})
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self.limits.max_body_bytes:
+            return _too_large(self.limits.max_body_bytes)
+        return None
+
+
+class _Exchange:
+    """One request and its answer on their way: how far both have come, and that the body stays within its limit."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
+        self._started, self._body_bytes = time.perf_counter(), 0
+        self.status = 500
+        self.arrived = self.begun = self.ended = self.gone = False
+
+    async def receive(self) -> Message:
+        """The next message; RequestError when the body, which need not have said how long it is, gets too large."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = self.gone or not self.ended
+            return message
+        self._body_bytes += len(message.get("body", b""))
+        if self._body_bytes > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        self.arrived = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the time taken and the bundle that answers in the answer's headers."""
+        if message["type"] == "http.response.start":
+            self.status, self.begun = message["status"], True
+            taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
+            headers.append("Server-Timing", f"total;dur={taken:.1f}")
+            headers.append("X-Bundle", _bundle(self._scope))
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below the prefix that the application is served under, which is part of both."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _bundle(scope: Scope) -> str:
+    """The fingerprint of the bundle that the request was given or, where it was refused before, would have been."""
+    given = scope.get("state", {}).get("bundle")
+    return str(given or scope["app"].state.current().about.fingerprint)
+
+
+def _too_large(allowed: int) -> RequestError:
+    return RequestError(413, f"the body is too large; allowed: {allowed} bytes")
+
+
+def _answer(error: RequestError) -> JSONResponse:
+    return JSONResponse(body(error.status_code, error.detail), error.status_code, headers=error.headers)

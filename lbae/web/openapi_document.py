@@ -1,0 +1,72 @@
+"""The OpenAPI document: bodies that :mod:`lbae.web.bodies` reads, the one shape of all errors, and the API key."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from lbae.web.bodies import JSON, MULTIPART, media_types
+from lbae.web.error_answers import TYPES
+from lbae.web.request_models import (
+    DecodeRequest,
+    EditRequest,
+    EncodeRequest,
+    Fields,
+    GenerationRequest,
+    InterpolateRequest,
+    ReconstructRequest,
+    SampleRequest,
+)
+
+_BODIES: tuple[type[Fields], ...] = (
+    *(SampleRequest, InterpolateRequest, EditRequest, EncodeRequest, DecodeRequest, ReconstructRequest),
+    GenerationRequest,
+)
+_SCHEMAS = "#/components/schemas/"
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+_FORM = {"image": _FILES, "request": {"type": "string", "description": "the other fields, as JSON"}}
+_REST: dict[str, Any] = {"type": "object", "properties": _FORM, "required": ["image"]}
+
+_FAILURE = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "param"],
+            "properties": {
+                "type": {"type": "string", "enum": sorted({*TYPES.values(), "internal"})},
+                "message": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "the field of the request that is to blame"},
+            },
+        }
+    },
+}
+_ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
+
+
+def body(model: type[Fields]) -> dict[str, Any]:
+    """What OpenAPI says of an operation with this body; :func:`describe` brings the schema that it refers to."""
+    schemas = {JSON: {"$ref": f"{_SCHEMAS}{model.__name__}"}, MULTIPART: _REST}
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schemas[kind]} for kind in media_types(model)}}}
+
+
+def failure(description: str) -> dict[str, Any]:
+    """What OpenAPI says of an answer that is an error."""
+    return {"description": description, "content": {JSON: {"schema": {"$ref": f"{_SCHEMAS}Failure"}}}}
+
+
+def describe(app: FastAPI, keys: bool) -> None:
+    """Write the document of an application, whose ``/v1/`` asks for an API key, or takes one that it does not need."""
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=f"{_SCHEMAS}{{model}}")
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas["$defs"], Failure=_FAILURE)
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path.startswith("/v1/"):
+                operation["security"] = [{"key": []}] if keys else [{}, {"key": []}]
+                operation["responses"] |= {str(s): failure(TYPES.get(s, "internal")) for s in _ANSWERS_WITH[method]}
+    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI makes openapi_schema anew when it likes
