@@ -1,7 +1,6 @@
-"""Check this machine, the Ray cluster and storages, and say what to mend."""
+"""``lbae doctor``."""
 
-from lbae.cli import run
-from lbae.jobs.inspect.doctor import doctor
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(doctor)
+    main("doctor")

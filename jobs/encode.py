@@ -1,7 +1,6 @@
-"""Encode images into a Parquet table of bit-packed latents with Ray Data."""
+"""``lbae encode``."""
 
-from lbae.cli import run
-from lbae.distributed.encode.encoder import encode
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(encode)
+    main("encode")

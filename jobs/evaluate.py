@@ -1,7 +1,6 @@
-"""Score a bundle: distances of its reconstructions and samples, and of the baselines' samples, to real test images."""
+"""``lbae evaluate``."""
 
-from lbae.cli import run
-from lbae.distributed.evaluate.evaluation import evaluate
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(evaluate)
+    main("evaluate")

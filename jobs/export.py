@@ -1,7 +1,6 @@
-"""Export a model's encoder and decoder with ``torch.export``."""
+"""``lbae export``."""
 
-from lbae.cli import run
-from lbae.jobs.inspect.export import export
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(export)
+    main("export")

@@ -1,7 +1,6 @@
-"""Fit the prior and the attribute statistics, and publish the bundle."""
+"""``lbae fit``."""
 
-from lbae.cli import run
-from lbae.distributed.fit.components import fit
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(fit)
+    main("fit")

@@ -1,7 +1,6 @@
-"""Write any source of images as an image table, with Ray Data."""
+"""``lbae ingest``."""
 
-from lbae.cli import run
-from lbae.jobs.build.ingest import ingest
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(ingest)
+    main("ingest")

@@ -1,38 +1,6 @@
-"""Interpolate between images on the latent sphere: a strip (*.png) or an animation (*.webp), reconstructions at the ends."""
+"""``lbae interpolate``."""
 
-from typing import Any
-
-import numpy as np
-
-from lbae.cli import Names, run
-from lbae.errors import UserError
-from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.images import encode_png, encode_webp
-from lbae.io.storage.location import resolve
-from lbae.report.figures.pictures import load_image, strip
-
-
-def interpolate(*, bundle: str, source: str, target: str, out: str, via: Names = (), steps: int = 10) -> dict[str, Any]:
-    """Interpolate between images.
-
-    Args:
-        bundle: URI of the bundle.
-        source: image file at the start.
-        target: image file at the end.
-        out: a strip (*.png), or an animation that runs there and back (*.webp).
-        via: image file to pass through; may be given several times.
-        steps: number of frames from one image to the next, both included.
-    """
-    suffix = out.rpartition(".")[2].lower()
-    if suffix not in ("png", "webp"):
-        raise UserError(f"out is {out!r}; allowed: a file name that ends in .png or .webp")
-    if not 2 <= steps <= 1000:
-        raise UserError(f"steps is {steps}; allowed: 2 (the two ends) to 1000")
-    loaded = load_bundle(bundle)
-    frames = loaded.interpolate(np.stack([load_image(loaded.codec.config, uri) for uri in (source, *via, target)]), steps)
-    resolve(out).write_bytes(encode_png(strip(frames)) if suffix == "png" else encode_webp(frames))
-    return {"out": out, "frames": len(frames), "bundle": loaded.fingerprint}
-
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(interpolate)
+    main("interpolate")

@@ -1,7 +1,6 @@
-"""Draw the losses of several models over epochs in one figure."""
+"""``lbae losses``."""
 
-from lbae.cli import run
-from lbae.jobs.inspect.losses import losses
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(losses)
+    main("losses")

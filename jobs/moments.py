@@ -1,8 +1,6 @@
-"""Add, subtract and compare moment sums."""
+"""``lbae moments``."""
 
-from lbae.cli import run
-from lbae.jobs.inspect.drift import drift
-from lbae.jobs.inspect.moment_algebra import add, subtract
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run({"add": add, "subtract": subtract, "drift": drift})
+    main("moments")

@@ -1,44 +1,6 @@
-"""Reconstruct images through the bundle: a PNG of originals above reconstructions, or an image table of reconstructions."""
+"""``lbae reconstruct``."""
 
-from typing import Any
-
-from lbae.cli import run
-from lbae.errors import UserError
-from lbae.io.artifacts import image_table
-from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.images import encode_png, is_picture
-from lbae.io.sources.plan import plan
-from lbae.io.storage.location import resolve
-from lbae.report.figures.pictures import load_images, reconstructions
-
-
-def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: bool = False) -> dict[str, Any]:
-    """Reconstruct images.
-
-    Args:
-        bundle: URI of the bundle.
-        data: image table (Parquet) or folder of images.
-        out: a picture (*.png), or the URI of an image table.
-        num: how many images, from the first on.
-        overwrite: replace another image table at ``out``.
-    """
-    if num < 1:
-        raise UserError(f"num is {num}; allowed: 1 or more")
-    picture_wanted = is_picture(out)
-    loaded = load_bundle(bundle)
-    source = plan(data)
-    images = load_images(loaded.codec.config, source, num)
-    picture, result = reconstructions(loaded, images)
-    if picture_wanted:
-        resolve(out).write_bytes(encode_png(picture))
-        return {"out": out, **result}
-    parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
-    if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite, [bundle, *source.folders]):
-        return done
-    part = image_table.write_part(out, 0, 0, loaded.reconstruct(images))
-    return image_table.publish_parts(out, [part], parents=parents, config={"num": num}, result=result)
-
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(reconstruct)
+    main("reconstruct")

@@ -1,7 +1,6 @@
-"""Reduce a latent table to exact moment sums."""
+"""``lbae reduce``."""
 
-from lbae.cli import run
-from lbae.jobs.build.reduce import reduce
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(reduce)
+    main("reduce")

@@ -1,51 +1,6 @@
-"""Draw new images from a bundle: a PNG grid in this process, or with Ray an image table when --out has no image suffix."""
+"""``lbae sample``."""
 
-from typing import Any
-
-from lbae.cli import Names, run
-from lbae.errors import UserError
-from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.images import encode_png, is_picture, square_grid
-from lbae.io.storage.location import resolve
-
-
-def sample(
-    *,
-    bundle: str,
-    out: str,
-    num: int = 64,
-    seed: int = 0,
-    given: Names = (),
-    given_not: Names = (),
-    overwrite: bool = False,
-    address: str | None = None,
-) -> dict[str, Any]:
-    """Draw new images.
-
-    Args:
-        bundle: URI of the bundle.
-        out: a picture (*.png), or the URI of an image table.
-        num: number of images.
-        seed: seed; image i depends on the bundle, the seed, the attributes given and i only.
-        given: attribute the images are to have, a column or column=value; may be given several times.
-        given_not: attribute the images are not to have.
-        overwrite: replace another image table at ``out``.
-        address: Ray cluster to join for a table; found or started when not given.
-    """
-    if num < 1 or seed < 0:
-        raise UserError(f"num is {num} and seed is {seed}; allowed: num from 1, seed from 0")
-    if both := set(given) & set(given_not):
-        raise UserError(f"{min(both)!r} is both given and given-not")
-    wanted = {**dict.fromkeys(given, True), **dict.fromkeys(given_not, False)}
-    if not is_picture(out):
-        from lbae.distributed.sample import sample_table  # Ray, which a picture does without
-
-        return sample_table(bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address)
-    loaded = load_bundle(bundle)
-    latents, acceptance = loaded.prior.sample_given(num, seed, wanted)
-    resolve(out).write_bytes(encode_png(square_grid(loaded.decode(latents))))
-    return {"out": out, "num": num, "seed": seed, "given": wanted, "bundle": loaded.fingerprint, "acceptance": acceptance}
-
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(sample)
+    main("sample")

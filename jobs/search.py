@@ -1,7 +1,6 @@
-"""Find the images of a latent table that are nearest to one image."""
+"""``lbae search``."""
 
-from lbae.cli import run
-from lbae.jobs.use.search import search
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(search)
+    main("search")

@@ -1,7 +1,6 @@
-"""Serve a bundle over HTTP with Ray Serve until interrupted, or change the bundle of a service that runs."""
+"""``lbae serve``."""
 
-from lbae.cli import run
-from lbae.distributed.serve.service import serve
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(serve)
+    main("serve")

@@ -1,30 +1,6 @@
-"""Describe any artifact: kind, lineage, rows, configuration, bits, quarantine, leading bits; and draw a picture of it."""
+"""``lbae show``."""
 
-from typing import Any
-
-from lbae.cli import run
-from lbae.errors import UserError
-from lbae.io.artifacts import latent_table
-from lbae.io.artifacts.describe import describe
-from lbae.io.images import encode_png
-from lbae.io.storage.location import resolve
-from lbae.report.figures.pictures import portrait
-
-
-def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:
-    """Describe an artifact.
-
-    Args:
-        uri: URI of a model, latent table, moment sums, bundle or image table.
-        picture: where to draw (*.png) images of an image table, decoded latents of a latent table, or samples of a bundle.
-    """
-    facts = describe(uri)
-    if picture:
-        if facts["kind"] == latent_table.KIND and not facts["rows"]:
-            raise UserError(f"{uri} holds no latents, so there is nothing to draw; its quarantine says why")
-        resolve(picture).write_bytes(encode_png(portrait(uri)))
-    return facts
-
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(show)
+    main("show")

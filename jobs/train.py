@@ -1,7 +1,6 @@
-"""Train an LBAE with Ray Train and publish the model."""
+"""``lbae train``."""
 
-from lbae.cli import run
-from lbae.distributed.train.trainer import train
+from lbae.cli import main
 
 if __name__ == "__main__":
-    run(train)
+    main("train")

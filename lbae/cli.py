@@ -2,12 +2,13 @@
 
 ``--version`` alone says what is installed; SIGTERM, which ``ray job stop`` sends, ends a job as Ctrl-C does.
 
-Stands beside the layers: only ``jobs/`` imports it.
+Stands beside the layers.
 """
 
 import contextlib
 import difflib
 import functools
+import importlib
 import inspect
 import io
 import json
@@ -15,17 +16,50 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import tyro
 
 from lbae import log
 from lbae.errors import LbaeError, OverwriteNeeded, UserError, unknown
 from lbae.io.machine import versions
+from lbae.jobs.options import Names
 
 Job = Callable[..., dict[str, Any] | None]
-Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-"""An option that may be given several times."""
+
+# In the order of a pipeline, as `lbae --help` lists them.
+JOBS = {
+    "demo": "lbae.jobs.demo",
+    "ingest": "lbae.jobs.build.ingest",
+    "train": "lbae.jobs.build.train",
+    "encode": "lbae.jobs.build.encode",
+    "reduce": "lbae.jobs.build.reduce",
+    "fit": "lbae.jobs.build.fit",
+    "evaluate": "lbae.jobs.build.evaluate",
+    "pipeline": "lbae.jobs.pipeline",
+    "sample": "lbae.jobs.use.sample",
+    "reconstruct": "lbae.jobs.use.reconstruct",
+    "interpolate": "lbae.jobs.use.interpolate",
+    "edit": "lbae.jobs.use.edit",
+    "search": "lbae.jobs.use.search",
+    "serve": "lbae.jobs.use.serve",
+    "show": "lbae.jobs.inspect.show",
+    "moments": "lbae.jobs.inspect.moments",
+    "losses": "lbae.jobs.inspect.losses",
+    "export": "lbae.jobs.inspect.export",
+    "doctor": "lbae.jobs.inspect.doctor",
+}
+
+
+def load_job(name: str) -> Job | dict[str, Job]:
+    """The job of this name, or its subcommands by name."""
+    job: Job | dict[str, Job] = getattr(importlib.import_module(JOBS[name]), name)
+    return job
+
+
+def main(name: str) -> None:
+    """Run the job of this name with the command line's options, and exit."""
+    run(load_job(name))
 
 
 def call(job: Job, options: dict[str, Any], overwrite: bool = False) -> dict[str, Any] | None:

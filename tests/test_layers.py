@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lbae.cli import JOBS
+
 ROOT = Path(__file__).parent.parent
 LAYERS = ["", "core", "io", "report", "web", "distributed", "jobs"]
 BANNED = {  # what a layer may not import, by the reason it exists
@@ -60,6 +62,8 @@ def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
         if top == "lbae":
             target = rest.split(".")[0] if rest.split(".")[0] in LAYERS else ""
             assert LAYERS.index(target) <= LAYERS.index(mine), f"{path} imports {name}"
+        if mine == "jobs" and path.parent.name != "jobs" and name.startswith("lbae.jobs."):
+            assert name.startswith("lbae.jobs.options."), f"{path} imports {name}: only jobs of several stages run others"
         if mine == "distributed" and (stage := stage_of(f"lbae.{'.'.join(path.relative_to(ROOT / 'lbae').parts)}")):
             assert stage_of(name) in (stage, None), f"{path} imports {name}"
 
@@ -90,13 +94,14 @@ def test_shapes_are_checked_in_core():
 @pytest.mark.parametrize("job", ["sample", "interpolate", "edit", "reconstruct", "show"])
 def test_pictures_are_made_without_ray(job):
     """Their layers load no Ray, and they import no distributed one before they need it."""
-    assert not [name for name in imports(ROOT / "jobs" / f"{job}.py") if name.startswith(("ray", "lbae.distributed"))]
+    body = ROOT / f"{JOBS[job].replace('.', '/')}.py"
+    assert not [name for name in imports(body) if name.startswith(("ray", "lbae.distributed"))]
+
+
+def test_every_job_has_a_script():
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(JOBS)
 
 
 def test_no_job_shadows_a_module():
     taken = set(sys.stdlib_module_names) | {name for name in importlib.metadata.packages_distributions() if name != "jobs"}
     assert not taken & {path.stem for path in (ROOT / "jobs").glob("*.py")}
-
-
-def test_jobs_are_short():
-    assert {p.name: n for p in (ROOT / "jobs").glob("*.py") if (n := len(p.read_text().splitlines())) > 60} == {}

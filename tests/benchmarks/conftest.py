@@ -11,10 +11,10 @@ import torch
 
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.distributed.encode.encoder import encode
-from lbae.distributed.fit.components import fit
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.images import encode_png
+from lbae.jobs.build.encode import encode
+from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from tests.conftest import SAMPLE, image_table
 

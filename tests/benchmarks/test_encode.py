@@ -21,12 +21,12 @@ from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
-from lbae.distributed.encode.encoder import encode
 from lbae.distributed.latents.neighbours import nearest_in
 from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.latent_table import KIND, open_latent_table, write_parquet
 from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.images import decode_image as ours
+from lbae.jobs.build.encode import encode
 from tests.benchmarks.conftest import smooth_images
 
 CONFIG = presets.get("cifar10")

@@ -17,12 +17,12 @@ import torch
 from lbae.core.latents.interpolation import interpolate
 from lbae.distributed.cluster.session import RUNS_A_NETWORK
 from lbae.distributed.cluster.tasks import answered, outcomes, over
-from lbae.distributed.evaluate.evaluation import evaluate
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
+from lbae.jobs.build.evaluate import evaluate
 from lbae.report.evaluation.findings import make_priors
 from lbae.report.evaluation.looker import Looker
 from lbae.report.evaluation.references import Cache

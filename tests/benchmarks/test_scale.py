@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
-from lbae.distributed.encode.encoder import encode
-from lbae.distributed.fit.components import fit
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.storage.location import resolve
+from lbae.jobs.build.encode import encode
+from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from tests.benchmarks.conftest import smooth_images
 

@@ -31,7 +31,7 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision, to_network
 from lbae.core.network.training import initial_state, reconstruction_loss, training_step
 from lbae.distributed.cluster.session import RUNS_A_NETWORK
-from lbae.distributed.train.trainer import train
+from lbae.jobs.build.train import train
 from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
 

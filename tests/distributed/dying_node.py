@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.train.trainer import train
+from lbae.jobs.build.train import train
 from tests.distributed.test_train import checkpoints
 
 

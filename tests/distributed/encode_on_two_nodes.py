@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.encode.encoder import encode
+from lbae.jobs.build.encode import encode
 
 
 def main(model: str, data: str, shared: str, lost: str) -> None:

@@ -13,7 +13,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.evaluate.evaluation import evaluate
+from lbae.jobs.build.evaluate import evaluate
 
 
 def looking() -> set[int]:

@@ -25,7 +25,6 @@ from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
-from lbae.distributed.encode.encoder import encode
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts.latent_table import latent_part, open_latent_table, part_digest
@@ -37,6 +36,7 @@ from lbae.io.sources.plan import CUT, plan
 from lbae.io.sources.source import read_shard, shard_keys, without
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.build.encode import encode
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, image_table
 from tests.s3_server import refusing_server
 

@@ -15,10 +15,6 @@ from lbae.core.latents.packing import unpack
 from lbae.core.moments.kernel import moment_sums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.cluster.session import root_cause
-from lbae.distributed.encode.encoder import encode
-from lbae.distributed.evaluate.evaluation import evaluate
-from lbae.distributed.fit.components import fit
-from lbae.distributed.train.trainer import train
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.describe import describe
@@ -28,7 +24,11 @@ from lbae.io.artifacts.moments_artifact import Lineage, load_moments, save_momen
 from lbae.io.artifacts.output import read_manifest
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
+from lbae.jobs.build.encode import encode
+from lbae.jobs.build.evaluate import evaluate
+from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
+from lbae.jobs.build.train import train
 from tests.conftest import image_table
 
 

@@ -9,12 +9,12 @@ import torch
 from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.distributed.encode.encoder import encode
 from lbae.distributed.latents.neighbours import nearest_in
 from lbae.io.artifacts.latent_table import open_latent_table
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
+from lbae.jobs.build.encode import encode
 from tests.conftest import picture_size, write_latents
 
 

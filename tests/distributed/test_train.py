@@ -33,11 +33,12 @@ from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.train.stream import Stream
-from lbae.distributed.train.trainer import _explained, train
+from lbae.distributed.train.trainer import _explained
 from lbae.distributed.train.worker import _final
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.model_artifact import load_network, save_model
 from lbae.io.storage.location import resolve
+from lbae.jobs.build.train import train
 from tests.conftest import QUICK_DEATH, ROOT, image_table
 
 SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
@@ -185,7 +186,7 @@ def test_workers_that_others_hold_are_not_waited_for_without_end(tmp_path, digit
     """A Ray of its own, since the time that Ray Train waits comes from the environment of its controller."""
     script = f"""
 import ray
-from lbae.distributed.train.trainer import train
+from lbae.jobs.build.train import train
 
 @ray.remote(num_cpus=2)
 class Holder:

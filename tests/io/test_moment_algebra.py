@@ -12,8 +12,7 @@ from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
 from lbae.errors import UserError
 from lbae.io.artifacts.moments_artifact import Lineage, load_lineage, load_moments, save_moments
-from lbae.jobs.inspect.drift import drift
-from lbae.jobs.inspect.moment_algebra import add, subtract
+from lbae.jobs.inspect.moments import add, drift, subtract
 from tests.conftest import ROOT, picture_size
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(400, 30))

@@ -1,13 +1,10 @@
 """Serving a bundle with Ray Serve until interrupted, or changing the bundle of a service that runs."""
 
 import errno
-import json
 import math
 import os
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +18,15 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from lbae import log
-from lbae.distributed.cluster.session import cluster_nodes, root_cause, session
+from lbae.distributed.cluster.session import cluster_nodes
 from lbae.distributed.cluster.storage_check import reached
 from lbae.distributed.serve.bundle_registry import State
-from lbae.distributed.serve.deployments import SHELF, Topology, application, check_bundle
+from lbae.distributed.serve.deployments import SHELF, application, check_bundle
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
 from lbae.web.middleware import DEFAULT_LIMITS, Limits
-from lbae.web.middleware import api_keys as keys_of
 
 _APP = "lbae"
-_LOOK_S = 2
 _START_S = 600
 _SWAP_S = 600
 _ANSWER_S = 30
@@ -39,88 +34,6 @@ _ANSWER_S = 30
 # (docs/results.md). Replicas that are to end are out of its list within a second.
 _HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
 _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
-
-
-def serve(
-    *,
-    bundle: str | None = None,
-    follow: str | None = None,
-    port: int | None = None,
-    host: str | None = None,
-    replicas: int | None = None,
-    max_replicas: int | None = None,
-    topology: Topology | None = None,
-    api_keys: str | None = None,
-    insecure: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
-) -> Any:
-    """Serve a bundle over HTTP: sampling, interpolation, attribute editing, encoding and decoding.
-
-    Where a service runs already it is to answer from ``bundle`` from now on.
-
-    Args:
-        bundle: URI of the bundle.
-        follow: URI of a file that holds a bundle's URI, instead; when the file changes, the service changes over.
-        port: port to listen on, by default 8000.
-        host: interface to listen on, by default 127.0.0.1; anything else is open to others and needs API keys.
-        replicas: processes that hold the bundle, of every deployment; by default two where there are four CPUs, else one.
-        max_replicas: as many of them while requests wait.
-        topology: fused, all in one deployment (the default), or split: one each for codec, sampler, interpolator and editor.
-        api_keys: file with one API key a line; or give them in LBAE_API_KEYS, between commas.
-        insecure: serve on an open interface without API keys.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
-    """
-    uri = bundle or follow
-    if uri is None or (bundle and follow):
-        raise UserError("give --bundle or --follow, and not both")
-    if host == "":
-        raise UserError("host is empty; allowed: the name or address of an interface, such as 127.0.0.1")
-    check_bundle(uri, bool(follow))
-    asked: dict[str, Any] = {
-        "port": port,
-        "host": host,
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "topology": topology,
-    }
-    options = {name: value for name, value in asked.items() if value is not None}
-    limits = Limits(keys=keys_of(api_keys, host or "127.0.0.1", insecure))
-    with session(address, gpus):
-        if is_served():
-            if options or follow or api_keys:
-                raise UserError(
-                    "a service runs here already; of that only the bundle can be changed, by --bundle alone, unless `serve"
-                    " shutdown` ends it first"
-                )
-            return swap(uri)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, too, nothing is to be left behind
-        with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
-            print(json.dumps(facts), flush=True)
-            _watch()
-    return None
-
-
-def _watch() -> None:
-    """Wait for the end, and say what happens to the bundle, and when nobody can say."""
-    stop, seen, silent = threading.Event(), state(), False
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(_LOOK_S):
-        try:
-            now = state(_LOOK_S)
-        except Exception as error:  # Serve starts a lost shelf again, and the replicas answer meanwhile
-            if not silent:
-                log.warning(f"what the service answers from is not known at present: {root_cause(error)}")
-            silent = True
-            continue
-        silent = False
-        if now.current != seen.current:
-            log.say(f"answers from {now.current.uri} ({now.current.fingerprint}) now")
-        if now.problem and now.problem != seen.problem:
-            log.error(f"{now.problem}; {now.current.uri} goes on")
-        seen = now
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 import math
 import os
-import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
@@ -15,37 +14,23 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
 
-from lbae import log, presets
-from lbae.config import Bottleneck, Config
-from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.network.training import Epoch
+from lbae.config import Config
 from lbae.distributed.cluster.session import (
     RUNS_A_NETWORK,
     cluster_cpus,
     cluster_gpus,
     nodes,
     root_cause,
-    session,
-    start_meter,
-    wait_for,
-    wait_for_gpus,
     watched,
 )
-from lbae.distributed.cluster.storage_check import reached
 from lbae.distributed.train.stream import dataset
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, no_room, work
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts import model_artifact as model_io
-from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.checkpoints import claim, known_run, storage_of
-from lbae.io.sources.plan import Kind, plan
 from lbae.io.sources.source import Source
-from lbae.io.storage.location import arrow_filesystem, resolve
-from lbae.io.storage.lock import locked
+from lbae.io.storage.location import arrow_filesystem
 from lbae.report.progress import ProgressLine
 
 _RUN = "run"  # Ray Train's folder in the storage
-_BOARD = "tensorboard"
 _RESTARTS = 3
 _STARTS = 9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
 # Seconds between two looks of Ray Train at its workers, by default 2: a worker that reports waits for the next one, so on a
@@ -54,121 +39,7 @@ _LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 _RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds the images about twice
 
 
-def train(
-    *,
-    data: str,
-    out: str,
-    preset: str,
-    test_data: str | None = None,
-    recipe: presets.Recipe = "modern",
-    bottleneck: Bottleneck | None = None,
-    epochs: int | None = None,
-    workers: int | None = None,
-    min_workers: int | None = None,
-    storage: str | None = None,
-    latent_dim: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    seed: int | None = None,
-    feed: Literal["auto", "resident", "streaming"] = "auto",
-    keep: int = 1,
-    kind: Kind | None = None,
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
-) -> dict[str, Any]:
-    """Train an LBAE on images and publish the model.
-
-    Args:
-        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
-        out: URI of the model artifact.
-        preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
-        test_data: images whose loss is measured after every epoch and decides nothing.
-        recipe: modern, or the original code's optimiser settings: paper.
-        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
-        epochs: passes over the images; the preset's when not given.
-        workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. With fewer
-            the run waits, without an end, for nodes. A batch that they cannot share evenly is smaller by the rest.
-        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
-        latent_dim: N, bits of the latent; the preset's when not given.
-        batch_size: global batch, over all workers; the preset's when not given.
-        learning_rate: peak learning rate; the preset's when not given.
-        seed: seed of weights and shuffling.
-        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size asks for.
-        keep: checkpoints kept, the best ones by validation; the newest is kept as well.
-        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
-        max_bad_fraction: share of undecodable images above which the job fails.
-        overwrite: replace another artifact at ``out``.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
-    """
-    chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
-    config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
-    images = plan(data, kind)
-    test = plan(test_data, kind) if test_data else None
-    parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
-    inputs = images.folders | (test.folders if test else set())
-    for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; allowed: 1 or more")
-    folder = storage_of(storage, out)
-    with locked(folder) as still_held, session(address):
-        before = {} if overwrite else known_run(out, folder)
-        finished = (resolve(out) / artifact.MANIFEST).exists()
-        if gpus is not None and (overwrite or not finished):
-            wait_for_gpus(gpus)
-        count = workers or before.get("workers") or max(1, cluster_gpus())
-        chosen_feed, sizes = _feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
-        run = {"workers": count, "feed": chosen_feed}
-        _check_workers(count, min_workers, config, chosen_feed)
-        if overwrite or not finished:
-            remedy = "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
-            wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
-        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
-        if done := artifact.finished(*place):
-            return done
-        reached([images.uri, test.uri if test else None], [out, folder])
-        started = time.monotonic()
-        scaling = _scaling(count, min_workers, chosen_feed)
-        claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
-        artifact.begin(*place)
-        log.say(f"feed: {chosen_feed} ({sizes})")
-        settings = Settings(
-            config=config,
-            source=images,
-            test=test,
-            feed=chosen_feed,
-            max_bad_fraction=max_bad_fraction,
-            board=str(resolve(folder) / _BOARD),
-            meter=start_meter(),
-        )
-        weights, metrics = _run(settings, scaling, folder, keep)
-        still_held()
-        # Where a run with another storage was published meanwhile, it stays, and this one in its checkpoints.
-        if done := artifact.finished(*place[:4], False, inputs):
-            return done
-        network = LatentBernoulliAutoencoder(config.model)
-        network.load_state_dict(weights)
-        result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
-        return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
-
-
-def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What the artifact says of the run: the best epoch, whose weights it holds, and all others."""
-    best = min((Epoch(**epoch) for epoch in metrics["history"]), key=lambda epoch: epoch.criterion)
-    return {
-        **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},
-        "best_epoch": best.number,
-        "train_loss": best.train_loss,
-        "validation_loss": best.validation_loss,
-        "history": metrics["history"],
-        "loss": config.train.loss,
-    }
-
-
-def _feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
+def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
     """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and the sizes."""
     size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
@@ -186,7 +57,7 @@ def _workers_memory(workers: int) -> float:
     return memory
 
 
-def _check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
+def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
     """UserError when the batch cannot be shared by the workers, the least is more than all, or none could decode."""
     if config.train.batch_size % count:
         raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
@@ -199,7 +70,7 @@ def _check_workers(count: int, least: int | None, config: Config, feed: FeedKind
         )
 
 
-def _scaling(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
+def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
     """The workers, and what each of them gets."""
     gpus = cluster_gpus()
     # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
@@ -229,7 +100,7 @@ class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
             raise told
 
 
-def _run(
+def run_workers(
     settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run the workers; the weights of the best epoch, and the metrics of the newest."""

@@ -1,0 +1,95 @@
+"""Evaluate a bundle on test images."""
+
+from dataclasses import asdict
+from typing import Any
+
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.evaluate.evaluation import find
+from lbae.errors import UserError
+from lbae.io.artifacts import output as artifact
+from lbae.io.storage.location import cache_folder, resolve
+from lbae.report.evaluation import findings as evaluation
+from lbae.report.evaluation.findings import PRIORS, Features, Settings
+from lbae.report.evaluation.references import Cache
+from lbae.report.evaluation.streams import RECONSTRUCTIONS, VERSION, Rules
+from lbae.report.features.feature_sums import chosen_metrics
+from lbae.report.pages import evaluation_page
+
+
+def evaluate(
+    *,
+    bundle: str,
+    data: str,
+    out: str,
+    train_data: str | None = None,
+    latents: str | None = None,
+    moments: str | None = None,
+    priors: str = ",".join(PRIORS),
+    features: Features = "classifier",
+    metrics: str = "frechet,kernel,precision,recall",
+    protocol: Rules = "ours",
+    seed: int = 0,
+    max_bad_fraction: float = 0.01,
+    cache: str | None = None,
+    overwrite: bool = False,
+    gpus: int | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out and named.
+
+    Args:
+        bundle: URI of the bundle.
+        data: URI of the test images.
+        out: URI of the evaluation, a folder.
+        train_data: URI of the training images: for a classifier, as second reference, and to find test images among them.
+        latents: URI of their latent table, to see whether samples repeat it.
+        moments: URI of its moment sums, from which the other priors are fitted.
+        priors: priors to sample, separated by commas; mixture is the bundle's own.
+        features: classifier (trained on the labels of the training images) or inception.
+        metrics: frechet, kernel, precision, recall, separated by commas.
+        protocol: ours (images as they are; test and training images as references) or paper (JPEG on both sides).
+        seed: seed of the samples.
+        max_bad_fraction: share of undecodable test images above which the job fails.
+        cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or ~/.cache/lbae.
+        overwrite: replace another artifact at ``out``.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
+        address: Ray cluster to join; found or started when not given.
+    """
+    if seed < 0:
+        raise UserError(f"seed is {seed}; allowed: 0 or more")
+    settings = Settings(
+        priors=evaluation.chosen_priors(priors),
+        features=features,
+        metrics=chosen_metrics(metrics),
+        protocol=protocol,
+        seed=seed,
+    )
+    inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
+    config = {"version": VERSION, **asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
+    images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
+    place = (out, evaluation.KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
+    if done := artifact.finished(*place):
+        return done
+    kept = Cache(resolve(cache) if cache else cache_folder())
+    with session(address, gpus):
+        reached([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
+        found, networks = find(inputs, settings, kept, max_bad_fraction)
+        report = evaluation.report(inputs, settings, found, networks)
+        files = evaluation_page.files(inputs, report, found)
+    artifact.begin(*place)
+    for name, content in files.items():
+        (resolve(out) / name).write_bytes(content)
+    fingerprint = artifact.digest(files["report.json"])
+    rows = report["images"][RECONSTRUCTIONS]
+    shown = {name: report[name] for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")}
+    return artifact.publish(
+        out,
+        evaluation.KIND,
+        fingerprint=fingerprint,
+        parents=inputs.parents,
+        config=config,
+        rows=rows,
+        files=files,
+        result=shown,
+    )

@@ -1,0 +1,142 @@
+"""Train an LBAE with Ray Train and publish the model."""
+
+import time
+from typing import Any, Literal
+
+from lbae import log, presets
+from lbae.config import Bottleneck, Config
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.training import Epoch
+from lbae.distributed.cluster.session import (
+    cluster_gpus,
+    session,
+    start_meter,
+    wait_for,
+    wait_for_gpus,
+)
+from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.train.trainer import check_workers, choose_feed, run_workers, scaling_of
+from lbae.distributed.train.worker import Settings
+from lbae.errors import UserError
+from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.checkpoints import claim, known_run, storage_of
+from lbae.io.sources.plan import Kind, plan
+from lbae.io.storage.location import resolve
+from lbae.io.storage.lock import locked
+
+_BOARD = "tensorboard"
+
+
+def train(
+    *,
+    data: str,
+    out: str,
+    preset: str,
+    test_data: str | None = None,
+    recipe: presets.Recipe = "modern",
+    bottleneck: Bottleneck | None = None,
+    epochs: int | None = None,
+    workers: int | None = None,
+    min_workers: int | None = None,
+    storage: str | None = None,
+    latent_dim: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    feed: Literal["auto", "resident", "streaming"] = "auto",
+    keep: int = 1,
+    kind: Kind | None = None,
+    max_bad_fraction: float = 0.01,
+    overwrite: bool = False,
+    gpus: int | None = None,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train an LBAE on images and publish the model.
+
+    Args:
+        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
+        out: URI of the model artifact.
+        preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
+        test_data: images whose loss is measured after every epoch and decides nothing.
+        recipe: modern, or the original code's optimiser settings: paper.
+        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
+        epochs: passes over the images; the preset's when not given.
+        workers: training processes; one a GPU, or one when there is no GPU.
+        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. With fewer
+            the run waits, without an end, for nodes. A batch that they cannot share evenly is smaller by the rest.
+        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
+        latent_dim: N, bits of the latent; the preset's when not given.
+        batch_size: global batch, over all workers; the preset's when not given.
+        learning_rate: peak learning rate; the preset's when not given.
+        seed: seed of weights and shuffling.
+        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size asks for.
+        keep: checkpoints kept, the best ones by validation; the newest is kept as well.
+        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
+        max_bad_fraction: share of undecodable images above which the job fails.
+        overwrite: replace another artifact at ``out``.
+        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
+        address: Ray cluster to join; found or started when not given.
+    """
+    chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
+    config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
+    images = plan(data, kind)
+    test = plan(test_data, kind) if test_data else None
+    parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
+    inputs = images.folders | (test.folders if test else set())
+    for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; allowed: 1 or more")
+    folder = storage_of(storage, out)
+    with locked(folder) as still_held, session(address):
+        before = {} if overwrite else known_run(out, folder)
+        finished = (resolve(out) / artifact.MANIFEST).exists()
+        if gpus is not None and (overwrite or not finished):
+            wait_for_gpus(gpus)
+        count = workers or before.get("workers") or max(1, cluster_gpus())
+        chosen_feed, sizes = choose_feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
+        run = {"workers": count, "feed": chosen_feed}
+        check_workers(count, min_workers, config, chosen_feed)
+        if overwrite or not finished:
+            remedy = "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
+            wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
+        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
+        if done := artifact.finished(*place):
+            return done
+        reached([images.uri, test.uri if test else None], [out, folder])
+        started = time.monotonic()
+        scaling = scaling_of(count, min_workers, chosen_feed)
+        claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
+        artifact.begin(*place)
+        log.say(f"feed: {chosen_feed} ({sizes})")
+        settings = Settings(
+            config=config,
+            source=images,
+            test=test,
+            feed=chosen_feed,
+            max_bad_fraction=max_bad_fraction,
+            board=str(resolve(folder) / _BOARD),
+            meter=start_meter(),
+        )
+        weights, metrics = run_workers(settings, scaling, folder, keep)
+        still_held()
+        # Where a run with another storage was published meanwhile, it stays, and this one in its checkpoints.
+        if done := artifact.finished(*place[:4], False, inputs):
+            return done
+        network = LatentBernoulliAutoencoder(config.model)
+        network.load_state_dict(weights)
+        result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
+        return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
+
+
+def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What the artifact says of the run: the best epoch, whose weights it holds, and all others."""
+    best = min((Epoch(**epoch) for epoch in metrics["history"]), key=lambda epoch: epoch.criterion)
+    return {
+        **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},
+        "best_epoch": best.number,
+        "train_loss": best.train_loss,
+        "validation_loss": best.validation_loss,
+        "history": metrics["history"],
+        "loss": config.train.loss,
+    }

@@ -1,0 +1,46 @@
+"""The whole pipeline on the bundled MNIST sample: train, encode, reduce, fit, and a page of pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import lbae
+from lbae.distributed.cluster.session import cluster_cpus, cluster_gpus, session
+from lbae.jobs.build.encode import encode
+from lbae.jobs.build.fit import fit
+from lbae.jobs.build.reduce import reduce
+from lbae.jobs.build.train import train
+from lbae.report.pages.tour import write_tour
+
+_EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, lets them be passed on
+
+
+def demo(
+    *,
+    out: str = "runs/demo",
+    epochs: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Run every stage in order; finished stages of the same make are kept.
+
+    Args:
+        out: folder for the artifacts, the pictures and the report.
+        epochs: passes over the images; the preset's when not given.
+        workers: training processes; one a GPU, or without GPUs two where there are two CPUs.
+        overwrite: replace artifacts of another make.
+        address: Ray cluster to join; found or started when not given.
+    """
+    data = str(Path(lbae.__file__).parent / "sample" / "mnist")
+    model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))
+    with session(address):
+        count = workers or cluster_gpus() or min(2, cluster_cpus())
+        results = {
+            "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=count, overwrite=overwrite),
+            "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
+            "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
+            "fit": fit(model=model, latents=latents, moments=moments, out=bundle, examples=_EXAMPLES, overwrite=overwrite),
+        }
+    change = ("label=1", "label=7")
+    report = write_tour(out, bundle=bundle, moments=moments, data=data, results=results, change=change)
+    return {"out": out, "page": f"{out}/report.html", **report}

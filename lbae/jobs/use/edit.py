@@ -1,0 +1,47 @@
+"""Set and unset attributes of an image: a PNG of its reconstruction beside the edited one."""
+
+from typing import Any
+
+from lbae.core.latents.editing import Method
+from lbae.errors import UserError
+from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.images import encode_png, is_picture
+from lbae.io.storage.location import resolve
+from lbae.jobs.options import Names
+from lbae.report.figures.pictures import load_image, strip
+
+
+def edit(
+    *,
+    bundle: str,
+    image: str,
+    out: str,
+    set: Names = (),
+    unset: Names = (),
+    strength: float = 1.0,
+    method: Method = "bits",
+) -> dict[str, Any]:
+    """Set and unset attributes of an image.
+
+    Args:
+        bundle: URI of the bundle.
+        image: image file.
+        out: a picture (*.png): the reconstruction, then the edited image.
+        set: attribute to set, a column or column=value; may be given several times.
+        unset: attribute to unset; may be given several times.
+        strength: 0 (nothing changes) to 1 (a typical image with the attributes).
+        method: bits flips the bits the attributes lift most; hyperplane moves the image's hyperplane across the attributes.
+    """
+    if not is_picture(out):
+        raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")
+    loaded = load_bundle(bundle)
+    original = load_image(loaded.codec.config, image)[None]
+    edited, changed = loaded.edit(original, set, unset, strength, method)
+    resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
+    return {
+        "out": out,
+        "method": method,
+        "bits_changed": int(changed[0]),
+        "latent_dim": loaded.prior.latent_dim,
+        "bundle": loaded.fingerprint,
+    }
