@@ -1,7 +1,7 @@
 """Latent Bernoulli Autoencoder on Ray.
 
-``lbae.load_model(uri)`` gives a codec (encode, decode); ``lbae.load_bundle(uri)`` gives encode, decode, reconstruct, sample,
-interpolate and edit. Neither needs Ray.
+``lbae.load_model(uri)`` gives a codec (encode, decode); ``lbae.load_bundle(uri)`` gives encode, decode,
+reconstruct, sample, interpolate and edit. Neither needs Ray.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,5 @@
-"""What every job shares: a command line from a function's signature, one line of JSON, one line an error, an exit code.
+"""What every job shares: a command line from a function's signature, one line of JSON, one line an error, an
+exit code.
 
 ``--version`` alone says what is installed; SIGTERM, which ``ray job stop`` sends, ends a job as Ctrl-C does.
 
@@ -71,7 +72,11 @@ def call(job: Job, options: dict[str, Any], overwrite: bool = False) -> dict[str
     for name, value in options.items():
         option = name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
-            words += [f"--{option}" if one else f"--no-{option}"] if isinstance(one, bool) else [f"--{option}", str(one)]
+            words += (
+                [f"--{option}" if one else f"--no-{option}"]
+                if isinstance(one, bool)
+                else [f"--{option}", str(one)]
+            )
     try:
         return _parse(job, words)()
     except OverwriteNeeded:
@@ -81,11 +86,11 @@ def call(job: Job, options: dict[str, Any], overwrite: bool = False) -> dict[str
 
 
 def run(job: Job | dict[str, Job]) -> None:
-    """Call ``job`` (or the one of several that the first argument names) with the command line's options, print its result
-    as the last line, and exit.
+    """Call ``job`` (or the one of several that the first argument names) with the command line's options,
+    print its result as the last line, and exit.
 
-    Exit codes: 0 done, 1 the work failed (or a result says ``"ok": false``), 2 the user's mistake, 130 interrupted, 143
-    stopped by SIGTERM; a mistake is one line, without a traceback.
+    Exit codes: 0 done, 1 the work failed (or a result says ``"ok": false``), 2 the user's mistake, 130
+    interrupted, 143 stopped by SIGTERM; a mistake is one line, without a traceback.
     """
     before = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -159,5 +164,8 @@ def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
             raise UserError(f"unknown option {option}{hint} (options: {', '.join(known[1:])})")
     for p in named:
         option = "--" + p.name.replace("_", "-")
-        if p.annotation is not Names and sum(a.partition("=")[0].replace("_", "-") == option for a in arguments) > 1:
+        if (
+            p.annotation is not Names
+            and sum(a.partition("=")[0].replace("_", "-") == option for a in arguments) > 1
+        ):
             raise UserError(f"{option} is given more than once, of which one would be lost; give it once")

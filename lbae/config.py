@@ -21,9 +21,10 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
 class ModelConfig:
     """Shape of the network and of the images it takes.
 
-    Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with ``padding`` zero
-    pixels on every side. ``channels`` holds one width a stride-2 stage, so ``image_size = 4 * 2 ** len(channels)``.
-    A ``bottleneck`` other than the LBAE's bits is a baseline, which passes ``latent_dim // 32`` float32 numbers.
+    Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with
+    ``padding`` zero pixels on every side. ``channels`` holds one width a stride-2 stage, so ``image_size = 4
+    * 2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a baseline, which passes
+    ``latent_dim // 32`` float32 numbers.
     """
 
     latent_dim: int = 600
@@ -56,7 +57,12 @@ class ModelConfig:
             self.image_size,
             f"{size}, which is 4 * 2 ** {len(self.channels)} stages",
         )
-        _require(0 <= 2 * self.padding < self.image_size, "padding", self.padding, "0 to less than half of image_size")
+        _require(
+            0 <= 2 * self.padding < self.image_size,
+            "padding",
+            self.padding,
+            "0 to less than half of image_size",
+        )
 
     @property
     def content_size(self) -> int:
@@ -73,8 +79,8 @@ class ModelConfig:
 class TrainConfig:
     """How the network is trained.
 
-    ``batch_size`` is global: the sum over all workers. The learning rate is warmed up and decays with the cosine, or is
-    constant. With ``flips`` every image is mirrored in half of the epochs.
+    ``batch_size`` is global: the sum over all workers. The learning rate is warmed up and decays with the
+    cosine, or is constant. With ``flips`` every image is mirrored in half of the epochs.
     """
 
     loss: Loss = "mse"

@@ -17,12 +17,18 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record on one line."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": when, "level": record.levelname, "logger": record.name, "message": super().format(record)}
+        line = {
+            "time": when,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": super().format(record),
+        }
         return json.dumps(line)
 
 
 def configure() -> None:
-    """Send warnings and errors of all libraries to standard error; a logging that is configured already stays as it is.
+    """Send warnings and errors of all libraries to standard error; a logging that is configured already stays
+    as it is.
 
     UserError when the environment asks for another form than there is.
     """
@@ -31,12 +37,16 @@ def configure() -> None:
         raise UserError(f"{_VARIABLE} is {asked!r}; allowed: plain, json")
     logging.getLogger("lbae").setLevel(logging.INFO)
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if asked == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        JsonLines() if asked == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s")
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def say(message: str, level: int = logging.INFO) -> None:
-    """Tell a job's user on standard error: ``MESSAGE``, ``warning: MESSAGE``, or a line of JSON where that is asked for."""
+    """Tell a job's user on standard error: ``MESSAGE``, ``warning: MESSAGE``, or a line of JSON where that is
+    asked for.
+    """
     if os.environ.get(_VARIABLE) == "json":
         logging.getLogger("lbae").log(level, message)
     else:

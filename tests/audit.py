@@ -1,4 +1,6 @@
-"""Run by `make lint`: whether advisories are known for what requirements.lock pins, where they can be reached."""
+"""Run by `make lint`: whether advisories are known for what requirements.lock pins, where they can be
+reached.
+"""
 
 import json
 import subprocess
@@ -7,16 +9,32 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-AUDIT = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "10"]
+AUDIT = [
+    sys.executable,
+    "-m",
+    "pip_audit",
+    "--no-deps",
+    "--disable-pip",
+    "--progress-spinner",
+    "off",
+    "--timeout",
+    "10",
+]
 
 
 def reachable(pin: str) -> bool:
-    """Whether the service answers for one pinned package; where it cannot, pip-audit fails, or passes over the package."""
+    """Whether the service answers for one pinned package; where it cannot, pip-audit fails, or passes over
+    the package.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(pin)
         file.flush()
-        done = subprocess.run([*AUDIT, "-f", "json", "-r", file.name], capture_output=True, text=True, check=False)
-    return bool(done.stdout) and not any("skip_reason" in found for found in json.loads(done.stdout)["dependencies"])
+        done = subprocess.run(
+            [*AUDIT, "-f", "json", "-r", file.name], capture_output=True, text=True, check=False
+        )
+    return bool(done.stdout) and not any(
+        "skip_reason" in found for found in json.loads(done.stdout)["dependencies"]
+    )
 
 
 def main() -> int:

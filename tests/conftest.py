@@ -34,7 +34,8 @@ from lbae.io.artifacts.latent_table import KIND, latent_part, write_parquet
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
 SECRET = "a-key-that-nobody-may-read"
-# Ray takes a node for dead after five refused checks, by default 3 s apart; one that is slow still has 10 s for each.
+# Ray takes a node for dead after five refused checks, by default 3 s apart; one that is slow still has 10 s
+# for each.
 QUICK_DEATH = {"RAY_health_check_period_ms": "500"}
 
 settings.register_profile("lbae", deadline=None)
@@ -72,7 +73,9 @@ class Outcome:
 
 
 def run_job(name: str, *arguments: object) -> Outcome:
-    """``python jobs/NAME.py ARGUMENTS``, in this process: a new one takes seconds to import what this one has imported."""
+    """``python jobs/NAME.py ARGUMENTS``, in this process: a new one takes seconds to import what this one has
+    imported.
+    """
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -115,9 +118,16 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_latents(
-    uri: Path | str, latents: np.ndarray, columns: dict[str, list] | None = None, *, parts: int = 3, **options: Any
+    uri: Path | str,
+    latents: np.ndarray,
+    columns: dict[str, list] | None = None,
+    *,
+    parts: int = 3,
+    **options: Any,
 ) -> str:
-    """Publish a latent table of these latents with keys k0, k1, ..., in part files of row groups of at most 100 rows."""
+    """Publish a latent table of these latents with keys k0, k1, ..., in part files of row groups of at most
+    100 rows.
+    """
     return write_packed(uri, pack(latents), latents.shape[1], columns, parts=parts, **options)
 
 
@@ -161,7 +171,9 @@ def readme_blocks(language: str) -> list[str]:
 
 
 def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]]:
-    """Run the jobs in a block of the README as they stand there, but for the two folders; the JSON objects they print."""
+    """Run the jobs in a block of the README as they stand there, but for the two folders; the JSON objects
+    they print.
+    """
     results = []
     for line in block.splitlines():
         if line.startswith("python "):
@@ -245,17 +257,23 @@ def service(*arguments: str) -> Iterator[dict[str, Any]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
-        if process.poll() is None:  # the test failed; were it killed, its Serve would go on and hold the next test's CPUs
+        if (
+            process.poll() is None
+        ):  # the test failed; were it killed, its Serve would go on and hold the next test's CPUs
             process.send_signal(signal.SIGINT)
         process.communicate()
 
 
-def image_table(path: Path, cells: list[bytes | None], row_group_size: int | None = None, **columns: list[Any]) -> None:
+def image_table(
+    path: Path, cells: list[bytes | None], row_group_size: int | None = None, **columns: list[Any]
+) -> None:
     """Write an image table with these image bytes."""
     images = [{"bytes": data, "path": f"{index}.png"} for index, data in enumerate(cells)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(images, kind), **columns}), path, row_group_size=row_group_size)
+    pq.write_table(
+        pa.table({"image": pa.array(images, kind), **columns}), path, row_group_size=row_group_size
+    )
 
 
 def picture_size(path: Path) -> tuple[int, int]:

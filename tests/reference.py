@@ -25,7 +25,9 @@ def moment_sums(latents: np.ndarray, present: np.ndarray, absent: np.ndarray) ->
     return total.astype(np.int64)
 
 
-def nearest_correlation(matrix: np.ndarray, floor: float = 0.0, steps: int = 20_000, tolerance: float = 1e-10) -> np.ndarray:
+def nearest_correlation(
+    matrix: np.ndarray, floor: float = 0.0, steps: int = 20_000, tolerance: float = 1e-10
+) -> np.ndarray:
     """Higham's alternating projections with Dykstra's correction."""
     y, correction = matrix.copy(), np.zeros_like(matrix)
     for _ in range(steps):

@@ -13,9 +13,11 @@ from werkzeug.serving import make_server
 
 
 class Refusing:
-    """An S3 server that answers the next ``refusals`` requests, and every ``period``-th if that is set, with an error.
+    """An S3 server that answers the next ``refusals`` requests, and every ``period``-th if that is set, with
+    an error.
 
-    Where it ``keeps`` what it is asked to delete it says so as S3 does: with status 200 and an error for each key.
+    Where it ``keeps`` what it is asked to delete it says so as S3 does: with status 200 and an error for each
+    key.
     """
 
     def __init__(self) -> None:
@@ -26,9 +28,16 @@ class Refusing:
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         self.answered += 1
-        if self.keeps and environ["REQUEST_METHOD"] == "POST" and environ["QUERY_STRING"].startswith("delete"):
+        if (
+            self.keeps
+            and environ["REQUEST_METHOD"] == "POST"
+            and environ["QUERY_STRING"].startswith("delete")
+        ):
             keys = re.findall(b"<Key>.*?</Key>", environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-            errors = (b"<Error>%b<Code>AccessDenied</Code><Message>Access Denied</Message></Error>" % key for key in keys)
+            errors = (
+                b"<Error>%b<Code>AccessDenied</Code><Message>Access Denied</Message></Error>" % key
+                for key in keys
+            )
             start("200 OK", [("Content-Type", "application/xml")])
             return [b"<DeleteResult>", *errors, b"</DeleteResult>"]
         periodic = self.period and not self.answered % self.period

@@ -60,7 +60,9 @@ def options(*, name: str = "", keep: bool = False, num: int = 0, some: cli.Names
 @pytest.mark.parametrize("arguments", [[], ["--with-ray"]])
 def test_a_job_that_is_stopped_cleans_up(ray_session, arguments):
     command = [sys.executable, "-c", WAITS, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
@@ -83,7 +85,10 @@ def test_versions_are_those_of_this_environment(job):
 
 
 def test_the_fingerprint_of_files_covers_code(tmp_path):
-    code = "import lbae.io.machine as m, sys, pathlib; m._PACKAGE = pathlib.Path(sys.argv[1]); print(m.versions()['files'])"
+    code = (
+        "import lbae.io.machine as m, sys, pathlib; m._PACKAGE = pathlib.Path(sys.argv[1]);"
+        " print(m.versions()['files'])"
+    )
 
     def fingerprint() -> str:
         return subprocess.run(
@@ -129,7 +134,12 @@ def test_plain_log_lines_stay_plain():
 
 def test_options_by_name_take_booleans():
     assert cli.call(options, {"keep": True, "num": 3}) == {"name": "", "keep": True, "num": 3, "some": ()}
-    assert cli.call(options, {"keep": False, "name": "false"}) == {"name": "false", "keep": False, "num": 0, "some": ()}
+    assert cli.call(options, {"keep": False, "name": "false"}) == {
+        "name": "false",
+        "keep": False,
+        "num": 0,
+        "some": (),
+    }
     with pytest.raises(UserError, match="unknown option --no-num"):
         cli.call(options, {"num": False})
     with pytest.raises(UserError, match=r"unknown option --no-kep; did you mean --keep\?"):

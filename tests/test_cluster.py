@@ -1,4 +1,6 @@
-"""A pipeline as an operator runs it: nodes that share only a bucket, jobs that join by address; nodes and heads die."""
+"""A pipeline as an operator runs it: nodes that share only a bucket, jobs that join by address; nodes and
+heads die.
+"""
 
 import json
 import os
@@ -49,7 +51,9 @@ priors = "mixture"
 metrics = "kernel"
 """
 
-_SHORT_WAIT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # of a job for a head that is gone, by default a minute
+_SHORT_WAIT = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3"
+}  # of a job for a head that is gone, by default a minute
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +87,9 @@ class Machines:
         own = self._folder / f"node-{self._count}"
         own.mkdir(parents=True)
         self._count += 1
-        return self._cluster.add_node(num_cpus=1, object_store_memory=2**28, env_vars={"TMPDIR": str(own)}, **options)
+        return self._cluster.add_node(
+            num_cpus=1, object_store_memory=2**28, env_vars={"TMPDIR": str(own)}, **options
+        )
 
     def kill(self, node: Any) -> None:
         """As if its power went."""
@@ -104,13 +110,17 @@ class Machines:
         )
 
     def jobs(self, *commands: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The JSON of jobs that end well, run one after another in a process of their own, as ``run_job`` does."""
+        """The JSON of jobs that end well, run one after another in a process of their own, as ``run_job``
+        does.
+        """
         script = (
             "import json, sys; from tests.conftest import run_job;"
             " [print(json.dumps(vars(run_job(*command)))) for command in json.loads(sys.argv[1])]"
         )
         asked = json.dumps([[*command, "--address", self.address] for command in commands])
-        done = subprocess.run([sys.executable, "-c", script, asked], cwd=ROOT, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            [sys.executable, "-c", script, asked], cwd=ROOT, capture_output=True, text=True, timeout=400
+        )
         assert done.returncode == 0, done.stderr
         outcomes = [json.loads(line) for line in done.stdout.splitlines()]
         assert [outcome["code"] for outcome in outcomes] == [0] * len(commands), outcomes
@@ -207,14 +217,33 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     assert [read_manifest(f"{OUT}/{name}").created for name in STAGES] == made
 
     digit, images, model, latents, sums, bundle = (
-        f"{bucket}/{name}" for name in ("digit.png", "digits", "run/model", "run/latents", "run/moments", "run/bundle")
+        f"{bucket}/{name}"
+        for name in ("digit.png", "digits", "run/model", "run/latents", "run/moments", "run/bundle")
     )
     resolve(digit).write_bytes((ROOT / "docs" / "seven.png").read_bytes())
     for name, *options in (
         ("sample", "--bundle", bundle, "--out", f"{bucket}/samples.png"),
-        ("interpolate", "--bundle", bundle, "--source", digit, "--target", digit, "--out", f"{bucket}/strip.png"),
+        (
+            "interpolate",
+            "--bundle",
+            bundle,
+            "--source",
+            digit,
+            "--target",
+            digit,
+            "--out",
+            f"{bucket}/strip.png",
+        ),
         ("edit", "--bundle", bundle, "--image", digit, "--set", "label=7", "--out", f"{bucket}/edited.png"),
-        ("reconstruct", "--bundle", bundle, "--data", f"{bucket}/test", "--out", f"{bucket}/reconstructed.png"),
+        (
+            "reconstruct",
+            "--bundle",
+            bundle,
+            "--data",
+            f"{bucket}/test",
+            "--out",
+            f"{bucket}/reconstructed.png",
+        ),
         ("show", latents, "--picture", f"{bucket}/latents.png"),
         ("moments", "drift", sums, sums, "--out", f"{bucket}/drift.png"),
         ("moments", "add", sums, sums, "--force", "--out", f"{bucket}/twice"),
@@ -236,7 +265,11 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
         ("reduce", "--latents", latents, "--out", sums, "--update"),
         ("doctor", "--storage", bucket),
     )
-    assert [job["rows"] for job in (table, drawn, grown, updated)] == [FILES * ROWS, 300, *[(FILES + 2) * ROWS] * 2]
+    assert [job["rows"] for job in (table, drawn, grown, updated)] == [
+        FILES * ROWS,
+        300,
+        *[(FILES + 2) * ROWS] * 2,
+    ]
     assert len(found["hits"]) == 20
     assert health["ok"]
     check_sums([*range(FILES), 90, 91])
@@ -244,7 +277,9 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     logs = Path(cluster.head.get_logs_dir_path())
     texts = [path.read_bytes() for path in logs.rglob("*") if path.is_file()]
     texts += [
-        (resolve(bucket) / name).read_bytes() for name, _ in resolve(bucket).files() if name.endswith((".json", ".html"))
+        (resolve(bucket) / name).read_bytes()
+        for name, _ in resolve(bucket).files()
+        if name.endswith((".json", ".html"))
     ]
     assert len(texts) > 20
     assert not [text for text in texts if SECRET.encode() in text]

@@ -36,7 +36,9 @@ def result_of(outcome) -> dict:
 
 
 def test_sample_writes_a_picture(job, pipeline, tmp_path):
-    facts = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "s.png"))
+    facts = result_of(
+        job("sample", "--bundle", pipeline.bundle, "--num", 9, "--seed", 4, "--out", tmp_path / "s.png")
+    )
     assert (facts["num"], facts["seed"]) == (9, 4)
     assert picture_size(tmp_path / "s.png") == (176, 176)
 
@@ -53,10 +55,14 @@ def test_a_table_of_samples_that_stands_is_not_drawn_again(job, pipeline):
 def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp_path):
     result_of(job("export", "--model", pipeline.model, "--out", tmp_path / "e"))
     code = (
-        "import sys, torch; e, d = (torch.export.load(f'{sys.argv[1]}/{n}.pt2').module() for n in ('encoder', 'decoder'));"
-        "z = e(torch.rand(5, 1, 32, 32)); assert 'lbae' not in sys.modules; print(z.abs().min().item(), *d(z).shape)"
+        "import sys, torch; e, d = (torch.export.load(f'{sys.argv[1]}/{n}.pt2').module() for n in"
+        " ('encoder', 'decoder'));"
+        "z = e(torch.rand(5, 1, 32, 32)); assert 'lbae' not in sys.modules; print(z.abs().min().item(),"
+        " *d(z).shape)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "e")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "e")], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["1.0", "5", "1", "32", "32"]
 
 
@@ -69,25 +75,33 @@ def test_losses_draws_models_in_one_figure(job, pipeline, tmp_path):
 
 def test_sample_gives_images_with_attributes(job, pipeline, tmp_path):
     wanted = ("--given", "label=3", "--given-not", "label=5")
-    facts = result_of(job("sample", "--bundle", pipeline.bundle, "--num", 4, *wanted, "--out", tmp_path / "s.png"))
+    facts = result_of(
+        job("sample", "--bundle", pipeline.bundle, "--num", 4, *wanted, "--out", tmp_path / "s.png")
+    )
     assert facts["given"] == {"label=3": True, "label=5": False}
     assert 0 < facts["acceptance"] < 0.5
 
 
 def test_reconstruct_writes_originals_above_reconstructions(job, pipeline, tmp_path):
     out = tmp_path / "r.png"
-    facts = result_of(job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", out))
+    facts = result_of(
+        job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", out)
+    )
     assert facts["images"] == 20
     assert 0 < facts["mse"] < 0.2
     assert picture_size(out) == (16 * 58 + 2, 4 * 58 + 2)
     table = tmp_path / "table"
-    facts = result_of(job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", table))
+    facts = result_of(
+        job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", table)
+    )
     assert facts["rows"] == plan(str(table)).rows == 20
 
 
 def test_interpolate_writes_a_strip(job, pipeline, picture, tmp_path):
     ends = ("--source", picture, "--target", picture)
-    result_of(job("interpolate", "--bundle", pipeline.bundle, *ends, "--steps", 5, "--out", tmp_path / "i.png"))
+    result_of(
+        job("interpolate", "--bundle", pipeline.bundle, *ends, "--steps", 5, "--out", tmp_path / "i.png")
+    )
     with Image.open(tmp_path / "i.png") as image:
         strip = np.asarray(image)
     assert strip.shape == (60, 5 * 58 + 2)
@@ -95,8 +109,19 @@ def test_interpolate_writes_a_strip(job, pipeline, picture, tmp_path):
 
 
 def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_path):
-    path = ("--source", picture, "--via", ROOT / "docs/one.png", "--via", ROOT / "docs/seven.png", "--target", picture)
-    facts = result_of(job("interpolate", "--bundle", pipeline.bundle, *path, "--steps", 4, "--out", tmp_path / "i.webp"))
+    path = (
+        "--source",
+        picture,
+        "--via",
+        ROOT / "docs/one.png",
+        "--via",
+        ROOT / "docs/seven.png",
+        "--target",
+        picture,
+    )
+    facts = result_of(
+        job("interpolate", "--bundle", pipeline.bundle, *path, "--steps", 4, "--out", tmp_path / "i.webp")
+    )
     assert facts["frames"] == 10
     with Image.open(tmp_path / "i.webp") as image:
         assert (image.size, image.n_frames) == ((112, 112), 18)
@@ -108,7 +133,9 @@ def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_
 @pytest.mark.parametrize("method", ["bits", "hyperplane"])
 def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path, method):
     change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8, "--method", method)
-    facts = result_of(job("edit", "--bundle", pipeline.bundle, "--image", picture, *change, "--out", tmp_path / "e.png"))
+    facts = result_of(
+        job("edit", "--bundle", pipeline.bundle, "--image", picture, *change, "--out", tmp_path / "e.png")
+    )
     assert facts["method"] == method
     assert 0 < facts["bits_changed"] <= facts["latent_dim"] == 128
     assert picture_size(tmp_path / "e.png") == (118, 60)
@@ -125,15 +152,27 @@ def test_show_describes(job, pipeline):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("train", "--preset demo --data {data} --out {tmp}/m --epohcs 3", "unknown option --epohcs; did you mean --epochs?"),
+        (
+            "train",
+            "--preset demo --data {data} --out {tmp}/m --epohcs 3",
+            "unknown option --epohcs; did you mean --epochs?",
+        ),
         ("train", "--preset demo --data {data}", "Missing from .*train.py: --out"),
         ("train", "--preset dmo --data {data} --out {tmp}/m", "unknown preset 'dmo'; did you mean 'demo'"),
         ("train", "--preset demo --data {tmp}/none --out {tmp}/m", "does not exist"),
         ("train", "--preset demo --data {data} --out {bundle}", "already holds a bundle"),
-        ("encode", "--model {moments} --data {data} --out {tmp}/l", "is a moment sums; a model is needed here"),
+        (
+            "encode",
+            "--model {moments} --data {data} --out {tmp}/l",
+            "is a moment sums; a model is needed here",
+        ),
         ("encode", "--model {model} --data {tmp} --out {tmp}/l", "holds no images"),
         ("encode", "--model {tmp} --data {data} --out {tmp}/l", "is not a finished artifact"),
-        ("reduce", "--latents {latents} --out {tmp}/m --attributes labl", "unknown attribute 'labl'; did you mean 'label'"),
+        (
+            "reduce",
+            "--latents {latents} --out {tmp}/m --attributes labl",
+            "unknown attribute 'labl'; did you mean 'label'",
+        ),
         ("sample", "--bundle {bundle} --num zero --out {tmp}/s.png", "Error parsing --num: invalid literal"),
         (
             "sample",
@@ -162,16 +201,37 @@ def test_show_describes(job, pipeline):
             "--bundle {bundle} --image {png} --set label=7 --strength 1.5 --out {tmp}/e.png",
             "strength is 1.5; allowed: 0",
         ),
-        ("edit", "--bundle {bundle} --image {tmp} --set label=7 --out {tmp}/e.png", "cannot be read as an image"),
-        ("edit", "--bundle {bundle} --image {png} --set label=7 --method bit --out {tmp}/e.png", "invalid choice 'bit'"),
-        ("interpolate", "--bundle {bundle} --source {png} --target {png} --steps 1 --out {tmp}/i.png", "steps is 1"),
-        ("interpolate", "--bundle {bundle} --source {png} --target {png} --out {tmp}/i.gif", "ends in .png or .webp"),
+        (
+            "edit",
+            "--bundle {bundle} --image {tmp} --set label=7 --out {tmp}/e.png",
+            "cannot be read as an image",
+        ),
+        (
+            "edit",
+            "--bundle {bundle} --image {png} --set label=7 --method bit --out {tmp}/e.png",
+            "invalid choice 'bit'",
+        ),
+        (
+            "interpolate",
+            "--bundle {bundle} --source {png} --target {png} --steps 1 --out {tmp}/i.png",
+            "steps is 1",
+        ),
+        (
+            "interpolate",
+            "--bundle {bundle} --source {png} --target {png} --out {tmp}/i.gif",
+            "ends in .png or .webp",
+        ),
         ("show", "{tmp}", "is not a finished artifact"),
         ("serve", "--bundle {model}", "is a model; a bundle is needed here"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, name, arguments, message):
-    places = {"data": pipeline.data, "model": pipeline.model, "latents": pipeline.latents, "moments": pipeline.moments}
+    places = {
+        "data": pipeline.data,
+        "model": pipeline.model,
+        "latents": pipeline.latents,
+        "moments": pipeline.moments,
+    }
     filled = arguments.format(**places, bundle=pipeline.bundle, png=picture, tmp=tmp_path).split()
     outcome = run_job(name, *filled)
     assert (outcome.code, outcome.out) == (2, "")
@@ -195,7 +255,12 @@ def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, na
     ],
 )
 def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
-    places = {"data": pipeline.data, "model": pipeline.model, "latents": pipeline.latents, "moments": pipeline.moments}
+    places = {
+        "data": pipeline.data,
+        "model": pipeline.model,
+        "latents": pipeline.latents,
+        "moments": pipeline.moments,
+    }
     before = [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)]
     outcome = job(name, *arguments.format(**places, bundle=pipeline.bundle).split(), "--overwrite")
     assert (outcome.code, outcome.out) == (2, "")
@@ -235,7 +300,10 @@ def test_a_service_follows_a_file_until_it_is_told_to_stop(pipeline, tmp_path):
         assert answers[0].headers["content-type"] == "image/png"
         assert answers[0].content == answers[1].content
         assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
-        for options, why in ((), f"this service follows {pointer}"), (("--replicas", 2), "only the bundle can be changed"):
+        for options, why in (
+            ((), f"this service follows {pointer}"),
+            (("--replicas", 2), "only the bundle can be changed"),
+        ):
             refused = other_serve("--bundle", other, *options)
             assert (refused.code, why in refused.error) == (2, True)
         pointer.write_text(f"{tmp_path}/none")

@@ -63,13 +63,19 @@ def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
             target = rest.split(".")[0] if rest.split(".")[0] in LAYERS else ""
             assert LAYERS.index(target) <= LAYERS.index(mine), f"{path} imports {name}"
         if mine == "jobs" and path.parent.name != "jobs" and name.startswith("lbae.jobs."):
-            assert name.startswith("lbae.jobs.options."), f"{path} imports {name}: only jobs of several stages run others"
-        if mine == "distributed" and (stage := stage_of(f"lbae.{'.'.join(path.relative_to(ROOT / 'lbae').parts)}")):
+            assert name.startswith("lbae.jobs.options."), (
+                f"{path} imports {name}: only jobs of several stages run others"
+            )
+        if mine == "distributed" and (
+            stage := stage_of(f"lbae.{'.'.join(path.relative_to(ROOT / 'lbae').parts)}")
+        ):
             assert stage_of(name) in (stage, None), f"{path} imports {name}"
 
 
 def test_nothing_above_the_distributed_layer_loads_ray():
-    layers = [path for name in ("core", "io", "report", "web") for path in (ROOT / "lbae" / name).rglob("*.py")]
+    layers = [
+        path for name in ("core", "io", "report", "web") for path in (ROOT / "lbae" / name).rglob("*.py")
+    ]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in layers]
     names = [name.removesuffix(".__init__") for name in modules]
     code = f"import sys, {', '.join(names)}; assert 'ray' not in sys.modules"
@@ -78,7 +84,10 @@ def test_nothing_above_the_distributed_layer_loads_ray():
 
 def test_the_check_for_ray_can_fail():
     code = "import sys, lbae.distributed.cluster.session; assert 'ray' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT).returncode == 1
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT).returncode
+        == 1
+    )
 
 
 def test_shapes_are_checked_in_core():
@@ -103,5 +112,7 @@ def test_every_job_has_a_script():
 
 
 def test_no_job_shadows_a_module():
-    taken = set(sys.stdlib_module_names) | {name for name in importlib.metadata.packages_distributions() if name != "jobs"}
+    taken = set(sys.stdlib_module_names) | {
+        name for name in importlib.metadata.packages_distributions() if name != "jobs"
+    }
     assert not taken & {path.stem for path in (ROOT / "jobs").glob("*.py")}

@@ -1,4 +1,6 @@
-"""What ``jobs/pipeline.py`` replaces, and mistakes in its file; tests/test_cluster.py runs one from the start."""
+"""What ``jobs/pipeline.py`` replaces, and mistakes in its file; tests/test_cluster.py runs one from the
+start.
+"""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""Every command of the README, run as it stands there; only the folder of images, the output folder and the port differ."""
+"""Every command of the README, run as it stands there; only the folder of images, the output folder and the
+port differ.
+"""
 
 import json
 import os
@@ -51,7 +53,9 @@ def test_so_they_do_in_a_shell(pipeline, tmp_path):
     for name in ("model", "latents", "bundle"):
         (tmp_path / name).symlink_to(pipeline.out / name)
     variables = {**os.environ, "OUT": str(tmp_path), "IMAGES": str(pipeline.data)}
-    subprocess.run(["bash", "-euc", BASH[1]], cwd=ROOT, env=variables, capture_output=True, timeout=200, check=True)
+    subprocess.run(
+        ["bash", "-euc", BASH[1]], cwd=ROOT, env=variables, capture_output=True, timeout=200, check=True
+    )
     assert picture_size(tmp_path / "edited.png") == (118, 60)
 
 
@@ -62,7 +66,9 @@ def test_python(pipeline):
     assert names["path"].shape == (10, 28, 28, 1)
     assert names["latents"].shape == (16, 128)
     exec(PYTHON[3].replace("runs/mine", str(pipeline.out)), names)
-    np.testing.assert_array_equal(2 * names["bits"].astype(int) - 1, unpack(packed_latents(names["table"]), 128))
+    np.testing.assert_array_equal(
+        2 * names["bits"].astype(int) - 1, unpack(packed_latents(names["table"]), 128)
+    )
 
 
 @pytest.mark.slow
@@ -73,16 +79,23 @@ def test_serving(pipeline, tmp_path, monkeypatch):
     other = another(pipeline, tmp_path)
     with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]) as facts:
         script = "\n".join([curl, BASH[3]]).replace("8000", PORT).replace("curl ", "curl -sS --fail ")
-        done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            ["bash", "-euc", script], capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
         names: dict = {}
         exec(PYTHON[0].replace("8000", PORT), names)
         exec(PYTHON[1].replace("8000", PORT), names)
         (swap,) = re.findall(r"`(RAY_AUTH_MODE=token python jobs/serve.py [^`]*)`", README)
         swap = swap.replace("OTHER", other).replace("ADDRESS", facts["address"])
-        swapped = subprocess.run(["bash", "-euc", swap], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        swapped = subprocess.run(
+            ["bash", "-euc", swap], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
         assert swapped.returncode == 0, swapped.stderr
-        assert json.loads(swapped.stdout) == {"bundle": read_manifest(other).fingerprint, "before": facts["bundle"]}
+        assert json.loads(swapped.stdout) == {
+            "bundle": read_manifest(other).fingerprint,
+            "before": facts["bundle"],
+        }
         assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == read_manifest(other).fingerprint
     assert picture_size(tmp_path / "samples.png") == (4 * 58 + 2,) * 2
     assert picture_size(tmp_path / "path.webp") == (112, 112)

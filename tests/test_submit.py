@@ -1,4 +1,5 @@
-"""`ray job submit` with the README's command, to a cluster of two nodes; mistakes, and jobs that are stopped."""
+"""`ray job submit` with the README's command, to a cluster of two nodes; mistakes, and jobs that
+are stopped."""
 
 import json
 import os
@@ -27,7 +28,8 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """Two nodes with a CPU each, started as operators start them; the environment of who may submit to them."""
+    """Two nodes with a CPU each, started as operators start them; the environment of who may
+    submit to them."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own makes paths of sockets too long
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as after activating .venv
@@ -36,15 +38,26 @@ def cluster() -> Iterator[dict[str, str]]:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
         }
-        # Of the agent any free port: where another Ray on this machine has the default one, nobody takes submissions.
-        node = ["--block", "--num-cpus", "1", "--object-store-memory", str(2**28), "--dashboard-agent-listen-port", "0"]
+        # Of the agent any free port: where another Ray on this machine has the default one, nobody takes
+        # submissions.
+        node = [
+            "--block",
+            "--num-cpus",
+            "1",
+            "--object-store-memory",
+            str(2**28),
+            "--dashboard-agent-listen-port",
+            "0",
+        ]
         head = ["--head", "--port", str(GCS), "--dashboard-port", str(DASHBOARD), "--temp-dir", folder]
         started = []
         try:
             for options in (head, ["--address", f"127.0.0.1:{GCS}"]):
                 with open(f"{folder}/node-{len(started)}.log", "w") as log:
                     command = ["ray", "start", "--node-ip-address", "127.0.0.1", *node, *options]
-                    started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+                    started.append(
+                        subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                    )
                 while "runtime started" not in Path(log.name).read_text():
                     assert started[-1].poll() is None, Path(log.name).read_text()
                     time.sleep(0.5)
@@ -59,7 +72,9 @@ def cluster() -> Iterator[dict[str, str]]:
 def submit(environment: dict[str, str], command: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a ``ray job submit``."""
     for _ in range(12):  # a node's agent takes submissions some time after the node is there
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
         if "No available agent" not in done.stderr:
             return done
         time.sleep(5)
@@ -76,7 +91,15 @@ class Submitted:
         """Submit ``python jobs/COMMAND``; its submission's name."""
         self._count += 1
         name = f"job-{os.getpid()}-{self._count}"
-        options = ["--no-wait", "--submission-id", name, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
+        options = [
+            "--no-wait",
+            "--submission-id",
+            name,
+            "--working-dir",
+            ".",
+            "--runtime-env",
+            "cluster/runtime_env.yaml",
+        ]
         job = ["python", f"jobs/{command[0]}", *map(str, command[1:])]
         done = submit(self._environment, ["ray", "job", "submit", *options, "--", *job])
         assert done.returncode == 0, done.stdout + done.stderr
@@ -110,7 +133,9 @@ class Submitted:
 @pytest.fixture
 def submitted(cluster) -> Iterator[Submitted]:
     bearer = {"Authorization": f"Bearer {cluster['RAY_AUTH_TOKEN']}"}
-    with httpx.Client(base_url=f"{cluster['RAY_API_SERVER_ADDRESS']}/api/jobs", headers=bearer, timeout=90) as jobs:
+    with httpx.Client(
+        base_url=f"{cluster['RAY_API_SERVER_ADDRESS']}/api/jobs", headers=bearer, timeout=90
+    ) as jobs:
         yield Submitted(cluster, jobs)
 
 
@@ -131,7 +156,12 @@ def test_what_goes_with_a_submitted_job_is_small(tmp_path):
     with zipfile.ZipFile(package) as file:
         names = set(file.namelist())
     assert package.stat().st_size < 5e6
-    assert {"jobs/train.py", "lbae/cli.py", "lbae/sample/mnist/part-00000.parquet", "requirements.lock"} <= names
+    assert {
+        "jobs/train.py",
+        "lbae/cli.py",
+        "lbae/sample/mnist/part-00000.parquet",
+        "requirements.lock",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "runs/", ".git/", ".venv/"))]
 
 
@@ -153,7 +183,9 @@ def test_a_mistake_is_told_and_its_exit_code_is_in_the_details(cluster, submitte
     ]
     done = submit(cluster, command)
     assert "error: there is no artifact at nowhere: it does not exist" in done.stdout
-    assert (done.returncode, submitted.end(name)["driver_exit_code"]) == (1, 2), "Ray's own code, and the job's"
+    assert (done.returncode, submitted.end(name)["driver_exit_code"]) == (1, 2), (
+        "Ray's own code, and the job's"
+    )
 
 
 @pytest.mark.slow
@@ -177,7 +209,9 @@ def test_stopped_jobs_leave_no_half_artifact_and_go_on(submitted, digits, tmp_pa
 
     lock = tmp_path / "latents.lock"
     encode = ("encode.py", "--model", model, "--data", digits, "--out", latents)
-    said = submitted.stop_when(submitted.start(*encode), lambda: lock.exists() and (latents / ".unfinished").exists())
+    said = submitted.stop_when(
+        submitted.start(*encode), lambda: lock.exists() and (latents / ".unfinished").exists()
+    )
     assert said.endswith("error: stopped\n")
     assert not lock.exists()
     assert not (latents / "manifest.json").exists()

@@ -14,7 +14,9 @@ from tests.conftest import ROOT
 def test_licences_are_listed_for_all_that_is_pinned():
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1].isalpha()]
     pinned = [Requirement(line) for line in lines]
-    rows = re.findall(r"^\| *([\w.-]+) *\| *(\S.*?) *\|$", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| *([\w.-]+) *\| *(\S.*?) *\|$", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE
+    )
     listed = {canonicalize_name(name) for name, _ in rows[1:] if not name.startswith("-")}
     assert listed <= {one.name for one in pinned}
     # Those with markers are for other systems or versions of Python than the one where the list was made.

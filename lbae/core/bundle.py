@@ -48,11 +48,15 @@ class Bundle:
         return self.decode(self.encode(images))
 
     def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
-        """``count`` new images, with attributes as ``given``; image i depends on the bundle, seed, ``given`` and i only."""
+        """``count`` new images, with attributes as ``given``; image i depends on the bundle, seed, ``given``
+        and i only.
+        """
         return self.decode(self.prior.sample_given(count, seed, given or {})[0])
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
-        """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its ends."""
+        """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its
+        ends.
+        """
         return self.decode(interpolate(self.normals, self.encode(images), steps))
 
     def edit(

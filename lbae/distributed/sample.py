@@ -1,6 +1,8 @@
-"""Drawing images from a bundle into an image table with Ray Data: a pool of actors draws, decodes and writes parts.
+"""Drawing images from a bundle into an image table with Ray Data: a pool of actors draws, decodes and writes
+parts.
 
-One row of the Ray data set is one part file of whole blocks of the prior, so image i is the same for any number of actors.
+One row of the Ray data set is one part file of whole blocks of the prior, so image i is the same for any
+number of actors.
 """
 
 import time
@@ -36,12 +38,15 @@ def sample_table(
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Publish ``num`` images as an image table: those of :meth:`lbae.core.bundle.Bundle.sample` for the same arguments.
+    """Publish ``num`` images as an image table: those of :meth:`lbae.core.bundle.Bundle.sample` for the same
+    arguments.
 
     UserError for attributes that the prior does not know or that are too rare.
     """
     loaded = load_bundle(bundle, "cpu")
-    loaded.prior.draw(0, 1, seed, given)  # most mistakes in ``given`` show here, before anything starts or is written
+    loaded.prior.draw(
+        0, 1, seed, given
+    )  # most mistakes in ``given`` show here, before anything starts or is written
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
@@ -66,7 +71,9 @@ def sample_table(
         return image_table.publish_parts(out, parts, parents=parents, config=settings, result=result)
 
 
-def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]) -> Iterator[tuple[ImagePart, int]]:
+def _parts(
+    bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
+) -> Iterator[tuple[ImagePart, int]]:
     """Parts as they are written, and the tries that their latents took."""
     count = -(-num // _PART_ROWS)
     actors, gpus = actor_pool(network_cpus(), cluster_gpus())
@@ -93,7 +100,9 @@ def _parts(bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
 class _Sampler:
     """Holds the bundle; draws, decodes and writes one part."""
 
-    def __init__(self, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str) -> None:
+    def __init__(
+        self, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str
+    ) -> None:
         torch.set_num_threads(1)
         held: Bundle = ray.get(bundle)
         self.prior, self.codec = held.prior, held.codec.to(device)

@@ -14,10 +14,12 @@ from lbae.errors import UserError
 _BACKGROUND = 255
 _OVERSAMPLING = 2
 _FRAME_MS = 80  # of an animation
-_SOS = b"\xff\xda"  # starts a scan of a JPEG; in the scans themselves a byte 0 or the mark of a restart follows every 0xff
-# Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels and 16 ms.
-# Encoders write about ten. The rest leaves room for pictures in the metadata and for the film behind a phone's photograph,
-# 16 MB of which hold these two bytes 256 times by chance. TurboJPEG's own limit, which Pillow does not set, is 500 too.
+# Start of a scan of a JPEG. Inside a scan, every 0xff is followed by 0 or a restart marker.
+_SOS = b"\xff\xda"
+# Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels
+# and 16 ms. Encoders write about ten. The rest leaves room for pictures in the metadata and for the film
+# behind a phone's photograph, 16 MB of which hold these two bytes 256 times by chance. TurboJPEG's own limit,
+# which Pillow does not set, is 500 too.
 _MAX_SCANS = 500
 
 
@@ -32,13 +34,14 @@ def decode_image(
     formats: tuple[str, ...] | None = None,
     still: bool = False,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content size.
+    """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content
+    size.
 
-    An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when the bytes are no
-    image, are cut short, are a JPEG of more than 500 scans or unpack to more pixels than ``max_pixels``, by default Pillow's
-    limit; the header says how many before anything is unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names)
-    should be tried: ICO and EPS have no limit of their own for what they hold. Where only ``still`` images make sense,
-    animations are an ImageError too.
+    An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when
+    the bytes are no image, are cut short, are a JPEG of more than 500 scans or unpack to more pixels than
+    ``max_pixels``, by default Pillow's limit; the header says how many before anything is unpacked. Of
+    strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS have no limit of
+    their own for what they hold. Where only ``still`` images make sense, animations are an ImageError too.
     """
     side = config.content_size
     image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
@@ -69,7 +72,9 @@ def _decode(
     formats: tuple[str, ...] | None = None,
     still: bool = False,
 ) -> Image.Image:
-    """The upright image. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its size."""
+    """The upright image. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its
+    size.
+    """
     if not data:
         raise ImageError("no bytes")
     try:
@@ -79,7 +84,8 @@ def _decode(
                 raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
             if image.format in ("JPEG", "MPO") and (scans := data.count(_SOS)) > _MAX_SCANS:
                 raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
-            # Photographs from phones are MPO: a JPEG with more pictures behind it, which are not shown in turn.
+            # Photographs from phones are MPO: a JPEG with more pictures behind it, which are not shown in
+            # turn.
             if still and image.format != "MPO" and getattr(image, "is_animated", False):
                 raise ImageError("it is animated; allowed: one frame")
             if side:
@@ -118,7 +124,9 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 
 def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
-    """Frames as a lossless animation that runs there and back for ever, enlarged ``scale`` times without smoothing."""
+    """Frames as a lossless animation that runs there and back for ever, enlarged ``scale`` times without
+    smoothing.
+    """
     large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
     first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
     buffer = io.BytesIO()
@@ -126,13 +134,17 @@ def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
     return buffer.getvalue()
 
 
-def grid(images: UInt8[np.ndarray, "K H W C"], columns: int, scale: int = 2, gap: int = 2) -> UInt8[np.ndarray, "GH GW C"]:
+def grid(
+    images: UInt8[np.ndarray, "K H W C"], columns: int, scale: int = 2, gap: int = 2
+) -> UInt8[np.ndarray, "GH GW C"]:
     """One picture of all images, row by row, enlarged ``scale`` times without smoothing."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
     cell_height, cell_width = height * scale + gap, width * scale + gap
-    canvas = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), _BACKGROUND, dtype=np.uint8)
+    canvas = np.full(
+        (rows * cell_height + gap, columns * cell_width + gap, channels), _BACKGROUND, dtype=np.uint8
+    )
     for index, image in enumerate(large):
         top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
         canvas[top : top + height * scale, left : left + width * scale] = image

@@ -1,4 +1,5 @@
-"""What this machine has and runs: versions, memory, the token of a Ray cluster, access to a storage. No Ray."""
+"""What this machine has and runs: versions, memory, the token of a Ray cluster, access to a
+storage. No Ray."""
 
 import importlib.metadata
 import os
@@ -34,7 +35,9 @@ class Check:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of what results depend on, and fingerprints of this package's files and of all that is installed."""
+    """Versions of what results depend on, and fingerprints of this package's files and of all that is
+    installed.
+    """
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
     own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
     return {
@@ -42,7 +45,9 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "artifact_format": FORMAT_VERSION,
         "packages": {name: installed[name] for name in _SHOWN if name in installed},
-        "files": digest(*(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))),
+        "files": digest(
+            *(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))
+        ),
         "installed": digest(*(f"{name}=={installed[name]}".encode() for name in sorted(installed))),
     }
 
@@ -58,7 +63,9 @@ def checks() -> Iterator[Check]:
         )
         yield Check(name="/dev/shm", ok=free >= STORE_BYTES, note=note)
     memory = _memory_bytes()
-    note = _gib(memory) + (f"; a local Ray and its workers need {_gib(_MEMORY_BYTES)}" if memory < _MEMORY_BYTES else "")
+    note = _gib(memory) + (
+        f"; a local Ray and its workers need {_gib(_MEMORY_BYTES)}" if memory < _MEMORY_BYTES else ""
+    )
     yield Check(name="memory", ok=memory >= _MEMORY_BYTES, note=note)
     yield _gpu()
 
@@ -73,7 +80,9 @@ def shared_memory_bytes() -> int | None:
 
 
 def differences(lock: str) -> list[str]:
-    """Installed packages of another version than the text of a requirements file pins; those not installed do not count."""
+    """Installed packages of another version than the text of a requirements file pins; those not installed do
+    not count.
+    """
     found = []
     for line in lock.splitlines():
         if not line or line.startswith(("#", " ")):
@@ -84,7 +93,9 @@ def differences(lock: str) -> list[str]:
                 version = Version(importlib.metadata.version(pinned.name))
             except importlib.metadata.PackageNotFoundError:  # as what only tests need, on a cluster's nodes
                 continue
-            if not pinned.specifier.contains(version.public, prereleases=True):  # torch's +cpu is no other version
+            if not pinned.specifier.contains(
+                version.public, prereleases=True
+            ):  # torch's +cpu is no other version
                 found.append(f"{pinned.name} {version} is installed, {pinned.specifier} is asked for")
     return found
 
@@ -104,7 +115,9 @@ def storage(uri: str) -> Check:
 
 def _packages() -> Check:
     facts = versions()
-    note = f"Python {facts['python']}, " + ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    note = f"Python {facts['python']}, " + ", ".join(
+        f"{name} {version}" for name, version in facts["packages"].items()
+    )
     lock = _PACKAGE.parent / "requirements.lock"
     wrong = differences(lock.read_text()) if lock.exists() else []
     note += f"; {'; '.join(wrong)}: `uv pip sync requirements.lock`" if wrong else ""
@@ -118,14 +131,20 @@ def _token() -> Check:
     there = bool(os.environ.get("RAY_AUTH_TOKEN")) or path.exists()
     if mode == "disabled":
         return Check(
-            name="token", ok=True, note="RAY_AUTH_MODE=disabled: who reaches the cluster's ports can run code there"
+            name="token",
+            ok=True,
+            note="RAY_AUTH_MODE=disabled: who reaches the cluster's ports can run code there",
         )
     if there:
         return Check(
-            name="token", ok=True, note=f"there is one; RAY_AUTH_MODE is {mode or 'not set, `ray job submit` needs token'}"
+            name="token",
+            ok=True,
+            note=f"there is one; RAY_AUTH_MODE is {mode or 'not set, `ray job submit` needs token'}",
         )
     mend = "`ray get-auth-token --generate` makes one; every node and client needs the same"
-    return Check(name="token", ok=mode != "token", note=f"none at {path}, RAY_AUTH_MODE is {mode or 'not set'}; {mend}")
+    return Check(
+        name="token", ok=mode != "token", note=f"none at {path}, RAY_AUTH_MODE is {mode or 'not set'}; {mend}"
+    )
 
 
 def _gpu() -> Check:

@@ -19,7 +19,9 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
         if name not in (known := (*_URIS, *stages)):
             raise unknown("part of the config", name, known)
         wanted, what = (
-            (str, "a path or a URI in quotes") if name in _URIS else (dict, f"a table: [{name}] on a line of its own")
+            (str, "a path or a URI in quotes")
+            if name in _URIS
+            else (dict, f"a table: [{name}] on a line of its own")
         )
         if not isinstance(value, wanted):
             raise UserError(f"{name} of config {config} is {value!r}; allowed: {what}")

@@ -36,10 +36,19 @@ def demo(
     with session(address):
         count = workers or cluster_gpus() or min(2, cluster_cpus())
         results = {
-            "train": train(data=data, out=model, preset="demo", epochs=epochs, workers=count, overwrite=overwrite),
+            "train": train(
+                data=data, out=model, preset="demo", epochs=epochs, workers=count, overwrite=overwrite
+            ),
             "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
             "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
-            "fit": fit(model=model, latents=latents, moments=moments, out=bundle, examples=_EXAMPLES, overwrite=overwrite),
+            "fit": fit(
+                model=model,
+                latents=latents,
+                moments=moments,
+                out=bundle,
+                examples=_EXAMPLES,
+                overwrite=overwrite,
+            ),
         }
     change = ("label=1", "label=7")
     report = write_tour(out, bundle=bundle, moments=moments, data=data, results=results, change=change)

@@ -29,8 +29,8 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
     """Run every stage in order; finished stages of the same make are kept, and what was killed goes on.
 
     Args:
-        config: TOML file with ``data``, ``out``, a table of options for each stage that needs some (evaluate runs if it has
-            one), and perhaps ``current``, a file that is to name the bundle.
+        config: TOML file with ``data``, ``out``, a table of options for each stage that needs some (evaluate
+            runs if it has one), and perhaps ``current``, a file that is to name the bundle.
         overwrite: replace artifacts of another make, and no others.
         address: Ray cluster to join; found or started when not given.
     """
@@ -44,7 +44,9 @@ def pipeline(*, config: str, overwrite: bool = False, address: str | None = None
             if name == "evaluate" and name not in asked:
                 continue
             still_held()
-            given = {option: places[option] for option in inspect.signature(stage).parameters if option in places}
+            given = {
+                option: places[option] for option in inspect.signature(stage).parameters if option in places
+            }
             given |= {"out": made[artifact], **asked.get(name, {})}
             results[name] = call(stage, given, overwrite)
         if "current" in asked:

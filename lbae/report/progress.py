@@ -5,7 +5,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from lbae import log
@@ -48,7 +56,9 @@ class ProgressLine:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         if not self._live and kind is None:
             self._log()
@@ -59,7 +69,8 @@ class ProgressLine:
         return (self.done - self._before) / max(1e-9, self._updated - self._started)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Set how much is done, and a word on it. The rate counts from the first thing done, after start-up."""
+        """Set how much is done, and a word on it. The rate counts from the first thing done, after
+        start-up."""
         self._updated = time.monotonic()
         if not self.done and done:
             self._started, self._before = self._updated, done

@@ -23,9 +23,11 @@ _LARGE = 256  # frames of an animation are enlarged at most four times, and not 
 
 
 def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> None:
-    """RequestError, before anything is made, when so many square images need more pixels at once than are allowed.
+    """RequestError, before anything is made, when so many square images need more pixels at once than are
+    allowed.
 
-    ``kind`` is a format of a request, or ``animation``. Latents hold no pixels, and a stream but a few frames at a time.
+    ``kind`` is a format of a request, or ``animation``. Latents hold no pixels, and a stream but a few frames
+    at a time.
     """
     if kind in ("latents", "stream"):
         return
@@ -35,7 +37,8 @@ def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> 
     if (pixels := frames * (scale * side) ** 2) > allowed:
         raise RequestError(
             422,
-            f"an answer of {pixels} pixels ({frames} images of {scale * side} x {scale * side}); allowed: {allowed} pixels"
+            f"an answer of {pixels} pixels ({frames} images of {scale * side} x {scale * side}); allowed:"
+            f" {allowed} pixels"
             " at once: ask for fewer images, another format, or latents",
             param,
         )
@@ -81,7 +84,10 @@ def latent_fields(latents: np.ndarray) -> list[dict[str, str]]:
 
 def image_fields(images: np.ndarray, kind: Picture) -> list[dict[str, str]]:
     """Images in base64."""
-    return [{"image": base64.b64encode(encode_image(image, kind)).decode(), "media_type": MEDIA[kind]} for image in images]
+    return [
+        {"image": base64.b64encode(encode_image(image, kind)).decode(), "media_type": MEDIA[kind]}
+        for image in images
+    ]
 
 
 async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:

@@ -1,4 +1,6 @@
-"""The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of Ray."""
+"""The HTTP application. It opens a backend (a bundle, or something that answers as one) and knows nothing of
+Ray.
+"""
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -44,7 +46,9 @@ def create_app(
     limits: Limits = DEFAULT_LIMITS,
     observe: Observe = lambda path, status, seconds: None,
 ) -> FastAPI:
-    """The service; ``opened`` is awaited before the first request, and what it gives says which backend answers now."""
+    """The service; ``opened`` is awaited before the first request, and what it gives says which backend
+    answers now.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -104,8 +108,12 @@ def _add_facts(app: FastAPI) -> None:
 
 
 def _add_prior(app: FastAPI, limits: Limits) -> None:
-    @app.post("/v1/sample", responses=_FILES, response_class=Response, openapi_extra=document.body(SampleRequest))
-    async def sample(request: Annotated[SampleRequest, Depends(body_of(SampleRequest))], backend: Answering) -> Response:
+    @app.post(
+        "/v1/sample", responses=_FILES, response_class=Response, openapi_extra=document.body(SampleRequest)
+    )
+    async def sample(
+        request: Annotated[SampleRequest, Depends(body_of(SampleRequest))], backend: Answering
+    ) -> Response:
         about, seed = backend.about, chosen(request.seed)
         check_pixels(request.format, request.n, about.config.content_size, limits.max_answer_pixels, "n")
         for name in request.given:
@@ -142,7 +150,9 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answers.latent_fields(latents)})
         elif request.format == "stream":
-            answer = StreamingResponse(answers.lines(_frames(latents, backend)), media_type="application/x-ndjson")
+            answer = StreamingResponse(
+                answers.lines(_frames(latents, backend)), media_type="application/x-ndjson"
+            )
         else:
             make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
             answer = await in_writer(make, await backend.decode(latents))
@@ -155,7 +165,9 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
         response_class=Response,
         openapi_extra=document.body(EditRequest),
     )
-    async def edit(request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: Answering) -> Response:
+    async def edit(
+        request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: Answering
+    ) -> Response:
         for param, names in (("set", request.set), ("unset", request.unset)):
             for index, name in enumerate(names):
                 _known(name, backend.about.attributes, f"{param}.{index}")
@@ -165,7 +177,9 @@ def _add_prior(app: FastAPI, limits: Limits) -> None:
             edited = await backend.edit(latents, *asked)
         changed = int((edited != latents).sum())
         if request.format == "latents":
-            answer: Response = JSONResponse({"latents": answers.latent_fields(edited), "bits_changed": changed})
+            answer: Response = JSONResponse(
+                {"latents": answers.latent_fields(edited), "bits_changed": changed}
+            )
         else:
             answer = answers.picture((await backend.decode(edited))[0], request.format)
         answer.headers["X-Seed"] = str(request.seed)
@@ -178,7 +192,9 @@ def _add_codec(app: FastAPI, limits: Limits) -> None:
         check_pixels("png", count, backend.about.config.content_size, limits.max_answer_pixels, param)
 
     @app.post("/v1/encode", openapi_extra=document.body(EncodeRequest))
-    async def encode(request: Annotated[EncodeRequest, Depends(body_of(EncodeRequest))], backend: Answering) -> JSONResponse:
+    async def encode(
+        request: Annotated[EncodeRequest, Depends(body_of(EncodeRequest))], backend: Answering
+    ) -> JSONResponse:
         images, errors = await _images(request.images, backend, limits)
         good = answers.latent_fields(await backend.encode(images)) if len(images) else []
         return JSONResponse(answers.merged(good, errors, len(request.images)))
@@ -193,10 +209,14 @@ def _add_codec(app: FastAPI, limits: Limits) -> None:
         return await _decoded(latents, errors, len(request.images), request.format, backend)
 
     @app.post("/v1/decode", openapi_extra=document.body(DecodeRequest))
-    async def decode(request: Annotated[DecodeRequest, Depends(body_of(DecodeRequest))], backend: Answering) -> JSONResponse:
+    async def decode(
+        request: Annotated[DecodeRequest, Depends(body_of(DecodeRequest))], backend: Answering
+    ) -> JSONResponse:
         fits(len(request.latents), "latents", backend)
         found, errors = _each(request.latents, lambda text: latent_of(text, backend.about.config.latent_dim))
-        return await _decoded(np.stack(found) if found else None, errors, len(request.latents), request.format, backend)
+        return await _decoded(
+            np.stack(found) if found else None, errors, len(request.latents), request.format, backend
+        )
 
 
 def _known(name: str, known: Iterable[str], param: str) -> None:
@@ -227,14 +247,18 @@ async def _latents(items: list[Source], param: str, backend: Backend, limits: Li
         if item.latent is not None:
             latents[index] = latent_of(item.latent, config.latent_dim, f"{name}.latent")
         elif item.image is not None:
-            read = functools.partial(image_of, config=config, max_pixels=limits.max_pixels, param=f"{name}.image")
+            read = functools.partial(
+                image_of, config=config, max_pixels=limits.max_pixels, param=f"{name}.image"
+            )
             (images[index],) = await in_reader(_all, [item.image], read)
     if images:
         latents[list(images)] = await backend.encode(np.stack(list(images.values())))
     return latents
 
 
-async def _images(texts: list[str], backend: Backend, limits: Limits) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
+async def _images(
+    texts: list[str], backend: Backend, limits: Limits
+) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
     config = backend.about.config
     read = functools.partial(image_of, config=config, max_pixels=limits.max_pixels)
     found, errors = await in_reader(_each, texts, read)
@@ -245,7 +269,9 @@ def _all(texts: list[str], read: Callable[[str], np.ndarray]) -> list[np.ndarray
     return [read(text) for text in texts]
 
 
-def _each(texts: list[str], read: Callable[[str], np.ndarray]) -> tuple[list[np.ndarray], dict[int, dict[str, Any]]]:
+def _each(
+    texts: list[str], read: Callable[[str], np.ndarray]
+) -> tuple[list[np.ndarray], dict[int, dict[str, Any]]]:
     """What could be read, and an error by position for what could not."""
     found, errors = [], {}
     for index, text in enumerate(texts):

@@ -60,18 +60,28 @@ def about(bundle: Bundle) -> About:
 
 
 class Backend(Protocol):
-    """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C); UserError for what makes no sense."""
+    """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C); UserError for what makes
+    no sense.
+    """
 
     about: About
 
-    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+    async def draw(
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+    ) -> np.ndarray:
         """Latents of the prior, or of one of its components."""
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents through all waypoints, ``steps`` a leg with both its ends."""
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
+        self,
+        latents: np.ndarray,
+        set_: Sequence[str],
+        unset: Sequence[str],
+        strength: float,
+        method: str,
+        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
 
@@ -86,19 +96,23 @@ class Backend(Protocol):
 
 
 class BundleBackend:
-    """Answers from a bundle in this process, in threads, so that the event loop stays free; the codec in batches."""
+    """Answers from a bundle in this process, in threads, so that the event loop stays free; the codec in
+    batches.
+    """
 
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.about = about(bundle)
-        # One thread: every thread that multiplies gets a team of OpenMP's own, and as soon as there are more of those than
-        # cores, all of them sleep at every barrier (docs/results.md).
+        # One thread: every thread that multiplies gets a team of OpenMP's own, and as soon as there are more
+        # of those than cores, all of them sleep at every barrier (docs/results.md).
         thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         size = bundle.codec.batch
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
         self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
 
-    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+    async def draw(
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+    ) -> np.ndarray:
         """Latents of the prior, or of one of its components."""
         prior = self.bundle.prior
         if component is not None:
@@ -111,7 +125,13 @@ class BundleBackend:
         return await asyncio.to_thread(interpolate, self.bundle.normals, waypoints, steps, seed)
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
+        self,
+        latents: np.ndarray,
+        set_: Sequence[str],
+        unset: Sequence[str],
+        strength: float,
+        method: str,
+        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
         known = self.bundle.attributes, self.bundle.normals

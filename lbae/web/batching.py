@@ -1,7 +1,8 @@
 """Rows of several callers as one batch: while one batch runs, the next one fills.
 
-A codec computes a whole batch even for a single row. Ray Serve's own batching closes a batch after a fixed wait, whether the
-one before has ended or not, so it either makes every caller wait or runs batches of one caller (docs/results.md).
+A codec computes a whole batch even for a single row. Ray Serve's own batching closes a batch after a fixed
+wait, whether the one before has ended or not, so it either makes every caller wait or runs batches of one
+caller (docs/results.md).
 """
 
 import asyncio
@@ -14,7 +15,8 @@ import numpy as np
 
 
 class Batcher:
-    """Calls ``run`` in ``executor`` with at most ``size`` rows at a time and gives every caller the results of its rows.
+    """Calls ``run`` in ``executor`` with at most ``size`` rows at a time and gives every caller the results
+    of its rows.
 
     ``on_batch`` hears of every batch how many rows it has and how many requests wait behind it.
     """
@@ -37,7 +39,9 @@ class Batcher:
         return 0 if self._since is None else time.monotonic() - self._since
 
     async def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The result of every row. What ``run`` or ``on_batch`` raises is raised in all callers of that batch."""
+        """The result of every row. What ``run`` or ``on_batch`` raises is raised in all callers of that
+        batch.
+        """
         results = []
         for start in range(0, len(rows), self._size):
             results.append(asyncio.get_running_loop().create_future())
@@ -61,7 +65,9 @@ class Batcher:
                 continue
             finally:
                 self._since = None
-            for result, part in zip(results, np.split(found, np.cumsum([len(r) for r in rows])[:-1]), strict=True):
+            for result, part in zip(
+                results, np.split(found, np.cumsum([len(r) for r in rows])[:-1]), strict=True
+            ):
                 if not result.done():
                     result.set_result(part)
 

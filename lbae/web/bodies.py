@@ -1,4 +1,6 @@
-"""From the bytes of a request to its body: JSON, or files of a multipart request with the rest in its field ``request``."""
+"""From the bytes of a request to its body: JSON, or files of a multipart request with the rest in its field
+``request``.
+"""
 
 import base64
 import binascii
@@ -52,11 +54,15 @@ async def _multipart(request: Request, model: Any) -> dict[str, Any]:
         rest = form.get("request", "{}")
         unknown = set(form) - {"image", "request"}
         if unknown or not files or not isinstance(rest, str):
-            raise RequestError(422, "a multipart request holds files named image and a text named request (JSON)", "image")
+            raise RequestError(
+                422, "a multipart request holds files named image and a text named request (JSON)", "image"
+            )
         fields = _json(rest.encode(), "request")
         of_files = model.of_files([base64.b64encode(await file.read()).decode() for file in files])
         if twice := fields.keys() & of_files.keys():
-            raise RequestError(422, "the files take the place of this field; give one or the other", min(twice))
+            raise RequestError(
+                422, "the files take the place of this field; give one or the other", min(twice)
+            )
         return fields | of_files
 
 
@@ -71,7 +77,9 @@ def _json(data: bytes, param: str | None = None) -> dict[str, Any]:
 
 
 def image_of(text: str, config: ModelConfig, max_pixels: int, param: str | None = None) -> np.ndarray:
-    """A still PNG, JPEG or WebP in base64 as uint8 (H, W, C) of the content size; RequestError when it cannot be one."""
+    """A still PNG, JPEG or WebP in base64 as uint8 (H, W, C) of the content size; RequestError when it cannot
+    be one.
+    """
     try:
         return decode_image(_bytes_of(text, param), config, max_pixels, _FORMATS, still=True)
     except ImageError as error:
@@ -82,7 +90,9 @@ def latent_of(text: str, latent_dim: int, param: str | None = None) -> np.ndarra
     """A packed latent in base64 as +1 and -1, int8 (N,); RequestError for another width or padding bits."""
     data = _bytes_of(text, param)
     if len(data) != packed_width(latent_dim):
-        raise RequestError(422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param)
+        raise RequestError(
+            422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param
+        )
     try:
         return unpack(np.frombuffer(data, dtype=np.uint8)[None], latent_dim)[0]
     except ValueError as error:

@@ -1,10 +1,12 @@
-"""A client of the service. Functions make requests, ``Client.send`` answers them, ``AsyncClient.send`` does when awaited:
+"""A client of the service. Functions make requests, ``Client.send`` answers them, ``AsyncClient.send`` does
+when awaited:
 
     with Client("http://127.0.0.1:8000") as service:
         png = service.send(sample(16, seed=0)).content
 
-Every request may be sent again without harm, so one that is told to come again (503), loses its connection, or whose replica
-dies is, for half a minute. One that takes too long is not: it would be worked on several times at once.
+Every request may be sent again without harm, so one that is told to come again (503), loses its connection,
+or whose replica dies is, for half a minute. One that takes too long is not: it would be worked on several
+times at once.
 """
 
 import base64
@@ -23,7 +25,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-_TIMEOUT_S = 150.0  # longer than the service takes before it gives up, 120 s, so that it is the service that says so
+_TIMEOUT_S = (
+    150.0  # longer than the service takes before it gives up, 120 s, so that it is the service that says so
+)
 
 _RETRY: dict[str, Any] = {
     "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),
@@ -89,7 +93,13 @@ def interpolate(
     items: Sequence[Item], *, steps: int = 10, loop: bool = False, seed: int = 0, format: str = "strip"
 ) -> Call[Answer]:
     """A path through items: strip (PNG), webp, zip, latents (JSON) or stream (NDJSON)."""
-    fields = {"items": [_item(item) for item in items], "steps": steps, "loop": loop, "seed": seed, "format": format}
+    fields = {
+        "items": [_item(item) for item in items],
+        "steps": steps,
+        "loop": loop,
+        "seed": seed,
+        "format": format,
+    }
     return Call("POST", "/v1/interpolate", fields, _answer)
 
 
@@ -104,24 +114,42 @@ def edit(
     format: str = "png",
 ) -> Call[Answer]:
     """An item with attributes set and unset: png, jpeg, webp or latents (JSON)."""
-    fields = {"item": _item(item), "set": list(set), "unset": list(unset), "strength": strength, "method": method}
+    fields = {
+        "item": _item(item),
+        "set": list(set),
+        "unset": list(unset),
+        "strength": strength,
+        "method": method,
+    }
     return Call("POST", "/v1/edit", fields | {"seed": seed, "format": format}, _answer)
 
 
 def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
     """The latent of every image file, or why there is none."""
     fields = {"images": [_text(image) for image in images]}
-    return Call("POST", "/v1/encode", fields, lambda answer: [_one(r, "base64", Latent) for r in answer.json()["results"]])
+    return Call(
+        "POST",
+        "/v1/encode",
+        fields,
+        lambda answer: [_one(r, "base64", Latent) for r in answer.json()["results"]],
+    )
 
 
 def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
     """An image file of every latent, or why there is none."""
-    return Call("POST", "/v1/decode", {"latents": [_text(latent.packed) for latent in latents], "format": format}, _files)
+    return Call(
+        "POST",
+        "/v1/decode",
+        {"latents": [_text(latent.packed) for latent in latents], "format": format},
+        _files,
+    )
 
 
 def reconstruct(images: Sequence[bytes], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
     """Every image file through the bottleneck and back, or why it could not be read."""
-    return Call("POST", "/v1/reconstruct", {"images": [_text(image) for image in images], "format": format}, _files)
+    return Call(
+        "POST", "/v1/reconstruct", {"images": [_text(image) for image in images], "format": format}, _files
+    )
 
 
 def attributes() -> Call[dict[str, Any]]:
@@ -184,7 +212,9 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class Client:
-    """Sends requests to the service at a URL; ServiceError when it refuses, httpx's errors when it cannot be reached."""
+    """Sends requests to the service at a URL; ServiceError when it refuses, httpx's errors when it cannot be
+    reached.
+    """
 
     def __init__(
         self,

@@ -27,7 +27,9 @@ TYPES = {
 class RequestError(HTTPException):
     """A request that cannot be answered, with the field that is to blame."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(status, message, headers)
         self.param = param
 
@@ -42,7 +44,8 @@ def blames(param: str) -> Iterator[None]:
 
 
 def body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """What an error answer holds. Half a surrogate pair, which JSON may bring in a name, cannot be sent back."""
+    """What an error answer holds. Half a surrogate pair, which JSON may bring in a name, cannot be
+    sent back."""
     said = [text and text.encode(errors="replace").decode() for text in (message, param)]
     return {"error": {"type": TYPES.get(status, "internal"), "message": said[0], "param": said[1]}}
 

@@ -1,4 +1,6 @@
-"""What stands before every request: API keys, the size of bodies, how many run at a time and how long; and its measure."""
+"""What stands before every request: API keys, the size of bodies, how many run at a time and how long; and
+its measure.
+"""
 
 import asyncio
 import hmac
@@ -26,8 +28,8 @@ Observe = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Who may ask, how large a body and an image may be, how many pixels an answer may hold, how many requests run before
-    others get a 503, and how long."""
+    """Who may ask, how large a body and an image may be, how many pixels an answer may hold, how many
+    requests run before others get a 503, and how long."""
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
@@ -41,7 +43,9 @@ DEFAULT_LIMITS = Limits()
 
 
 def api_keys(path: str | None, host: str, insecure: bool) -> tuple[str, ...]:
-    """Keys from a file, one a line, or from LBAE_API_KEYS, between commas; UserError when others could ask without one."""
+    """Keys from a file, one a line, or from LBAE_API_KEYS, between commas; UserError when others could ask
+    without one.
+    """
     if path is not None:
         try:
             lines = Path(path).read_text().splitlines()
@@ -54,7 +58,8 @@ def api_keys(path: str | None, host: str, insecure: bool) -> tuple[str, ...]:
         raise UserError(f"api_keys {path} holds no key; it takes one a line")
     if not keys and host not in _LOOPBACK and not insecure:
         raise UserError(
-            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one a line) or {KEYS_VARIABLE},"
+            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one a line) or"
+            f" {KEYS_VARIABLE},"
             " or say --insecure"
         )
     return keys
@@ -91,7 +96,9 @@ class Guard:
             raise
         except Exception:
             if not exchange.begun:
-                await _answer(RequestError(500, "the service failed; its log says how"))(scope, receive, exchange.send)
+                await _answer(RequestError(500, "the service failed; its log says how"))(
+                    scope, receive, exchange.send
+                )
             raise  # to the server, which logs it
         finally:
             self.running -= 1
@@ -111,7 +118,10 @@ class Guard:
         known = sum(hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.limits.keys)
         if self.limits.keys and not (scheme.lower() == "bearer" and known):
             return RequestError(
-                401, "a valid API key is needed: Authorization: Bearer KEY", None, {"WWW-Authenticate": "Bearer"}
+                401,
+                "a valid API key is needed: Authorization: Bearer KEY",
+                None,
+                {"WWW-Authenticate": "Bearer"},
             )
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at a time; try again", None, {"Retry-After": "1"})
@@ -122,7 +132,9 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its answer on their way: how far both have come, and that the body stays within its limit."""
+    """One request and its answer on their way: how far both have come, and that the body stays within its
+    limit.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
@@ -131,7 +143,9 @@ class _Exchange:
         self.arrived = self.begun = self.ended = self.gone = False
 
     async def receive(self) -> Message:
-        """The next message; RequestError when the body, which need not have said how long it is, gets too large."""
+        """The next message; RequestError when the body, which need not have said how long it is, gets too
+        large.
+        """
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self.gone = self.gone or not self.ended
@@ -159,7 +173,9 @@ def _route_path(scope: Scope) -> str:
 
 
 def _bundle(scope: Scope) -> str:
-    """The fingerprint of the bundle that the request was given or, where it was refused before, would have been."""
+    """The fingerprint of the bundle that the request was given or, where it was refused before, would have
+    been.
+    """
     given = scope.get("state", {}).get("bundle")
     return str(given or scope["app"].state.current().about.fingerprint)
 

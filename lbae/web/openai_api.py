@@ -1,4 +1,6 @@
-"""OpenAI's image API, for programs that speak it. A prompt names attributes, since nothing here understands words."""
+"""OpenAI's image API, for programs that speak it. A prompt names attributes, since nothing here understands
+words.
+"""
 
 import time
 from collections.abc import Callable

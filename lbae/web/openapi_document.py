@@ -1,4 +1,6 @@
-"""The OpenAPI document: bodies that :mod:`lbae.web.bodies` reads, the one shape of all errors, and the API key."""
+"""The OpenAPI document: bodies that :mod:`lbae.web.bodies` reads, the one shape of all errors, and the API
+key.
+"""
 
 from typing import Any
 
@@ -38,7 +40,10 @@ _FAILURE = {
             "properties": {
                 "type": {"type": "string", "enum": sorted({*TYPES.values(), "internal"})},
                 "message": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "the field of the request that is to blame"},
+                "param": {
+                    "type": ["string", "null"],
+                    "description": "the field of the request that is to blame",
+                },
             },
         }
     },
@@ -47,9 +52,15 @@ _ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 
 
 
 def body(model: type[Fields]) -> dict[str, Any]:
-    """What OpenAPI says of an operation with this body; :func:`describe` brings the schema that it refers to."""
+    """What OpenAPI says of an operation with this body; :func:`describe` brings the schema that it
+    refers to."""
     schemas = {JSON: {"$ref": f"{_SCHEMAS}{model.__name__}"}, MULTIPART: _REST}
-    return {"requestBody": {"required": True, "content": {kind: {"schema": schemas[kind]} for kind in media_types(model)}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": schemas[kind]} for kind in media_types(model)},
+        }
+    }
 
 
 def failure(description: str) -> dict[str, Any]:
@@ -58,9 +69,13 @@ def failure(description: str) -> dict[str, Any]:
 
 
 def describe(app: FastAPI, keys: bool) -> None:
-    """Write the document of an application, whose ``/v1/`` asks for an API key, or takes one that it does not need."""
+    """Write the document of an application, whose ``/v1/`` asks for an API key, or takes one that it does not
+    need.
+    """
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=f"{_SCHEMAS}{{model}}")
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in _BODIES], ref_template=f"{_SCHEMAS}{{model}}"
+    )
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas["$defs"], Failure=_FAILURE)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -68,5 +83,7 @@ def describe(app: FastAPI, keys: bool) -> None:
         for method, operation in operations.items():
             if path.startswith("/v1/"):
                 operation["security"] = [{"key": []}] if keys else [{}, {"key": []}]
-                operation["responses"] |= {str(s): failure(TYPES.get(s, "internal")) for s in _ANSWERS_WITH[method]}
+                operation["responses"] |= {
+                    str(s): failure(TYPES.get(s, "internal")) for s in _ANSWERS_WITH[method]
+                }
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI makes openapi_schema anew when it likes

@@ -1,4 +1,6 @@
-"""What requests hold. Images and packed latents are base64; a multipart request brings images as files instead."""
+"""What requests hold. Images and packed latents are base64; a multipart request brings images as files
+instead.
+"""
 
 import secrets
 from collections.abc import Mapping
@@ -30,7 +32,8 @@ def chosen(seed: int | None) -> int:
 
 
 class WithFiles(Fields):
-    """A body whose images may come as files of a multipart request, the rest as its JSON field ``request``."""
+    """A body whose images may come as files of a multipart request, the rest as its JSON field
+    ``request``."""
 
     @classmethod
     def of_files(cls, images: list[str]) -> dict[str, Any]:
@@ -58,8 +61,12 @@ class SampleRequest(Fields):
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 16
     seed: Seed | None = None
-    given: Annotated[dict[Name, bool], Field(max_length=64, description="attributes that every image has or has not")] = {}
-    component: Annotated[int | None, Field(ge=0, description="draw from this component of the prior only")] = None
+    given: Annotated[
+        dict[Name, bool], Field(max_length=64, description="attributes that every image has or has not")
+    ] = {}
+    component: Annotated[
+        int | None, Field(ge=0, description="draw from this component of the prior only")
+    ] = None
     format: Annotated[
         Literal["grid", "png", "jpeg", "webp", "zip", "latents"],
         Field(description="one PNG grid, one image (n = 1), a zip of PNG files, or packed latents"),
@@ -68,7 +75,9 @@ class SampleRequest(Fields):
     @model_validator(mode="after")
     def _single(self) -> Self:
         if self.n > 1 and self.format in ("png", "jpeg", "webp"):
-            raise ValueError(f"format {self.format} is one image, and n is {self.n}; ask for grid, zip or latents")
+            raise ValueError(
+                f"format {self.format} is one image, and n is {self.n}; ask for grid, zip or latents"
+            )
         return self
 
 
@@ -83,7 +92,10 @@ class InterpolateRequest(WithFiles):
     seed: Seed = 0
     format: Annotated[
         Literal["strip", "webp", "zip", "latents", "stream"],
-        Field(description="PNG strip, animated WebP, zip of PNG files, packed latents, or frames as NDJSON while made"),
+        Field(
+            description="PNG strip, animated WebP, zip of PNG files, packed latents, or frames as NDJSON"
+            " while made"
+        ),
     ] = "strip"
 
     @classmethod
@@ -140,11 +152,19 @@ class GenerationRequest(Fields):
     model_config = _example({"prompt": "label=7", "n": 1, "seed": 0})
 
     prompt: Annotated[
-        str, Field(max_length=4000, description="attributes of every image, between commas: NAME or not NAME; may be empty")
+        str,
+        Field(
+            max_length=4000,
+            description="attributes of every image, between commas: NAME or not NAME; may be empty",
+        ),
     ]
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
-    model: Annotated[str | None, Field(max_length=256, description="lbae, or the fingerprint of what answers")] = None
-    size: Annotated[str, Field(max_length=256, description="auto, or the bundle's own width and height: 32x32")] = "auto"
+    model: Annotated[
+        str | None, Field(max_length=256, description="lbae, or the fingerprint of what answers")
+    ] = None
+    size: Annotated[
+        str, Field(max_length=256, description="auto, or the bundle's own width and height: 32x32")
+    ] = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Picture = "png"
     seed: Seed | None = None

@@ -34,7 +34,14 @@ def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
     """An untrained network of a preset and all that follows from it over the bundled digits; URIs by name."""
     config = presets.get(preset)
     made = {name: str(out / name) for name in ("model", "latents", "moments")}
-    save_model(made["model"], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    save_model(
+        made["model"],
+        LatentBernoulliAutoencoder(config.model),
+        config,
+        parents={},
+        run={},
+        result={"images": 0},
+    )
     encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
     reduce(latents=made["latents"], out=made["moments"])
     fit(**made, out=str(out / "bundle"), components=components)
@@ -58,6 +65,9 @@ def compare(request: pytest.FixtureRequest) -> Callable[..., None]:
             spent.append(seconds[0])
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
         name = request.node.name.removeprefix("test_")
-        print(f"\n{name}: {middle:.2f} times {meaning} ({low:.2f} to {high:.2f}; {statistics.median(spent):.3f} s)")
+        print(
+            f"\n{name}: {middle:.2f} times {meaning} ({low:.2f} to {high:.2f};"
+            f" {statistics.median(spent):.3f} s)"
+        )
 
     return run

@@ -1,4 +1,6 @@
-"""``python -m tests.benchmarks.load URL CONCURRENCY N COUNT`` sends sample requests: latencies and throughput as JSON."""
+"""``python -m tests.benchmarks.load URL CONCURRENCY N COUNT`` sends sample requests: latencies and throughput
+as JSON.
+"""
 
 import asyncio
 import itertools
@@ -11,7 +13,9 @@ import numpy as np
 
 
 async def load(url: str, concurrency: int, n: int, count: int) -> dict[str, float]:
-    """Requests with seeds of their own, ``concurrency`` at a time; images a second, and percentiles in milliseconds."""
+    """Requests with seeds of their own, ``concurrency`` at a time; images a second, and percentiles in
+    milliseconds.
+    """
     spent: list[float] = []
     seeds = itertools.count()
     async with httpx.AsyncClient(timeout=120) as client:

@@ -39,7 +39,8 @@ def test_nearest_correlation(compare, latents):
 
 
 def original_factor(latents: np.ndarray) -> np.ndarray:
-    """The paper's way, from its method: float64 moments, D'Errico's nearestSPD by an SVD, a Cholesky factor."""
+    """The paper's way, from its method: float64 moments, D'Errico's nearestSPD by an SVD, a
+    Cholesky factor."""
     augmented = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
     gram = np.cos(np.pi / 2 * (1 - augmented.T @ augmented / len(augmented)))
     _, singular, right = np.linalg.svd(gram)
@@ -93,7 +94,9 @@ def test_sampling(compare, latents, dtype):
 def test_sampling_a_mixture(compare, latents):
     """Fifty components, whose rows a block draws together: five of 256 a component."""
     one = fit("hyperplane", moment_sums(pack(latents), N))
-    mixture = Prior(sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0))
+    mixture = Prior(
+        sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0)
+    )
     compare(
         lambda: mixture.sample(16 * BLOCK, 0),
         lambda: bare_loop(one, np.float32),
@@ -111,7 +114,9 @@ def test_tetrachoric(compare):
 
     def one(p: float, q: float, together: float) -> float:
         at = [special.ndtri(p), special.ndtri(q)]
-        return optimize.brentq(lambda r: stats.multivariate_normal.cdf(at, cov=[[1, r], [r, 1]]) - together, -0.9999, 0.9999)
+        return optimize.brentq(
+            lambda r: stats.multivariate_normal.cdf(at, cov=[[1, r], [r, 1]]) - together, -0.9999, 0.9999
+        )
 
     compare(
         lambda: tetrachoric(first, second, both),
@@ -124,13 +129,17 @@ def test_training(compare):
     config = presets.get("demo")
     precision = best_precision(torch.device("cpu"))
     images = torch.randint(0, 256, (1024, 28, 28, 1), dtype=torch.uint8)
-    networks = [LatentBernoulliAutoencoder(config.model).to(memory_format=torch.channels_last) for _ in range(2)]
+    networks = [
+        LatentBernoulliAutoencoder(config.model).to(memory_format=torch.channels_last) for _ in range(2)
+    ]
     ours, bare = (initial_state(network, config.train) for network in networks)
 
     def loop() -> None:
         bare.network.train()
         for chunk in torch.split(images, 128):
-            training_step(bare.network, bare.optimizer, to_network(chunk, config.model), config.train.loss, precision)
+            training_step(
+                bare.network, bare.optimizer, to_network(chunk, config.model), config.train.loss, precision
+            )
 
     def epoch() -> None:
         train_epoch(ours, ours.network, Resident(images, 128, 8, 0), config.train, precision=precision)

@@ -1,4 +1,6 @@
-"""Encoding jobs against a bare loop in this process, and against one as the original's; searching against FAISS itself."""
+"""Encoding jobs against a bare loop in this process, and against one as the original's; searching against
+FAISS itself.
+"""
 
 import io
 import threading
@@ -68,7 +70,9 @@ def plain(path: Path) -> float:
     cells = next(pq.ParquetFile(path).iter_batches(2048))["image"].field("bytes").to_pylist()
     started = time.perf_counter()
     for first in range(0, len(cells), 512):
-        images = [np.asarray(Image.open(io.BytesIO(cell)).convert("RGB")) for cell in cells[first : first + 512]]
+        images = [
+            np.asarray(Image.open(io.BytesIO(cell)).convert("RGB")) for cell in cells[first : first + 512]
+        ]
         network.encode(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255))
     return len(cells) / (time.perf_counter() - started)
 
@@ -96,7 +100,9 @@ def test_encoding_jobs(model, tmp_path):
     tables[2] = tmp_path / "empty"
 
     def job(count: int) -> tuple[dict, float, str]:
-        ray.init(address="local", num_cpus=2, object_store_memory=2**31, log_to_driver=False)  # as a job starts it
+        ray.init(
+            address="local", num_cpus=2, object_store_memory=2**31, log_to_driver=False
+        )  # as a job starts it
         stop, peaks, driver = threading.Event(), [0], Path("/proc/self")
         (driver / "clear_refs").write_text("5")  # its peak begins anew
         thread = threading.Thread(target=watch_encoders, args=(stop, peaks))
@@ -114,7 +120,10 @@ def test_encoding_jobs(model, tmp_path):
 
     def bares() -> dict[str, float]:
         loops = {"torchvision": torchvisions, "Pillow": lambda data: ours(data, CONFIG.model)}
-        rates = {name: bare(codec, tables[IMAGES], tmp_path / "bare.parquet", decode) for name, decode in loops.items()}
+        rates = {
+            name: bare(codec, tables[IMAGES], tmp_path / "bare.parquet", decode)
+            for name, decode in loops.items()
+        }
         return rates | {"as the original": plain(tables[IMAGES])}
 
     first = bares()
@@ -125,7 +134,8 @@ def test_encoding_jobs(model, tmp_path):
     for name in first:
         base = (first[name] * last[name]) ** 0.5
         print(
-            f"against {name}: steady {steady:.0f}/s is {steady / base:.2f}, whole less empty {net:.0f}/s is {net / base:.2f}"
+            f"against {name}: steady {steady:.0f}/s is {steady / base:.2f}, whole less empty {net:.0f}/s is"
+            f" {net / base:.2f}"
         )
     print(f"empty job {empty[1]:.1f} s; at most {few[2]} for {FEW} images, {whole[2]} for {IMAGES}")
 
@@ -149,7 +159,9 @@ def codes(tmp_path_factory) -> str:
     rng, files = np.random.default_rng(0), []
     for part in range(PARTS):
         rows = rng.integers(0, 256, (CODES // PARTS, BITS // 8), dtype=np.uint8)
-        latent = pa.FixedSizeBinaryArray.from_buffers(pa.binary(BITS // 8), len(rows), [None, pa.py_buffer(rows)])
+        latent = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(BITS // 8), len(rows), [None, pa.py_buffer(rows)]
+        )
         keys = pa.array(np.arange(part * len(rows), (part + 1) * len(rows)).astype(str))
         metadata = {"lbae.model_fingerprint": "m", "lbae.rows_digest": "1"}
         table = pa.table({"key": keys, "latent": latent}).replace_schema_metadata(metadata)
@@ -173,6 +185,8 @@ def test_searching(codes, compare):
         index.search(query[None], 20)
 
     compare(
-        lambda: nearest_in(table, query[None], 20), direct, "as fast as reading the table and asking FAISS, in one process"
+        lambda: nearest_in(table, query[None], 20),
+        direct,
+        "as fast as reading the table and asking FAISS, in one process",
     )
     ray.shutdown()

@@ -1,6 +1,8 @@
-"""An evaluation of 10,000 images and five priors against the bare work of it in one process, both on two cores.
+"""An evaluation of 10,000 images and five priors against the bare work of it in one process, both on two
+cores.
 
-Bare work: sampling, decoding, features. The job then compares features, edits, paths, rates and neighbours, too.
+Bare work: sampling, decoding, features. The job then compares features, edits, paths, rates and neighbours,
+too.
 """
 
 import json
@@ -58,7 +60,9 @@ def start_up(looker: Looker) -> float:
 
 
 def bare(looker: Looker) -> float:
-    """Seconds for encoding, sampling, decoding and features of all that the evaluation looks at, in this process."""
+    """Seconds for encoding, sampling, decoding and features of all that the evaluation looks at, in this
+    process.
+    """
     torch.set_num_threads(2)
     bundle, started = looker.bundle, time.perf_counter()
     images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
@@ -106,7 +110,8 @@ def test_evaluation(tmp_path):
     for name, seconds in (("the job", whole), ("looking at images", looks)):
         ratios = [(s - start) / base for s in seconds for start, base in zip(starts, bases, strict=True)]
         print(
-            f"{name}, less the start of actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f} to"
+            f"{name}, less the start of actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f}"
+            f" to"
             f" {max(ratios):.2f} times the bare work ({min(bases):.1f} to {max(bases):.1f} s)"
         )
     shares = [driver / seconds for driver, seconds in zip(alone, whole, strict=True)]

@@ -1,4 +1,5 @@
-"""Two million synthetic latents of 1,500 bits: the kernel against a bare product, the task graph against the kernel.
+"""Two million synthetic latents of 1,500 bits: the kernel against a bare product, the task graph against the
+kernel.
 
 ``LBAE_BENCH_ROWS`` sets another number of rows.
 """
@@ -39,25 +40,34 @@ def block() -> np.ndarray:
 
 def test_kernel_against_a_bare_product(compare, block):
     left = torch.from_numpy(unpack(block, N))
-    compare(lambda: moment_sums(block, N), lambda: torch._int_mm(left.T, left), "as fast as one bare int8 product")
+    compare(
+        lambda: moment_sums(block, N), lambda: torch._int_mm(left.T, left), "as fast as one bare int8 product"
+    )
 
 
 def test_kernel_against_float64(compare, block):
     """NumPy sums an eighth of the rows, already unpacked, eight times: all of them do not fit as float64."""
     latents = unpack(block[: len(block) // 8], N).astype(np.float64)
-    compare(lambda: moment_sums(block, N), lambda: [latents.T @ latents for _ in range(8)], "as fast as float64 NumPy")
+    compare(
+        lambda: moment_sums(block, N),
+        lambda: [latents.T @ latents for _ in range(8)],
+        "as fast as float64 NumPy",
+    )
 
 
 def test_graph_against_the_kernel(tmp_path: Path):
-    """Rounds in turn on warm workers; the kernel works with two threads, the graph with two tasks of one thread.
+    """Rounds in turn on warm workers; the kernel works with two threads, the graph with two tasks of one
+    thread.
 
-    The smallest table is read once before the timed runs of a round: tasks that follow seconds of idling are up to half as
-    slow again, whichever table they read.
+    The smallest table is read once before the timed runs of a round: tasks that follow seconds of idling are
+    up to half as slow again, whichever table they read.
     """
     bits = packed(ROWS)
     tables = {
         share: open_latent_table(
-            write_packed(tmp_path / str(share), bits[: ROWS // share], N, parts=16 // share, row_group=ROW_GROUP)
+            write_packed(
+                tmp_path / str(share), bits[: ROWS // share], N, parts=16 // share, row_group=ROW_GROUP
+            )
         )
         for share in (4, 2, 1)
     }
@@ -79,14 +89,17 @@ def test_graph_against_the_kernel(tmp_path: Path):
     finally:
         ray.shutdown()
     ratios = [g / k for g, k in zip(graph[1][1:], kernel[1:], strict=True)]
-    print(f"\ngraph: {np.median(ratios):.2f} times the kernel's time ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"\ngraph: {np.median(ratios):.2f} times the kernel's time ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
     print(f"  {spent.facts()}")
     for share, seconds in graph.items():
         a_row = np.array(seconds[1:]) * share / graph[1][1:]
         print(
             f"  {ROWS // share:,} rows: {np.median(seconds[1:]):.2f} s; a row takes {np.median(a_row):.2f}"
             f" ({a_row.min():.2f} to {a_row.max():.2f}) times as long as in the largest table;"
-            f" peak memory of a worker {peaks[share] / 2**20:.0f} MB, the latents {bits.nbytes / share / 2**20:.0f} MB"
+            f" peak memory of a worker {peaks[share] / 2**20:.0f} MB, the latents"
+            f" {bits.nbytes / share / 2**20:.0f} MB"
         )
 
 

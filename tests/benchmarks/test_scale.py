@@ -49,9 +49,14 @@ def test_an_image(preset: str) -> None:
             started = time.perf_counter()
             work(rows)
             seconds.append(time.perf_counter() - started)
-        low, middle, high = (1e6 * at / ROWS for at in (min(seconds), statistics.median(seconds), max(seconds)))
+        low, middle, high = (
+            1e6 * at / ROWS for at in (min(seconds), statistics.median(seconds), max(seconds))
+        )
         operations = counter.get_total_flops() / codec.batch / 1e9
-        print(f"\n{preset}, {name}: {operations:.2f} GFLOP, {middle:.0f} ({low:.0f} to {high:.0f}) microseconds of a core")
+        print(
+            f"\n{preset}, {name}: {operations:.2f} GFLOP, {middle:.0f} ({low:.0f} to {high:.0f})"
+            f" microseconds of a core"
+        )
 
 
 def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
@@ -76,11 +81,16 @@ def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
             seconds[name].append(time.perf_counter() - started)
         print(
             f"\n{count:,} images: "
-            + ", ".join(f"{name} {stored(uri) / 2**20:.1f} MiB" for name, uri in (*made.items(), ("bundle", bundle)))
+            + ", ".join(
+                f"{name} {stored(uri) / 2**20:.1f} MiB" for name, uri in (*made.items(), ("bundle", bundle))
+            )
         )
     ray.shutdown()
     for name, (_, small, middle, large) in seconds.items():
         each = (middle - small) / (SIZES[1] - SIZES[0])
         fixed = small - each * SIZES[0]
         guess = fixed + each * SIZES[2]
-        print(f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s a million ; {SIZES[2]:,}: {guess:.1f} s, took {large:.1f} s")
+        print(
+            f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s a million ; {SIZES[2]:,}: {guess:.1f} s, took"
+            f" {large:.1f} s"
+        )

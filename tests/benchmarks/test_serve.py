@@ -1,6 +1,8 @@
-"""The service under load from a second process, against the bare work in one process and a hello-world deployment.
+"""The service under load from a second process, against the bare work in one process and a hello-world
+deployment.
 
-Bundles: untrained networks of the presets, 50 components over the bundled digits' latents, which cost what trained ones do.
+Bundles: untrained networks of the presets, 50 components over the bundled digits' latents, which cost what
+trained ones do.
 """
 
 import json
@@ -85,7 +87,9 @@ def hello(answer: bytes, replicas: int) -> Iterator[float]:
             return Response(answer)
 
     started = time.perf_counter()
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, controller_options=controller_options("127.0.0.1"))
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": PORT}, controller_options=controller_options("127.0.0.1")
+    )
     serve.run(Hello.bind(), name="hello", route_prefix="/")
     yield time.perf_counter() - started
     serve.shutdown()
@@ -113,8 +117,10 @@ def test_serving(bundle, topology):
             ratios.append(many["images_per_second"] / bare_many)
             ceilings.append(1 / (1 + bare_many / hello_many))
     print(
-        f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        f" of the bare loop's images a second ({statistics.median(ceilings):.2f} if a request cost a hello-world's more);"
+        f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to"
+        f" {max(ratios):.2f})"
+        f" of the bare loop's images a second ({statistics.median(ceilings):.2f} if a request cost a"
+        f" hello-world's more);"
         f" {many}; {statistics.median(cpu):.0f} ms of CPU a request, without the client's\n"
         f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
         f" hello-world {hello_ms} ms; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
@@ -133,7 +139,9 @@ print(psutil.Process().memory_full_info().uss // 2**20)
 
 
 def test_memory_of_a_replica(tmp_path):
-    """Of two on a node, after samples, paths and edits by hyperplane; against a process that decodes with the same model."""
+    """Of two on a node, after samples, paths and edits by hyperplane; against a process that decodes with the
+    same model.
+    """
     made = untrained(tmp_path, "celeba", components="10")
     environment = {**os.environ, **RUNS_A_NETWORK["env_vars"]}
     command = [sys.executable, "-c", ALONE, made["model"]]

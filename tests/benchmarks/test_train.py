@@ -1,7 +1,9 @@
-"""Training jobs against a bare loop in a process of its own, and against one as the original's; the cifar10 preset.
+"""Training jobs against a bare loop in a process of its own, and against one as the original's; the cifar10
+preset.
 
-A rate is that of the second epoch with all that ends it: the held-out images, and for the jobs checkpoint and TensorBoard.
-``python -m tests.benchmarks.test_train``, with ``RUNS_A_NETWORK`` in its environment, is the bare loop.
+A rate is that of the second epoch with all that ends it: the held-out images, and for the jobs checkpoint and
+TensorBoard. ``python -m tests.benchmarks.test_train``, with ``RUNS_A_NETWORK`` in its environment, is the
+bare loop.
 """
 
 import functools
@@ -56,7 +58,9 @@ def bare() -> float:
 
 
 def bare_in_a_worker(folder: Path) -> float:
-    """The bare loop as all that a worker of Ray Train does: where our job has that rate, the rest of the loss is Ray's."""
+    """The bare loop as all that a worker of Ray Train does: where our job has that rate, the rest of the loss
+    is Ray's.
+    """
 
     def loop(where: dict[str, str]) -> None:
         Path(where["rate"]).write_text(str(bare_loop()))
@@ -111,7 +115,8 @@ class Decoded(Dataset[Tensor]):
 
 
 def plain(path: Path) -> float:
-    """Images a second of a loop as the original's: float32, contiguous, images decoded anew in this process."""
+    """Images a second of a loop as the original's: float32, contiguous, images decoded anew in
+    this process."""
     network = LatentBernoulliAutoencoder(CONFIG.model)
     state = initial_state(network, CONFIG.train)
     batches = iter(DataLoader(Decoded(path), batch_size=BATCH, shuffle=True))
@@ -123,7 +128,9 @@ def plain(path: Path) -> float:
     return BATCH * PLAIN_STEPS / (time.perf_counter() - started)
 
 
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own, which it ends by their ids
+@pytest.mark.filterwarnings(
+    "ignore:subprocess .* is still running:ResourceWarning"
+)  # Ray's own, which it ends by their ids
 def test_training_jobs(table, tmp_path):
     def on_ray(rate: Callable[[], float]) -> float:
         ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
@@ -139,14 +146,18 @@ def test_training_jobs(table, tmp_path):
     rates["as the original"].append(plain(table))
     for number in range(ROUNDS):
         rates["bare loop"].append(bare())
-        rates["bare loop in a worker"].append(on_ray(functools.partial(bare_in_a_worker, tmp_path / f"bare-{number}")))
+        rates["bare loop in a worker"].append(
+            on_ray(functools.partial(bare_in_a_worker, tmp_path / f"bare-{number}"))
+        )
         rates["one worker"].append(job(f"one-{number}", workers=1))
         rates["one worker, streaming"].append(job(f"stream-{number}", workers=1, feed="streaming"))
         rates["two workers"].append(job(f"two-{number}", workers=2))
     rates["bare loop"].append(bare())
     print()
     for name, found in rates.items():
-        of = ", ".join(f"{geometric_mean(found) / geometric_mean(rates[other]):.2f} of {other}" for other in BASES)
+        of = ", ".join(
+            f"{geometric_mean(found) / geometric_mean(rates[other]):.2f} of {other}" for other in BASES
+        )
         print(f"{name}: {', '.join(f'{rate:.0f}' for rate in found)} images/s; {of}")
 
 

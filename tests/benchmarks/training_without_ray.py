@@ -1,7 +1,9 @@
-"""The training loop alone, as on a GPU machine without Ray: ``python -m tests.benchmarks.training_without_ray``.
+"""The training loop alone, as on a GPU machine without Ray: ``python -m
+tests.benchmarks.training_without_ray``.
 
-For every preset named (cifar10 and celeba by default) images a second of an epoch over resident images, against the same
-step over one batch that is on the device already, and the arithmetic of a step against that of a large matrix product.
+For every preset named (cifar10 and celeba by default) images a second of an epoch over resident images,
+against the same step over one batch that is on the device already, and the arithmetic of a step against that
+of a large matrix product.
 """
 
 import sys
@@ -45,9 +47,13 @@ def measure(preset: str) -> None:
     config, precision = presets.get(preset), best_precision(DEVICE)
     network = LatentBernoulliAutoencoder(config.model).to(DEVICE).to(memory_format=torch.channels_last)
     state, batch = initial_state(network, config.train), config.train.batch_size
-    images = torch.randint(0, 256, (batch * STEPS, *config.model.image_shape), dtype=torch.uint8, device=DEVICE)
+    images = torch.randint(
+        0, 256, (batch * STEPS, *config.model.image_shape), dtype=torch.uint8, device=DEVICE
+    )
     feed = Resident(images, batch, STEPS, seed=0)
-    loop = batch * STEPS / seconds(lambda: train_epoch(state, network, feed, config.train, precision=precision))
+    loop = (
+        batch * STEPS / seconds(lambda: train_epoch(state, network, feed, config.train, precision=precision))
+    )
     pixels = to_network(images[:batch], config.model)
 
     def step() -> object:
@@ -57,7 +63,10 @@ def measure(preset: str) -> None:
     with FlopCounterMode(display=False) as counter:
         step()
     share = counter.get_total_flops() * loop / batch / peak()
-    print(f"{preset}: {loop:,.0f} images/s, {loop / bare:.2f} of {bare:,.0f} on one batch, {share:.2f} of a product's speed")
+    print(
+        f"{preset}: {loop:,.0f} images/s, {loop / bare:.2f} of {bare:,.0f} on one batch, {share:.2f} of a"
+        f" product's speed"
+    )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def test_serve_takes_its_config(config):
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
     schema = ServeDeploySchema.model_validate(tree)
     (application,) = schema.applications
-    assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), "HAProxy as serve.py sets it"
+    assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), (
+        "HAProxy as serve.py sets it"
+    )
     assert Deployed(**application.args).bundle.startswith("s3://")
     assert application.import_path == "lbae.distributed.serve.deployments:deployed"
 
@@ -78,7 +80,9 @@ def test_prometheus_looks_where_ray_says_its_nodes_are():
     groups = read("kuberay/raycluster.yaml")["spec"]
     for group in (groups["headGroupSpec"], *groups["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
-        assert [port["name"] for port in container["ports"] if re.fullmatch(rule["regex"], f"yes;{port['name']}")]
+        assert [
+            port["name"] for port in container["ports"] if re.fullmatch(rule["regex"], f"yes;{port['name']}")
+        ]
 
 
 def test_the_dashboard_shows_metrics_that_there_are():
@@ -86,5 +90,7 @@ def test_the_dashboard_shows_metrics_that_there_are():
     made = {f"ray_{name}" for name in re.findall(r'"(lbae_\w+)"', code)}
     made |= {f"ray_lbae_{name}" for name in ("train_loss", "validation_loss", "images_per_second")}
     dashboard = json.loads((CLUSTER / "grafana.json").read_text())
-    shown = re.findall(r"ray_lbae_\w+", " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"]))
+    shown = re.findall(
+        r"ray_lbae_\w+", " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"])
+    )
     assert {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in shown} == made

@@ -31,9 +31,13 @@ def labelled(seed: int, count: int = 3000):
     return latents, np.stack([a, b], axis=1)
 
 
-def statistics_of(latents: np.ndarray, present: np.ndarray, absent: np.ndarray | None = None) -> AttributeStatistics:
+def statistics_of(
+    latents: np.ndarray, present: np.ndarray, absent: np.ndarray | None = None
+) -> AttributeStatistics:
     names = tuple("abcdef"[: present.shape[1]])
-    return attribute_statistics(moment_sums(pack(latents), BITS, names, present, ~present if absent is None else absent))
+    return attribute_statistics(
+        moment_sums(pack(latents), BITS, names, present, ~present if absent is None else absent)
+    )
 
 
 LATENTS, PRESENT = labelled(0)
@@ -81,7 +85,9 @@ def test_classes_of_one_column_do_not_break_the_fit():
 
 @pytest.mark.parametrize("nulls", [1, 30, 1500])
 def test_classes_that_some_rows_lack_do_not_break_the_fit_beside_another_column(nulls):
-    """Together the classes have no variance, but some covariance with the other column, which other rows know."""
+    """Together the classes have no variance, but some covariance with the other column, which other rows
+    know.
+    """
     rng = np.random.default_rng(4)
     label, other = rng.integers(0, 4, len(LATENTS)), rng.random(len(LATENTS)) < 0.5
     latents = LATENTS.copy()
@@ -98,13 +104,17 @@ def test_classes_that_some_rows_lack_do_not_break_the_fit_beside_another_column(
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
 def test_errors_are_those_of_attributes_known_on_different_rows(share):
-    """All bits follow one attribute; the other, which goes with it, lifts none, but by chance: as far as errors say."""
+    """All bits follow one attribute; the other, which goes with it, lifts none, but by chance: as far as
+    errors say.
+    """
     z = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
         a = rng.random(20_000) < 0.4
         b = np.where(rng.random(len(a)) < 0.8, a, rng.random(len(a)) < 0.4)
-        latents = np.where(rng.random((len(a), BITS)) < np.where(a, 0.7, 0.4)[:, None], np.int8(1), np.int8(-1))
+        latents = np.where(
+            rng.random((len(a), BITS)) < np.where(a, 0.7, 0.4)[:, None], np.int8(1), np.int8(-1)
+        )
         present, known = np.column_stack([a, b]), rng.random((len(a), 2)) < share
         found = statistics_of(latents, present & known, ~present & known)
         of_errors = found.lift[1] / found.lift_error[1]
@@ -123,7 +133,9 @@ def test_an_attribute_says_nothing_of_which_rows_know_it():
     mean, second = joint_moments(sums)
     covariance = second[0, 1:] - mean[0] * mean[1:]
     assert covariance[0] == pytest.approx(0, abs=1e-12)
-    assert covariance[1] == pytest.approx(np.cov(np.where(a, 1, -1)[known], latents[known, 1], bias=True)[0, 1], abs=1e-12)
+    assert covariance[1] == pytest.approx(
+        np.cov(np.where(a, 1, -1)[known], latents[known, 1], bias=True)[0, 1], abs=1e-12
+    )
     np.testing.assert_array_equal(second[1:, 1:], sums.second)
 
 
@@ -142,7 +154,9 @@ def test_no_attributes_are_no_trouble():
 
 def test_significance_is_benjamini_hochberg():
     """Sorted p-values up to the last one that lies below its rank's share of the rate."""
-    for significant, lift, error in zip(STATISTICS.significant, STATISTICS.lift, STATISTICS.lift_error, strict=True):
+    for significant, lift, error in zip(
+        STATISTICS.significant, STATISTICS.lift, STATISTICS.lift_error, strict=True
+    ):
         p = 2 * stats.norm.sf(np.abs(lift / error))
         order = np.argsort(p)
         passed = np.flatnonzero(p[order] <= 0.05 * np.arange(1, BITS + 1) / BITS)
@@ -185,4 +199,6 @@ def test_discoveries_are_scipys(seed, share):
     rng = np.random.default_rng(seed)
     p = rng.random((4, 40)) ** np.where(rng.random((4, 40)) < share, 6, 1)
     p[:, 5] = p[:, 6]
-    np.testing.assert_array_equal(_discoveries(p), stats.false_discovery_control(p, axis=1) < FALSE_DISCOVERY_RATE)
+    np.testing.assert_array_equal(
+        _discoveries(p), stats.false_discovery_control(p, axis=1) < FALSE_DISCOVERY_RATE
+    )

@@ -24,7 +24,8 @@ def test_the_papers_sampler_is_the_same_whatever_attributes_the_sums_have():
 
 @given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 40))
 def test_normals_of_orthogonal_vectors_are_exact(seed, n):
-    """Where no bits are correlated, the guess is right: both ends are met and every differing bit flips once."""
+    """Where no bits are correlated, the guess is right: both ends are met and every differing bit
+    flips once."""
     rng = np.random.default_rng(seed)
     vectors = np.linalg.qr(rng.normal(size=(n, n)))[0]
     ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, n))

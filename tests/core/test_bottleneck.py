@@ -35,7 +35,9 @@ def test_codes_take_no_more_bits_than_the_latent(kind):
 
 def test_a_baseline_has_the_same_network_around_its_bottleneck():
     ours, theirs = (
-        LatentBernoulliAutoencoder(ModelConfig(latent_dim=64, channels=(8, 8, 8), bottleneck=kind)).state_dict()
+        LatentBernoulliAutoencoder(
+            ModelConfig(latent_dim=64, channels=(8, 8, 8), bottleneck=kind)
+        ).state_dict()
         for kind in ("bernoulli", "continuous")
     )
     other = [name for name in ours if ours[name].shape != theirs[name].shape]
@@ -50,5 +52,9 @@ def test_a_baseline_needs_room_for_a_number():
 @pytest.mark.parametrize(("name", "rate"), [("mnist", 1e-4), ("cifar10", 1e-3), ("celeba", 1e-3)])
 def test_the_papers_recipe_is_the_original_codes(name, rate):
     config = presets.get(name, "paper")
-    assert (config.train.batch_size, config.train.learning_rate, config.train.schedule) == (512, rate, "constant")
+    assert (config.train.batch_size, config.train.learning_rate, config.train.schedule) == (
+        512,
+        rate,
+        "constant",
+    )
     assert config.model == presets.get(name).model

@@ -1,4 +1,6 @@
-"""Data-parallel workers step as one worker on the same global batch, and go on as they would have (gloo, no Ray)."""
+"""Data-parallel workers step as one worker on the same global batch, and go on as they would have (gloo, no
+Ray).
+"""
 
 import copy
 from pathlib import Path
@@ -12,7 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.network.training import TrainState, average_buffers, data_parallel, initial_state, training_step
+from lbae.core.network.training import (
+    TrainState,
+    average_buffers,
+    data_parallel,
+    initial_state,
+    training_step,
+)
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 16))
 BATCH, WORLD = 12, 3
@@ -20,7 +28,9 @@ CPU = torch.device("cpu")
 
 
 def step(rank: int, world: int) -> dict[str, np.ndarray]:
-    """Gradients and weights after one step on this worker's share of the batch; BatchNorm in evaluation mode, float32."""
+    """Gradients and weights after one step on this worker's share of the batch; BatchNorm in evaluation mode,
+    float32.
+    """
     torch.set_num_threads(1)
     network = LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(0))
     state = initial_state(network, TrainConfig())
@@ -45,7 +55,9 @@ def statistics(rank: int, world: int) -> tuple[np.ndarray, torch.nn.Module]:
 
 
 def second_steps(rank: int, world: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Weights after a run's second step, and after the first step of one that continues from the state before it."""
+    """Weights after a run's second step, and after the first step of one that continues from the state before
+    it.
+    """
     images = torch.rand(2, BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))[:, rank::world]
 
     def begun() -> tuple[TrainState, DistributedDataParallel]:
@@ -60,12 +72,16 @@ def second_steps(rank: int, world: int) -> tuple[dict[str, np.ndarray], dict[str
     continued.network.load_state_dict(saved[0])
     continued.optimizer.load_state_dict(saved[1])
     training_step(stepped, continued.optimizer, images[1], "mse", "float32")
-    first, second = ({name: p.numpy() for name, p in s.network.state_dict().items()} for s in (whole, continued))
+    first, second = (
+        {name: p.numpy() for name, p in s.network.state_dict().items()} for s in (whole, continued)
+    )
     return first, second
 
 
 def worker(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD
+    )
 
     def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
         torch.distributed.all_reduce(value)
@@ -94,7 +110,8 @@ def test_three_workers_step_as_one(found):
     for name, expected in alone.items():
         for other in workers[1:]:
             np.testing.assert_array_equal(workers[0][name], other[name], err_msg=name)
-        # Adam's first step is lr * sign(gradient), which rounding decides where a gradient is zero: compare the gradients.
+        # Adam's first step is lr * sign(gradient), which rounding decides where a gradient is zero: compare
+        # the gradients.
         if not name.endswith(" after"):
             tolerance = 1e-5 * np.abs(expected).max()
             np.testing.assert_allclose(workers[0][name], expected, rtol=1e-5, atol=tolerance, err_msg=name)

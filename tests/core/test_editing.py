@@ -40,7 +40,9 @@ def test_edit_agrees_with_flipping_one_bit_at_a_time(row, strength, both, remove
     direction = sign * sum(lift[STATISTICS.index(n)] for n in names)
     expected = sign * sum(lift[STATISTICS.index(n)] @ means[STATISTICS.index(n)] for n in names)
     target = (1 - strength) * (latent @ direction) + strength * expected
-    edited = edit_bits(STATISTICS, latent[None], () if remove else names, names if remove else (), strength)[0]
+    edited = edit_bits(STATISTICS, latent[None], () if remove else names, names if remove else (), strength)[
+        0
+    ]
     np.testing.assert_array_equal(edited, reference.edit_bits(latent, direction, target))
 
 
@@ -108,7 +110,10 @@ def test_the_hyperplane_edit_moves_the_score_to_the_side_asked_for():
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_more_strength_changes_more_bits(edit):
-    changed = [(edit(LATENTS[:100], ["a"], ["b"], strength) != LATENTS[:100]).sum() for strength in (0.0, 0.3, 0.6, 1.0)]
+    changed = [
+        (edit(LATENTS[:100], ["a"], ["b"], strength) != LATENTS[:100]).sum()
+        for strength in (0.0, 0.3, 0.6, 1.0)
+    ]
     assert changed == sorted(set(changed))
 
 

@@ -26,7 +26,9 @@ def skewed_latents(rows: int) -> np.ndarray:
 def test_formulas_agree_with_draws(sampler: Sampler):
     one = fit(sampler, moment_sums(pack(skewed_latents(500)), N))
     other = fit(sampler, moment_sums(pack(-skewed_latents(300)), N))
-    prior = Prior(sampler=sampler, weights=np.array([0.7, 0.3]), factors=np.concatenate([one.factors, other.factors]))
+    prior = Prior(
+        sampler=sampler, weights=np.array([0.7, 0.3]), factors=np.concatenate([one.factors, other.factors])
+    )
     drawn = moment_sums(pack(prior.sample(DRAWS, seed=0)), N)
     errors = moment_errors(*expected_moments(prior), drawn.mean, drawn.second)
     assert errors["means_max"] < 5 / np.sqrt(DRAWS)
@@ -38,6 +40,9 @@ def test_upper_quadrant_against_scipy(correlation):
     thresholds = np.array([-2.0, -0.3, 0.0, 1.0, 2.5])
     h, k = (grid.ravel() for grid in np.meshgrid(thresholds, thresholds))
     covariance = [[1, correlation], [correlation, 1]]
-    expected = [stats.multivariate_normal.cdf([-x, -y], cov=covariance, abseps=1e-10) for x, y in zip(h, k, strict=True)]
+    expected = [
+        stats.multivariate_normal.cdf([-x, -y], cov=covariance, abseps=1e-10)
+        for x, y in zip(h, k, strict=True)
+    ]
     found = upper_quadrant(h, k, np.full(len(h), correlation))
     np.testing.assert_allclose(found, expected, atol=2e-5)

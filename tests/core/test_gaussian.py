@@ -24,7 +24,9 @@ def test_pairs_do_not_depend_on_their_neighbours():
     both = p * q + 0.05
     whole = tetrachoric(p, q, both)
     np.testing.assert_allclose(
-        [tetrachoric(p[i : i + 1], q[i : i + 1], both[i : i + 1])[0] for i in range(50)], whole[:50], atol=1e-7
+        [tetrachoric(p[i : i + 1], q[i : i + 1], both[i : i + 1])[0] for i in range(50)],
+        whole[:50],
+        atol=1e-7,
     )
     assert tetrachoric(p[:0], q[:0], both[:0]).shape == (0,)
 

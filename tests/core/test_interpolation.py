@@ -9,7 +9,8 @@ from lbae.core.prior.correlation import correlation_factor
 from tests.core import test_normals
 
 NORMALS = Normals(
-    factor=correlation_factor(np.corrcoef(np.random.default_rng(0).normal(size=(31, 90))), 1e-2), latent_dim=30
+    factor=correlation_factor(np.corrcoef(np.random.default_rng(0).normal(size=(31, 90))), 1e-2),
+    latent_dim=30,
 )
 
 
@@ -30,7 +31,9 @@ def test_ends_are_exact_and_every_bit_changes_at_most_once(a, b, steps):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
 def test_frames_are_latents_of_slerp_between_the_normals(a, b):
-    """With a frame a bit, the path is all latents that slerp passes, from far more places than there are flips."""
+    """With a frame a bit, the path is all latents that slerp passes, from far more places than there are
+    flips.
+    """
     ends = np.stack([latent(a), latent(b)])
     path = interpolate(NORMALS, ends, 1 + max(1, int((ends[0] != ends[1]).sum())), seed=3)
     rng = np.random.default_rng(3)
@@ -54,7 +57,9 @@ def test_flips_spread_evenly_over_the_path():
 
 def test_a_path_depends_on_its_seed_alone():
     waypoints = np.stack([latent(0), latent(1)])
-    np.testing.assert_array_equal(interpolate(NORMALS, waypoints, 12, 5), interpolate(NORMALS, waypoints, 12, 5))
+    np.testing.assert_array_equal(
+        interpolate(NORMALS, waypoints, 12, 5), interpolate(NORMALS, waypoints, 12, 5)
+    )
 
 
 def test_a_path_needs_its_ends():

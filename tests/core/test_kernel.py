@@ -11,7 +11,9 @@ from lbae.core.moments import kernel
 from lbae.core.moments.kernel import BLOCK_ROWS, MomentAccumulator, moment_sums
 from tests import reference
 
-GPU = pytest.param(("cuda", "int8"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+GPU = pytest.param(
+    ("cuda", "int8"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+)
 BACKENDS = [("cpu", "int8"), ("cpu", "float32"), GPU]
 
 

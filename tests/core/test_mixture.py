@@ -3,7 +3,14 @@ import pytest
 
 from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
-from lbae.core.prior.mixture import cluster_centers, nearest_center, shrink, try_clusters, try_partition, within_covariance
+from lbae.core.prior.mixture import (
+    cluster_centers,
+    nearest_center,
+    shrink,
+    try_clusters,
+    try_partition,
+    within_covariance,
+)
 
 
 def clouds(count: int, clusters: int, seed: int = 0):
@@ -23,7 +30,8 @@ def test_separate_clouds_are_found():
 
 def test_nearest_center_is_the_nearest():
     points, centers = (
-        np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32) for seed, rows in ((0, 200), (1, 7))
+        np.random.default_rng(seed).normal(size=(rows, 32)).astype(np.float32)
+        for seed, rows in ((0, 200), (1, 7))
     )
     distance = ((points[:, None, :] - centers[None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(nearest_center(points, centers), distance.argmin(axis=1))
@@ -38,7 +46,11 @@ def test_held_out_score_prefers_clusters_where_there_are_some():
     noise = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(4000, 32))
     one, many = (try_clusters(noise[~held], points, noise[held], number, 0) for number in (1, 60))
     assert one.nats > many.nats
-    assert many.facts() == {"components": 60, "held_out_nats": round(many.nats, 3), "shrinkage": many.shrinkage}
+    assert many.facts() == {
+        "components": 60,
+        "held_out_nats": round(many.nats, 3),
+        "shrinkage": many.shrinkage,
+    }
 
 
 def test_held_out_score_of_one_component_is_a_gaussian_density():
@@ -60,7 +72,9 @@ def test_without_held_out_latents_there_is_no_score_and_full_shrinkage():
 
 def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
     latents, label = clouds(300, 3)
-    expected = sum(np.cov(latents[label == c].T.astype(float), bias=True) * (label == c).mean() for c in range(3))
+    expected = sum(
+        np.cov(latents[label == c].T.astype(float), bias=True) * (label == c).mean() for c in range(3)
+    )
     np.testing.assert_allclose(within_covariance(latents, label), expected, atol=1e-12)
 
 

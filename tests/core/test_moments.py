@@ -14,7 +14,9 @@ def latents(seed: int, count: int = 50, n: int = 5) -> np.ndarray:
 def test_moment_matrix_has_the_boundary_first():
     z = latents(2)
     augmented = np.concatenate([np.ones((50, 1)), z], axis=1)
-    np.testing.assert_allclose(moment_sums(pack(z), 5).moment_matrix, augmented.T @ augmented / 50, rtol=1e-15)
+    np.testing.assert_allclose(
+        moment_sums(pack(z), 5).moment_matrix, augmented.T @ augmented / 50, rtol=1e-15
+    )
 
 
 def test_sums_of_other_attributes_do_not_add():
@@ -40,7 +42,9 @@ def test_drift_between_samples_of_one_distribution_is_as_expected():
         drift(moment_sums(pack(latents(i, 2000, 40)), 40), moment_sums(pack(latents(99 + i, 1000, 40)), 40))
         for i in range(5)
     ]
-    assert np.mean([d.frobenius for d in found]) == pytest.approx(np.mean([d.expected for d in found]), rel=0.05)
+    assert np.mean([d.frobenius for d in found]) == pytest.approx(
+        np.mean([d.expected for d in found]), rel=0.05
+    )
     assert np.std(np.concatenate([d.z for d in found])) == pytest.approx(1, abs=0.2)
 
 

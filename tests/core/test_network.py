@@ -24,7 +24,9 @@ def images(config: ModelConfig, count: int) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("widths", [(8, 16, 16), (8, 8, 16, 16)])
 def test_shapes_of_32_and_64_pixel_networks(channels, widths):
-    config = ModelConfig(latent_dim=10, image_size=4 * 2 ** len(widths), image_channels=channels, channels=widths)
+    config = ModelConfig(
+        latent_dim=10, image_size=4 * 2 ** len(widths), image_channels=channels, channels=widths
+    )
     network = LatentBernoulliAutoencoder(config)
     x = torch.rand(2, channels, config.image_size, config.image_size)
     z = network.encode(x)
@@ -34,7 +36,8 @@ def test_shapes_of_32_and_64_pixel_networks(channels, widths):
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "bits"), [("mnist", 28, 200), ("cifar10", 32, 600), ("celeba128", 128, 3000), ("celeba256", 256, 6000)]
+    ("name", "side", "bits"),
+    [("mnist", 28, 200), ("cifar10", 32, 600), ("celeba128", 128, 3000), ("celeba256", 256, 6000)],
 )
 def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bits):
     config = presets.get(name).model
@@ -42,7 +45,12 @@ def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bit
     with torch.inference_mode():
         latent = network.encode(to_network(image, config))
         assert latent.shape == (1, bits)
-        assert from_network(network.decode_logits(latent), config).shape == (1, side, side, config.image_channels)
+        assert from_network(network.decode_logits(latent), config).shape == (
+            1,
+            side,
+            side,
+            config.image_channels,
+        )
 
 
 def test_every_parameter_gets_a_gradient():

@@ -1,4 +1,6 @@
-"""Samplers: their definitions, the moments of their samples, and that latent i depends on (prior, seed, i) alone."""
+"""Samplers: their definitions, the moments of their samples, and that latent i depends on (prior, seed, i)
+alone.
+"""
 
 import numpy as np
 import pytest
@@ -100,7 +102,12 @@ def test_direct_binarisation_misses_the_correlations_that_the_others_hit():
         drawn = fit(sampler, sums).sample(100_000, 2).astype(float)
         found[sampler] = (drawn[:, 0] * drawn[:, 1]).mean()
     # The sign of a Gaussian with correlation rho has 2/pi asin(rho), here 0.59 in place of 0.8.
-    expected = {"hyperplane": target, "gaussian": target, "direct": 2 / np.pi * np.arcsin(target), "independent": 0}
+    expected = {
+        "hyperplane": target,
+        "gaussian": target,
+        "direct": 2 / np.pi * np.arcsin(target),
+        "independent": 0,
+    }
     assert found == pytest.approx(expected, abs=0.02)
 
 
@@ -149,7 +156,9 @@ def test_every_latent_is_the_sign_of_its_factor_times_normals():
     """The blocks, tiles and strips of the product against one product a latent."""
     prior = prior_of(*(unit_rows(seed, 40) for seed in range(5)))
     components, normals, _ = prior._blocks(3, range(17), {})
-    sides = np.einsum("kij,kj->ki", prior.factors[components].astype(np.float64), normals.astype(np.float64))[:, 1:]
+    sides = np.einsum("kij,kj->ki", prior.factors[components].astype(np.float64), normals.astype(np.float64))[
+        :, 1:
+    ]
     drawn = prior.sample(17 * BLOCK, 3)
     clear = np.abs(sides) > 1e-5
     assert clear.mean() > 0.999
@@ -169,7 +178,11 @@ def test_nothing_asked_for_is_nothing_given():
 def test_components_are_drawn_by_their_weights():
     always, never = np.eye(5), np.eye(5)
     always[1:], never[1:] = [1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]
-    prior = Prior(sampler="gaussian", weights=np.array([0.25, 0.75]), factors=np.stack([always, never]).astype(np.float32))
+    prior = Prior(
+        sampler="gaussian",
+        weights=np.array([0.25, 0.75]),
+        factors=np.stack([always, never]).astype(np.float32),
+    )
     drawn = prior.sample(20_000, 0) > 0
     assert (drawn.all(axis=1) | ~drawn.any(axis=1)).all()
     assert abs(drawn[:, 0].mean() - 0.25) < 0.02
@@ -181,7 +194,9 @@ def with_attribute(count: int = 4000, n: int = 12):
     noise = np.random.default_rng(1).normal(size=count)
     present = np.stack([latents[:, 0] + latents[:, 1] + noise > 1, noise > 2], axis=1)
     known = np.arange(count) % 4 > 0
-    sums = moment_sums(pack(latents), n, ("smiling", "rare"), present & known[:, None], ~present & known[:, None])
+    sums = moment_sums(
+        pack(latents), n, ("smiling", "rare"), present & known[:, None], ~present & known[:, None]
+    )
     return latents[known], present[known], sums
 
 
@@ -213,6 +228,8 @@ def test_impossible_and_unknown_attributes_are_named(monkeypatch):
     with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
         prior.sample_given(4, 0, {"wingd": True})
     monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
-    with pytest.raises(UserError, match=r"256 of 256 latents were not found in 1792 tries \(about 0 of all draws"):
+    with pytest.raises(
+        UserError, match=r"256 of 256 latents were not found in 1792 tries \(about 0 of all draws"
+    ):
         prior.sample_given(4, 0, {"winged": True})
     assert prior.sample_given(4, 0, {"winged": False})[1] == 1

@@ -9,7 +9,9 @@ from lbae.core.latents.packing import pack
 def test_the_nearest_are_those_of_fewest_different_bits(rows, width, count):
     rng = np.random.default_rng(rows)
     latents = rng.choice(np.array([-1, 1], dtype=np.int8), size=(rows, width))
-    queries = latents[: min(3, rows)] * np.where(rng.random((min(3, rows), width)) < 0.1, -1, 1).astype(np.int8)
+    queries = latents[: min(3, rows)] * np.where(rng.random((min(3, rows), width)) < 0.1, -1, 1).astype(
+        np.int8
+    )
     distances, found = nearest(pack(queries), pack(latents), count)
     every = (queries[:, None] != latents[None]).sum(axis=2)
     np.testing.assert_array_equal(distances, np.sort(every, axis=1)[:, :count])

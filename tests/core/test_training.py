@@ -36,7 +36,9 @@ def squares(count: int) -> torch.Tensor:
 
 
 def run(config: TrainConfig, epochs: int, state=None):
-    state = state or initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), config)
+    state = state or initial_state(
+        LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), config
+    )
     images = squares(80)
     seen = []
 
@@ -94,7 +96,9 @@ def test_running_statistics_forget_where_they_started():
     """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
     train_epoch(state, state.network, Resident(squares(16), 16, 1, 0), CONFIG, precision="float32")
-    assert state.network.encoder[1].running_var.max() < 0.1  # the weights are N(0, 0.02), the initial variance 1
+    assert (
+        state.network.encoder[1].running_var.max() < 0.1
+    )  # the weights are N(0, 0.02), the initial variance 1
 
 
 def test_learning_rate_warms_up_and_ends_near_zero():
@@ -107,7 +111,9 @@ def test_learning_rate_warms_up_and_ends_near_zero():
 def test_a_loss_that_is_not_finite_stops_the_run():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
-    with pytest.raises(FloatingPointError, match="training loss became nan in step 1, batch 1 of 4 of epoch 1"):
+    with pytest.raises(
+        FloatingPointError, match="training loss became nan in step 1, batch 1 of 4 of epoch 1"
+    ):
         run(CONFIG, 4, state)
 
 
@@ -115,7 +121,9 @@ def test_a_long_epoch_stops_soon_after_such_a_loss():
     state, seen = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG), []
     torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
     feed = Resident(squares(2).repeat(300, 1, 1, 1), 2, 300, 0)
-    with pytest.raises(FloatingPointError, match="training loss became nan in step 1, batch 1 of 300 of epoch 1"):
+    with pytest.raises(
+        FloatingPointError, match="training loss became nan in step 1, batch 1 of 300 of epoch 1"
+    ):
         train_epoch(state, state.network, feed, CONFIG, precision="float32", on_step=seen.append)
     assert len(seen) == 99
 
@@ -155,7 +163,9 @@ def test_large_images_are_looked_at_a_few_at_a_time():
 def test_workers_draw_noise_of_their_own():
     """Of a generator of CPUs, which looks at 32 bits of a seed."""
     every = itertools.product((0, 1), range(9), range(9))
-    noise = {torch.rand(1, generator=torch.Generator().manual_seed(epoch_seed(*which))).item() for which in every}
+    noise = {
+        torch.rand(1, generator=torch.Generator().manual_seed(epoch_seed(*which))).item() for which in every
+    }
     assert len(noise) == 162
 
 
@@ -205,7 +215,10 @@ def test_every_bottleneck_learns_and_reconstructs_in_evaluation_mode_without_noi
 
 def test_gaussian_runs_continue_with_the_same_noise():
     model = dataclasses.replace(MODEL, latent_dim=128, bottleneck="gaussian")
-    states = [initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(1)), CONFIG) for _ in range(2)]
+    states = [
+        initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(1)), CONFIG)
+        for _ in range(2)
+    ]
     whole, half = run(CONFIG, 4, states[0]), run(CONFIG, 2, states[1])
     torch.randn(3)  # a run that continues is another process
     assert run(CONFIG, 4, half).history == whole.history

@@ -1,6 +1,7 @@
 """Run by test_evaluation: a classifier is trained on a cluster whose larger node has no GPU.
 
-``python -m tests.distributed.classify_on_two_nodes DATA``. The smaller node's GPU is one to Ray only: it is trained on CPUs.
+``python -m tests.distributed.classify_on_two_nodes DATA``. The smaller node's GPU is one to Ray only: it is
+trained on CPUs.
 """
 
 import json
@@ -19,7 +20,9 @@ from lbae.io.sources.plan import plan
 def main(data: str) -> None:
     """Start the nodes and train."""
     options = {"object_store_memory": 2**28}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, **options, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 3, **options, "include_dashboard": False}
+    )
     cluster.add_node(num_cpus=2, num_gpus=1, **options)
     ray.init(address=cluster.address, log_to_driver=False)
     trained = trained_classifier(plan(data), ModelConfig(image_size=32, padding=2, image_channels=1))

@@ -1,6 +1,7 @@
 """Run by test_encode: encoding on a cluster of two nodes, and again when one of them dies in the middle.
 
-``python -m tests.distributed.encode_on_two_nodes MODEL DATA SHARED LOST``, the last two being the latent tables.
+``python -m tests.distributed.encode_on_two_nodes MODEL DATA SHARED LOST``, the last two being the latent
+tables.
 """
 
 import json

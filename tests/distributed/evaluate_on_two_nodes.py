@@ -1,4 +1,5 @@
-"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while it looks at images.
+"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while it looks at
+images.
 
 ``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, those of the job as JSON.
 """

@@ -1,9 +1,9 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the shelf and a replica are killed by
-turns, one in every fifth of the time. On two nodes a replica is stuck from the first fifth on, and a node is lost in the
-fourth. The bundle is swapped after a third of the time and back after two thirds. It prints what the clients saw and what
-memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the shelf and a replica
+are killed by turns, one in every fifth of the time. On two nodes a replica is stuck from the first fifth on,
+and a node is lost in the fourth. The bundle is swapped after a third of the time and back after two thirds.
+It prints what the clients saw and what memory the replicas took.
 """
 
 import asyncio
@@ -29,7 +29,9 @@ from lbae.web.middleware import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16
-OTHER_THREADS = 2  # levels of grey that the same latents may differ by where another number of threads decodes
+OTHER_THREADS = (
+    2  # levels of grey that the same latents may differ by where another number of threads decodes
+)
 
 
 def replicas(shelf: bool = False) -> list[psutil.Process]:
@@ -48,7 +50,9 @@ def megabytes() -> list[int]:
     return sorted(process.memory_full_info().uss // 2**20 for process in replicas())
 
 
-async def client(expected: dict[str, list[np.ndarray]], seeds: itertools.count, until: float, seen: Counter) -> None:
+async def client(
+    expected: dict[str, list[np.ndarray]], seeds: itertools.count, until: float, seen: Counter
+) -> None:
     """Ask for images until the time is over, and look at every one."""
     async with web.AsyncClient(f"http://127.0.0.1:{PORT}") as service:
         while time.monotonic() < until:
@@ -61,7 +65,10 @@ async def client(expected: dict[str, list[np.ndarray]], seeds: itertools.count, 
                 continue
             seen["slowest_ms"] = max(seen["slowest_ms"], round(1000 * (time.monotonic() - started)))
             image = expected[answer.bundle][seed]
-            right = np.abs(pixels_of(answer.content).reshape(image.shape).astype(int) - image).max() <= OTHER_THREADS
+            right = (
+                np.abs(pixels_of(answer.content).reshape(image.shape).astype(int) - image).max()
+                <= OTHER_THREADS
+            )
             seen[answer.bundle if right else "another bundle's image"] += 1
 
 
@@ -73,7 +80,9 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
         await asyncio.sleep(max(0, started + when * seconds - time.monotonic()))
         if bundle:
             await asyncio.to_thread(swap, bundle)
-        elif name := await asyncio.to_thread(kill):  # losing a node takes seconds, in which the clients are to go on
+        elif name := await asyncio.to_thread(
+            kill
+        ):  # losing a node takes seconds, in which the clients are to go on
             killed.append(name)
 
 
@@ -91,14 +100,18 @@ def one_node() -> Iterator[Callable[[], str]]:
         victim.kill()
         return name
 
-    ray.init(address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=2**29, include_dashboard=False, log_to_driver=False
+    )
     yield kill
     ray.shutdown()
 
 
 @contextmanager
 def two_nodes() -> Iterator[Callable[[], str]]:
-    """Ray on two nodes; what stops a replica the first time, so that it is stuck, and kills the second node the fourth."""
+    """Ray on two nodes; what stops a replica the first time, so that it is stuck, and kills the second node
+    the fourth.
+    """
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second, calls = cluster.add_node(**options), itertools.count(1)
@@ -128,14 +141,27 @@ async def main(topology: Topology, nodes: int, seconds: float, bundles: list[str
     seen: Counter = Counter()
     killed: list[str] = []
     cluster = two_nodes() if nodes == 2 else one_node()
-    with cluster as kill, serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology):
+    with (
+        cluster as kill,
+        serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology),
+    ):
         seeds = itertools.count()
         await client(expected, seeds, time.monotonic() + 5, Counter())
         before, until = megabytes(), time.monotonic() + seconds
         loads = [client(expected, seeds, until, seen) for _ in range(CLIENTS)]
         await asyncio.gather(faults(seconds, bundles, kill, killed), *loads)
         after = megabytes()
-    print(json.dumps({"bundles": list(expected), "killed": killed, "seen": seen, "before_mb": before, "after_mb": after}))
+    print(
+        json.dumps(
+            {
+                "bundles": list(expected),
+                "killed": killed,
+                "seen": seen,
+                "before_mb": before,
+                "after_mb": after,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What a job says when it cannot have the Ray asked for: each in a process of its own, as Ray reads its settings once."""
+"""What a job says when it cannot have the Ray asked for: each in a process of its own, as Ray reads its
+settings once.
+"""
 
 import os
 import signal
@@ -43,7 +45,9 @@ def connected(*words: str, code: str = CONNECT, **environment: str) -> tuple[int
     arguments = ["--address", words[-1]] if words else []
     command = [*words[:-1], sys.executable, "-c", code, *arguments]
     environment = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
@@ -52,7 +56,8 @@ def test_a_cluster_of_another_ray_is_named_with_both_versions(ray_session):
     code, error = connected(ray_session, code=OTHER_RAY + CONNECT)
     assert code == 2
     assert (
-        f"error: the Ray cluster at {ray_session} runs other versions than this job: The cluster was started with:" in error
+        f"error: the Ray cluster at {ray_session} runs other versions than this job: The cluster was started"
+        f" with:" in error
     )
     ours = sys.version.split()[0]
     assert f"Python: {ours} This process" in error
@@ -77,7 +82,9 @@ def test_a_job_that_is_stopped_while_it_connects_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment = {**os.environ, **SHORT_WAITS, "RAY_ADDRESS": f"127.0.0.1:{silent.getsockname()[1]}"}
         command = [sys.executable, "-c", CONNECT]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stderr.readline()  # Ray says that it is still waiting
             process.send_signal(signal.SIGTERM)
             _, error = process.communicate(timeout=280)
@@ -109,4 +116,7 @@ def test_too_little_shared_memory_is_named(tmp_path):
         pytest.skip("this machine lets nobody mount a /dev/shm of his own")
     code, error = connected(*NO_ROOM, "local")
     assert code == 1
-    assert "/dev/shm has 64 MiB free; a local Ray needs 2,048 MiB there: start the container with `--shm-size=3g`" in error
+    assert (
+        "/dev/shm has 64 MiB free; a local Ray needs 2,048 MiB there: start the container with"
+        " `--shm-size=3g`" in error
+    )

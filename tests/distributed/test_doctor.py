@@ -13,14 +13,19 @@ def test_a_machine_is_checked_and_what_to_mend_is_said(job, tmp_path, monkeypatc
     facts = json.loads(done.out)
     failed = {check["name"]: check["note"] for check in facts["checks"] if not check["ok"]}
     assert (done.code, facts["ok"]) == (1, False)
-    assert "10000 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them" in failed["GPUs of the cluster"]
+    assert (
+        "10000 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"
+        in failed["GPUs of the cluster"]
+    )
     assert "cannot be used from here" in failed["storage /proc/none"]
     passed = {check["name"] for check in facts["checks"]} - set(failed)
     assert {"token", "Ray", f"storage {tmp_path}", f"storage {tmp_path} from all nodes"} <= passed
     lines = done.err.splitlines()
     assert len(lines) == len(facts["checks"]) + 1, "and that GPUs are waited for"
     lines = [line for line in lines if "waiting up to 1 s for 10000 GPUs" not in line]
-    assert [line.split()[0] for line in lines] == ["ok" if check["ok"] else "FAILS" for check in facts["checks"]]
+    assert [line.split()[0] for line in lines] == [
+        "ok" if check["ok"] else "FAILS" for check in facts["checks"]
+    ]
 
 
 def test_a_cluster_that_does_not_answer_is_a_check_that_fails():

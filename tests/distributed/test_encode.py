@@ -62,7 +62,9 @@ def corpus(tmp_path_factory) -> Path:
         cells = digits[file * ROWS : (file + 1) * ROWS]
         if file % 2:
             cells[file] = cells[file][:40]
-        image_table(folder / f"{file:02d}.parquet", cells, label=[row % 10 for row in range(ROWS)], name=["x"] * ROWS)
+        image_table(
+            folder / f"{file:02d}.parquet", cells, label=[row % 10 for row in range(ROWS)], name=["x"] * ROWS
+        )
     return folder
 
 
@@ -85,7 +87,10 @@ def expected(model: str, data: Path) -> list[tuple]:
 def encode_here(model: str, data: str, out: str) -> None:
     """A latent table as the job makes it, without Ray."""
     codec, images, fingerprint = load_model(model), plan(data), read_manifest(model).fingerprint
-    parents, settings = {"model": fingerprint, "data": images.fingerprint}, {"latent_dim": 128, "keep_images": False}
+    parents, settings = (
+        {"model": fingerprint, "data": images.fingerprint},
+        {"latent_dim": 128, "keep_images": False},
+    )
     for shard in images.shards:
         decoded = decode_rows(read_shard(shard), codec.config)
         keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
@@ -114,9 +119,13 @@ def test_the_table_holds_what_one_process_finds(undisturbed, model, corpus):
         load_model(model).precision,
     )
     assert sum(manifest.result["images_by_node"]) == FILES * ROWS
-    assert len([name for name in manifest.files if name.startswith("data/")]) == 1, "1200 latents make one file"
+    assert len([name for name in manifest.files if name.startswith("data/")]) == 1, (
+        "1200 latents make one file"
+    )
     quarantine = pq.read_table(undisturbed / "quarantine")
-    assert sorted(quarantine["key"].to_pylist()) == [f"{file:02d}.parquet:{file}" for file in range(1, FILES, 2)]
+    assert sorted(quarantine["key"].to_pylist()) == [
+        f"{file:02d}.parquet:{file}" for file in range(1, FILES, 2)
+    ]
     assert {path.name for path in undisturbed.iterdir()} == {"data", "quarantine", "manifest.json"}
 
 
@@ -125,7 +134,9 @@ def test_other_readers_read_the_table(undisturbed):
     names = "key, latent, path, label, name"
     found = duckdb.sql(f"select {names} from '{undisturbed}/data/*.parquet'").fetchall()
     assert sorted(found) == rows
-    assert sorted(polars.read_parquet(f"{undisturbed}/data/*.parquet").select(names.split(", ")).rows()) == rows
+    assert (
+        sorted(polars.read_parquet(f"{undisturbed}/data/*.parquet").select(names.split(", ")).rows()) == rows
+    )
 
 
 def test_a_finished_table_is_left_alone(undisturbed, model, corpus):
@@ -148,10 +159,14 @@ def test_a_table_to_be_replaced_stays_where_there_is_no_ray(undisturbed, model, 
     assert (undisturbed / "manifest.json").read_bytes() == before
 
 
-def test_gpus_that_are_asked_for_and_never_come_are_an_error(ray_session, model, corpus, tmp_path, monkeypatch):
+def test_gpus_that_are_asked_for_and_never_come_are_an_error(
+    ray_session, model, corpus, tmp_path, monkeypatch
+):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
-    with pytest.raises(UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"):
+    with pytest.raises(
+        UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"
+    ):
         encode(**options, gpus=1)
     with pytest.raises(UserError, match="gpus is 0; allowed: 1 or more"):
         encode(**options, gpus=0)
@@ -160,7 +175,13 @@ def test_gpus_that_are_asked_for_and_never_come_are_an_error(ray_session, model,
 def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_session, model, corpus, tmp_path):
     data, out = tmp_path / "data", tmp_path / "latents"
     data.mkdir()
-    options = {"model": model, "data": str(data), "out": str(out), "max_bad_fraction": 0.05, "keep_images": True}
+    options = {
+        "model": model,
+        "data": str(data),
+        "out": str(out),
+        "max_bad_fraction": 0.05,
+        "keep_images": True,
+    }
     for name in ("00.parquet", "01.parquet"):
         (data / name).write_bytes((corpus / name).read_bytes())
     first = encode(**options)
@@ -206,13 +227,18 @@ def test_rows_of_another_source_that_are_passed_over_are_named(model, tmp_path, 
     assert (again["already"], again["known_rows"], capsys.readouterr().err) == (True, 2, "")
     other = encode(**options, data=second)
     assert (other["already"], other["known_rows"]) == (True, 2)
-    said = f"warning: 2 of 2 images of {second} are not encoded: {out}, encoded from {first}, has their keys; "
+    said = (
+        f"warning: 2 of 2 images of {second} are not encoded: {out}, encoded from {first}, has their keys; "
+    )
     assert said in capsys.readouterr().err
 
 
 def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
     out = str(tmp_path / "latents")
-    with locked(out), pytest.raises(UserError, match=rf"latents is being written by beat \d+ of process {os.getpid()} on "):
+    with (
+        locked(out),
+        pytest.raises(UserError, match=rf"latents is being written by beat \d+ of process {os.getpid()} on "),
+    ):
         encode(model=model, data=str(corpus), out=out)
 
 
@@ -234,10 +260,13 @@ def ray_that_knows_s3(s3, monkeypatch) -> Iterator[None]:
     """A Ray that jobs join whose workers have the server's address, which the run's own Ray has not."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     code = (
-        "import ray, sys; found = ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False);"
+        "import ray, sys; found = ray.init(address='local', num_cpus=2, include_dashboard=False,"
+        " log_to_driver=False);"
         " print(found.address_info['address'], flush=True); sys.stdin.read()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     monkeypatch.setenv("RAY_ADDRESS", process.stdout.readline().strip())
     yield
     process.communicate()
@@ -252,7 +281,8 @@ def shards_in(names: list[str]) -> int:
 
 
 def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *options: object) -> bool:
-    """Start the job and kill it ``later`` seconds after its files have come so far; whether it still lived."""
+    """Start the job and kill it ``later`` seconds after its files have come so far; whether it
+    still lived."""
     job = subprocess.Popen(command(*options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 120
     while job.poll() is None and time.monotonic() < until and not reached(names_in(resolve(out))):
@@ -265,16 +295,24 @@ def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *opt
 
 
 def kill_repeatedly(out: str, early: int, *options: object) -> int:
-    """Kill the job so often when it has written a few more shards, then when it has them all, a part, the manifest.
+    """Kill the job so often when it has written a few more shards, then when it has them all, a part, the
+    manifest.
 
     How often it lived.
     """
     chance, killed = random.Random(0), 0
     late = [lambda names: shards_in(names) == FILES] * 2
-    late += [lambda names: any(name.startswith("data/") for name in names), lambda names: "manifest.json" in names]
+    late += [
+        lambda names: any(name.startswith("data/") for name in names),
+        lambda names: "manifest.json" in names,
+    ]
     for number in range(early + len(late)):
         wanted = min(shards_in(names_in(resolve(out))) + chance.randrange(1, 4), FILES)
-        moment = late[number - early] if number >= early else lambda names, wanted=wanted: shards_in(names) >= wanted
+        moment = (
+            late[number - early]
+            if number >= early
+            else lambda names, wanted=wanted: shards_in(names) >= wanted
+        )
         killed += kill_when(moment, out, chance.random() / 10, *options)
         if number or not out.startswith("s3://"):  # one dead job's lock is waited for, which takes 12 seconds
             resolve(f"{out}.lock").remove()
@@ -282,7 +320,9 @@ def kill_repeatedly(out: str, early: int, *options: object) -> int:
 
 
 def finish(*options: object) -> dict:
-    done = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command(*options), cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -335,7 +375,11 @@ def test_ten_kills_on_s3_lose_and_double_nothing(undisturbed, s3, ray_that_knows
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     table = open_latent_table(f"{s3}/latents")
     assert table.read(table.parts[0]).equals(pq.read_table(undisturbed / "data"))
-    assert {name.split("/")[0] for name in names_in(resolve(f"{s3}/latents"))} == {"data", "quarantine", "manifest.json"}
+    assert {name.split("/")[0] for name in names_in(resolve(f"{s3}/latents"))} == {
+        "data",
+        "quarantine",
+        "manifest.json",
+    }
     assert not resolve(f"{s3}/latents.lock").exists()
 
 
@@ -352,13 +396,17 @@ def test_throttling_in_the_middle_costs_time_and_no_row(undisturbed, s3, monkeyp
 
 def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, model, corpus):
     options = {"model": model, "data": str(corpus)}
-    with pytest.raises(LbaeError, match=r"s3://nowhere/latents.lock cannot be written: .*bucket does not exist"):
+    with pytest.raises(
+        LbaeError, match=r"s3://nowhere/latents.lock cannot be written: .*bucket does not exist"
+    ):
         encode(**options, out="s3://nowhere/latents")
     with pytest.raises(UserError, match="data s3://nowhere/data does not exist"):
         encode(model=model, data="s3://nowhere/data", out=f"{s3}/latents")
     with refusing_server(monkeypatch) as server:
         server.code, server.status, server.refusals = "InvalidAccessKeyId", "403 Forbidden", 10**6
-        with pytest.raises(LbaeError, match=r"s3://bucket/latents.lock cannot be written: InvalidAccessKeyId"):
+        with pytest.raises(
+            LbaeError, match=r"s3://bucket/latents.lock cannot be written: InvalidAccessKeyId"
+        ):
             encode(**options, out="s3://bucket/latents")
         with pytest.raises(LbaeError, match=r"s3://bucket/data cannot be reached: Forbidden"):
             encode(model=model, data="s3://bucket/data", out="s3://bucket/latents")
@@ -366,7 +414,9 @@ def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, 
         encode(**options, out="/proc/latents")
 
 
-def test_a_file_that_disappears_while_the_job_runs_is_set_aside(ray_session, model, folder_of_images, tmp_path, monkeypatch):
+def test_a_file_that_disappears_while_the_job_runs_is_set_aside(
+    ray_session, model, folder_of_images, tmp_path, monkeypatch
+):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 4)
     data, out = tmp_path / "images", tmp_path / "latents"
     shutil.copytree(folder_of_images, data)
@@ -374,7 +424,9 @@ def test_a_file_that_disappears_while_the_job_runs_is_set_aside(ray_session, mod
     gone = planned.shards[-1].files[-1]
 
     def disappear() -> None:
-        while not (out / ".unfinished").exists():  # from here on the source is planned and nothing of it is read
+        while not (
+            out / ".unfinished"
+        ).exists():  # from here on the source is planned and nothing of it is read
             time.sleep(0.001)
         (data / gone).unlink()
 
@@ -398,8 +450,17 @@ def test_words_are_no_images(model, tmp_path):
 def test_two_nodes_share_the_work_and_one_does_it_when_the_other_dies(undisturbed, model, corpus, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     outs = (tmp_path / "shared", tmp_path / "lost")
-    command = [sys.executable, "-m", "tests.distributed.encode_on_two_nodes", model, str(corpus), *map(str, outs)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.distributed.encode_on_two_nodes",
+        model,
+        str(corpus),
+        *map(str, outs),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert facts["killed"]
@@ -452,7 +513,10 @@ def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path
 
 def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):
     cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
-    data, options = tmp_path / "data", {"model": model, "data": str(tmp_path / "data"), "out": str(tmp_path / "latents")}
+    data, options = (
+        tmp_path / "data",
+        {"model": model, "data": str(tmp_path / "data"), "out": str(tmp_path / "latents")},
+    )
     image_table(data / "a.parquet", cells, label=[1, 2], name=["x", "y"])
     encode(**options)
     image_table(data / "b.parquet", cells, label=pa.array([3, 4], pa.int8()))
@@ -462,11 +526,15 @@ def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):
     assert table["name"].to_pylist() == ["x", "y", None, None]
     (data / "a.parquet").unlink()
     image_table(data / "c.parquet", cells, label=[5, 6], size=[7, 8])
-    with pytest.raises(UserError, match=r"other columns \(label int64, size int64\) than .*latents \(label int64, name str"):
+    with pytest.raises(
+        UserError, match=r"other columns \(label int64, size int64\) than .*latents \(label int64, name str"
+    ):
         encode(**options, append=True)
 
 
-def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session, model, tmp_path, monkeypatch):
+def test_a_continued_table_keeps_its_precision_and_every_row_counts(
+    ray_session, model, tmp_path, monkeypatch
+):
     data, out = tmp_path / "data.parquet", str(tmp_path / "latents")
     digits = pq.read_table(SAMPLE).slice(0, 600)
     pq.write_table(digits, data)
@@ -476,14 +544,18 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(ray_session,
     decoded = decode_rows(read_shard(first), codec.config)
     fingerprint = read_manifest(model).fingerprint
     rest = decoded.rows.drop_columns(["key"])
-    whole = latent_part(decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint)
+    whole = latent_part(
+        decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint
+    )
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
     begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, [], CUT)
     assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)
     table = open_latent_table(out)
-    assert table.digest() == part_digest(table.read(table.parts[0])), "shards are encoded in batches of 256 rows"
+    assert table.digest() == part_digest(table.read(table.parts[0])), (
+        "shards are encoded in batches of 256 rows"
+    )
 
 
 def test_shards_do_not_depend_on_what_is_left_out(corpus):

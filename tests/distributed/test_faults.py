@@ -21,7 +21,9 @@ def test_sums_survive_on_two_nodes(tmp_path):
     uri = write_latents(tmp_path / "latents", latents, parts=8)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.distributed.two_nodes", uri, str(tmp_path), "20"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 0, done.stderr
     runs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [run["victim"] for run in runs] == ["worker", "node"]
@@ -31,4 +33,6 @@ def test_sums_survive_on_two_nodes(tmp_path):
         assert run["tasks"] == 20
         assert run["killed"]
     sums_bytes = 8 * (N + 1) ** 2
-    assert runs[0]["bytes_moved"] == sums_bytes, "the second node sent one sum, whatever the number of its partials"
+    assert runs[0]["bytes_moved"] == sums_bytes, (
+        "the second node sent one sum, whatever the number of its partials"
+    )

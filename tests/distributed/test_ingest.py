@@ -26,7 +26,9 @@ def rows(uri) -> dict[str, tuple]:
     for shard in plan(str(uri)).shards:
         table = read_shard(shard)
         names = table["path" if str(uri).endswith("table") else "key"].to_pylist()
-        found |= dict(zip(names, zip(table["bytes"].to_pylist(), table["label"].to_pylist(), strict=True), strict=True))
+        found |= dict(
+            zip(names, zip(table["bytes"].to_pylist(), table["label"].to_pylist(), strict=True), strict=True)
+        )
     return found
 
 
@@ -52,7 +54,9 @@ def test_a_source_is_never_cleared(tmp_path):
         parts = [parts_io.ingest_part(out, *part) for part in parts_io.plan_parts(plan(source).shards)]
         publish_parts(out, parts, parents={}, config={}, result={"bad": 0})
         before = sorted((tmp_path / "source").rglob("*"))
-        message = rf"{read}\S*, which is read, lies in the output {out}, which is cleared; choose another --out"
+        message = (
+            rf"{read}\S*, which is read, lies in the output {out}, which is cleared; choose another --out"
+        )
         with pytest.raises(UserError, match=message):
             ingest(source=source, out=out, overwrite=True)
         assert sorted((tmp_path / "source").rglob("*")) == before
@@ -66,7 +70,11 @@ def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
     ingest(source=str(tmp_path / "data"), out=once)
     found = pq.read_table(tmp_path / "once" / "data")
     assert found.column_names == ["image", "image_path", "source_key", "label"]
-    assert found["image"].combine_chunks().field("path").to_pylist() == ["a.parquet:0", "a.parquet:1", "b.parquet:0"]
+    assert found["image"].combine_chunks().field("path").to_pylist() == [
+        "a.parquet:0",
+        "a.parquet:1",
+        "b.parquet:0",
+    ]
     rest = {"image_path": ["0.png", "1.png", "0.png"], "source_key": ["x", "y", None], "label": [1, 2, None]}
     assert found.drop_columns("image").to_pydict() == rest
     assert candidate_columns(found.schema) == ["label"]
@@ -104,7 +112,9 @@ def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypat
 def test_files_that_do_not_fit_together_are_refused(tmp_path):
     for name, label in (("a", 1), ("b", "cat")):
         image_table(tmp_path / "data" / f"{name}.parquet", [b"x"], label=[label])
-    with pytest.raises(UserError, match=r"data have columns that do not fit together: .*label .*int64 vs string"):
+    with pytest.raises(
+        UserError, match=r"data have columns that do not fit together: .*label .*int64 vs string"
+    ):
         ingest(source=str(tmp_path / "data"), out=str(tmp_path / "table"))
     with pytest.raises(LbaeError, match=r"/proc/table.lock cannot be written: "):
         ingest(source=str(tmp_path / "data" / "a.parquet"), out="/proc/table")
@@ -129,7 +139,15 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
 @pytest.mark.slow
 def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
     whole = ingest(source=str(digits), out=str(tmp_path / "whole"), distinct=True)
-    command = [sys.executable, "jobs/ingest.py", "--source", str(digits), "--out", str(tmp_path / "killed"), "--distinct"]
+    command = [
+        sys.executable,
+        "jobs/ingest.py",
+        "--source",
+        str(digits),
+        "--out",
+        str(tmp_path / "killed"),
+        "--distinct",
+    ]
     killed, out = 0, tmp_path / "killed"
     for moment in (".unfinished", "data/part-00000.parquet"):
         job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -34,7 +34,9 @@ def test_what_is_learned_from_does_not_depend_on_the_order_of_rows(ray_session, 
     latents, labels, drawn = random_latents(400), np.arange(400) // 100, []
     for order in (np.arange(400), np.random.default_rng(1).permutation(400)):
         columns = {"label": labels[order].tolist()}
-        table = open_latent_table(write_latents(tmp_path / str(order[0]), latents[order], columns, numbers=order))
+        table = open_latent_table(
+            write_latents(tmp_path / str(order[0]), latents[order], columns, numbers=order)
+        )
         drawn.append(draw_subset(table, scan(table, []), "label"))
     np.testing.assert_array_equal(drawn[0].latents, drawn[1].latents)
     assert drawn[0].rows.equals(drawn[1].rows)
@@ -62,8 +64,12 @@ def test_a_table_of_held_out_rows_only_is_refused(ray_session, tmp_path, codec):
 
 def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(30)))
-    one = Candidate(components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32))
-    assign = _by_looks(table, codec, one).assign  # nothing decoded could be compared with a centre of four features
+    one = Candidate(
+        components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32)
+    )
+    assign = _by_looks(
+        table, codec, one
+    ).assign  # nothing decoded could be compared with a centre of four features
     assert assign(table.read(table.parts[0])).tolist() == [0] * 10
 
 

@@ -1,4 +1,6 @@
-"""The stages on a real local Ray: what they publish, how it agrees with single-process mathematics, what they refuse."""
+"""The stages on a real local Ray: what they publish, how it agrees with single-process mathematics, what they
+refuse.
+"""
 
 import shutil
 
@@ -60,7 +62,8 @@ def test_the_table_holds_every_image_once_with_the_models_latents(pipeline):
     codec = lbae.load_model(pipeline.model, precision=pipeline.results[1]["precision"])
     z = codec.encode(np.stack([image for _, image in images]))
     packed = np.stack([np.frombuffer(found[key], dtype=np.uint8) for key, _ in images])
-    # Threads may split a product otherwise than in the actor; bits whose activation is zero to rounding may differ.
+    # Threads may split a product otherwise than in the actor; bits whose activation is zero to rounding may
+    # differ.
     assert (unpack(packed, z.shape[1]) != z).mean() < 0.001
 
 
@@ -110,8 +113,12 @@ def test_auto_takes_the_most_components_that_do_not_remember(pipeline, tmp_path)
     assert [tried["components"] for tried in result["tried"]] == [10, 1][: len(result["tried"])]
     assert [tried["remembers"] for tried in result["tried"][:-1]] == [True] * (len(result["tried"]) - 1)
     for tried in result["tried"]:
-        drawn, unseen = (np.array(tried[name]["percentiles_1_50"]) for name in ("nearest", "nearest_held_out"))
-        copies, held_out = (tried[name]["copies"] / tried[name]["queries"] for name in ("nearest", "nearest_held_out"))
+        drawn, unseen = (
+            np.array(tried[name]["percentiles_1_50"]) for name in ("nearest", "nearest_held_out")
+        )
+        copies, held_out = (
+            tried[name]["copies"] / tried[name]["queries"] for name in ("nearest", "nearest_held_out")
+        )
         assert tried["remembers"] == bool((drawn < unseen).any() or copies > held_out)
     assert result["components"] == result["tried"][-1]["components"]
 
@@ -119,7 +126,9 @@ def test_auto_takes_the_most_components_that_do_not_remember(pipeline, tmp_path)
 def test_clusters_hold_images_that_look_alike(pipeline, tmp_path):
     fit(**pipeline.made_from, out=str(tmp_path / "b"), components="10")
     prior = load_bundle(str(tmp_path / "b")).prior
-    class_share = ndtr(prior.factors[:, 1 : 1 + len(prior.attributes), 0])  # its thresholds say P(class | component)
+    class_share = ndtr(
+        prior.factors[:, 1 : 1 + len(prior.attributes), 0]
+    )  # its thresholds say P(class | component)
     assert prior.weights @ class_share.max(axis=1) > 0.3  # random components of 60 rows have 0.19
 
 
@@ -130,7 +139,9 @@ def test_a_bundle_draws_with_the_sampler_it_was_fitted_with(pipeline, tmp_path, 
     assert (prior.sampler, len(prior.factors), result["components"]) == (sampler, 3, 3)
     assert (prior.latent_dim, prior.attributes) == (128, tuple(f"label={i}" for i in range(10)))
     table = open_latent_table(pipeline.latents)
-    mean = unpack(packed_latents(pa.concat_tables(table.read(part) for part in table.parts)), 128).mean(axis=0)
+    mean = unpack(packed_latents(pa.concat_tables(table.read(part) for part in table.parts)), 128).mean(
+        axis=0
+    )
     assert np.sqrt(np.mean((prior.sample(20_000, 0).mean(axis=0) - mean) ** 2)) < 0.05
 
 
@@ -153,7 +164,9 @@ def test_bad_images_are_quarantined_counted_and_bounded(pipeline, tmp_path):
     cells[7], cells[20] = b"not an image", None
     image_table(tmp_path / "data.parquet", cells, label=list(range(60)))
     data, out = str(tmp_path / "data.parquet"), str(tmp_path / "latents")
-    with pytest.raises(LbaeError, match=r"2 of 60 images .* could not be decoded, more than the allowed") as error:
+    with pytest.raises(
+        LbaeError, match=r"2 of 60 images .* could not be decoded, more than the allowed"
+    ) as error:
         encode(model=pipeline.model, data=data, out=out)
     assert error.value.exit_code == 1
     result = encode(model=pipeline.model, data=data, out=out, max_bad_fraction=0.05)
@@ -167,13 +180,17 @@ def test_bad_images_are_quarantined_counted_and_bounded(pipeline, tmp_path):
 def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
     other = str(tmp_path / "other")
     config = presets.get("demo").replace(latent_dim=32)
-    save_model(other, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    save_model(
+        other, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0}
+    )
     theirs, ours = read_manifest(other).fingerprint, read_manifest(pipeline.model).fingerprint
     with pytest.raises(UserError, match=f"was made with model {ours}, not with model {theirs}"):
         fit(model=other, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"))
     table = str(tmp_path / "latents")
     encode(model=other, data=str(pipeline.data), out=table)
-    with pytest.raises(UserError, match=f"moment sums .* was made with model {ours}, not with model {theirs}"):
+    with pytest.raises(
+        UserError, match=f"moment sums .* was made with model {ours}, not with model {theirs}"
+    ):
         fit(model=other, latents=table, moments=pipeline.moments, out=str(tmp_path / "b"))
     assert not (tmp_path / "b").exists()
 
@@ -181,7 +198,9 @@ def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
 def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
     sums, manifest = load_moments(pipeline.moments)
     moments, parents = str(tmp_path / "m"), {"model": manifest.parents["model"]}
-    save_moments(moments, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), parents=parents, config={}, result={})
+    save_moments(
+        moments, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), parents=parents, config={}, result={}
+    )
     with pytest.raises(UserError, match=r"are of latents t1, t2, not of .*latents alone"):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
@@ -209,7 +228,10 @@ def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
     [
         ({"components": "0"}, "components is '0'; allowed: auto, or a whole number from 1"),
         ({"components": "601"}, "components is 601; allowed: 1 to the 600 rows"),
-        ({"components": "600"}, r"components is 600; allowed: 1 to the 5\d\d rows that are not held out of clustering"),
+        (
+            {"components": "600"},
+            r"components is 600; allowed: 1 to the 5\d\d rows that are not held out of clustering",
+        ),
         ({"components": "3", "by": "label"}, "give --components or --by, not both"),
         ({"by": "lable"}, "unknown class column 'lable'; did you mean 'label'"),
     ],
@@ -223,7 +245,10 @@ def test_mistakes_in_fit_are_named(pipeline, tmp_path, change, message):
     ("change", "message"),
     [
         ({"preset": "mnst"}, "unknown preset 'mnst'; did you mean 'mnist'"),
-        ({"workers": 99, "batch_size": 99}, "99 CPUs are needed; the cluster has 2 after 1 s: lower --workers"),
+        (
+            {"workers": 99, "batch_size": 99},
+            "99 CPUs are needed; the cluster has 2 after 1 s: lower --workers",
+        ),
         ({"workers": 2, "batch_size": 33}, "batch_size 33 is not a multiple of 2 workers"),
         ({"epochs": 0}, "epochs is 0; allowed: 1 or more"),
         ({"data": "nowhere"}, "data .*nowhere does not exist"),
@@ -257,7 +282,9 @@ def test_describe_names_kind_lineage_and_bits(pipeline):
 
 def test_the_root_cause_is_one_line():
     assert str(root_cause(ValueError("Traceback:\n  File x\nboom"))) == "boom"
-    hinted = RuntimeError("CUDA error: no kernel image\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n")
+    hinted = RuntimeError(
+        "CUDA error: no kernel image\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+    )
     assert str(root_cause(hinted)) == "CUDA error: no kernel image"
     user = UserError("mine")
     assert root_cause(RuntimeError("outer")).exit_code == 1

@@ -1,4 +1,6 @@
-"""Moment sums on a real Ray equal those in memory, for any sharding, by group, updated; a refusal publishes nothing."""
+"""Moment sums on a real Ray equal those in memory, for any sharding, by group, updated; a refusal publishes
+nothing.
+"""
 
 import json
 import resource
@@ -20,7 +22,13 @@ from lbae.distributed.latents.scan import scan
 from lbae.distributed.latents.sum_tasks import Spent, deal, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError
 from lbae.io.artifacts.describe import describe
-from lbae.io.artifacts.latent_table import RowGroup, latent_part, open_latent_table, packed_latents, write_parquet
+from lbae.io.artifacts.latent_table import (
+    RowGroup,
+    latent_part,
+    open_latent_table,
+    packed_latents,
+    write_parquet,
+)
 from lbae.io.artifacts.moments_artifact import load_group, load_moments
 from lbae.io.artifacts.output import read_manifest
 from lbae.jobs.build.reduce import reduce
@@ -82,7 +90,9 @@ def test_one_set_of_sums_a_value_of_a_column(latents, tmp_path):
     assert (result["rows"], result["ungrouped_rows"]) == (750, 250)
     for kind in ("cat", "dog", "eel"):
         rows = np.flatnonzero(np.array(KIND, dtype=object) == kind)
-        np.testing.assert_array_equal(load_group(str(tmp_path / "g"), f"kind={kind}").sums, in_memory(rows).sums)
+        np.testing.assert_array_equal(
+            load_group(str(tmp_path / "g"), f"kind={kind}").sums, in_memory(rows).sums
+        )
     assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["groups", "manifest.json"]
     with pytest.raises(UserError, match="has no group 'kind=fox'; it has kind=cat, kind=dog, kind=eel"):
         load_group(str(tmp_path / "g"), "kind=fox")
@@ -93,7 +103,9 @@ def test_groups_can_come_from_python(latents, tmp_path):
     table = open_latent_table(latents)
     by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
     groups = scan(table, []).groups
-    sums = grouped_sums_of(table, groups, by_first_bits, 9, ["latent"], (), str(tmp_path / "scratch"), Spent())
+    sums = grouped_sums_of(
+        table, groups, by_first_bits, 9, ["latent"], (), str(tmp_path / "scratch"), Spent()
+    )
     found = {index: ray.get(ref) for index, ref in sums}
     bits = pack(LATENTS)[:, 0] % 8
     assert sorted(found) == list(range(9))
@@ -121,7 +133,11 @@ def grow(latents: str, count: int, columns: dict) -> None:
     part = latent_part(keys, pack(-LATENTS[:count]), pa.table(columns), N, "m1")
     write_parquet(latents, "data/part-00009.parquet", part)
     tree = json.loads((Path(latents) / "manifest.json").read_text())
-    tree |= {"rows": manifest.rows + count, "files": [*manifest.files, "data/part-00009.parquet"], "fingerprint": "grown"}
+    tree |= {
+        "rows": manifest.rows + count,
+        "files": [*manifest.files, "data/part-00009.parquet"],
+        "fingerprint": "grown",
+    }
     (Path(latents) / "manifest.json").write_text(json.dumps(tree))
 
 
@@ -130,9 +146,13 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
     first = reduce(latents=latents, out=out, update=True)
     assert reduce(latents=latents, out=out, update=True) == {**first, "already": True}
     old = load_moments(out)[1]
-    for path in (Path(latents) / "data").glob("part-0000[0-2]*"):  # seen parts are not read again: latents may be gone
+    for path in (Path(latents) / "data").glob(
+        "part-0000[0-2]*"
+    ):  # seen parts are not read again: latents may be gone
         table = pq.read_table(path)
-        pq.write_table(table.set_column(1, "latent", pa.array([b"\xff" * 3] * len(table), pa.binary(3))), path)
+        pq.write_table(
+            table.set_column(1, "latent", pa.array([b"\xff" * 3] * len(table), pa.binary(3))), path
+        )
     grow(latents, 40, {"kind": ["dog"] * 40, "smiling": [True] * 40})
     result = reduce(latents=latents, out=out, update=True)
     assert (result["rows"], result["added_rows"], result["tables"]) == (1040, 40, {"grown": 1040})
@@ -142,14 +162,24 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
     sums, manifest = load_moments(out)
     np.testing.assert_array_equal(sums.sums, (in_memory() + added).sums)
     assert manifest.generation == 2
-    assert all((tmp_path / "m" / name).exists() for name in old.files), "a reader of the old manifest finds its files"
+    assert all((tmp_path / "m" / name).exists() for name in old.files), (
+        "a reader of the old manifest finds its files"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"kind": ["fox"] * 9, "smiling": [True] * 9}, {}, "the table are now kind=cat, kind=dog, kind=eel, kind=fox"),
-        ({"kind": ["dog"] * 9, "smiling": [True] * 9}, {"attributes": "none"}, "now none: give the same --attributes"),
+        (
+            {"kind": ["fox"] * 9, "smiling": [True] * 9},
+            {},
+            "the table are now kind=cat, kind=dog, kind=eel, kind=fox",
+        ),
+        (
+            {"kind": ["dog"] * 9, "smiling": [True] * 9},
+            {"attributes": "none"},
+            "now none: give the same --attributes",
+        ),
     ],
 )
 def test_an_update_with_other_attributes_is_refused(latents, tmp_path, change, options, message):
@@ -205,7 +235,10 @@ def damage(latents: str, how: str) -> None:
         ("fewer rows", "hold 999 rows, its manifest says 1000: a file was replaced"),
         ("another width", r"part-00001.parquet has latents of type fixed_size_binary\[9\], not N = 21 bits"),
         ("another model", "part-00001.parquet holds latents of model m2; the table is of m1"),
-        ("padding bits", "part-00001.parquet cannot be used: padding bits are set in packed latents of N = 21"),
+        (
+            "padding bits",
+            "part-00001.parquet cannot be used: padding bits are set in packed latents of N = 21",
+        ),
         ("a key twice", "keys of .* occur more than once: k3;"),
     ],
 )

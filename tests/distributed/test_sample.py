@@ -18,9 +18,13 @@ NUM = 2 * 2048 + 300  # three parts, the last one of a block and a piece of one
 
 
 def test_what_a_worker_refuses_reaches_the_user(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr(Prior, "draw", lambda *request: None)  # in this process: the workers look for themselves
+    monkeypatch.setattr(
+        Prior, "draw", lambda *request: None
+    )  # in this process: the workers look for themselves
     with pytest.raises(UserError, match="unknown attribute 'label=33'; did you mean 'label=3'"):
-        sample_table(bundle=pipeline.bundle, out=str(tmp_path / "t"), num=300, seed=0, given={"label=33": True})
+        sample_table(
+            bundle=pipeline.bundle, out=str(tmp_path / "t"), num=300, seed=0, given={"label=33": True}
+        )
     assert not (tmp_path / "t" / "manifest.json").exists()
 
 
@@ -44,7 +48,8 @@ def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "actors"), [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)]
+    ("cpus", "gpus", "actors"),
+    [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)],
 )
 def test_actors_share_gpus_as_far_as_there_are_cpus(cpus, gpus, actors):
     found, share = actor_pool(cpus, gpus)

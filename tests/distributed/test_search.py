@@ -22,7 +22,9 @@ from tests.conftest import picture_size, write_latents
 def test_the_nearest_of_a_table(ray_session, tmp_path, k):
     rng = np.random.default_rng(0)
     latents = rng.choice(np.array([-1, 1], dtype=np.int8), size=(1000, 90))
-    table = open_latent_table(write_latents(tmp_path / "latents", latents, {"label": list(range(1000))}, parts=4))
+    table = open_latent_table(
+        write_latents(tmp_path / "latents", latents, {"label": list(range(1000))}, parts=4)
+    )
     query = latents[17] * np.where(rng.random(90) < 0.1, -1, 1).astype(np.int8)
     hits = nearest_in(table, pack(np.stack([latents[3], query])), k).hits(1)
     every = (latents != query).sum(axis=1)
@@ -45,7 +47,17 @@ def encoded(ray_session, digits, tmp_path_factory) -> str:
 
 def test_the_job_finds_an_image_of_the_table_itself_and_draws_what_it_found(job, digits, encoded, tmp_path):
     (tmp_path / "a.png").write_bytes(read_shard(plan(str(digits)).shards[-1])["bytes"][7].as_py())
-    found = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", 5, "--out", tmp_path / "hits.png")
+    found = job(
+        "search",
+        "--latents",
+        encoded,
+        "--image",
+        tmp_path / "a.png",
+        "--k",
+        5,
+        "--out",
+        tmp_path / "hits.png",
+    )
     assert found.code == 0, found.err
     result = json.loads(found.out.splitlines()[-1])
     assert result["rows"] == 600
@@ -62,6 +74,11 @@ def test_mistakes_of_a_search_are_named(job, encoded, tmp_path):
     for k in (0, -3):
         refused = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", k)
         assert (refused.code, refused.error) == (2, f"error: k is {k}; allowed: 1 or more")
-    assert job("search", "--latents", encoded, "--image", tmp_path / "a.png").error.endswith("a.png does not exist")
+    assert job("search", "--latents", encoded, "--image", tmp_path / "a.png").error.endswith(
+        "a.png does not exist"
+    )
     (tmp_path / "a.png").write_text("words")
-    assert "a.png cannot be read as an image" in job("search", "--latents", encoded, "--image", tmp_path / "a.png").error
+    assert (
+        "a.png cannot be read as an image"
+        in job("search", "--latents", encoded, "--image", tmp_path / "a.png").error
+    )

@@ -1,4 +1,5 @@
-"""The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this process."""
+"""The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this
+process."""
 
 import functools
 import importlib
@@ -94,7 +95,9 @@ def test_a_mistake_is_one_line(pipeline, tmp_path, monkeypatch, arguments, messa
 
 def test_a_port_that_is_taken_is_refused(pipeline):
     with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Ray's proxy does, beside which another could listen
+        other.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
+        )  # as Ray's proxy does, beside which another could listen
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
@@ -104,14 +107,21 @@ def test_a_port_that_is_taken_is_refused(pipeline):
         ):
             pass
     for port in (0, 70_000):
-        with pytest.raises(UserError, match=f"port is {port}; allowed: 1 to 65535"), serving(pipeline.bundle, port):
+        with (
+            pytest.raises(UserError, match=f"port is {port}; allowed: 1 to 65535"),
+            serving(pipeline.bundle, port),
+        ):
             pass
     assert left_of_serve() == []
 
 
 def left_of_serve() -> list[str]:
     """Names of Ray Serve's actors, its controller among them."""
-    return [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["name"].startswith("SERVE_")]
+    return [
+        actor["name"]
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if actor["name"].startswith("SERVE_")
+    ]
 
 
 @ray.remote(num_cpus=2)
@@ -130,7 +140,10 @@ def test_a_service_that_finds_no_cpus_gives_up_and_leaves_nothing(pipeline, monk
     monkeypatch.setattr(ServeControllerClient, "shutdown", shutdown)
     greedy = Greedy.remote()
     ray.get(greedy.here.remote())
-    with pytest.raises(LbaeError, match="the service did not start in 5 s"), serving(pipeline.bundle, PORT, replicas=1):
+    with (
+        pytest.raises(LbaeError, match="the service did not start in 5 s"),
+        serving(pipeline.bundle, PORT, replicas=1),
+    ):
         pass
     assert not is_served()
     ray.kill(greedy)
@@ -176,37 +189,54 @@ def refused_early(head: bytes, chunks) -> bytes:
 
 @pytest.mark.slow
 def test_what_clients_do_to_a_service(pipeline):
-    """Bodies without end, clients that go away, what the log holds of images, and what the metrics say of all that."""
+    """Bodies without end, clients that go away, what the log holds of images, and what the metrics say of all
+    that.
+    """
     image = encode_png(load_bundle(pipeline.bundle, "cpu").sample(1, 5)[0])
     logged = set(lines_of("LBAE"))  # by the services of other tests on this Ray
     with (
-        socket.create_server(("127.0.0.1", 9101)),  # another user's HAProxy, whose metrics these are by default
+        socket.create_server(
+            ("127.0.0.1", 9101)
+        ),  # another user's HAProxy, whose metrics these are by default
         serving(pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20)) as facts,
     ):
         url = facts["url"]
         with (
-            pytest.raises(UserError, match=f"Ray Serve listens at 127.0.0.1, port {PORT}, on this cluster already"),
+            pytest.raises(
+                UserError, match=f"Ray Serve listens at 127.0.0.1, port {PORT}, on this cluster already"
+            ),
             serving(pipeline.bundle, PORT + 5),
         ):
             pass
-        takers = [one for one in psutil.process_iter() if one.name().startswith(("haproxy", "ray::ServeRepl"))]
+        takers = [
+            one for one in psutil.process_iter() if one.name().startswith(("haproxy", "ray::ServeRepl"))
+        ]
         assert "haproxy" in {one.name() for one in takers}
         before = sum(one.memory_info().rss for one in takers)
         head = b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         assert b" 413 " in refused_early(head + b"content-length: 104857600\r\n\r\n", ())
         piece = b"100000\r\n" + b" " * 2**20 + b"\r\n"
-        assert b" 413 " in refused_early(head + b"transfer-encoding: chunked\r\n\r\n", itertools.repeat(piece, 100))
+        assert b" 413 " in refused_early(
+            head + b"transfer-encoding: chunked\r\n\r\n", itertools.repeat(piece, 100)
+        )
         assert sum(one.memory_info().rss for one in takers) - before < 64 * 2**20
 
-        path = {"items": [{"image": b64(image)}] * 16, "steps": 64, "format": "stream"}  # an answer that takes seconds
+        path = {
+            "items": [{"image": b64(image)}] * 16,
+            "steps": 64,
+            "format": "stream",
+        }  # an answer that takes seconds
         body = httpx.Request("POST", url, json=path).content
         with socket.create_connection(("127.0.0.1", PORT)) as connection:
             whole = (
-                b"POST /v1/interpolate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+                b"POST /v1/interpolate HTTP/1.1\r\nhost: x\r\ncontent-type:"
+                b" application/json\r\ncontent-length: %d\r\n\r\n"
             )
             connection.sendall(whole % len(body) + body)
             assert connection.recv(2**10)
-        (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()["results"]
+        (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()[
+            "results"
+        ]
         assert "hex" in result
         assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/encode".*status="200"')
         assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/interpolate".*status="499"')
@@ -233,7 +263,9 @@ def test_every_verb_answers_as_the_bundle(pipeline, topology, host, replicas):
         assert (facts["url"], facts["bundle"]) == (f"http://{place}:{PORT}", bundle.fingerprint)
         drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by any replica
         assert len({answer.content for answer in drawn}) == 1
-        assert np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2  # other numbers of threads
+        assert (
+            np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2
+        )  # other numbers of threads
         given = service.send(web.sample(3, seed=1, given={"label=7": True}, format="latents"))
         assert given.seed == 1
         (found, bad) = service.send(web.encode([files[0], b"no image"]))

@@ -24,7 +24,14 @@ def another(pipeline, out, scale=1.0, **changes) -> str:
     """The pipeline's bundle with a network that nobody trained, and its normals' factor times ``scale``."""
     config = load_network(pipeline.model)[1]
     config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
-    save_model(f"{out}/model", LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
+    save_model(
+        f"{out}/model",
+        LatentBernoulliAutoencoder(config.model),
+        config,
+        parents={},
+        run={},
+        result={"images": 0},
+    )
     first, manifest = bundle_io.load_bundle(pipeline.bundle, "cpu"), read_manifest(pipeline.bundle)
     bundle_io.save_bundle(
         f"{out}/bundle",
@@ -135,7 +142,10 @@ def test_a_shelf_that_was_started_again_needs_neither_its_first_bundle_nor_its_p
             again = Shelf(uri, follow, keep_s=60)
             with pytest.raises(LbaeError, match=r"there is no bundle to answer from: .* does not exist"):
                 await asks(again, "new")
-            assert await asks(again, "a", pipeline.bundle, answering=answering) == ([pipeline.bundle], answering)
+            assert await asks(again, "a", pipeline.bundle, answering=answering) == (
+                [pipeline.bundle],
+                answering,
+            )
             assert (await asks(again, "new"))[1] == answering
             assert again.state() == shelves.State(answering, answering, None)
 
@@ -177,7 +187,9 @@ def test_a_replica_that_takes_long_to_open_a_bundle_is_waited_for(pipeline, othe
     asyncio.run(run())
 
 
-def test_a_bundle_that_cannot_be_opened_is_tried_again_and_the_one_before_goes_on(pipeline, other, monkeypatch, caplog):
+def test_a_bundle_that_cannot_be_opened_is_tried_again_and_the_one_before_goes_on(
+    pipeline, other, monkeypatch, caplog
+):
     monkeypatch.setattr(shelves, "_ASK_S", 0.02)
 
     async def run():
@@ -203,11 +215,15 @@ def test_replicas_share_all_large_matrices(pipeline, ray_session):
         shelf = Shelf(pipeline.bundle, False, keep_s=60)
         (reference,) = await shelf.take(shelf.state().current)
         bundle = await reference
-        before = {id(array): array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)}
+        before = {
+            id(array): array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)
+        }
         bundle.edit(bundle.sample(1, 0), set_=["label=7"], method="hyperplane")
         after = [array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)]
         assert len(after) == 3
-        assert all(id(array) in before and not array.flags.writeable for array in after), "they lie in the object store"
+        assert all(id(array) in before and not array.flags.writeable for array in after), (
+            "they lie in the object store"
+        )
 
     asyncio.run(run())
 
@@ -247,7 +263,10 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
     async def run():
         shelf = Shelf(str(pointer), True, keep_s=60)
         await asks(shelf, "a")
-        assert str(await shelf.swap(other)) == f"this service follows {pointer}; write the URI of the bundle into that file"
+        assert (
+            str(await shelf.swap(other))
+            == f"this service follows {pointer}; write the URI of the bundle into that file"
+        )
         pointer.write_text("nowhere")
         await until(shelf, lambda state: "pointer" in (state.problem or "") and "'nowhere'" in state.problem)
         pointer.write_text(str(tmp_path / "none"))
@@ -262,10 +281,16 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
 
 
 def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, monkeypatch, caplog):
-    """The bundle that is served goes on; what was refused is not read again, until the pointer or the bundle changes."""
+    """The bundle that is served goes on; what was refused is not read again, until the pointer or the bundle
+    changes.
+    """
     monkeypatch.setattr(shelves, "_ASK_S", 0.02)
     monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
-    pointer, larger, unfinished = tmp_path / "current", another(pipeline, tmp_path, padding=0), tmp_path / "unfinished"
+    pointer, larger, unfinished = (
+        tmp_path / "current",
+        another(pipeline, tmp_path, padding=0),
+        tmp_path / "unfinished",
+    )
     other = another(pipeline, tmp_path / "other")
     resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
     pointer.write_text(pipeline.bundle)
@@ -295,15 +320,21 @@ def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, 
         loaded.clear()
         Path(other, "weights.safetensors").write_bytes(b"damaged")
         pointer.write_text(other)
-        await until(shelf, lambda state: "are not the ones its manifest was written for" in (state.problem or ""))
+        await until(
+            shelf, lambda state: "are not the ones its manifest was written for" in (state.problem or "")
+        )
         await asyncio.sleep(0.5)
         assert loaded == [other]
 
     asyncio.run(run())
-    assert len([record for record in caplog.records if "goes on that was served before" in record.message]) >= 4
+    assert (
+        len([record for record in caplog.records if "goes on that was served before" in record.message]) >= 4
+    )
 
 
-def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(pipeline, other, tmp_path, monkeypatch):
+def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(
+    pipeline, other, tmp_path, monkeypatch
+):
     monkeypatch.setattr(shelves, "_ASK_S", 0.02)
     monkeypatch.setattr(shelves, "_AGAIN_S", 0.02)
     pointer = tmp_path / "current"
@@ -313,7 +344,9 @@ def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(pipel
         shelf = Shelf(str(pointer), True, keep_s=60)
         with monkeypatch.context() as patch:
             patch.setattr(
-                shelves, "read_pointer", lambda uri: (_ for _ in ()).throw(EndpointConnectionError(endpoint_url="x"))
+                shelves,
+                "read_pointer",
+                lambda uri: (_ for _ in ()).throw(EndpointConnectionError(endpoint_url="x")),
             )
             await asks(shelf, "a")
             await until(shelf, lambda state: "Could not connect" in (state.problem or ""))

@@ -15,7 +15,9 @@ from tests.distributed.test_shelf import another
     ("topology", "nodes", "seconds"),
     [("split", 1, 60), ("fused", 2, 50)],
 )
-def test_no_request_fails_while_replicas_and_nodes_die_and_bundles_change(pipeline, tmp_path, topology, nodes, seconds):
+def test_no_request_fails_while_replicas_and_nodes_die_and_bundles_change(
+    pipeline, tmp_path, topology, nodes, seconds
+):
     bundles = [pipeline.bundle, another(pipeline, tmp_path)]
     command = [sys.executable, "-m", "tests.distributed.soak", topology, str(nodes), str(seconds), *bundles]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)

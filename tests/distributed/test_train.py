@@ -82,7 +82,9 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
     rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
     table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
     stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=2)
-    epochs = [torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)]
+    epochs = [
+        torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)
+    ]
     assert [len(epoch) for epoch in epochs] == [140 * 64] * 2
     assert stream.bad == bad
     assert epochs[0] != epochs[1]
@@ -123,11 +125,18 @@ def test_a_stream_without_any_image_says_so(ray_session):
     ("change", "message"),
     [
         ({"epochs": 5}, r"another run \(train.epochs was 12, is now 5\)"),
-        ({"workers": 1, "latent_dim": 64}, r"\(model.latent_dim was 128, is now 64; workers was 2, is now 1\)"),
+        (
+            {"workers": 1, "latent_dim": 64},
+            r"\(model.latent_dim was 128, is now 64; workers was 2, is now 1\)",
+        ),
     ],
 )
 def test_a_storage_belongs_to_one_run(pipeline, tmp_path, change, message):
-    options = {"data": str(pipeline.data), "out": str(tmp_path / "m"), "storage": f"{pipeline.model}-checkpoints"}
+    options = {
+        "data": str(pipeline.data),
+        "out": str(tmp_path / "m"),
+        "storage": f"{pipeline.model}-checkpoints",
+    }
     with pytest.raises(UserError, match=message):
         train(**options, **{"preset": "demo", "epochs": 12, "workers": 2, **change})
 
@@ -143,8 +152,12 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
     (tmp_path / "s" / "thesis.txt").write_text("years of work")
     out, config = str(tmp_path / "m"), presets.get("demo")
     if overwrite:
-        save_model(out, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0})
-    with pytest.raises(UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"):
+        save_model(
+            out, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0}
+        )
+    with pytest.raises(
+        UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"
+    ):
         train(data=str(digits), out=out, storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"
     assert not overwrite or load_network(out), "what was refused has replaced nothing"
@@ -161,12 +174,17 @@ def test_a_run_is_begun_anew_continued_or_found_finished(finished):
     """Also by a cluster of another size, and with --overwrite, which begins anew what was finished only."""
     options, history = finished["options"], finished["result"]["history"]
     out, storage = Path(options["out"]), Path(options["storage"])
-    assert len(list(storage.glob("run/checkpoint_*"))) in (2, 3)  # the best two, and the newest where it is not among them
+    assert len(list(storage.glob("run/checkpoint_*"))) in (
+        2,
+        3,
+    )  # the best two, and the newest where it is not among them
     no_workers = {name: value for name, value in options.items() if name != "workers"}
     assert train(**no_workers)["already"]
     shutil.rmtree(out)
     since = max(path.stat().st_mtime_ns for path in storage.rglob("state.pt"))
-    assert train(**no_workers, overwrite=False)["history"] == history, "published from the checkpoints that are there"
+    assert train(**no_workers, overwrite=False)["history"] == history, (
+        "published from the checkpoints that are there"
+    )
     assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) == since
     assert train(**options, overwrite=True)["history"] == history
     assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) > since
@@ -200,10 +218,18 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
 """
     environment = {**os.environ, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "0.1"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     error = done.stderr.splitlines()[-1]
-    assert "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error, done.stderr
+    assert (
+        "2 workers of {'CPU': 1.0} did not start in 10 tries; the cluster has 2 CPUs and 0 GPUs" in error
+    ), done.stderr
 
 
 @pytest.mark.slow
@@ -214,16 +240,23 @@ import ray
 from lbae.distributed.cluster.session import own_cpus
 
 for counted in (1, 999):
-    ray.init(address="local", num_cpus=counted, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    options = {"object_store_memory": 2**28, "include_dashboard": False, "log_to_driver": False}
+    ray.init(address="local", num_cpus=counted, **options)
     print(own_cpus(), ray.get(ray.remote(own_cpus).remote()))
     ray.shutdown()
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.stdout.split() == ["1", "1"] + 2 * [str(len(os.sched_getaffinity(0)))], done.stderr
 
 
-SETUP = RayTaskError("_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2")
-START = RayTaskError("__init__", "Traceback ...\nError: no JSON", RuntimeError("no JSON"), "ray", 1, "10.0.0.1")
+SETUP = RayTaskError(
+    "_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2"
+)
+START = RayTaskError(
+    "__init__", "Traceback ...\nError: no JSON", RuntimeError("no JSON"), "ray", 1, "10.0.0.1"
+)
 FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manager_snapshot.json")
 
 
@@ -231,9 +264,18 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manag
     ("error", "message"),
     [
         (ControllerError(SETUP), "^timed out after 1800000ms$"),
-        (ControllerError(FULL), r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full"),
-        (ControllerError(OSError(errno.EACCES, "Permission denied", "/s")), r"^\[Errno 13\] Permission denied: '/s'$"),
-        (ActorDiedError(START), r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or begin anew"),
+        (
+            ControllerError(FULL),
+            r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full",
+        ),
+        (
+            ControllerError(OSError(errno.EACCES, "Permission denied", "/s")),
+            r"^\[Errno 13\] Permission denied: '/s'$",
+        ),
+        (
+            ActorDiedError(START),
+            r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or begin anew",
+        ),
         (ActorDiedError(), r"Ray Train's controller died \(.*\); the same command goes on from /s$"),
     ],
     ids=["process group", "full disk", "another error of a disk", "damaged storage", "death"],
@@ -270,7 +312,8 @@ def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
     shutil.copytree(finished["options"]["storage"], storage)
     damage(storage / "run")
     message = (
-        rf"the checkpoints in {storage}/run cannot be read \(.*{cause}.*\); restore that folder, or begin anew: remove it"
+        rf"the checkpoints in {storage}/run cannot be read \(.*{cause}.*\); restore that folder, or"
+        rf" begin anew: remove it"
     )
     with pytest.raises(LbaeError, match=message):
         train(**finished["options"] | {"out": str(tmp_path / "m"), "storage": str(storage)})
@@ -293,12 +336,18 @@ def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path,
         "local",
     ]
     command += [f"--{name}={value}" for name, value in SMALL.items()]
-    first = subprocess.Popen(command, cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     run = resolve(f"{s3}/s/run")
-    when(lambda: run.exists() and any(name.endswith("state.pt") for name, _ in run.files()), first.kill).join()
+    when(
+        lambda: run.exists() and any(name.endswith("state.pt") for name, _ in run.files()), first.kill
+    ).join()
     assert first.wait() == -signal.SIGKILL
     resolve(f"{s3}/s.lock").remove()  # a dead job's is waited for
-    again = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False)
+    again = subprocess.run(
+        command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False
+    )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
     assert load_network(f"{s3}/m")[2].kind == "model"
@@ -314,7 +363,9 @@ def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_path, digits):
-    """The storage is a disk of 15 MB, in a namespace of its own and of a Ray of its own; two checkpoints do not fit."""
+    """The storage is a disk of 15 MB, in a namespace of its own and of a Ray of its own; two checkpoints do
+    not fit.
+    """
     storage = tmp_path / "disk"
     storage.mkdir()
     options = {
@@ -326,11 +377,17 @@ def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_
         "--address": "local",
     }
     job = [sys.executable, "jobs/train.py", *(str(word) for option in options.items() for word in option)]
-    script = f"mount -t tmpfs -o size=15m disk {storage} && {shlex.join(job)}; code=$?; find {storage}; exit $code"
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    script = (
+        f"mount -t tmpfs -o size=15m disk {storage} && {shlex.join(job)}; code=$?; find {storage}; exit $code"
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, done.stderr
     error = done.stderr.splitlines()[-1]
-    assert re.match(rf"error: no room for a checkpoint \(.*No space left.*\): the storage of {storage}/.* is full", error)
+    assert re.match(
+        rf"error: no room for a checkpoint \(.*No space left.*\): the storage of {storage}/.* is full", error
+    )
     assert "state.pt" in done.stdout
 
 
@@ -397,11 +454,19 @@ def test_a_run_that_is_interrupted_keeps_its_checkpoints_and_goes_on(undisturbed
 
 
 @pytest.mark.slow
-def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the_driver(ray_session, tmp_path, digits):
+def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the_driver(
+    ray_session, tmp_path, digits
+):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
     cells[5], cells[30] = b"no image", None
     image_table(tmp_path / "data.parquet", cells)
-    options = {"data": str(tmp_path / "data.parquet"), "preset": "demo", "epochs": 6, "batch_size": 32, "feed": "streaming"}
+    options = {
+        "data": str(tmp_path / "data.parquet"),
+        "preset": "demo",
+        "epochs": 6,
+        "batch_size": 32,
+        "feed": "streaming",
+    }
     options |= {"workers": 2, "max_bad_fraction": 0.1}
 
     whole = train(**options, out=str(tmp_path / "whole"))
@@ -430,8 +495,17 @@ def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dic
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     # As long Ray Train waits for the lost node, by default a minute, before it goes on with the others.
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
-    command = [sys.executable, "-m", "tests.distributed.dying_node", str(data), str(out), json.dumps({**SMALL, **options})]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.distributed.dying_node",
+        str(data),
+        str(out),
+        json.dumps({**SMALL, **options}),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert facts["killed"]
@@ -453,8 +527,16 @@ def test_training_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path, 
 @pytest.mark.slow
 def test_a_loss_that_explodes_names_step_and_batch_and_is_not_tried_again(ray_session, tmp_path, digits):
     before = workers_started()
-    options = {"data": str(digits), "out": str(tmp_path / "m"), **SMALL, "bottleneck": "gaussian", "learning_rate": 0.9}
-    with pytest.raises(LbaeError, match=r"training loss became (nan|inf) in step \d+, batch \d+ of 4 of epoch \d") as error:
+    options = {
+        "data": str(digits),
+        "out": str(tmp_path / "m"),
+        **SMALL,
+        "bottleneck": "gaussian",
+        "learning_rate": 0.9,
+    }
+    with pytest.raises(
+        LbaeError, match=r"training loss became (nan|inf) in step \d+, batch \d+ of 4 of epoch \d"
+    ) as error:
         train(**options)
     assert error.value.exit_code == 1
     assert workers_started() == before + SMALL["workers"]
@@ -469,8 +551,12 @@ def test_too_many_bad_images_fail_the_run(ray_session, tmp_path, digits, feed):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()[:100]]
     cells[3:6] = [b"", None, cells[3][:30]]
     image_table(tmp_path / "data.parquet", cells)
-    some = "3" if feed == "resident" else "[23]"  # Ray Data may leave one row out, to give both workers as many
-    with pytest.raises(LbaeError, match=rf"{some} of 100 images of .* could not be decoded, more than the allowed share of"):
+    some = (
+        "3" if feed == "resident" else "[23]"
+    )  # Ray Data may leave one row out, to give both workers as many
+    with pytest.raises(
+        LbaeError, match=rf"{some} of 100 images of .* could not be decoded, more than the allowed share of"
+    ):
         train(data=str(tmp_path / "data.parquet"), out=str(tmp_path / "m"), feed=feed, batch_size=32, **SMALL)
 
 
@@ -482,7 +568,9 @@ def test_a_baseline_trains_on_images_of_mixed_modes_and_sizes(ray_session, tmp_p
             folder = tmp_path / "images" / mode
             folder.mkdir(parents=True)
             for size in range(20, 26):
-                image.convert(mode).resize((size, 70 - size)).save(folder / f"{size}.{'tiff' if mode == 'CMYK' else 'png'}")
+                image.convert(mode).resize((size, 70 - size)).save(
+                    folder / f"{size}.{'tiff' if mode == 'CMYK' else 'png'}"
+                )
     out = str(tmp_path / "m")
     options = {"preset": "demo", "epochs": 1, "workers": 2, "batch_size": 8, "bottleneck": "continuous"}
     result = train(data=str(tmp_path / "images"), out=out, **options)

@@ -1,6 +1,8 @@
-"""Run by test_faults: sums of a latent table on a cluster of two nodes: a worker dies in the middle, then a node.
+"""Run by test_faults: sums of a latent table on a cluster of two nodes: a worker dies in the middle, then a
+node.
 
-``python -m tests.distributed.two_nodes LATENTS OUT TASKS``; a line of JSON for each, and OUT/worker.npy and OUT/node.npy.
+``python -m tests.distributed.two_nodes LATENTS OUT TASKS``; a line of JSON for each, and OUT/worker.npy and
+OUT/node.npy.
 """
 
 import json

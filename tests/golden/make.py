@@ -1,4 +1,6 @@
-"""Write the golden artifacts of the current format version: ``python -m tests.golden.make``. Once a version, never again."""
+"""Write the golden artifacts of the current format version: ``python -m tests.golden.make``. Once a version,
+never again.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from lbae.io.artifacts.moments_artifact import Lineage, save_moments
 
 HERE = Path(__file__).parent
 CONFIG = Config(
-    model=ModelConfig(latent_dim=11, image_size=16, image_channels=1, channels=(2, 2)), train=TrainConfig(epochs=1)
+    model=ModelConfig(latent_dim=11, image_size=16, image_channels=1, channels=(2, 2)),
+    train=TrainConfig(epochs=1),
 )
 
 
@@ -57,7 +60,12 @@ def main() -> None:
     sums = moment_sums(pack(latents()), 11, ("label",), present, ~present)
     parents = {"latents": made["fingerprint"], "model": model["fingerprint"]}
     moments = save_moments(
-        str(root / "moments"), sums, Lineage(tables={}, parts={}), parents=parents, config={"attributes": "all"}, result={}
+        str(root / "moments"),
+        sums,
+        Lineage(tables={}, parts={}),
+        parents=parents,
+        config={"attributes": "all"},
+        result={},
     )
     save_bundle(
         str(root / "bundle"),

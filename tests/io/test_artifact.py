@@ -4,7 +4,17 @@ import os
 import pytest
 
 from lbae.errors import OverwriteNeeded, UserError
-from lbae.io.artifacts.output import BEGUN, MANIFEST, WORK, RowDigest, begin, begin_update, finished, publish, read_manifest
+from lbae.io.artifacts.output import (
+    BEGUN,
+    MANIFEST,
+    WORK,
+    RowDigest,
+    begin,
+    begin_update,
+    finished,
+    publish,
+    read_manifest,
+)
 
 FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers": 2}}
 
@@ -13,13 +23,20 @@ def made(out, **changes):
     facts = {**FACTS, **changes}
     assert begin(str(out), "model", facts["parents"], facts["config"], False, []) is None
     (out / "weights").write_bytes(b"w")
-    return publish(str(out), "model", fingerprint="f1", rows=5, files=["weights"], result={"loss": 1.5}, **facts)
+    return publish(
+        str(out), "model", fingerprint="f1", rows=5, files=["weights"], result={"loss": 1.5}, **facts
+    )
 
 
 def test_a_published_artifact_reads_back(tmp_path):
     result = made(tmp_path / "m")
     manifest = read_manifest(str(tmp_path / "m"), "model")
-    assert (manifest.kind, manifest.fingerprint, manifest.rows, manifest.files) == ("model", "f1", 5, ("weights",))
+    assert (manifest.kind, manifest.fingerprint, manifest.rows, manifest.files) == (
+        "model",
+        "f1",
+        5,
+        ("weights",),
+    )
     assert manifest.result == {"kind": "model", "fingerprint": "f1", "rows": 5, "loss": 1.5}
     assert result == {"out": str(tmp_path / "m"), **manifest.result}
     assert {"lbae", "torch", "numpy", "pyarrow", "ray"} <= manifest.packages.keys()
@@ -35,7 +52,8 @@ def test_another_make_is_refused_by_name_and_replaced_when_told(tmp_path):
     made(tmp_path / "m")
     other = {"train": {"epochs": 4}, "workers": 2}
     with pytest.raises(
-        UserError, match=r"already holds a model made otherwise \(train.epochs was 3, is now 4\); use --overwrite"
+        UserError,
+        match=r"already holds a model made otherwise \(train.epochs was 3, is now 4\); use --overwrite",
     ):
         begin(str(tmp_path / "m"), "model", FACTS["parents"], other, False, [])
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
@@ -56,7 +74,15 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("read", "kept"),
-    [("m", True), ("m/", True), ("m/latents", True), ("x/../m", True), ("link", True), ("m2", False), ("", False)],
+    [
+        ("m", True),
+        ("m/", True),
+        ("m/latents", True),
+        ("x/../m", True),
+        ("link", True),
+        ("m2", False),
+        ("", False),
+    ],
 )
 def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
     out, inputs = str(tmp_path / "m"), [None, f"{tmp_path}/{read}"]
@@ -108,7 +134,9 @@ def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
 
 
 @pytest.mark.parametrize("removals", range(4))
-def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(tmp_path, monkeypatch, removals):
+def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(
+    tmp_path, monkeypatch, removals
+):
     made(tmp_path / "m")
     (tmp_path / "m" / "data").mkdir()
     (tmp_path / "m" / "data" / "part").write_bytes(b"old")
@@ -133,7 +161,9 @@ def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job
         assert begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])["already"]
         assert {path.name for path in (tmp_path / "m").iterdir()} == whole
     assert begin(*place, not removals, [], {"rows": 5}) is None
-    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}, "what is old does not count as this run's"
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}, (
+        "what is old does not count as this run's"
+    )
 
 
 def test_other_artifacts_in_the_folder_are_not_replaced(tmp_path):
@@ -177,7 +207,15 @@ def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tm
 def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_path):
     out = str(tmp_path / "t")
     begin(out, "table", {}, {}, False, [])
-    for name in ("data/old", "data/stale", "data/.new.0.tmp", "quarantine/stale", "quarantine/new", "data/new", "elsewhere"):
+    for name in (
+        "data/old",
+        "data/stale",
+        "data/.new.0.tmp",
+        "quarantine/stale",
+        "quarantine/new",
+        "data/new",
+        "elsewhere",
+    ):
         (tmp_path / "t" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "t" / name).touch()
     files = ["data/old", "data/new", "quarantine/new"]

@@ -48,7 +48,10 @@ def test_cifar10(downloads, monkeypatch):
         some = slice(10 * index, 10 * index + 10)
         data = images[some].transpose(0, 3, 1, 2).reshape(10, -1)
         sums[name] = planted(folder, name, pickle.dumps({"data": data, "labels": labels[some]}))
-    meta = {**datasets.CIFAR10.meta, "md5": planted(folder, "batches.meta", pickle.dumps({"label_names": ["cat"]}))}
+    meta = {
+        **datasets.CIFAR10.meta,
+        "md5": planted(folder, "batches.meta", pickle.dumps({"label_names": ["cat"]})),
+    }
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
@@ -69,7 +72,8 @@ def test_celeba(downloads, monkeypatch):
     split = dict(zip(names, (0, 0, 1, 2, 0, 2), strict=True))  # training, validation and test images
     smiling = dict(zip(names, (1, -1, 1, 1, 1, -1), strict=True))
     texts = {  # the header of the attributes ends with a space, as the original's
-        "list_attr_celeba.txt": "6\nSmiling Male \n" + "".join(f"{name} {smiling[name]:2d} -1\n" for name in names),
+        "list_attr_celeba.txt": "6\nSmiling Male \n"
+        + "".join(f"{name} {smiling[name]:2d} -1\n" for name in names),
         "identity_CelebA.txt": "".join(f"{name} 7\n" for name in names),
         "list_bbox_celeba.txt": "6\nimage_id x_1\n" + "".join(f"{name} 95\n" for name in names),
         "list_landmarks_align_celeba.txt": "6\nlefteye_x\n" + "".join(f"{name} 69\n" for name in names),
@@ -96,7 +100,10 @@ def test_a_download_that_fails_says_why(downloads, monkeypatch):
 
 def test_a_data_set_of_torchvision_becomes_an_image_table_once(downloads, tmp_path):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8), rng.integers(0, 10, 30).astype(np.uint8)
+    images, labels = (
+        rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
+        rng.integers(0, 10, 30).astype(np.uint8),
+    )
     raw = downloads / "MNIST" / "raw"
     for split in ("train", "t10k"):
         idx(raw / f"{split}-images-idx3-ubyte", images)

@@ -1,4 +1,6 @@
-"""What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be decoded."""
+"""What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be
+decoded.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,9 @@ from tests.conftest import picture_size, run_job
 def ingested(tmp_path) -> str:
     """An image table of two images, made from five of which three are damaged."""
     out, image = str(tmp_path / "table"), encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
-    write_table(tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5)))
+    write_table(
+        tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5))
+    )
     part = parts_io.ingest_part(out, 0, plan(str(tmp_path / "data")).shards)
     image_table.publish_parts(out, [part], parents={"source": "s"}, config={}, result={"bad": part.bad})
     return out
@@ -30,7 +34,14 @@ def ingested(tmp_path) -> str:
 
 def test_a_model(tmp_path):
     out, config = str(tmp_path / "model"), presets.get("demo", "modern")
-    save_model(out, LatentBernoulliAutoencoder(config.model), config, parents={"data": "d"}, run={}, result={"images": 7})
+    save_model(
+        out,
+        LatentBernoulliAutoencoder(config.model),
+        config,
+        parents={"data": "d"},
+        run={},
+        result={"images": 7},
+    )
     facts = describe(out)
     assert (facts["kind"], facts["rows"], facts["parents"]) == ("model", 7, {"data": "d"})
     assert facts["config"]["model"]["latent_dim"] == config.model.latent_dim
@@ -55,7 +66,9 @@ def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
 def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
     out = str(tmp_path / "latents")
     config, parents = {"latent_dim": 11, "keep_images": False}, {"model": "m", "data": "d"}
-    artifact.publish(out, KIND, fingerprint="f", parents=parents, config=config, rows=0, files=[], result={"bad": 3})
+    artifact.publish(
+        out, KIND, fingerprint="f", parents=parents, config=config, rows=0, files=[], result={"bad": 3}
+    )
     assert describe(out)["rows"] == 0
     outcome = run_job("show", out, "--picture", tmp_path / "picture.png")
     assert outcome.code == 2

@@ -1,4 +1,6 @@
-"""Image tables at ``hf://``, by Hugging Face's own client from a server on this machine that answers as the hub does."""
+"""Image tables at ``hf://``, by Hugging Face's own client from a server on this machine that answers as the
+hub does.
+"""
 
 import hashlib
 import threading

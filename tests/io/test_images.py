@@ -28,7 +28,9 @@ def test_an_image_of_the_content_size_keeps_its_pixels():
 def test_other_lossless_formats_hold_the_same_pixels(kind):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     options = {"lossless": True} if kind == "webp" else {}
-    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(pixels), kind, **options), COLOUR), pixels)
+    np.testing.assert_array_equal(
+        decode_image(saved(Image.fromarray(pixels), kind, **options), COLOUR), pixels
+    )
 
 
 def test_another_size_is_resized_and_centre_cropped():
@@ -70,10 +72,14 @@ def test_an_animation_is_its_first_frame():
 
 def test_jpeg_and_png_of_one_photograph_look_alike():
     ramp = np.linspace(0, 255, 90).astype(np.uint8)
-    photograph = Image.fromarray(np.stack([np.tile(ramp, (120, 1)), np.tile(ramp[::-1], (120, 1))] * 2, axis=-1)[..., :3])
+    photograph = Image.fromarray(
+        np.stack([np.tile(ramp, (120, 1)), np.tile(ramp[::-1], (120, 1))] * 2, axis=-1)[..., :3]
+    )
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned to the right
-    jpeg, png = (decode_image(saved(photograph, kind, exif=exif), COLOUR).astype(int) for kind in ("JPEG", "PNG"))
+    jpeg, png = (
+        decode_image(saved(photograph, kind, exif=exif), COLOUR).astype(int) for kind in ("JPEG", "PNG")
+    )
     assert np.abs(jpeg - png).max() < 12
     assert np.abs(png[0] - png[-1]).max() > 100  # the ramp runs from top to bottom now
 

@@ -81,7 +81,9 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
         time.sleep(1.5)
         still_held()
         monkeypatch.setattr(Location, "read_bytes", silent)
-        with pytest.raises(LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"):
+        with pytest.raises(
+            LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"
+        ):
             wait_for_the_end(still_held)
     monkeypatch.undo()
 

@@ -74,7 +74,9 @@ def test_what_does_not_belong_together_is_refused(sums, tmp_path):
     moments = moment_sums(pack(LATENTS), 30, ("x",), flags, ~flags)
     lineage = Lineage(tables={"l": 400}, parts={"l": 1})
     save_moments(labelled, moments, lineage, parents={"model": "m1"}, config={}, result={})
-    with pytest.raises(UserError, match=r"has the attributes none, .*labelled has x; reduce both with the same"):
+    with pytest.raises(
+        UserError, match=r"has the attributes none, .*labelled has x; reduce both with the same"
+    ):
         add(left, labelled, out=str(tmp_path / "sum"))
 
 
@@ -97,7 +99,10 @@ def test_drift_is_measured_and_drawn(sums, tmp_path):
     [
         ("", "say what to do: add, subtract, drift"),
         ("ad a b --out c", "unknown command 'ad'; did you mean 'add'"),
-        ("add a b --out c --frce", r"unknown option --frce; did you mean --force\? \(options: --out, --force"),
+        (
+            "add a b --out c --frce",
+            r"unknown option --frce; did you mean --force\? \(options: --out, --force",
+        ),
         ("add a b --out {tmp}/c", "there is no artifact at a: it does not exist"),
     ],
 )

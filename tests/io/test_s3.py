@@ -71,7 +71,10 @@ def test_a_bucket_that_does_not_exist_is_named(s3):
     for place in ("s3://nowhere/data", "s3://nowhere"):
         with pytest.raises(UserError, match=f"data {place} does not exist"):
             plan(place)
-    with pytest.raises(LbaeError, match=r"out.lock cannot be written: .*bucket does not exist"), locked("s3://nowhere/out"):
+    with (
+        pytest.raises(LbaeError, match=r"out.lock cannot be written: .*bucket does not exist"),
+        locked("s3://nowhere/out"),
+    ):
         pass
 
 
@@ -81,7 +84,9 @@ def test_public_buckets_are_read_without_keys(monkeypatch, s3):
     public.fs.chmod(public.path, "public-read")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.delenv(f"AWS_{name}")
-    monkeypatch.setattr("fsspec.config.conf", {"s3": {"anon": True}})  # what FSSPEC_S3 sets when a process starts
+    monkeypatch.setattr(
+        "fsspec.config.conf", {"s3": {"anon": True}}
+    )  # what FSSPEC_S3 sets when a process starts
     s3fs.S3FileSystem.clear_instance_cache()
     assert resolve(f"{s3}/file").fs.anon
     assert resolve(f"{s3}/file").read_bytes() == b"public"

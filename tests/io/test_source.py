@@ -147,7 +147,9 @@ def test_all_rows_of_a_source_have_the_same_columns(tmp_path):
     (row,) = read_shard(fitted(shards, columns, "out")[0]).to_pylist()
     assert (row["label"], row["name"], row["more"]) == (1, None, None)
     for other in ([("label", pa.int64())], [("label", pa.int32()), ("name", pa.string())]):
-        with pytest.raises(UserError, match=r"other columns \(label int64, name string\) than out \(label int"):
+        with pytest.raises(
+            UserError, match=r"other columns \(label int64, name string\) than out \(label int"
+        ):
             fitted(shards, pa.schema(other), "out")
     image_table(tmp_path / "d.parquet", [b"z"], label=["cat"])
     with pytest.raises(UserError, match=r"columns that do not fit together: .*label.*int64 vs string"):
@@ -193,7 +195,8 @@ def test_workers_share_the_rows_between_them(digits, monkeypatch):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     planned = plan(str(digits))
     shares = [
-        [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()] for rank in range(7)
+        [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()]
+        for rank in range(7)
     ]
     assert sorted(key for share in shares for key in share) == sorted(keys(digits))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -219,7 +222,10 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
     [
         (lambda p: p / "nothing", "does not exist"),
         (lambda p: p, "holds no images"),
-        (lambda p: pq.write_table(pa.table({"x": [1]}), p / "a.parquet") or p, r"no column 'image' .*\(columns: x\)"),
+        (
+            lambda p: pq.write_table(pa.table({"x": [1]}), p / "a.parquet") or p,
+            r"no column 'image' .*\(columns: x\)",
+        ),
         (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
         (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),
         (lambda p: [(p / name).write_text("words") for name in ("a.txt", "b.csv")] and p, "holds no images"),
@@ -237,7 +243,9 @@ def test_an_empty_uri_is_named():
 
 def test_too_many_bad_images_fail():
     check_bad_share("x", 1, 100, 0.01)
-    with pytest.raises(LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"):
+    with pytest.raises(
+        LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"
+    ):
         check_bad_share("x", 2, 100, 0.01)
     with pytest.raises(LbaeError, match="more than the allowed share of nan"):
         check_bad_share("x", 0, 100, float("nan"))

@@ -8,8 +8,20 @@ import pytest
 from lbae.core.latents.packing import pack
 from lbae.errors import UserError
 from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.attribute_columns import candidate_columns, column_values, indicators, select_attributes
-from lbae.io.artifacts.latent_table import KIND, latent_part, open_latent_table, packed_latents, part_digest, write_parquet
+from lbae.io.artifacts.attribute_columns import (
+    candidate_columns,
+    column_values,
+    indicators,
+    select_attributes,
+)
+from lbae.io.artifacts.latent_table import (
+    KIND,
+    latent_part,
+    open_latent_table,
+    packed_latents,
+    part_digest,
+    write_parquet,
+)
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 ROWS = pa.table({"label": [3, 1, None, 3, 1, 0], "smiling": [True, None, False, True, True, False]})
@@ -26,7 +38,9 @@ def published(tmp_path, table: pa.Table) -> str:
     artifact.begin(uri, KIND, parents, config, False, [])
     write_parquet(uri, "data/part-00000.parquet", table)
     files = ["data/part-00000.parquet"]
-    artifact.publish(uri, KIND, fingerprint="f", parents=parents, config=config, rows=6, files=files, result={})
+    artifact.publish(
+        uri, KIND, fingerprint="f", parents=parents, config=config, rows=6, files=files, result={}
+    )
     return uri
 
 
@@ -75,7 +89,9 @@ def attributes_of(rows: pa.Table, wanted: str = "all"):
     chosen = select_attributes(wanted, column_values(rows, candidate_columns(rows.schema)))
     present, absent = indicators(rows, chosen)
     named = enumerate(attribute.name for attribute in chosen)
-    return {name: (present[:, i].astype(int).tolist(), absent[:, i].astype(int).tolist()) for i, name in named}
+    return {
+        name: (present[:, i].astype(int).tolist(), absent[:, i].astype(int).tolist()) for i, name in named
+    }
 
 
 def test_bool_columns_and_classes():

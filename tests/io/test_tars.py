@@ -20,7 +20,8 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 @pytest.fixture
 def tars(tmp_path) -> Path:
     write_tar(
-        tmp_path / "0.tar", {"a/1.jpg": b"one", "a/1.cls": b"7", "a/1.json": b"{}", "a/2.cls": b"8", "a/2.seg.png": b"no"}
+        tmp_path / "0.tar",
+        {"a/1.jpg": b"one", "a/1.cls": b"7", "a/1.json": b"{}", "a/2.cls": b"8", "a/2.seg.png": b"no"},
     )
     write_tar(tmp_path / "1.tar", {"1.png": b"three", "1.cls": b"9\n", "2.PNG": b"four"})
     return tmp_path
@@ -31,10 +32,17 @@ def test_samples_are_rows_with_keys_of_their_own(tars, monkeypatch):
     shards = plan(str(tars)).shards
     tables = [read_shard(shard) for shard in shards]
     assert [table["key"][0].as_py() for table in tables] == ["0.tar:a/1", "0.tar:a/2", "1.tar:1", "1.tar:2"]
-    assert [table["bytes"][0].as_py() for table in tables] == [b"one", None, b"three", b"four"]  # what has no image is kept
+    assert [table["bytes"][0].as_py() for table in tables] == [
+        b"one",
+        None,
+        b"three",
+        b"four",
+    ]  # what has no image is kept
     assert [table["path"][0].as_py() for table in tables] == ["a/1.jpg", None, "1.png", "2.PNG"]
     assert [table["label"][0].as_py() for table in tables] == [7, 8, 9, None]
-    assert [shard_keys(shard).to_pylist() for shard in shards] == [table["key"].to_pylist() for table in tables]
+    assert [shard_keys(shard).to_pylist() for shard in shards] == [
+        table["key"].to_pylist() for table in tables
+    ]
     assert [(shard.start, shard.rows) for shard in shards] == [(0, 1), (1, 1), (2, 1), (3, 1)]
 
 

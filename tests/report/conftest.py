@@ -19,7 +19,9 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     network = Untrained("inception-v3-compat", ["2048"], str(tmp_path / "none.pth"))
     for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):  # by default features of all images are alike to the last digits
+        if isinstance(
+            module, torch.nn.Conv2d
+        ):  # by default features of all images are alike to the last digits
             torch.nn.init.kaiming_normal_(module.weight)
     weights = tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
     weights.parent.mkdir(parents=True)

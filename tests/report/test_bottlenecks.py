@@ -23,7 +23,9 @@ def models(tmp_path_factory) -> dict[str, str]:
         made[kind] = str(tmp_path_factory.mktemp("models") / kind)
         history = [{"number": 1, "train_loss": 2.0, "validation_loss": 3.0}]
         result = {"images": 0, "history": history}
-        save_model(made[kind], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result=result)
+        save_model(
+            made[kind], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result=result
+        )
     return made
 
 

@@ -1,4 +1,6 @@
-"""Evaluation of the small pipeline: its figures against torch-fidelity's own, and what is refused or left out."""
+"""Evaluation of the small pipeline: its figures against torch-fidelity's own, and what is refused or left
+out.
+"""
 
 import io
 import json
@@ -63,7 +65,9 @@ def evaluate(job, pipeline: Pipeline, cache: Path):
 
     def call(out: Path, *more: object, **options: object) -> Outcome:
         given = {"bundle": pipeline.bundle, "data": pipeline.data, "cache": cache, "out": out} | options
-        words = [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+        words = [
+            word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)
+        ]
         return job("evaluate", *words, *more)
 
     return call
@@ -97,7 +101,12 @@ def kept_classifier(cache: Path, fingerprint: str) -> Classifier:
 
 
 def by_torch_fidelity(
-    classifier: Classifier, one: np.ndarray, other: np.ndarray, folder: Path, form: str = "png", subset: int = 600
+    classifier: Classifier,
+    one: np.ndarray,
+    other: np.ndarray,
+    folder: Path,
+    form: str = "png",
+    subset: int = 600,
 ) -> dict[str, float]:
     """What torch-fidelity says of image files, with the classifier registered as its feature extractor."""
 
@@ -147,7 +156,9 @@ def of_files(
 def assert_same(found: dict[str, float], theirs: dict[str, float]) -> None:
     assert found["frechet"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert found["kernel"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-5)
-    assert [found["precision"], found["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], rel=1e-3)
+    assert [found["precision"], found["recall"]] == pytest.approx(
+        [theirs["precision"], theirs["recall"]], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("made", [RECONSTRUCTIONS, "mixture"])
@@ -185,7 +196,9 @@ def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
     page = (whole / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(whole.glob("*.png")))
     assert "src=http" not in page.replace('"', "")
-    assert all(f"<th>{name}</th>" in page for name in ("training", "precision", "recall", "nearest", "copies"))
+    assert all(
+        f"<th>{name}</th>" in page for name in ("training", "precision", "recall", "nearest", "copies")
+    )
     assert f"<tr><th>{TEST}</th>" in page, "what samples' nearest training latents are judged against"
 
 
@@ -206,17 +219,27 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
     before = bundle.decode(latents)
     had, index = classifier.decide(classifier.features(before)), names.index(found["attribute"])
     chosen = np.flatnonzero(had[:, index] != found["value"])[:EDITED]
-    assert found["images"] == pytest.approx(len(chosen), abs=2)  # bits that are zero to rounding may be others here
+    assert found["images"] == pytest.approx(
+        len(chosen), abs=2
+    )  # bits that are zero to rounding may be others here
     edited = []
     for row in chosen:
-        others = [name for name, has in zip(names, had[row], strict=True) if has and name in bundle.attributes.lifted]
+        others = [
+            name
+            for name, has in zip(names, had[row], strict=True)
+            if has and name in bundle.attributes.lifted
+        ]
         asked = ([found["attribute"]], others) if found["value"] else ([], [found["attribute"]])
-        edited.append(edit(bundle.attributes, bundle.normals, latents[row : row + 1], *asked, method="bits")[0])
+        edited.append(
+            edit(bundle.attributes, bundle.normals, latents[row : row + 1], *asked, method="bits")[0]
+        )
     after = bundle.decode(np.stack(edited))
     success = (classifier.decide(classifier.features(after))[:, index] == found["value"]).mean()
     pixels = np.sqrt(np.square(after / 255 - before[chosen] / 255).mean(axis=(1, 2, 3))).mean()
     assert found["bits"]["success"] == pytest.approx(success, abs=0.03)
-    assert found["bits"]["bits"] == pytest.approx((np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03)
+    assert found["bits"]["bits"] == pytest.approx(
+        (np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03
+    )
     assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
     assert found["bits"]["others"] is None, "there is one column"
 
@@ -228,7 +251,9 @@ GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(
 def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen, device):
     bundle, columns = seen[0].bundle.to(device), {"coarse": 20, "fine": 100}
     attributes = [Attribute(name="label", column="label", yes=1, no=0)]
-    attributes += [Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)]
+    attributes += [
+        Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)
+    ]
     classifier = Classifier(1, tuple(attributes), {}).to(device).eval()
     with torch.no_grad():
         classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
@@ -254,16 +279,25 @@ def test_the_same_again_is_the_same_from_the_cache(evaluate, pipeline, whole, re
 
 
 @pytest.mark.slow
-def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(pipeline, report, cache, tmp_path):
+def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(
+    pipeline, report, cache, tmp_path
+):
     table = pq.read_table(pipeline.data)
     (tmp_path / "data").mkdir()
     for part in range(4):
         pq.write_table(table.slice(150 * part, 150), tmp_path / "data" / f"{part}.parquet")
-    options = {"bundle": pipeline.bundle, "data": str(tmp_path / "data"), "out": str(tmp_path / "e"), "cache": str(cache)}
+    options = {
+        "bundle": pipeline.bundle,
+        "data": str(tmp_path / "data"),
+        "out": str(tmp_path / "e"),
+        "cache": str(cache),
+    }
     options |= {"train_data": str(pipeline.data), "latents": pipeline.latents, "moments": pipeline.moments}
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     command = [sys.executable, "-m", "tests.distributed.evaluate_on_two_nodes", json.dumps(options)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert '{"killed": true}' in done.stdout
     found = read_report(tmp_path / "e")
@@ -282,7 +316,9 @@ def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_p
     pq.write_table(pq.read_table(digits / "a.parquet").slice(0, 60), tmp_path / "few.parquet")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(tmp_path / "few.parquet")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stderr
     facts = {"cpus": [3, 2, 2], "columns": ["label"], "workers_memory_is_of_one_node": True}
     assert json.loads(done.stdout.splitlines()[-1]) == facts
@@ -296,23 +332,40 @@ def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_
     pq.write_table(pq.read_table(SAMPLE).slice(0, kept), test)
     for module in (streams, evaluation):
         monkeypatch.setattr(module, "KEPT", kept)
-    done = evaluate(tmp_path / "e", "--priors", "mixture,coins", "--protocol", "paper", data=test, train_data=pipeline.data)
+    done = evaluate(
+        tmp_path / "e",
+        "--priors",
+        "mixture,coins",
+        "--protocol",
+        "paper",
+        data=test,
+        train_data=pipeline.data,
+    )
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert [list(row) for row in found["distances"].values()] == [[TEST]] * 4
-    absent = {"LPIPS", "nearest training latents", "training images beside samples", "distances to training images"}
+    absent = {
+        "LPIPS",
+        "nearest training latents",
+        "training images beside samples",
+        "distances to training images",
+    }
     assert set(found["left_out"]) == absent | {"moments of samples, slide 16's figures"}
     assert found["moments_of_samples"] == {}
     assert found["rows_used"]["kernel, precision, recall"] == found["images"][TEST] == kept
     bundle = lbae.load_bundle(pipeline.bundle)
     images = np.concatenate([part.images for part in decode_every(plan(str(test)), bundle.codec.config)])
     classifier = kept_classifier(cache, found["fingerprints"]["classifier"])
-    theirs = by_torch_fidelity(classifier, bundle.sample(kept, seed=0), images, tmp_path, form="jpg", subset=1_000)
+    theirs = by_torch_fidelity(
+        classifier, bundle.sample(kept, seed=0), images, tmp_path, form="jpg", subset=1_000
+    )
     assert_same(found["distances"]["mixture"][TEST], theirs)
 
 
 @pytest.mark.slow
-def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_files(evaluate, pipeline, inception, tmp_path):
+def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_files(
+    evaluate, pipeline, inception, tmp_path
+):
     """Of an Inception that was not trained; nothing here downloads the weights of the one that was."""
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 12), few)
@@ -334,11 +387,15 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
     theirs = of_files(bundle.sample(12, seed=0), images, tmp_path, "2048", **how)
     row = found["distances"]["mixture"][TEST]
     assert row["kernel"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert [row["precision"], row["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], rel=1e-3)
+    assert [row["precision"], row["recall"]] == pytest.approx(
+        [theirs["precision"], theirs["recall"]], rel=1e-3
+    )
 
 
 @pytest.mark.slow
-def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(job, evaluate, pipeline, tmp_path):
+def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(
+    job, evaluate, pipeline, tmp_path
+):
     first, last = tmp_path / "a.parquet", tmp_path / "b.parquet"
     for place in (first, last):
         pq.write_table(pq.read_table(pipeline.data / place.name).slice(0, 60), place)
@@ -352,7 +409,9 @@ def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(j
     ):
         done = job(*words)
         assert done.code == 0, done.err
-    done = evaluate(tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", **made, data=last, train_data=last)
+    done = evaluate(
+        tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", **made, data=last, train_data=last
+    )
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert found["nearest"]["mixture"]["percentiles_1_50"]
@@ -362,18 +421,23 @@ def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(j
 
 @pytest.mark.slow
 def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
-    """A shard without any image, missing and broken files, labels of another type, three copies of training images.
+    """A shard without any image, missing and broken files, labels of another type, three copies of training
+    images.
 
     The training images have a column that mixes -1 and classes.
     """
     (tmp_path / "train").mkdir()
     for name in ("a.parquet", "b.parquet"):
         table = pq.read_table(pipeline.data / name)
-        pq.write_table(table.append_column("cluster", pa.array(np.arange(len(table)) % 4 - 1)), tmp_path / "train" / name)
+        pq.write_table(
+            table.append_column("cluster", pa.array(np.arange(len(table)) % 4 - 1)), tmp_path / "train" / name
+        )
     cells = [cell["bytes"] for cell in pq.read_table(pipeline.data / "b.parquet")["image"].to_pylist()]
     mirrored = [encode_png(image[:, ::-1]) for image in decoded_cells(cells[:200])]
     image_table(tmp_path / "test" / "a.parquet", [None, b"", b"no image"], label=["3"] * 3)
-    image_table(tmp_path / "test" / "b.parquet", [None, *mirrored, cells[7], cells[7], cells[8]], label=["3"] * 204)
+    image_table(
+        tmp_path / "test" / "b.parquet", [None, *mirrored, cells[7], cells[7], cells[8]], label=["3"] * 204
+    )
     inputs = {"data": tmp_path / "test", "train_data": tmp_path / "train"}
     done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, **inputs)
     assert done.code == 0, done.err
@@ -393,13 +457,17 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
 
 @pytest.fixture
 def seen() -> tuple[Inputs, Settings, Findings]:
-    """What a small evaluation found, of the golden bundle and 40 test images, each of one grey, that grows."""
+    """What a small evaluation found, of the golden bundle and 40 test images, each of one grey,
+    that grows."""
     bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
     images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
     latents = bundle.encode(images)
     rebuilt = bundle.decode(latents)
     stream = Stream(3, 40)
-    block = {"features": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), "latents": pack(latents)}
+    block = {
+        "features": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32),
+        "latents": pack(latents),
+    }
     errors = pixel_sums(images, rebuilt, None) | {BAD: 0.0}
     shown = np.stack([images, rebuilt], axis=1)
     stream.add(Seen(stream=RECONSTRUCTIONS, index=0, places=np.arange(40), sums=errors, shown=shown, **block))
@@ -413,7 +481,9 @@ def seen() -> tuple[Inputs, Settings, Findings]:
         paths=measure_paths(bundle.codec, bundle.normals, latents[:4], 0),
     )
     inputs = Inputs(bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={})
-    settings = Settings(priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0)
+    settings = Settings(
+        priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0
+    )
     return inputs, settings, found
 
 
@@ -440,7 +510,12 @@ def test_blocks_add_up_the_same_however_they_come():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 8)).astype(np.float32)
     blocks = [
-        Seen(stream="s", index=i, places=np.arange(50 * i, 50 * i + 50), features=features[50 * i : 50 * i + 50])
+        Seen(
+            stream="s",
+            index=i,
+            places=np.arange(50 * i, 50 * i + 50),
+            features=features[50 * i : 50 * i + 50],
+        )
         for i in range(6)
     ]
     forth, back = Stream(8, 300), Stream(8, 300)
@@ -484,7 +559,9 @@ def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
 
 
 def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
-    """The distance of equal Gaussians falls with the count of images on either side: a floor of more is out of reach."""
+    """The distance of equal Gaussians falls with the count of images on either side: a floor of more is out
+    of reach.
+    """
     rng, dim, tested = np.random.default_rng(0), 32, 300
     features = rng.normal(size=(6_000, dim)).astype(np.float32)
     training, some = FeatureSums.empty(dim), FeatureSums.empty(dim)
@@ -494,7 +571,9 @@ def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
     drawn = training.drawn(tested)
     assert drawn.count == len(drawn.features()) == tested
     np.testing.assert_array_equal(drawn.features(), features[::2][drawn_rows(3_000, tested)])
-    np.testing.assert_allclose(drawn.statistics()["sigma"], np.cov(drawn.features().numpy().T.astype(np.float64)))
+    np.testing.assert_allclose(
+        drawn.statistics()["sigma"], np.cov(drawn.features().numpy().T.astype(np.float64))
+    )
     as_many, all_of_them = (distances(some, images, ("frechet",))["frechet"] for images in (drawn, training))
     assert as_many > 1.5 * all_of_them
     assert training.drawn(5_000).count == 3_000, "all that are kept"
@@ -502,13 +581,20 @@ def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
 
 def test_features_that_are_not_finite_are_an_error():
     with pytest.raises(LbaeError, match="1 of 2 images have features that are not finite"):
-        FeatureSums.empty(3).add(np.array([[0, 1, 2], [0, np.nan, 2]], dtype=np.float32), np.array([True, True]))
+        FeatureSums.empty(3).add(
+            np.array([[0, 1, 2], [0, np.nan, 2]], dtype=np.float32), np.array([True, True])
+        )
 
 
 @pytest.mark.parametrize(
     ("options", "words", "message"),
     [
-        ({}, (), "a classifier's features: needs --train-data with labels or attributes; or ask for --features inception"),
+        (
+            {},
+            (),
+            "a classifier's features: needs --train-data with labels or attributes; or ask for --features"
+            " inception",
+        ),
         ({"train_data": "data"}, ("--priors", "mixtur"), "unknown prior 'mixtur'"),
         ({"train_data": "data"}, ("--metrics", "fid"), "unknown metric 'fid'"),
         ({"latents": "others"}, (), "was fitted from latents"),

@@ -23,7 +23,9 @@ CONFIG = ModelConfig(image_size=32, padding=2, image_channels=1)
 
 @pytest.fixture
 def squares(tmp_path):
-    """Grey images with a class (where a bright square lies) and an attribute (whether the ground is light), some unknown."""
+    """Grey images with a class (where a bright square lies) and an attribute (whether the ground is light),
+    some unknown.
+    """
     rng = np.random.default_rng(0)
     cells, kinds, lights = [], [], []
     for index in range(300):
@@ -74,7 +76,9 @@ def test_references_are_told_apart_and_damage_is_seen(tmp_path):
     assert cache.reference(made_of).features.count == 3
     (arrays,) = (tmp_path / "features").glob("*.safetensors")
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"!")
-    with pytest.raises(LbaeError, match=r"an entry of the cache, is damaged \(.* holds something else\): delete both"):
+    with pytest.raises(
+        LbaeError, match=r"an entry of the cache, is damaged \(.* holds something else\): delete both"
+    ):
         cache.reference(made_of)
     arrays.unlink()
     with pytest.raises(LbaeError, match=r"is damaged \(FileNotFoundError"):
@@ -114,7 +118,9 @@ def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(inception
 def test_without_weights_it_is_said_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(LbaeError, match=rf"not at {tmp_path}/hub/.*put that file there, or .*--features classifier"):
+    with pytest.raises(
+        LbaeError, match=rf"not at {tmp_path}/hub/.*put that file there, or .*--features classifier"
+    ):
         load_inception()
 
 

@@ -24,7 +24,9 @@ def test_sums_over_images_do_not_depend_on_how_they_are_cut(images):
     parts = [pixel_sums(images[i : i + 2], other[i : i + 2], None) for i in range(0, 5, 2)]
     for name, total in whole.items():
         assert sum(part[name] for part in parts) == pytest.approx(total)
-    assert whole["mse"] == pytest.approx(np.square(images / 255 - other / 255).mean(axis=(1, 2, 3)).sum(), rel=1e-5)
+    assert whole["mse"] == pytest.approx(
+        np.square(images / 255 - other / 255).mean(axis=(1, 2, 3)).sum(), rel=1e-5
+    )
     assert pixel_sums(images, images, None) == pytest.approx({"mse": 0, "ssim": 5})
 
 

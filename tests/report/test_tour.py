@@ -13,7 +13,9 @@ def test_a_tour_writes_pictures_a_report_and_a_page(pipeline, tmp_path):
     report = write_tour(str(tmp_path), **places, results=results, change=("label=1", "label=7"))
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (
-        picture_size(tmp_path / "samples.png") == picture_size(tmp_path / "samples_direct.png") == (16 * 58 + 2, 4 * 58 + 2)
+        picture_size(tmp_path / "samples.png")
+        == picture_size(tmp_path / "samples_direct.png")
+        == (16 * 58 + 2, 4 * 58 + 2)
     )
     assert picture_size(tmp_path / "reconstructions.png") == (16 * 58 + 2, 4 * 58 + 2)
     assert picture_size(tmp_path / "interpolation.png") == (12 * 58 + 2, 4 * 58 + 2)

@@ -33,7 +33,9 @@ N = 21
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    """An untrained network of 16 colour pixels and 21 bits, a prior of two components, attributes "a" and "b"."""
+    """An untrained network of 16 colour pixels and 21 bits, a prior of two components, attributes "a" and
+    "b".
+    """
     rng = np.random.default_rng(0)
     present = rng.random((4000, 2)) < [0.4, 0.6]
     hidden = rng.normal(size=(4000, N))
@@ -76,7 +78,9 @@ class Client:
 
     def __init__(self, bundle: Bundle, limits: Limits) -> None:
         self.seen: list[tuple[str, int]] = []
-        self.app = create_app(opened(bundle), limits, lambda route, status, seconds: self.seen.append((route, status)))
+        self.app = create_app(
+            opened(bundle), limits, lambda route, status, seconds: self.seen.append((route, status))
+        )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.requests((method, path, options))[0]
@@ -90,7 +94,9 @@ class Client:
                 self.app.router.lifespan_context(self.app),
                 httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
             ):
-                return await asyncio.gather(*(client.request(method, path, **rest) for method, path, rest in calls))
+                return await asyncio.gather(
+                    *(client.request(method, path, **rest) for method, path, rest in calls)
+                )
 
         return asyncio.run(call())
 

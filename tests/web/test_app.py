@@ -22,7 +22,9 @@ from tests.web.conftest import Client, N, b64, image_file, pixels_of
 def latents_in(answer) -> np.ndarray:
     fields = answer.json()["latents"]
     assert all(bytes.fromhex(field["hex"]) == base64.b64decode(field["base64"]) for field in fields)
-    return np.concatenate([unpack(np.frombuffer(base64.b64decode(f["base64"]), np.uint8)[None], N) for f in fields])
+    return np.concatenate(
+        [unpack(np.frombuffer(base64.b64decode(f["base64"]), np.uint8)[None], N) for f in fields]
+    )
 
 
 def packed(latents: np.ndarray) -> list[str]:
@@ -51,7 +53,9 @@ def test_a_sample_is_the_bundles_in_every_format(client, bundle):
     np.testing.assert_array_equal(pixels_of(grid.content), square_grid(images))
     with zipfile.ZipFile(io.BytesIO(client.post("/v1/sample", {**ask, "format": "zip"}).content)) as file:
         assert file.namelist() == ["0000.png", "0001.png", "0002.png"]
-        np.testing.assert_array_equal(np.stack([pixels_of(file.read(name)) for name in file.namelist()]), images)
+        np.testing.assert_array_equal(
+            np.stack([pixels_of(file.read(name)) for name in file.namelist()]), images
+        )
     latents = latents_in(client.post("/v1/sample", {**ask, "format": "latents"}))
     np.testing.assert_array_equal(latents, bundle.prior.sample(3, 9))
     for kind in ("png", "webp", "jpeg"):
@@ -61,11 +65,14 @@ def test_a_sample_is_the_bundles_in_every_format(client, bundle):
 
 
 def test_a_sample_has_the_attributes_and_the_component_asked_for(client, bundle):
-    given = latents_in(client.post("/v1/sample", {"n": 40, "seed": 1, "given": {"a": True}, "format": "latents"}))
+    given = latents_in(
+        client.post("/v1/sample", {"n": 40, "seed": 1, "given": {"a": True}, "format": "latents"})
+    )
     np.testing.assert_array_equal(given, bundle.prior.sample_given(40, 1, {"a": True})[0])
     assert given[:, :5].mean() > 0.3
     of_component = [
-        latents_in(client.post("/v1/sample", {"n": 400, "seed": 1, "component": c, "format": "latents"})) for c in (0, 1)
+        latents_in(client.post("/v1/sample", {"n": 400, "seed": 1, "component": c, "format": "latents"}))
+        for c in (0, 1)
     ]
     together = [np.corrcoef(latents[:, 0], latents[:, 1])[0, 1] for latents in of_component]
     assert together[0] > 0.2 > abs(together[1])  # the second component draws every bit on its own
@@ -95,12 +102,16 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
     strip = client.post("/v1/interpolate", ask)
     assert (strip.headers["content-type"], strip.headers["x-seed"]) == ("image/png", "0")
     assert pixels_of(strip.content).shape == (16 * 2 + 4, 4 * 34 + 2, 3)
-    with Image.open(io.BytesIO(client.post("/v1/interpolate", {**ask, "format": "webp"}).content)) as animation:
+    with Image.open(
+        io.BytesIO(client.post("/v1/interpolate", {**ask, "format": "webp"}).content)
+    ) as animation:
         assert 2 <= animation.n_frames <= 6  # equal frames become one
     streamed = client.post("/v1/interpolate", {**ask, "format": "stream"})
     lines = [json.loads(line) for line in streamed.text.splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3]
-    np.testing.assert_array_equal(np.stack([pixels_of(base64.b64decode(line["image"])) for line in lines]), frames)
+    np.testing.assert_array_equal(
+        np.stack([pixels_of(base64.b64decode(line["image"])) for line in lines]), frames
+    )
     loop = latents_in(client.post("/v1/interpolate", {**ask, "loop": True, "format": "latents"}))
     assert len(loop) == 7
     np.testing.assert_array_equal(loop[0], loop[-1])
@@ -140,7 +151,9 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
 def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
     bundle, monkeypatch, path, body, module, work, calls
 ):
-    """Four threads stay four though requests come again and again, and what is left of a request is not done any more."""
+    """Four threads stay four though requests come again and again, and what is left of a request is not done
+    any more.
+    """
     begun, let_go, works = [], threading.Event(), getattr(module, work)
 
     def stuck(*arguments, **options):
@@ -163,7 +176,9 @@ def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
 def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
     made = []
     encode = answers.image_fields
-    monkeypatch.setattr(answers, "image_fields", lambda images, kind: made.append(len(images)) or encode(images, kind))
+    monkeypatch.setattr(
+        answers, "image_fields", lambda images, kind: made.append(len(images)) or encode(images, kind)
+    )
 
     async def decoded():
         yield np.zeros((3, 8, 8, 1), dtype=np.uint8)
@@ -183,11 +198,20 @@ def test_an_edit_is_the_bundles(client, bundle):
     assert int(answer.headers["x-bits-changed"]) == changed[0] > 0
     files = client.request("POST", "/v1/edit", files={"image": image}, data={"request": json.dumps(ask)})
     assert files.content == answer.content
-    ask = {"item": {"image": b64(image)}, "set": ["a"], "method": "hyperplane", "seed": 7, "format": "latents"}
+    ask = {
+        "item": {"image": b64(image)},
+        "set": ["a"],
+        "method": "hyperplane",
+        "seed": 7,
+        "format": "latents",
+    }
     hyperplane, before = client.post("/v1/edit", ask), bundle.encode(pixels_of(image)[None])
     after = edit(bundle.attributes, bundle.normals, before, ["a"], method="hyperplane", seed=7)
     np.testing.assert_array_equal(latents_in(hyperplane), after)
-    assert (hyperplane.headers["x-seed"], hyperplane.json()["bits_changed"]) == ("7", int((after != before).sum()))
+    assert (hyperplane.headers["x-seed"], hyperplane.json()["bits_changed"]) == (
+        "7",
+        int((after != before).sum()),
+    )
 
 
 def test_batches_have_a_result_or_an_error_an_item(client, bundle):
@@ -205,9 +229,9 @@ def test_batches_have_a_result_or_an_error_an_item(client, bundle):
     by_file = client.request("POST", "/v1/encode", files=[("image", data) for data in good]).json()["results"]
     assert by_file == [results[0], results[3]]
 
-    decoded = client.post("/v1/decode", {"latents": [results[0]["base64"], b64(b"x"), b64(b"\xff\xff\xff")]}).json()[
-        "results"
-    ]
+    decoded = client.post(
+        "/v1/decode", {"latents": [results[0]["base64"], b64(b"x"), b64(b"\xff\xff\xff")]}
+    ).json()["results"]
     rebuilt = client.post("/v1/reconstruct", {"images": [b64(good[0])]}).json()["results"]
     assert decoded[0] == rebuilt[0]
     np.testing.assert_array_equal(
@@ -218,6 +242,10 @@ def test_batches_have_a_result_or_an_error_an_item(client, bundle):
 
 
 def test_a_batch_of_errors_only_is_an_answer_too(client):
-    for path, body in [("encode", {"images": ["?"]}), ("reconstruct", {"images": [""]}), ("decode", {"latents": ["?"]})]:
+    for path, body in [
+        ("encode", {"images": ["?"]}),
+        ("reconstruct", {"images": [""]}),
+        ("decode", {"latents": ["?"]}),
+    ]:
         results = client.post(f"/v1/{path}", body).json()["results"]
         assert [set(result) for result in results] == [{"error"}]

@@ -54,7 +54,12 @@ def test_every_verb_against_the_bundle(bundle):
         web.attributes(),
         web.model(),
     )
-    assert (drawn.media_type, drawn.seed, drawn.bundle, drawn.bits_changed) == ("application/zip", 3, "abc", None)
+    assert (drawn.media_type, drawn.seed, drawn.bundle, drawn.bits_changed) == (
+        "application/zip",
+        3,
+        "abc",
+        None,
+    )
     assert [first.packed, second.packed] == [row.tobytes() for row in pack(latents)]
     assert (bad.status, bad.kind, bad.param) == (422, "invalid_request", "1")
     assert path.media_type == "image/webp"

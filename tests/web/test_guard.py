@@ -41,18 +41,24 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(bundle)
             yield b" " * 100
 
     for content in (b" " * 2000, pieces()):
-        answer = client.request("POST", "/v1/sample", content=content, headers={"content-type": "application/json"})
+        answer = client.request(
+            "POST", "/v1/sample", content=content, headers={"content-type": "application/json"}
+        )
         assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
 
 
 def test_pixels_are_counted_before_they_are_unpacked(bundle):
     client = Client(bundle, Limits(max_pixels=400))
-    results = client.post("/v1/encode", {"images": [b64(image_file(1)), b64(image_file(1, (21, 20)))]}).json()["results"]
+    results = client.post(
+        "/v1/encode", {"images": [b64(image_file(1)), b64(image_file(1, (21, 20)))]}
+    ).json()["results"]
     assert "error" not in results[0]
     assert "21 x 20 pixels; allowed: 400 pixels" in results[1]["error"]["message"]
     bomb = io.BytesIO()
     Image.fromarray(np.zeros((9000, 9000), np.uint8)).save(bomb, "PNG")
-    (result,) = Client(bundle, Limits()).post("/v1/encode", {"images": [b64(bomb.getvalue())]}).json()["results"]
+    (result,) = (
+        Client(bundle, Limits()).post("/v1/encode", {"images": [b64(bomb.getvalue())]}).json()["results"]
+    )
     assert "9000 x 9000 pixels" in result["error"]["message"]
 
 
@@ -73,7 +79,9 @@ def test_a_client_that_is_too_slow_is_told_so(bundle):
         yield b"{"
         await asyncio.sleep(60)
 
-    answer = client.request("POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"})
+    answer = client.request(
+        "POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"}
+    )
     assert (answer.status_code, answer.json()["error"]["type"]) == (408, "timeout")
     assert "the body did not arrive in 0.2 s" in answer.json()["error"]["message"]
 
@@ -98,8 +106,13 @@ def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch
 
 def test_a_client_that_goes_away_is_no_failure(bundle, caplog):
     seen: list[tuple[str, int]] = []
-    head = b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
-    with listening(bundle, Limits(), observe=lambda route, status, seconds: seen.append((route, status))) as url:
+    head = (
+        b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
+        b" 99\r\n\r\n{"
+    )
+    with listening(
+        bundle, Limits(), observe=lambda route, status, seconds: seen.append((route, status))
+    ) as url:
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as connection:
             connection.sendall(head)
         while not seen:
@@ -112,10 +125,18 @@ def test_a_client_that_goes_away_is_no_failure(bundle, caplog):
 def test_a_request_that_its_server_gives_up_is_no_failure(bundle, monkeypatch):
     """As Ray Serve does where the client of its proxy goes away."""
     client, asked = Client(bundle, Limits()), threading.Event()
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1])
+    monkeypatch.setattr(
+        type(bundle), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1]
+    )
 
     async def run() -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/decode", "query_string": b"", "http_version": "1.1"}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/decode",
+            "query_string": b"",
+            "http_version": "1.1",
+        }
         headers = [(b"content-type", b"application/json")]
         body = {"type": "http.request", "body": b'{"latents": ["AAAA"]}'}
 
@@ -138,7 +159,8 @@ def test_a_request_that_its_server_gives_up_is_no_failure(bundle, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["", "/models/faces"])
 def test_the_guard_stands_before_a_prefix_too(bundle, prefix):
-    """Servers name the prefix under which they mount an application in root_path, and leave it in the path."""
+    """Servers name the prefix under which they mount an application in root_path, and leave it in
+    the path."""
     client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
     transport = httpx.ASGITransport(client.app, root_path=prefix, raise_app_exceptions=False)
 
@@ -172,7 +194,9 @@ def test_a_failure_says_nothing_of_the_inside(bundle, monkeypatch):
     monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
     answer = client.post("/v1/sample", {"n": 1})
     assert answer.status_code == 500
-    assert answer.json() == {"error": {"type": "internal", "message": "the service failed; its log says how", "param": None}}
+    assert answer.json() == {
+        "error": {"type": "internal", "message": "the service failed; its log says how", "param": None}
+    }
     assert client.seen == [("/v1/sample", 500)]
 
 

@@ -39,8 +39,16 @@ def test_a_prompt_names_attributes(images, bundle):
     [
         ({"prompt": "a cat"}, openai.UnprocessableEntityError, "unknown attribute 'a cat'"),
         ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for 'a' and for not 'a'"),
-        ({"prompt": "a", "size": "1024x1024"}, openai.UnprocessableEntityError, "size is '1024x1024'; allowed: auto, 16x16"),
-        ({"prompt": "a", "model": "dall-e-3"}, openai.NotFoundError, "model 'dall-e-3' does not exist; allowed: lbae"),
+        (
+            {"prompt": "a", "size": "1024x1024"},
+            openai.UnprocessableEntityError,
+            "size is '1024x1024'; allowed: auto, 16x16",
+        ),
+        (
+            {"prompt": "a", "model": "dall-e-3"},
+            openai.NotFoundError,
+            "model 'dall-e-3' does not exist; allowed: lbae",
+        ),
         ({"prompt": "a", "response_format": "url"}, openai.UnprocessableEntityError, "b64_json"),
         ({"prompt": "a", "n": 0}, openai.UnprocessableEntityError, "greater than or equal to 1"),
     ],

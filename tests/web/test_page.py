@@ -34,7 +34,9 @@ def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
 
 def test_nothing_outside_is_named():
     files = (Path(__file__).parents[2] / "lbae" / "web" / "page" / "static").iterdir()
-    assert not [file.name for file in files if "http://" in file.read_text() or "https://" in file.read_text()]
+    assert not [
+        file.name for file in files if "http://" in file.read_text() or "https://" in file.read_text()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +158,12 @@ def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, 
     page.evaluate(
         """text => {
             const files = new DataTransfer();
-            files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png", {type: "image/png"}));
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            files.items.add(new File([bytes], "a.png", {type: "image/png"}));
             const slot = document.querySelector("[data-name=edited] .drop");
             for (const kind of ["dragenter", "dragover", "drop"])
-                slot.dispatchEvent(new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true}));
+                slot.dispatchEvent(
+                    new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true}));
         }""",
         base64.b64encode(data).decode(),
     )
@@ -169,7 +173,9 @@ def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, 
         expect(page.locator("#edit .curl pre")).to_contain_text(f'"strength":{strength}')
     assert len([body for body in sent if base64.b64encode(data[:300]).decode() in body]) == 1
     page.locator("#edit").get_by_text("The same with curl").click()
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as on a page by plain HTTP
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined})"
+    )  # as on a page by plain HTTP
     page.locator("#edit .curl button").click()
     expect(page.locator("#edit .curl button")).to_have_text("Copied")
     command = page.locator("#edit .curl pre").inner_text()
@@ -188,7 +194,9 @@ def test_the_page_is_dark_where_its_reader_is(chromium, url):
         page = chromium.new_page(color_scheme=scheme)
         page.goto(url)
         expect(page.locator(".grid img")).to_have_count(36)
-        levels = [page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color")]
+        levels = [
+            page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color")
+        ]
         backs.append([sum(map(int, re.findall(r"\d+", level))) for level in levels])
         page.close()
     (light, dark_ink), (dark, light_ink) = backs

@@ -1,4 +1,6 @@
-"""What requests cannot be: every field of every body, image files, media types; each a 4xx that names the field."""
+"""What requests cannot be: every field of every body, image files, media types; each a 4xx that names the
+field.
+"""
 
 import dataclasses
 import io
@@ -47,12 +49,19 @@ EDIT = [
     *[({"item": GOOD, side: names}, side) for side in ("set", "unset") for names in ("a", ["a"] * 65)],
     *[({"item": GOOD, side: [name]}, f"{side}.0") for side in ("set", "unset") for name in ("c", 3, LONG)],
     ({"item": GOOD, "set": ["a"], "unset": ["a"]}, "set"),
-    *[({"item": GOOD, "set": ["a"], "strength": strength}, "strength") for strength in (-0.1, 1.1, "1", True)],
+    *[
+        ({"item": GOOD, "set": ["a"], "strength": strength}, "strength")
+        for strength in (-0.1, 1.1, "1", True)
+    ],
     *[({"item": GOOD, "set": ["a"], "method": method}, "method") for method in ("magic", 1)],
     ({"item": GOOD, "set": ["a"], "format": "grid"}, "format"),
 ]
 BATCHES = [
-    *[(path, {"images": images}, "images") for path in ("encode", "reconstruct") for images in ([], ["A"] * 257, "A", None)],
+    *[
+        (path, {"images": images}, "images")
+        for path in ("encode", "reconstruct")
+        for images in ([], ["A"] * 257, "A", None)
+    ],
     *[(path, {"images": [3]}, "images.0") for path in ("encode", "reconstruct")],
     *[("decode", {"latents": latents}, "latents") for latents in ([], ["A"] * 257, "A")],
     ("decode", {"latents": [3]}, "latents.0"),
@@ -101,7 +110,11 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
         ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),
         ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
         ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'bits' or 'hyperplane'"),
-        ("edit", {"item": {"image": b64(b"GIF89a")}, "set": ["a"]}, "no image format of those that are allowed (PNG, JPEG"),
+        (
+            "edit",
+            {"item": {"image": b64(b"GIF89a")}, "set": ["a"]},
+            "no image format of those that are allowed (PNG, JPEG",
+        ),
     ],
 )
 def test_what_it_says(client, path, body, message):
@@ -120,12 +133,16 @@ def test_an_impossible_condition(bundle):
 
 def test_half_a_surrogate_pair_is_a_mistake_and_no_failure(client):
     for body in (b'{"\\ud800": 1}', b'{"given": {"\\ud800": true}}', b'{"format": "\\ud800"}'):
-        answer = client.request("POST", "/v1/sample", content=body, headers={"content-type": "application/json"})
+        answer = client.request(
+            "POST", "/v1/sample", content=body, headers={"content-type": "application/json"}
+        )
         assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request")
 
 
 def test_an_answer_that_would_not_fit_into_memory_is_refused_before_it_is_made(bundle, monkeypatch):
-    client = Client(bundle, Limits(max_answer_pixels=20_000))  # 78 images of 16 x 16, 19 in a grid, 4 in an animation
+    client = Client(
+        bundle, Limits(max_answer_pixels=20_000)
+    )  # 78 images of 16 x 16, 19 in a grid, 4 in an animation
     monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
     two, many = [LATENT, LATENT], ["AAAA"] * 79
     for path, body, param in [
@@ -151,14 +168,22 @@ def test_answers_at_the_limit_are_made(bundle):
         ("sample", {"n": 19}),
         ("sample", {"n": 78, "format": "zip"}),
         ("interpolate", {"items": two, "steps": 3, "format": "webp"}),
-        ("interpolate", {"items": two, "steps": 64, "format": "stream"}),  # of which there are a few frames at a time
+        (
+            "interpolate",
+            {"items": two, "steps": 64, "format": "stream"},
+        ),  # of which there are a few frames at a time
     ]:
         assert client.post(f"/v1/{path}", body).status_code == 200
 
 
 def saved(kind: str, *frames: Image.Image, **options) -> bytes:
     buffer = io.BytesIO()
-    frames[0].save(buffer, kind, **({"save_all": True, "append_images": list(frames[1:])} if frames[1:] else {}), **options)
+    frames[0].save(
+        buffer,
+        kind,
+        **({"save_all": True, "append_images": list(frames[1:])} if frames[1:] else {}),
+        **options,
+    )
     return buffer.getvalue()
 
 
@@ -167,7 +192,9 @@ def grey(level: int, side: int = 16) -> Image.Image:
 
 
 def test_files_that_are_refused(client):
-    """Formats that hold others without a limit (ICO), that start programs (EPS), and whatever else Pillow knows."""
+    """Formats that hold others without a limit (ICO), that start programs (EPS), and whatever else Pillow
+    knows.
+    """
     others = {kind: saved(kind, grey(9)) for kind in ("ICO", "EPS", "GIF", "BMP", "TIFF", "PPM")}
     animated = {f"animated {kind}": saved(kind, grey(10), grey(200)) for kind in ("WEBP", "PNG")}
     cut, progressive = image_file(1)[:60], saved("JPEG", grey(9), progressive=True)
@@ -175,7 +202,9 @@ def test_files_that_are_refused(client):
     files = {**others, **animated, "cut": cut, "endless": endless, "empty": b"", "words": b"words"}
     results = client.post("/v1/encode", {"images": [b64(data) for data in files.values()]}).json()["results"]
     said = {name: result["error"]["message"] for name, result in zip(files, results, strict=True)}
-    assert [name for name, message in said.items() if "no image format of those that are allowed" in message] == [
+    assert [
+        name for name, message in said.items() if "no image format of those that are allowed" in message
+    ] == [
         *others,
         "words",
     ]
@@ -187,7 +216,9 @@ def test_files_that_are_refused(client):
 
 
 def test_a_photograph_with_more_pictures_behind_it_is_none_that_moves(client):
-    results = client.post("/v1/encode", {"images": [b64(saved("MPO", grey(10), grey(200))), b64(saved("JPEG", grey(10)))]})
+    results = client.post(
+        "/v1/encode", {"images": [b64(saved("MPO", grey(10), grey(200))), b64(saved("JPEG", grey(10)))]}
+    )
     first, second = results.json()["results"]
     assert first == second
 
@@ -201,7 +232,9 @@ def test_media_types_and_json(client, path):
         answer = client.request("POST", f"/v1/{path}", content=b"{}", headers={"content-type": kind})
         assert (answer.status_code, answer.json()["error"]["type"]) == (415, "unsupported_media_type")
     for body in (b"{", b"", b"[" * 100_000, b"9" * 10_000):
-        answer = client.request("POST", f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+        answer = client.request(
+            "POST", f"/v1/{path}", content=body, headers={"content-type": "application/json"}
+        )
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request")
     if path in ("sample", "decode", "images/generations"):
         assert client.request("POST", f"/v1/{path}", files={"image": b"x"}).status_code == 415
@@ -213,7 +246,11 @@ def test_multipart(client):
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
-    both = post("encode", files={"image": image_file(1)}, data={"request": json.dumps({"images": [b64(image_file(2))]})})
+    both = post(
+        "encode",
+        files={"image": image_file(1)},
+        data={"request": json.dumps({"images": [b64(image_file(2))]})},
+    )
     assert (both.status_code, both.json()["error"]["param"]) == (422, "images"), "neither may be lost"
     empty = post("edit", files={"image": b""}, data={"request": json.dumps({"set": ["a"]})})
     assert (empty.status_code, empty.json()["error"]["param"]) == (422, "item.image")

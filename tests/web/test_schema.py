@@ -30,7 +30,9 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize(("method", "path"), [(method, path) for method, paths in PATHS.items() for path in paths])
+@pytest.mark.parametrize(
+    ("method", "path"), [(method, path) for method, paths in PATHS.items() for path in paths]
+)
 def test_no_request_makes_the_service_fail(document, method, path):
     @given(case=document[path][method].as_strategy())
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -53,7 +55,9 @@ def test_the_document_says_how_requests_fail_and_who_may_ask(bundle, keys):
     for path in PATHS["POST"]:
         operation = document["paths"][path]["post"]
         assert {"400", "401", "408", "413", "415", "422", "500", "503", "504"} < set(operation["responses"])
-        assert all(said["content"] == failure for status, said in operation["responses"].items() if status != "200")
+        assert all(
+            said["content"] == failure for status, said in operation["responses"].items() if status != "200"
+        )
         assert operation["security"] == ([{"key": []}] if keys else [{}, {"key": []}])
         assert "application/json" in operation["requestBody"]["content"]
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}

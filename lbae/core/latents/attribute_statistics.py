@@ -1,8 +1,9 @@
 """What an attribute does to the bits (slide 6).
 
-As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is known. The
-lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes held, from the joint
-least-squares fit of the bits on all attributes; its normal equations are in the moment sums.
+As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is
+known. The lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes
+held, from the joint least-squares fit of the bits on all attributes; its normal equations are in the moment
+sums.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class AttributeStatistics:
         position = self.names.index(name)
         if min(self.set_count[position], self.unset_count[position]) == 0:
             raise UserError(
-                f"attribute {name!r} has one value only in the training latents, so nothing is known of its effect"
+                f"attribute {name!r} has one value only in the training latents, so nothing is known of its"
+                f" effect"
             )
         return position
 
@@ -51,7 +53,9 @@ class AttributeStatistics:
 
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
-        """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery rate."""
+        """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery
+        rate.
+        """
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
         return _discoveries(2 * special.ndtr(-z))
@@ -75,8 +79,9 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray
 def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     """Attribute statistics from moment sums.
 
-    Pairs of attributes never known together count as uncorrelated. Where classes of one column sum to a constant the
-    least-squares solution of least norm is taken, which lifts each class against the mean of the others.
+    Pairs of attributes never known together count as uncorrelated. Where classes of one column sum to a
+    constant the least-squares solution of least norm is taken, which lifts each class against the mean of the
+    others.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
@@ -108,15 +113,17 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
 def _inverse(covariance: Float64[np.ndarray, "A A"]) -> Float64[np.ndarray, "A A"]:
     """The pseudoinverse over eigenvalues above 0 only.
 
-    A covariance of pairs that are known on different rows has others: classes that sum to a constant have no variance, and
-    yet some covariance with a column that is known elsewhere.
+    A covariance of pairs that are known on different rows has others: classes that sum to a constant have no
+    variance, and yet some covariance with a column that is known elsewhere.
     """
     values, vectors = linalg.eigh(covariance)
     kept = values > _RANK * values[-1]
     return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
 
 
-def known_mean(moments: MomentSums, otherwise: Float64[np.ndarray, "A"] | float = 0.0) -> Float64[np.ndarray, "A"]:
+def known_mean(
+    moments: MomentSums, otherwise: Float64[np.ndarray, "A"] | float = 0.0
+) -> Float64[np.ndarray, "A"]:
     """E[a] over the rows where each attribute is known; ``otherwise`` where it is nowhere known."""
     n, a = moments.latent_dim, len(moments.attributes)
     set_count, unset_count = np.split(moments.sums[n:-1, -1].astype(np.float64), [a])
@@ -128,9 +135,10 @@ def joint_moments(
 ) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
     """E[x] and E[x xT] of x = [a; y], attributes before bits.
 
-    The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of all rows: which
-    rows are labelled is no property of the attribute. Pairs of attributes never known together count as uncorrelated; an
-    attribute that is nowhere known has its mean ``elsewhere``, by default a fair coin's, and no covariances.
+    The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of
+    all rows: which rows are labelled is no property of the attribute. Pairs of attributes never known
+    together count as uncorrelated; an attribute that is nowhere known has its mean ``elsewhere``, by default
+    a fair coin's, and no covariances.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
@@ -151,7 +159,8 @@ def joint_moments(
 
 
 def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
-    """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often the bit is +1.
+    """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often
+    the bit is +1.
 
     Attributes that lift no bit are left out, as those of one value only.
     """

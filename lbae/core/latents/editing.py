@@ -1,4 +1,6 @@
-"""Setting and unsetting attributes of latents (slide 6): by flipping bits, or by moving the hyperplane's normal."""
+"""Setting and unsetting attributes of latents (slide 6): by flipping bits, or by moving the hyperplane's
+normal.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -25,7 +27,8 @@ def edit(
     method: str = "bits",
     seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Latents with attributes set and unset by one of the two methods below, of which only ``hyperplane`` draws by the seed.
+    """Latents with attributes set and unset by one of the two methods below, of which only ``hyperplane``
+    draws by the seed.
 
     UserError for a third method.
     """
@@ -45,11 +48,12 @@ def edit_bits(
 ) -> Int8[np.ndarray, "K N"]:
     """Set and unset attributes by flipping the fewest bits, largest lift first.
 
-    The score of a latent is the sum of d_i b_i, d being the significant lifts of the attributes to set less those to unset.
-    Bits are flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as asked], s the ``strength`` in
-    [0, 1]; a latent that is there already stays as it is. Every latent is edited on its own. Of several attributes the
-    expectation is the sum of those of each one's part, E[d_i b_i | this attribute as asked]: what attributes that act on the
-    same bits would expect together is not in the statistics.
+    The score of a latent is the sum of d_i b_i, d being the significant lifts of the attributes to set less
+    those to unset. Bits are flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as
+    asked], s the ``strength`` in [0, 1]; a latent that is there already stays as it is. Every latent is
+    edited on its own. Of several attributes the expectation is the sum of those of each one's part, E[d_i b_i
+    | this attribute as asked]: what attributes that act on the same bits would expect together is not in the
+    statistics.
     """
     direction, expected = np.zeros(latents.shape[1]), 0.0
     for j, sign in _asked(statistics, set_, unset, strength).items():
@@ -63,7 +67,9 @@ def edit_bits(
         expected += float(lift @ (statistics.mean_if_set if sign > 0 else statistics.mean_if_unset)[j])
     order = np.argsort(-np.abs(direction), kind="stable")
     wanted = np.where(direction >= 0, np.int8(1), np.int8(-1))
-    score = (latents * direction).sum(axis=1)  # not a product of matrices, whose rounding depends on the other rows
+    score = (latents * direction).sum(
+        axis=1
+    )  # not a product of matrices, whose rounding depends on the other rows
     target = (1 - strength) * score + strength * expected
     gain = np.where(latents != wanted, 2 * np.abs(direction), 0.0)[:, order]
     before = score[:, None] + np.cumsum(gain, axis=1) - gain
@@ -81,16 +87,18 @@ def edit_hyperplane(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Set and unset attributes by moving the hyperplane of every latent across the attributes' unit vectors V_a.
+    """Set and unset attributes by moving the hyperplane of every latent across the attributes' unit vectors
+    V_a.
 
     Its normal is the mean normal of the latent with all attributes asked for on their other side, moved by
-    :func:`move_across`. Where the bits say clearly that a latent has the attributes as asked, that normal must lie close to
-    them, and few bits change. Every latent is edited on its own.
+    :func:`move_across`. Where the bits say clearly that a latent has the attributes as asked, that normal
+    must lie close to them, and few bits change. Every latent is edited on its own.
     """
     asked = _asked(statistics, set_, unset, strength)
     if not has_unit_vectors(statistics, normals):
         raise UserError(
-            "this bundle was fitted without unit vectors for its attributes, which the hyperplane edit moves across:"
+            "this bundle was fitted without unit vectors for its attributes, which the hyperplane edit moves"
+            " across:"
             " fit it again, or use the bits method"
         )
     other_side = np.zeros(len(statistics.names), dtype=np.int8)
@@ -98,32 +106,44 @@ def edit_hyperplane(
     vectors = normals.factor[1 + latents.shape[1] + np.array(list(asked))]
     edited = np.empty((len(latents), len(normals.factor)))
     for row, latent in enumerate(latents):
-        edited[row] = move_across(vectors, normals.mean(latent, np.random.default_rng(seed), other_side), strength)
+        edited[row] = move_across(
+            vectors, normals.mean(latent, np.random.default_rng(seed), other_side), strength
+        )
     return normals.latents(edited)
 
 
 def has_unit_vectors(statistics: AttributeStatistics, normals: Normals) -> bool:
-    """Whether the normals have unit vectors of these attributes to move across; those of older bundles have none."""
+    """Whether the normals have unit vectors of these attributes to move across; those of older bundles have
+    none.
+    """
     return len(normals.factor) == 1 + normals.latent_dim + len(statistics.names)
 
 
 def move_across(
     vectors: Float64[np.ndarray, "a M"], normal: Float64[np.ndarray, "M"], strength: float
 ) -> Float64[np.ndarray, "M"]:
-    """The normal r moved toward the mirrored side of unit vectors V_a, which strength s = 1 reaches (slide 6).
+    """The normal r moved toward the mirrored side of unit vectors V_a, which strength s = 1 reaches (slide
+    6).
 
-    It moves along the u_a = V_a - <V_a, V_0> V_0, so <V_0, r>, the boundary's side, stays as it is, by the shortest way on
-    which every <V_a, r> becomes (1 - 2 s) <V_a, r>.
+    It moves along the u_a = V_a - <V_a, V_0> V_0, so <V_0, r>, the boundary's side, stays as it is, by the
+    shortest way on which every <V_a, r> becomes (1 - 2 s) <V_a, r>.
     """
     along = vectors.copy()
-    along[:, 0] = 0  # V_0 = e_0; so <V_a, u_b> = <u_a, u_b>, and the Gram matrix of the u gives the steps along them
+    along[:, 0] = (
+        0  # V_0 = e_0; so <V_a, u_b> = <u_a, u_b>, and the Gram matrix of the u gives the steps along them
+    )
     return normal - along.T @ np.linalg.solve(along @ along.T, 2 * strength * (vectors @ normal))
 
 
-def _asked(statistics: AttributeStatistics, set_: Sequence[str], unset: Sequence[str], strength: float) -> dict[int, int]:
-    """Positions of the attributes to set (1) and to unset (-1); UserError for a request that makes no sense."""
+def _asked(
+    statistics: AttributeStatistics, set_: Sequence[str], unset: Sequence[str], strength: float
+) -> dict[int, int]:
+    """Positions of the attributes to set (1) and to unset (-1); UserError for a request that makes
+    no sense."""
     if not 0 <= strength <= 1:
-        raise UserError(f"strength is {strength}; allowed: 0 (nothing changes) to 1 (a typical image with the attribute)")
+        raise UserError(
+            f"strength is {strength}; allowed: 0 (nothing changes) to 1 (a typical image with the attribute)"
+        )
     if not set_ and not unset:
         raise UserError("no attribute to set or unset was given")
     if clash := set(set_) & set(unset):

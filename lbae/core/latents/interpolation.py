@@ -1,8 +1,10 @@
-"""Interpolation on the sphere (slide 5): between typical normals of latents, so that the bits flip one after another.
+"""Interpolation on the sphere (slide 5): between typical normals of latents, so that the bits flip one after
+another.
 
-Slerp between normals a and b passes sin((1 - s) w) a + sin(s w) b up to length. The side of bit i on it, with margins
-A_i = |<V_i, a>| and B_i = |<V_i, b>| and other signs at the ends, is zero where sin(s w) / sin((1 - s) w) = A_i / B_i. That
-grows with s, so the bits flip in the order of A_i / B_i. Normals of equal margins would flip all of them at one point.
+Slerp between normals a and b passes sin((1 - s) w) a + sin(s w) b up to length. The side of bit i on it, with
+margins A_i = |<V_i, a>| and B_i = |<V_i, b>| and other signs at the ends, is zero where sin(s w) / sin((1 -
+s) w) = A_i / B_i. That grows with s, so the bits flip in the order of A_i / B_i. Normals of equal margins
+would flip all of them at one point.
 """
 
 import itertools
@@ -13,15 +15,19 @@ from jaxtyping import Float64, Int8
 from lbae.core.latents.normals import Normals
 
 
-def interpolate(normals: Normals, waypoints: Int8[np.ndarray, "P N"], steps: int, seed: int = 0) -> Int8[np.ndarray, "F N"]:
-    """A path of latents through all waypoints, each exact; ``steps`` a leg with both its ends, F = (P - 1)(steps - 1) + 1.
+def interpolate(
+    normals: Normals, waypoints: Int8[np.ndarray, "P N"], steps: int, seed: int = 0
+) -> Int8[np.ndarray, "F N"]:
+    """A path of latents through all waypoints, each exact; ``steps`` a leg with both its ends, F = (P -
+    1)(steps - 1) + 1.
 
-    The frames are the latents of slerp between typical normals, at places between which equally many bits flip (give or take
-    one): at equal angles a single step can hold a third of all flips.
+    The frames are the latents of slerp between typical normals, at places between which equally many bits
+    flip (give or take one): at equal angles a single step can hold a third of all flips.
     """
     if steps < 2 or len(waypoints) < 2:
         raise ValueError(f"{len(waypoints)} waypoints and steps = {steps}; a path needs at least 2 of each")
-    # One generator for all waypoints: with the same margins, every differing bit would flip in the middle of a leg.
+    # One generator for all waypoints: with the same margins, every differing bit would flip in the middle of
+    # a leg.
     rng = np.random.default_rng(seed)
     margins = [np.abs(normals.sides(normals.typical(latent, rng))) for latent in waypoints]
     path = [waypoints[:1]]

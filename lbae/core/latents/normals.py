@@ -1,15 +1,18 @@
-"""Normals of hyperplanes that split the unit vectors into given latents, as typical as N(0, I) makes them (slides 5, 17).
+"""Normals of hyperplanes that split the unit vectors into given latents, as typical as N(0, I) makes them
+(slides 5, 17).
 
-The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT); a latent says which sign each side has. No eigenvalue of
-V VT is below f, so x = u + e with u ~ N(0, V VT - f I) and e ~ N(0, f I), and two draws repeat as a Gibbs sampler:
+The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT); a latent says which sign each side has. No
+eigenvalue of V VT is below f, so x = u + e with u ~ N(0, V VT - f I) and e ~ N(0, f I), and two draws repeat
+as a Gibbs sampler:
 
     x given u      independent Gaussians N(u_i, f), each cut off at 0 on the latent's side
     u given x      N(S x, f S), S = I - f (V VT)^-1 = L LT, which is L (LT x + sqrt(f) n) with n ~ N(0, I)
 
-A sweep costs two triangular products. The first starts from random sides x' = V n, moved by the best linear prediction of
-sides from the signs b of boundary and bits: x' + K (b - sign(x')) with K = E[x sign(x)T] E[sign(x) sign(x)T]^-1. That sets
-the directions of large eigenvalues, in which the sampler is slow. The normal is the solution of V r = x, so it gives the
-latent back exactly. No sign depends on the norm of r, so that is still a Gaussian vector's norm, and is drawn last.
+A sweep costs two triangular products. The first starts from random sides x' = V n, moved by the best linear
+prediction of sides from the signs b of boundary and bits: x' + K (b - sign(x')) with K = E[x sign(x)T]
+E[sign(x) sign(x)T]^-1. That sets the directions of large eigenvalues, in which the sampler is slow. The
+normal is the solution of V r = x, so it gives the latent back exactly. No sign depends on the norm of r, so
+that is still a Gaussian vector's norm, and is drawn last.
 """
 
 import itertools
@@ -40,20 +43,25 @@ Normal = Float64[np.ndarray, "M"]
 
 
 def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
-    """V over [boundary; bits; attributes], M = 1 + N + A: lower triangular, unit rows, V VT with eigenvalues >= the floor.
+    """V over [boundary; bits; attributes], M = 1 + N + A: lower triangular, unit rows, V VT with eigenvalues
+    >= the floor.
 
     The attributes come last, so that a factor without them is the same factor's leading block.
     """
     mean, second = joint_moments(moments)
     bits_first = np.roll(np.arange(len(mean)), -len(moments.attributes))
-    return hyperplane_factor(moment_matrix(mean[bits_first], second[np.ix_(bits_first, bits_first)]), NORMALS_FLOOR)
+    return hyperplane_factor(
+        moment_matrix(mean[bits_first], second[np.ix_(bits_first, bits_first)]), NORMALS_FLOOR
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normals:
-    """Normals of latents of N bits under one factor V over [boundary; bits; attributes], as :func:`pooled_factor` makes it.
+    """Normals of latents of N bits under one factor V over [boundary; bits; attributes], as
+    :func:`pooled_factor` makes it.
 
-    ``sides`` are +1 and -1, or 0 where either will do; those of the attributes, (A,), are free when not given.
+    ``sides`` are +1 and -1, or 0 where either will do; those of the attributes, (A,), are free when not
+    given.
     """
 
     factor: Float64[np.ndarray, "M M"]
@@ -67,7 +75,10 @@ class Normals:
         _ = self._smoother, self._predictor
 
     def typical(
-        self, latent: Int8[np.ndarray, "N"], rng: np.random.Generator, sides: Int8[np.ndarray, "A"] | None = None
+        self,
+        latent: Int8[np.ndarray, "N"],
+        rng: np.random.Generator,
+        sides: Int8[np.ndarray, "A"] | None = None,
     ) -> Normal:
         """A draw from N(0, I) given the latent: among the normals that give it back, one like any other."""
         draw = next(itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS - 1, None))
@@ -75,9 +86,14 @@ class Normals:
         return normal * np.sqrt(rng.chisquare(len(normal))) / np.linalg.norm(normal)
 
     def mean(
-        self, latent: Int8[np.ndarray, "N"], rng: np.random.Generator, sides: Int8[np.ndarray, "A"] | None = None
+        self,
+        latent: Int8[np.ndarray, "N"],
+        rng: np.random.Generator,
+        sides: Int8[np.ndarray, "A"] | None = None,
     ) -> Normal:
-        """The mean of such draws. It gives the latent back too; bits that the others speak against have small margins."""
+        """The mean of such draws. It gives the latent back too; bits that the others speak against have small
+        margins.
+        """
         draws = itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS, _SWEEPS + _AVERAGED)
         return self._solve(np.mean(list(draws), axis=0))
 
@@ -86,7 +102,9 @@ class Normals:
         return self.factor[1 : 1 + self.latent_dim] @ normal
 
     def latents(self, normals: Float64[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
-        """The latents whose bits are the sides of these normals, the boundary on the positive one; sign(0) = +1."""
+        """The latents whose bits are the sides of these normals, the boundary on the positive one; sign(0) =
+        +1.
+        """
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))
 
     @cached_property
@@ -119,7 +137,8 @@ class Normals:
         while True:
             inner = blas.dtrmv(smoother, sides, lower=1, trans=1) + deviation * rng.standard_normal(size)
             smooth = blas.dtrmv(smoother, inner, lower=1) / deviation
-            # A Gaussian cut off at 0 by its inverse distribution function, in logarithms, which hold however far off 0 lies.
+            # A Gaussian cut off at 0 by its inverse distribution function, in logarithms, which hold however
+            # far off 0 lies.
             centre = wanted * smooth
             cut = centre - special.ndtri_exp(special.log_ndtr(centre) - rng.standard_exponential(size))
             bounded = wanted * np.maximum(deviation * cut, _MIN_MARGIN)

@@ -18,7 +18,8 @@ def check_packed(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> None:
     """ValueError when the width is not ceil(N/8) or a padding bit is set."""
     if packed.shape[1] != packed_width(latent_dim):
         raise ValueError(
-            f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs {packed_width(latent_dim)}"
+            f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs"
+            f" {packed_width(latent_dim)}"
         )
     used = latent_dim % 8
     if used and packed.size and (packed[:, -1] >> used).any():

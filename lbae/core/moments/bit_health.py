@@ -13,17 +13,20 @@ _PAIRED = 512  # bits: 262,144 pairs, and a spectrum that takes less than a seco
 def bit_health(sums: MomentSums) -> dict[str, float]:
     """Numbers about the bits of the rows summed.
 
-    ``mean_abs`` is the mean of abs(E[b]); ``dead`` counts bits that never vary; ``entropy`` is a bit's mean entropy in bits;
-    ``redundancy`` the mean square of the correlations between pairs of bits that vary; ``effective_rank`` the exponential of
-    the entropy of their correlation matrix's spectrum (Roy and Vetterli, EUSIPCO 2007): how many directions there are.
+    ``mean_abs`` is the mean of abs(E[b]); ``dead`` counts bits that never vary; ``entropy`` is a bit's mean
+    entropy in bits; ``redundancy`` the mean square of the correlations between pairs of bits that vary;
+    ``effective_rank`` the exponential of the entropy of their correlation matrix's spectrum (Roy and
+    Vetterli, EUSIPCO 2007): how many directions there are.
     """
     return {**_alone(sums.mean), **_together(sums.mean, sums.second)}
 
 
 def sampled_bit_health(latents: Int8[np.ndarray, "K N"]) -> dict[str, float]:
-    """The same of latents of +1 and -1, quickly for any N: where there are more than 512 bits, as many are paired.
+    """The same of latents of +1 and -1, quickly for any N: where there are more than 512 bits, as many are
+    paired.
 
-    They are spaced evenly; ``redundancy`` and ``effective_rank`` are theirs, the other numbers those of all bits.
+    They are spaced evenly; ``redundancy`` and ``effective_rank`` are theirs, the other numbers those of all
+    bits.
     """
     some = np.linspace(0, latents.shape[1] - 1, min(latents.shape[1], _PAIRED)).astype(np.int64)
     sums = moment_sums(pack(latents[:, some]), len(some))

@@ -10,7 +10,8 @@ from lbae.core.moments.moment_sums import MomentSums
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """z-scores of the bits' means; the distance of the moment matrices, and what it would be by chance alone."""
+    """z-scores of the bits' means; the distance of the moment matrices, and what it would be by
+    chance alone."""
 
     z: Float64[np.ndarray, "N"]
     frobenius: float
@@ -20,8 +21,8 @@ class Drift:
 def drift(a: MomentSums, b: MomentSums) -> Drift:
     """Compare the moments of ``a`` and ``b``.
 
-    z_i = (E_a[y_i] - E_b[y_i]) / sqrt(v_i (1/K_a + 1/K_b)) with v the variance over all rows together; 0 for a bit that
-    never varies. The expected squared Frobenius distance is the sum of
+    z_i = (E_a[y_i] - E_b[y_i]) / sqrt(v_i (1/K_a + 1/K_b)) with v the variance over all rows together; 0 for
+    a bit that never varies. The expected squared Frobenius distance is the sum of
     v_ij (1/K_a + 1/K_b) over the entries of M, where v_ij = 1 - M_ij**2 because every product is +1 or -1.
     """
     both = a + b

@@ -1,14 +1,16 @@
-"""The kernel of the reduction: packed rows in, exact integer sums of s sT out (see :mod:`lbae.core.moments.moment_sums`).
+"""The kernel of the reduction: packed rows in, exact integer sums of s sT out (see
+:mod:`lbae.core.moments.moment_sums`).
 
-Attributes and the constant 1 are appended to the packed latents as further bits, so one unpacking gives a matrix B of 0
-and 1 with the rows [b; p; q; 1], and C = BT B counts how often two bits are set together. With y = 2 b - 1 and c the counts
-of b:
+Attributes and the constant 1 are appended to the packed latents as further bits, so one unpacking gives a
+matrix B of 0 and 1 with the rows [b; p; q; 1], and C = BT B counts how often two bits are set together. With
+y = 2 b - 1 and c the counts of b:
 
     sum y yT = 4 C_bb - 2 (c 1T + 1 cT) + K,    sum y pT = 2 C_bp - 1 c_pT,    sum y = 2 c - K
 
-No partial sum can overflow. Products of a block of R rows are counts of at most R: exact in int32 below 2**31 and in float32
-up to 2**24, and R is 2**15. Pairs of products of 0 and 1 also fit the 16 bits that CPUs without VNNI add them in. The
-counts over all blocks are int64; their largest use, 4 C, is exact for fewer than 2**61 rows.
+No partial sum can overflow. Products of a block of R rows are counts of at most R: exact in int32 below 2**31
+and in float32 up to 2**24, and R is 2**15. Pairs of products of 0 and 1 also fit the 16 bits that CPUs
+without VNNI add them in. The counts over all blocks are int64; their largest use, 4 C, is exact for fewer
+than 2**61 rows.
 """
 
 from typing import Literal
@@ -24,8 +26,8 @@ from lbae.core.moments.moment_sums import MomentSums
 Backend = Literal["int8", "float32"]
 
 BLOCK_ROWS = 2**15  # 50 MB unpacked at N = 1500
-# Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste less, wider
-# ones are quicker a product.
+# Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste
+# less, wider ones are quicker a product.
 _STRIP = 512
 _CPU_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
@@ -60,11 +62,16 @@ class MomentAccumulator:
         self._counts = torch.zeros((8 * width, 8 * width), dtype=torch.int64, device=self.device)
 
     def unpack(
-        self, packed: UInt8[np.ndarray, "K B"], present: Bool[np.ndarray, "K A"], absent: Bool[np.ndarray, "K A"]
+        self,
+        packed: UInt8[np.ndarray, "K B"],
+        present: Bool[np.ndarray, "K A"],
+        absent: Bool[np.ndarray, "K A"],
     ) -> Int8[Tensor, "C R"]:
-        """[b; p; q; 1] of a block as columns of 0 and 1, with zeros between and behind; the next call overwrites them.
+        """[b; p; q; 1] of a block as columns of 0 and 1, with zeros between and behind; the next call
+        overwrites them.
 
-        ValueError when the packed width is not N's, when a padding bit is set, and for more than ``block_rows`` rows.
+        ValueError when the packed width is not N's, when a padding bit is set, and for more than
+        ``block_rows`` rows.
         """
         check_packed(packed, self.latent_dim)
         rows, (latent_bytes, flag_bytes) = len(packed), self._bytes
@@ -109,7 +116,9 @@ class MomentAccumulator:
 
 
 def _round_up(size: int) -> int:
-    """To a multiple of 8, as int8 products on GPUs ask (of bytes: 64 columns, so that a strip is never too narrow)."""
+    """To a multiple of 8, as int8 products on GPUs ask (of bytes: 64 columns, so that a strip is never too
+    narrow).
+    """
     return -size % 8 + size
 
 
@@ -122,7 +131,9 @@ def moment_sums(
     device: torch.device | str = "cpu",
     backend: Backend | None = None,
 ) -> MomentSums:
-    """Sums over the rows of packed latents and of attribute indicators (set: ``present``, known to be unset: ``absent``)."""
+    """Sums over the rows of packed latents and of attribute indicators (set: ``present``, known to be unset:
+    ``absent``).
+    """
     if present is None or absent is None:
         present = absent = np.zeros((len(packed), len(attributes)), dtype=bool)
     total = MomentAccumulator(latent_dim, attributes, device, backend, min(BLOCK_ROWS, max(1, len(packed))))

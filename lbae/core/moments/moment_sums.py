@@ -1,8 +1,9 @@
 """Exact second moments of latents and attributes as integer sums.
 
-For a row with latent y and A attributes, s = [y; p; q; 1], where p_j = 1 if attribute j is set and q_j = 1 if it is known to
-be unset. The state is S = sum of s sT over the rows, in int64: it merges and subtracts exactly, so any sharding gives the
-same bits. As a real variable an attribute is a = p - q, averaged over the rows where it is known.
+For a row with latent y and A attributes, s = [y; p; q; 1], where p_j = 1 if attribute j is set and q_j = 1 if
+it is known to be unset. The state is S = sum of s sT over the rows, in int64: it merges and subtracts
+exactly, so any sharding gives the same bits. As a real variable an attribute is a = p - q, averaged over the
+rows where it is known.
 """
 
 from dataclasses import dataclass
@@ -22,16 +23,20 @@ class MomentSums:
     def __post_init__(self) -> None:
         side = self.latent_dim + 2 * len(self.attributes) + 1
         if self.sums.shape != (side, side):
-            raise ValueError(f"moment sums have shape {self.sums.shape}; N and the attributes need {(side, side)}")
+            raise ValueError(
+                f"moment sums have shape {self.sums.shape}; N and the attributes need {(side, side)}"
+            )
 
     def __add__(self, other: "MomentSums") -> "MomentSums":
         self._check_same(other)
         return MomentSums(sums=self.sums + other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
 
     def __sub__(self, other: "MomentSums") -> "MomentSums":
-        """Without the rows of ``other``; ValueError for a rest that breaks what all sums satisfy (:meth:`_is_possible`).
+        """Without the rows of ``other``; ValueError for a rest that breaks what all sums satisfy
+        (:meth:`_is_possible`).
 
-        Other rows may pass: who subtracts keeps account of the tables (:class:`lbae.io.artifacts.moments_artifact.Lineage`).
+        Other rows may pass: who subtracts keeps account of the tables
+        (:class:`lbae.io.artifacts.moments_artifact.Lineage`).
         """
         self._check_same(other)
         rest = MomentSums(sums=self.sums - other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
@@ -41,13 +46,19 @@ class MomentSums:
 
     def _check_same(self, other: "MomentSums") -> None:
         if (self.latent_dim, self.attributes) != (other.latent_dim, other.attributes):
-            raise ValueError("moment sums of different latent_dim or attributes cannot be added or subtracted")
+            raise ValueError(
+                "moment sums of different latent_dim or attributes cannot be added or subtracted"
+            )
 
     def _is_possible(self) -> bool:
-        """What sums of K rows satisfy: |S_ij| <= K, counts are not negative, bits alone give K on the diagonal."""
+        """What sums of K rows satisfy: |S_ij| <= K, counts are not negative, bits alone give K on the
+        diagonal.
+        """
         n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
         return bool(
-            (np.diag(self.sums)[:n] == self.count).all() and (np.abs(self.sums) <= self.count).all() and (counts >= 0).all()
+            (np.diag(self.sums)[:n] == self.count).all()
+            and (np.abs(self.sums) <= self.count).all()
+            and (counts >= 0).all()
         )
 
     @property
@@ -73,7 +84,9 @@ class MomentSums:
         return moment_matrix(self.mean, self.second)
 
 
-def moment_matrix(mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"]) -> Float64[np.ndarray, "M M"]:
+def moment_matrix(
+    mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"]
+) -> Float64[np.ndarray, "M M"]:
     """[[1, mean T], [mean, second]]: row 0 is the boundary, as in every factor of this package."""
     matrix = np.empty((len(mean) + 1, len(mean) + 1))
     matrix[0, 0] = 1.0

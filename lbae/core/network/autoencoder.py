@@ -1,8 +1,10 @@
-"""The LBAE network: strided convolutions, one residual pair a stage, a binary bottleneck, the mirrored decoder.
+"""The LBAE network: strided convolutions, one residual pair a stage, a binary bottleneck, the mirrored
+decoder.
 
-After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), sigmoid output. Unlike it, the first
-decoder layer is not narrowed (its MNIST decoder squeezes 200 bits into 16 reals), and only convolutions that BatchNorm
-rescales start as N(0, 0.02): the four layers without it start with unit gain, which halves the epochs to the same loss.
+After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), sigmoid output. Unlike
+it, the first decoder layer is not narrowed (its MNIST decoder squeezes 200 bits into 16 reals), and only
+convolutions that BatchNorm rescales start as N(0, 0.02): the four layers without it start with unit gain,
+which halves the epochs to the same loss.
 """
 
 import torch
@@ -86,7 +88,8 @@ def _decoder(config: ModelConfig) -> nn.Sequential:
 class LatentBernoulliAutoencoder(nn.Module):
     """Deterministic autoencoder with a latent in {-1, +1}^N; images are float32 (K, C, H, W) in [0, 1].
 
-    With another bottleneck in its configuration it is a baseline of the same network, whose codes are real numbers.
+    With another bottleneck in its configuration it is a baseline of the same network, whose codes are real
+    numbers.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -112,6 +115,8 @@ class LatentBernoulliAutoencoder(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction logits of the images, (K, C, H, W), and what their codes add to the loss; nothing for bits."""
+        """Reconstruction logits of the images, (K, C, H, W), and what their codes add to the loss; nothing
+        for bits.
+        """
         codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
         return self.decode_logits(codes), price

@@ -1,4 +1,5 @@
-"""What stands between encoder and decoder: bits, or one of the baselines of the same size in bits (slides 10 and 11).
+"""What stands between encoder and decoder: bits, or one of the baselines of the same size in bits (slides 10
+and 11).
 
 A baseline passes ``N // 32`` float32 numbers where the LBAE passes N bits.
 """
@@ -21,8 +22,9 @@ def width(latent_dim: int, kind: Bottleneck) -> tuple[int, int]:
 def squeeze(activations: Tensor, kind: Bottleneck, training: bool) -> tuple[Tensor, Tensor]:
     """Codes (K, width) of the encoder's activations, and what they add to the loss, averaged over the batch.
 
-    Bits cost nothing, nor do plain real numbers. Gaussian codes are those of a variational autoencoder (Kingma & Welling
-    2014): in training a draw from N(mean, exp(log variance)), else its mean, at the price of its divergence from N(0, 1).
+    Bits cost nothing, nor do plain real numbers. Gaussian codes are those of a variational autoencoder
+    (Kingma & Welling 2014): in training a draw from N(mean, exp(log variance)), else its mean, at the price
+    of its divergence from N(0, 1).
     """
     if kind == "bernoulli":
         return binarize(activations), activations.new_zeros(())

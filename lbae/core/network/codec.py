@@ -1,7 +1,7 @@
 """Images to latents and back with a trained network, in one padded batch shape.
 
-A row of a product can differ in its last bits between batch shapes, so every call runs batches of one size: the latents and
-the pixels of an image do not depend on what else was asked for.
+A row of a product can differ in its last bits between batch shapes, so every call runs batches of one size:
+the latents and the pixels of an image do not depend on what else was asked for.
 """
 
 import warnings
@@ -17,11 +17,12 @@ from torch.nn import functional
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 
-# Rows of a batch, by device. On two CPU cores 64 rows are a quarter quicker a row than 128, and a single one comes back
-# in less than half the time (docs/results.md).
+# Rows of a batch, by device. On two CPU cores 64 rows are a quarter quicker a row than 128, and a single one
+# comes back in less than half the time (docs/results.md).
 _BATCHES = {"cpu": 64}
 _BATCH = 128
-# oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is ARM's.
+# oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is
+# ARM's.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
@@ -39,7 +40,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def to_network(images: Tensor, config: ModelConfig) -> Tensor:
-    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels last."""
+    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels
+    last.
+    """
     pixels = images.permute(0, 3, 1, 2).float().div_(255)
     pad = config.padding
     return functional.pad(pixels, (pad, pad, pad, pad)).contiguous(memory_format=torch.channels_last)
@@ -65,7 +68,9 @@ class Codec:
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's object store."""
+        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's
+        object store.
+        """
         state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
         return _from_arrays, (self.config, state, self.precision, str(self.device))
 
@@ -77,10 +82,14 @@ class Codec:
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
         """Latents of uint8 images of the content size."""
         if images.shape[1:] != self.config.image_shape:
-            raise ValueError(f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}")
+            raise ValueError(
+                f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}"
+            )
         latents = np.empty((len(images), self.config.latent_dim), dtype=np.int8)
         for start in range(0, len(images), self.batch):
-            chunk, rows = _padded(torch.from_numpy(images[start : start + self.batch]).to(self.device), self.batch)
+            chunk, rows = _padded(
+                torch.from_numpy(images[start : start + self.batch]).to(self.device), self.batch
+            )
             with autocast(self.device, self.precision):
                 codes = self._network.encode(to_network(chunk, self.config))
             latents[start : start + rows] = codes[:rows].to(torch.int8).cpu().numpy()
@@ -90,10 +99,14 @@ class Codec:
     def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
         """uint8 images of the content size for latents of +1 and -1."""
         if latents.shape[1] != self.config.latent_dim:
-            raise ValueError(f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}")
+            raise ValueError(
+                f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}"
+            )
         images = np.empty((len(latents), *self.config.image_shape), dtype=np.uint8)
         for start in range(0, len(latents), self.batch):
-            chunk, rows = _padded(torch.from_numpy(latents[start : start + self.batch]).to(self.device), self.batch)
+            chunk, rows = _padded(
+                torch.from_numpy(latents[start : start + self.batch]).to(self.device), self.batch
+            )
             with autocast(self.device, self.precision):
                 logits = self._network.decode_logits(chunk.float())
             images[start : start + rows] = from_network(logits[:rows], self.config).cpu().numpy()
@@ -105,13 +118,19 @@ def _ordered(weights: Tensor) -> Tensor:
     return weights.permute(0, 2, 3, 1).contiguous() if weights.dim() == 4 else weights
 
 
-def _from_arrays(config: ModelConfig, state: dict[str, np.ndarray], precision: Precision, device: str) -> Codec:
+def _from_arrays(
+    config: ModelConfig, state: dict[str, np.ndarray], precision: Precision, device: str
+) -> Codec:
     """A codec on weights that others may use too: nothing writes to them in evaluation mode."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         weights = {name: torch.from_numpy(values) for name, values in state.items()}
-    network = LatentBernoulliAutoencoder(config)  # not on "meta": for that torch imports 80 MB, more than its weights
-    ordered = {name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()}
+    network = LatentBernoulliAutoencoder(
+        config
+    )  # not on "meta": for that torch imports 80 MB, more than its weights
+    ordered = {
+        name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()
+    }
     network.load_state_dict(ordered, assign=True)
     return Codec(network, precision, device)
 

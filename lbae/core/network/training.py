@@ -1,7 +1,9 @@
-"""The training loop: a fixed number of steps an epoch over batches from a feed, one process or one of several.
+"""The training loop: a fixed number of steps an epoch over batches from a feed, one process or one of
+several.
 
-The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step through and a
-function that sums a tensor over all workers; every worker's feed must give as many batches as there are steps.
+The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step
+through and a function that sums a tensor over all workers; every worker's feed must give as many batches as
+there are steps.
 """
 
 import math
@@ -18,11 +20,15 @@ from lbae.config import Loss, Precision, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import autocast, from_network, to_network
 
-# A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above that of the
-# first layers, would weigh on the running statistics for a hundred steps.
+# A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above
+# that of the first layers, would weigh on the running statistics for a hundred steps.
 _BATCHNORM_MOMENTUM = 0.1
-_LOOK_STEPS = 100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
-_WORKERS_APART = 2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
+_LOOK_STEPS = (
+    100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
+)
+_WORKERS_APART = (
+    2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
+)
 _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
 
 
@@ -117,7 +123,9 @@ class Resident:
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
         """Batches of one epoch."""
-        order = torch.randperm(len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch)))
+        order = torch.randperm(
+            len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
+        )
         taken = order[: self.batch * self.steps].to(self._images.device)
         for index in torch.split(taken, self.batch):
             yield self._images[index]
@@ -131,12 +139,12 @@ def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
 def data_parallel(device: torch.device) -> dict[str, bool]:
     """Options of PyTorch's data-parallel wrapper.
 
-    Every worker keeps BatchNorm statistics of its own images, which :func:`average_buffers` brings together after the epoch.
-    By default those of the first worker would replace all others at every step.
+    Every worker keeps BatchNorm statistics of its own images, which :func:`average_buffers` brings together
+    after the epoch. By default those of the first worker would replace all others at every step.
 
-    On CPUs it looks for unused parameters, though there are none: otherwise it puts the gradients into another order after
-    its first step, and three workers or more add them up in an order that hangs on their place. A run that continues has a
-    first step of its own, so its losses would differ in their last bits.
+    On CPUs it looks for unused parameters, though there are none: otherwise it puts the gradients into
+    another order after its first step, and three workers or more add them up in an order that hangs on their
+    place. A run that continues has a first step of its own, so its losses would differ in their last bits.
     """
     return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
@@ -183,8 +191,12 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, precision: Precision) -> Tensor:
-    """Sum of the losses of uint8 images (K, H, W, C) and K, in evaluation mode; float64, ready to be added over workers."""
+def evaluate(
+    network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, precision: Precision
+) -> Tensor:
+    """Sum of the losses of uint8 images (K, H, W, C) and K, in evaluation mode; float64, ready to be added
+    over workers.
+    """
     network.eval()
     device = _device(network)
     total = torch.zeros((), device=device, dtype=torch.float64)
@@ -200,7 +212,9 @@ def evaluate(network: LatentBernoulliAutoencoder, images: Tensor, config: TrainC
 def reconstruct(
     network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Codes (K, width), float32, of uint8 images (K, H, W, C) in evaluation mode, and uint8 reconstructions of the first."""
+    """Codes (K, width), float32, of uint8 images (K, H, W, C) in evaluation mode, and uint8 reconstructions
+    of the first.
+    """
     network.eval()
     device, chunks = _device(network), _chunks(images)
     with autocast(device, precision):
@@ -211,7 +225,11 @@ def reconstruct(
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:
     """The images (K, H, W, C) in runs of a size that fits memory whatever their own; none of no images."""
-    return torch.split(images, max(1, _PIXELS_AT_A_TIME // (images.shape[1] * images.shape[2]))) if len(images) else ()
+    return (
+        torch.split(images, max(1, _PIXELS_AT_A_TIME // (images.shape[1] * images.shape[2])))
+        if len(images)
+        else ()
+    )
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -232,10 +250,11 @@ def train(
     on_step: Callable[[int], None] = lambda images: None,
     on_epoch: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
-    """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch`` sees every one.
+    """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch``
+    sees every one.
 
-    Images of a ``test`` are measured as well, and decide nothing. FloatingPointError when a loss was not finite; then no
-    worker goes on, since all of them see the same sums.
+    Images of a ``test`` are measured as well, and decide nothing. FloatingPointError when a loss was not
+    finite; then no worker goes on, since all of them see the same sums.
     """
 
     def measured(images: Tensor) -> float | None:
@@ -255,7 +274,9 @@ def train(
             test_loss=None if test is None else measured(test),
         )
         if not math.isfinite(epoch.criterion):  # the last step alone may have spoilt the weights
-            raise _diverged(f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}")
+            raise _diverged(
+                f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}"
+            )
         state.history.append(epoch)
         on_epoch(state)
 
@@ -266,7 +287,8 @@ def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
     if len(bad):
         step = int(bad[0])
         raise _diverged(
-            f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch {step + 1} of"
+            f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch"
+            f" {step + 1} of"
             f" {len(losses)} of epoch {epoch + 1}"
         )
 
@@ -275,8 +297,12 @@ def _diverged(what: str) -> FloatingPointError:
     return FloatingPointError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
 
 
-def average_buffers(network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor) -> None:
-    """Give every worker the mean of all workers' BatchNorm statistics, so that they evaluate and publish one network."""
+def average_buffers(
+    network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor
+) -> None:
+    """Give every worker the mean of all workers' BatchNorm statistics, so that they evaluate and publish one
+    network.
+    """
     for buffer in network.buffers():
         if buffer.is_floating_point():
             buffer.copy_(sum_over_workers(buffer.clone()) / workers.to(buffer.dtype))

@@ -1,5 +1,5 @@
-"""What the product is compared with: factors of other samplers, shaped and used as its own (:mod:`lbae.core.prior.prior`),
-and the interpolation and the attribute edit of the paper's code."""
+"""What the product is compared with: factors of other samplers, shaped and used as its own
+(:mod:`lbae.core.prior.prior`), and the interpolation and the attribute edit of the paper's code."""
 
 import numpy as np
 from jaxtyping import Float64, Int8
@@ -14,10 +14,11 @@ Matrix = Float64[np.ndarray, "M M"]
 
 
 def paper_factor(moment_matrix: Matrix) -> Matrix:
-    """The hyperplane sampler with the repair of the paper's code (``nearestPD``): the nearest PSD matrix (Higham 1988).
+    """The hyperplane sampler with the repair of the paper's code (``nearestPD``): the nearest PSD matrix
+    (Higham 1988).
 
-    Unlike the nearest correlation matrix it lets the diagonal grow, which weakens every correlation; then the diagonal is
-    raised until a Cholesky factorisation succeeds.
+    Unlike the nearest correlation matrix it lets the diagonal grow, which weakens every correlation; then the
+    diagonal is raised until a Cholesky factorisation succeeds.
     """
     gram = gram_matrix(moment_matrix)
     values, vectors = linalg.eigh(gram)
@@ -50,7 +51,8 @@ _PAPER_THRESHOLD, _ROUNDS = 0.12, 10
 
 
 def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
-    """Latents with an attribute set as in the paper's code: bits of a mean beyond +-0.12 among its latents take its sign.
+    """Latents with an attribute set as in the paper's code: bits of a mean beyond +-0.12 among its latents
+    take its sign.
 
     It cannot unset one, and knows no strength.
     """
@@ -60,7 +62,8 @@ def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.n
 def paper_path(
     vectors: Float64[np.ndarray, "N M"], ends: Int8[np.ndarray, "2 N"], steps: int
 ) -> Int8[np.ndarray, "{steps} N"]:
-    """Interpolation as in the paper's code: the latents of slerp between two normals guessed from the bits' unit vectors.
+    """Interpolation as in the paper's code: the latents of slerp between two normals guessed from the bits'
+    unit vectors.
 
     The first and last come near the ends only; the code shows the ends themselves before and after them.
     """
@@ -68,12 +71,16 @@ def paper_path(
     angle = np.arccos(np.clip(low @ high, -1, 1))
     shares = np.linspace(0, 1, steps)[:, None]
     normals = (
-        (np.sin((1 - shares) * angle) * low + np.sin(shares * angle) * high) if angle else np.repeat(low[None], steps, 0)
+        (np.sin((1 - shares) * angle) * low + np.sin(shares * angle) * high)
+        if angle
+        else np.repeat(low[None], steps, 0)
     )
     return np.where(normals @ vectors.T >= 0, np.int8(1), np.int8(-1))
 
 
-def _guessed_normal(vectors: Float64[np.ndarray, "N M"], latent: Int8[np.ndarray, "N"]) -> Float64[np.ndarray, "M"]:
+def _guessed_normal(
+    vectors: Float64[np.ndarray, "N M"], latent: Int8[np.ndarray, "N"]
+) -> Float64[np.ndarray, "M"]:
     normal = _centre(vectors[latent == 1], ties=False) - _centre(vectors[latent == -1], ties=True)
     unit: np.ndarray = normal / np.linalg.norm(normal)
     return unit
@@ -82,7 +89,8 @@ def _guessed_normal(vectors: Float64[np.ndarray, "N M"], latent: Int8[np.ndarray
 def _centre(vectors: Float64[np.ndarray, "K M"], ties: bool) -> Float64[np.ndarray, "M"]:
     """The direction of the mean; vectors on its other side are counted once more, as long as those get fewer.
 
-    With ``ties`` also while they stay as many, ten rounds at most: the code does so for bits of -1, not for those of +1.
+    With ``ties`` also while they stay as many, ten rounds at most: the code does so for bits of -1, not for
+    those of +1.
     """
     best, most = np.zeros(vectors.shape[1]), len(vectors)
     for _ in range(_ROUNDS if ties and most else most):

@@ -24,10 +24,12 @@ def fit_component(
     shrinkage: float,
     elsewhere: Float64[np.ndarray, "A"],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
-    """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one row.
+    """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one
+    row.
 
-    A component with very few rows for its bits is shrunk toward ``within`` (:func:`lbae.core.prior.mixture.shrink`). In one
-    that nowhere knows an attribute it is set as often as ``elsewhere``, E[a].
+    A component with very few rows for its bits is shrunk toward ``within``
+    (:func:`lbae.core.prior.mixture.shrink`). In one that nowhere knows an attribute it is set as often as
+    ``elsewhere``, E[a].
     """
     mean, second = joint_moments(sums, elsewhere)
     bits = slice(len(sums.attributes), None)

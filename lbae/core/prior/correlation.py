@@ -1,9 +1,10 @@
 """Nearest correlation matrix (Higham 2002) by the semismooth Newton method of Qi and Sun (2006).
 
-The problem: the symmetric X nearest to G in the Frobenius norm with unit diagonal and eigenvalues >= floor. Its dual is an
-unconstrained, once differentiable, convex problem in the N multipliers of the diagonal; Newton's method on it converges
-quadratically, one eigendecomposition a step. Fixing the boundary's row as well would make the means exact at the price of
-the pairs (docs/results.md); the dichotomised Gaussian has exact means and better pairs.
+The problem: the symmetric X nearest to G in the Frobenius norm with unit diagonal and eigenvalues >= floor.
+Its dual is an unconstrained, once differentiable, convex problem in the N multipliers of the diagonal;
+Newton's method on it converges quadratically, one eigendecomposition a step. Fixing the boundary's row as
+well would make the means exact at the price of the pairs (docs/results.md); the dichotomised Gaussian has
+exact means and better pairs.
 """
 
 from dataclasses import dataclass
@@ -21,20 +22,22 @@ _MAX_STEPS = 60
 _MAX_HALVINGS = 20
 # Keeps conjugate gradients going where the Hessian is singular.
 _REGULARISER = 1e-10
-# Of the norm of the diagonal's error before the last rescaling to an exact unit diagonal, relative to the distance of the
-# nearest PSD matrix. The error of the distance found goes with its square, and the smallest eigenvalue may be below the
-# floor by as small a share of it.
+# Of the norm of the diagonal's error before the last rescaling to an exact unit diagonal, relative to the
+# distance of the nearest PSD matrix. The error of the distance found goes with its square, and the smallest
+# eigenvalue may be below the floor by as small a share of it.
 _TOLERANCE = 1e-5
 # Of a diagonal entry, generously: no smaller gradient can be asked for.
 _ROUNDING = 1e-12
 
 
 def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOperator]:
-    """h -> diag(P (W o (PT Diag(h) P)) PT), a generalised Hessian of the dual (Qi and Sun, section 3), and a preconditioner.
+    """h -> diag(P (W o (PT Diag(h) P)) PT), a generalised Hessian of the dual (Qi and Sun, section 3), and a
+    preconditioner.
 
-    W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U the positive
-    eigenvectors the first part is ((U UT) o (U UT)) h: a product of matrices once a step and one with a vector a try. The
-    preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010). In float32: a step is asked for to a tenth at most.
+    W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U
+    the positive eigenvectors the first part is ((U UT) o (U UT)) h: a product of matrices once a step and one
+    with a vector a try. The preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010). In float32:
+    a step is asked for to a tenth at most.
     """
     positive = values > 0
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)
@@ -54,7 +57,9 @@ def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOpe
         return h.ravel() / diagonal
 
     shape = len(values), len(values)
-    return LinearOperator(shape, apply, dtype=np.float64), LinearOperator(shape, precondition, dtype=np.float64)
+    return LinearOperator(shape, apply, dtype=np.float64), LinearOperator(
+        shape, precondition, dtype=np.float64
+    )
 
 
 def _is_positive_definite(matrix: Matrix) -> bool:
@@ -116,10 +121,11 @@ def _newton(matrix: Matrix, target: float) -> Matrix:
 
 
 def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
-    """The nearest matrix with unit diagonal and eigenvalues >= ``floor``; the input itself when it already is one.
+    """The nearest matrix with unit diagonal and eigenvalues >= ``floor``; the input itself when it already is
+    one.
 
-    ValueError when the input is not finite or the floor is outside [0, 1); RuntimeError when Newton's method does not
-    converge.
+    ValueError when the input is not finite or the floor is outside [0, 1); RuntimeError when Newton's method
+    does not converge.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("the matrix to repair has values that are not finite")
@@ -138,7 +144,8 @@ def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
 
 
 def correlation_factor(matrix: Matrix, floor: float) -> Matrix:
-    """Lower-triangular V with unit rows and V VT the nearest correlation matrix with that eigenvalue floor (slide 13).
+    """Lower-triangular V with unit rows and V VT the nearest correlation matrix with that eigenvalue floor
+    (slide 13).
 
     The floor must be above rounding (1e-9, say), or the Cholesky factorisation may fail with LinAlgError.
     """

@@ -1,9 +1,11 @@
 """The moments that a prior's samples have, by formula, against those they should have.
 
-    hyperplane         E[b_i] = 2/pi asin<V_i, V_0>,  E[b_i b_j] = 2/pi asin<V_i, V_j>      (Goemans-Williamson 1995)
-    thresholds         E[b_i] = 2 Phi(t_i) - 1,  E[b_i b_j] = 4 P(b_i = b_j = +1) - 2 P(b_i = +1) - 2 P(b_j = +1) + 1
+    hyperplane         E[b_i] = 2/pi asin<V_i, V_0>,  E[b_i b_j] = 2/pi asin<V_i, V_j>
+    (Goemans-Williamson 1995) thresholds         E[b_i] = 2 Phi(t_i) - 1,  E[b_i b_j] = 4 P(b_i = b_j = +1) -
+    2 P(b_i = +1) - 2 P(b_j = +1) + 1
 
-with t_i = F_i0 over the norm of the rest of row i, and P of both bits the upper quadrant of a bivariate Gaussian.
+with t_i = F_i0 over the norm of the rest of row i, and P of both bits the upper quadrant of a bivariate
+Gaussian.
 """
 
 import numpy as np

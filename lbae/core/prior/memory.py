@@ -10,8 +10,12 @@ QUERIES = 2_000  # enough for a first percentile
 _CHUNK = 2**14
 
 
-def nearest_distances(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N"]) -> Int64[np.ndarray, "K"]:
-    """Hamming distance of every latent to the nearest of ``among``; exact, since sums of +1 and -1 fit float32."""
+def nearest_distances(
+    latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N"]
+) -> Int64[np.ndarray, "K"]:
+    """Hamming distance of every latent to the nearest of ``among``; exact, since sums of +1 and -1 fit
+    float32.
+    """
     queries = torch.from_numpy(latents).float().T
     agreement = torch.full((len(latents),), -float(latents.shape[1]))
     for start in range(0, len(among), _CHUNK):
@@ -27,13 +31,16 @@ def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N
 
 
 def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
-    """1st and 50th percentile of distances to the nearest, in bits, how many are 0: exact copies, and of how many."""
+    """1st and 50th percentile of distances to the nearest, in bits, how many are 0: exact copies, and of how
+    many.
+    """
     percentiles = np.percentile(found, [1, 50]).tolist()
     return {"percentiles_1_50": percentiles, "copies": int((found == 0).sum()), "queries": len(found)}
 
 
 def remembers(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
-    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the :func:`nearest_facts` of both.
+    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the
+    :func:`nearest_facts` of both.
 
     So do those with the larger share of copies; there may be more drawn than unseen ones.
     """

@@ -1,13 +1,14 @@
 """Mixtures of moments: clusters of images with latent moments of their own, and how far to trust each.
 
-Images are clustered by what they look like (:mod:`lbae.core.prior.appearance`). A cluster with very few rows for its bits
-has its covariance shrunk toward the pooled within-cluster one, by the amount with the best mean log density of held-out
-latents under
+Images are clustered by what they look like (:mod:`lbae.core.prior.appearance`). A cluster with very few rows
+for its bits has its covariance shrunk toward the pooled within-cluster one, by the amount with the best mean
+log density of held-out latents under
 
     sum_c w_c N(y; mu_c, (1 - a) S_c + a W + 0.01 I)
 
-with S_c the covariance of cluster c, W the pooled one. This score needs no repaired matrix. It is reported beside the number
-of clusters and does not choose it: on balanced bits it prefers worse images (docs/results.md).
+with S_c the covariance of cluster c, W the pooled one. This score needs no repaired matrix. It is reported
+beside the number of clusters and does not choose it: on balanced bits it prefers worse images
+(docs/results.md).
 """
 
 import warnings
@@ -38,7 +39,9 @@ def cluster_centers(points: Points, components: int, seed: int) -> Centers:
     Starting from random points is as good here as k-means++ and far quicker.
     """
     if not 1 <= components <= len(points):
-        raise ValueError(f"{components} components were asked for; allowed: 1 to the {len(points)} points at hand")
+        raise ValueError(
+            f"{components} components were asked for; allowed: 1 to the {len(points)} points at hand"
+        )
     if components == 1:
         return points.mean(axis=0, keepdims=True)
     rng = np.random.default_rng(seed)
@@ -70,12 +73,15 @@ def shrink(
     within: Float64[np.ndarray, "N N"],
     amount: float,
 ) -> Float64[np.ndarray, "N N"]:
-    """E[y yT] of a cluster with its correlations moved by ``amount`` toward those of the pooled covariance ``within``.
+    """E[y yT] of a cluster with its correlations moved by ``amount`` toward those of the pooled covariance
+    ``within``.
 
     Correlations and not covariances are mixed, so that every bit keeps its own mean and variance.
     """
     deviation = np.sqrt(np.maximum(np.diag(within), 0))
-    scale = np.divide(np.sqrt(np.maximum(1 - mean**2, 0)), deviation, out=np.zeros_like(mean), where=deviation > 0)
+    scale = np.divide(
+        np.sqrt(np.maximum(1 - mean**2, 0)), deviation, out=np.zeros_like(mean), where=deviation > 0
+    )
     pooled = np.outer(mean, mean) + scale[:, None] * within * scale
     shrunk = (1 - amount) * second + amount * pooled
     np.fill_diagonal(shrunk, 1.0)
@@ -84,7 +90,8 @@ def shrink(
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A partition with its best shrinkage and the mean log density of held-out latents there, in nats a latent.
+    """A partition with its best shrinkage and the mean log density of held-out latents there, in nats a
+    latent.
 
     ``nats`` is NaN when no latents were held out; the shrinkage is then the largest tried.
     """
@@ -108,7 +115,9 @@ def try_clusters(train: Latents, points: Points, held_out: HeldOut, components: 
 
 
 def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidate:
-    """A given partition of the training latents, scored at every shrinkage. A single component has nothing to shrink to."""
+    """A given partition of the training latents, scored at every shrinkage. A single component has nothing to
+    shrink to.
+    """
     within = within_covariance(train, labels)
     clusters = np.unique(labels)
     shrinkages = _SHRINKAGES if len(clusters) > 1 else (0.0,)
@@ -120,17 +129,25 @@ def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidat
         weight = np.log(sums.count / len(train))
         covariance = sums.second - np.outer(sums.mean, sums.mean)
         for s, amount in enumerate(shrinkages):
-            logs[s, c] = weight + _log_density(held_out, sums.mean, (1 - amount) * covariance + amount * within)
+            logs[s, c] = weight + _log_density(
+                held_out, sums.mean, (1 - amount) * covariance + amount * within
+            )
     nats = logsumexp(logs, axis=1).mean(axis=1)
     best = int(nats.argmax())
-    return Candidate(components=len(clusters), nats=float(nats[best]), shrinkage=shrinkages[best], within=within)
+    return Candidate(
+        components=len(clusters), nats=float(nats[best]), shrinkage=shrinkages[best], within=within
+    )
 
 
 def _log_density(
     points: Latents, mean: Float64[np.ndarray, "N"], covariance: Float64[np.ndarray, "N N"]
 ) -> Float64[np.ndarray, "K"]:
     """Of a Gaussian with a little noise added."""
-    factor = linalg.cholesky(covariance + _NOISE * np.eye(len(mean)), lower=True, overwrite_a=True, check_finite=False)
-    white = linalg.solve_triangular(factor, points.T - mean[:, None], lower=True, overwrite_b=True, check_finite=False)
+    factor = linalg.cholesky(
+        covariance + _NOISE * np.eye(len(mean)), lower=True, overwrite_a=True, check_finite=False
+    )
+    white = linalg.solve_triangular(
+        factor, points.T - mean[:, None], lower=True, overwrite_b=True, check_finite=False
+    )
     normaliser = np.log(np.diag(factor)).sum() + 0.5 * len(mean) * np.log(2 * np.pi)
     return -0.5 * np.einsum("nh,nh->h", white, white) - normaliser

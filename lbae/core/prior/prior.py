@@ -1,10 +1,11 @@
 """The prior: a mixture of samplers that all threshold correlated Gaussians, drawn block by block.
 
-Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its first entry are the
-attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0; z], z ~ N(0, I):
+Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its
+first entry are the attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0;
+z], z ~ N(0, I):
 
-    hyperplane (slides 12-15), paper    r_0 = |N(0, 1)|    the boundary's positive side; no product of signs changes
-    all others                          r_0 = 1            column 0 of F holds the negative thresholds
+    hyperplane (slides 12-15), paper    r_0 = |N(0, 1)|    the boundary's positive side; no product of signs
+    changes all others                          r_0 = 1            column 0 of F holds the negative thresholds
 
 sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
 """
@@ -23,9 +24,9 @@ Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 
 HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
-# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole, and products
-# have one shape a prior. Rows of one component fill a product of BLOCK rows; the few that each component of a mixture has
-# in a block are collected over _BLOCKS of them, for products of _ROWS rows.
+# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole,
+# and products have one shape a prior. Rows of one component fill a product of BLOCK rows; the few that each
+# component of a mixture has in a block are collected over _BLOCKS of them, for products of _ROWS rows.
 BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
 _STRIPS = 4
@@ -34,7 +35,9 @@ MAX_TRIES = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A mixture: component c is drawn with its weight, then attributes and latent from its factor; M = 1 + A + N."""
+    """A mixture: component c is drawn with its weight, then attributes and latent from its factor; M = 1 + A
+    + N.
+    """
 
     sampler: Sampler
     weights: Float64[np.ndarray, "C"]
@@ -50,11 +53,13 @@ class Prior:
         """``count`` latents; latent i does not depend on ``count``."""
         return self.sample_given(count, seed, {})[0]
 
-    def sample_given(self, count: int, seed: int, given: Mapping[str, bool]) -> tuple[Int8[np.ndarray, "{count} N"], float]:
+    def sample_given(
+        self, count: int, seed: int, given: Mapping[str, bool]
+    ) -> tuple[Int8[np.ndarray, "{count} N"], float]:
         """``count`` latents of draws whose attributes are as ``given``, and the share of draws that were.
 
-        Latent i does not depend on ``count``. UserError for an attribute the prior does not know, and when 10**6 tries
-        did not give a block of latents.
+        Latent i does not depend on ``count``. UserError for an attribute the prior does not know, and when
+        10**6 tries did not give a block of latents.
         """
         latents, tries = self.draw(0, count, seed, given)
         return latents, whole_blocks(count) / max(1, tries)
@@ -62,7 +67,9 @@ class Prior:
     def draw(
         self, start: int, stop: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
-        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its errors."""
+        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its
+        errors.
+        """
         for name in given:
             if name not in self.attributes:
                 raise unknown("attribute", name, self.attributes)
@@ -76,7 +83,11 @@ class Prior:
             total += tries
             begin = index * BLOCK
             asked = slice(max(start - begin, 0), stop - begin)
-            self._fill(latents[max(begin - start, 0) : begin - start + len(components)], components[asked], normals[asked])
+            self._fill(
+                latents[max(begin - start, 0) : begin - start + len(components)],
+                components[asked],
+                normals[asked],
+            )
         return latents, total
 
     def _blocks(
@@ -97,14 +108,18 @@ class Prior:
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
     ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
-        """For every latent of a block the component and the first normals of its first try that is as wanted."""
+        """For every latent of a block the component and the first normals of its first try that is
+        as wanted."""
         size = 1 + len(self.attributes)
         components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
         for attempt in range(MAX_TRIES // BLOCK):
             rng = _stream(seed, index, 1 + attempt)  # a 0 at the end would give the stream of (seed, index)
-            chosen, normals = rng.choice(len(self.weights), size=BLOCK, p=self.weights), self._normals(rng, size)
+            chosen, normals = (
+                rng.choice(len(self.weights), size=BLOCK, p=self.weights),
+                self._normals(rng, size),
+            )
             tries += int(pending.sum())
             taken = pending & self._has(chosen, normals, wanted)
             components[taken], heads[taken] = chosen[taken], normals[taken]
@@ -113,12 +128,16 @@ class Prior:
                 return components, heads, tries
         rate = (BLOCK - pending.sum()) / tries
         raise UserError(
-            f"{int(pending.sum())} of {BLOCK} latents were not found in {tries} tries (about {rate:.2g} of all draws have"
+            f"{int(pending.sum())} of {BLOCK} latents were not found in {tries} tries (about {rate:.2g} of"
+            f" all draws have"
             " these attributes): ask for fewer attributes at once"
         )
 
     def _has(
-        self, components: Int64[np.ndarray, "B"], normals: Float32[np.ndarray, "B H"], wanted: Mapping[int, bool]
+        self,
+        components: Int64[np.ndarray, "B"],
+        normals: Float32[np.ndarray, "B H"],
+        wanted: Mapping[int, bool],
     ) -> Bool[np.ndarray, "B"]:
         rows, values = list(wanted), np.array(list(wanted.values()))
         sides = np.einsum("bh,bah->ba", normals, self.factors[:, rows, : normals.shape[1]][components])
@@ -130,7 +149,10 @@ class Prior:
         return normals
 
     def _fill(
-        self, latents: Int8[np.ndarray, "K N"], components: Int64[np.ndarray, "K"], normals: Float32[np.ndarray, "K M"]
+        self,
+        latents: Int8[np.ndarray, "K N"],
+        components: Int64[np.ndarray, "K"],
+        normals: Float32[np.ndarray, "K M"],
     ) -> None:
         size = BLOCK if len(self.weights) == 1 else _ROWS
         taken = np.zeros((size, normals.shape[1]), dtype=np.float32)
@@ -146,7 +168,9 @@ class Prior:
 def _products(
     factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "R M"], size: int
 ) -> Float32[np.ndarray, "R {size}"]:
-    """The last ``size`` entries of F r. F is triangular: a strip of its rows needs the normals up to its end only."""
+    """The last ``size`` entries of F r. F is triangular: a strip of its rows needs the normals up to its end
+    only.
+    """
     products = np.empty((len(normals), size), dtype=np.float32)
     first = len(factor) - size
     for low, high in itertools.pairwise(np.linspace(first, len(factor), _STRIPS + 1).astype(int)):

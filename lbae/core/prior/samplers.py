@@ -1,6 +1,7 @@
 """The samplers by name: from moments to the factor that :class:`lbae.core.prior.prior.Prior` draws with.
 
-``hyperplane`` and ``gaussian`` are the product's, the others baselines to show (:mod:`lbae.core.prior.baselines`).
+``hyperplane`` and ``gaussian`` are the product's, the others baselines to show
+(:mod:`lbae.core.prior.baselines`).
 """
 
 import numpy as np
@@ -41,7 +42,9 @@ def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: 
 
 
 def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
-    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows. What never varies there stays as it is."""
+    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows. What never varies there stays as it
+    is.
+    """
     if sampler == "paper":
         factor = paper_factor(moment_matrix(mean, second))
     elif sampler == "direct":
@@ -63,14 +66,17 @@ def _keep_constant(factor: Factor, mean: Mean) -> Factor:
 def fit(sampler: Sampler, moments: MomentSums) -> Prior:
     """A prior of one component with these moments; ValueError for fewer than 2 rows.
 
-    ``paper`` has no attributes, as in the paper's code: its repair of a matrix that has them weakens the bits' correlations.
+    ``paper`` has no attributes, as in the paper's code: its repair of a matrix that has them weakens the
+    bits' correlations.
     """
     if moments.count < 2:
         raise ValueError(f"moments of {moments.count} rows; a prior needs at least 2")
     attributes = () if sampler == "paper" else moments.attributes
     wanted = joint_moments(moments) if attributes else (moments.mean, moments.second)
     factor = sampling_factor(sampler, *wanted, moments.count)
-    return Prior(sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=attributes)
+    return Prior(
+        sampler=sampler, weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=attributes
+    )
 
 
 def draw_codes(
@@ -78,12 +84,14 @@ def draw_codes(
 ) -> Float32[np.ndarray, "{count} n"]:
     """New codes for a decoder, by one Gaussian.
 
-    Bits are drawn by thresholds of one with the codes' correlations; real numbers from one with their mean and covariance;
-    those of a variational autoencoder from N(0, I), toward which its codes were trained.
+    Bits are drawn by thresholds of one with the codes' correlations; real numbers from one with their mean
+    and covariance; those of a variational autoencoder from N(0, I), toward which its codes were trained.
     """
     if bottleneck == "bernoulli":
         return (
-            fit("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1])).sample(count, seed).astype(np.float32)
+            fit("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1]))
+            .sample(count, seed)
+            .astype(np.float32)
         )
     rng, size = np.random.default_rng(seed), codes.shape[1]
     normal, covariance = bottleneck == "gaussian", np.atleast_2d(np.cov(codes.T))

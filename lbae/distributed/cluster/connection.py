@@ -16,16 +16,19 @@ from lbae.io import machine
 
 _ANSWER_S = 5.0
 _TOKEN = (
-    "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and client"
+    "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
+    " client"
     " (`ray get-auth-token --generate` makes one for a new cluster)"
 )
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
+    """Join the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else
+    start a local Ray.
 
-    LbaeError when nothing answers, or /dev/shm is too small for a local Ray; UserError for a cluster of other versions, or
-    when there is no token and RAY_AUTH_MODE asks for one. The process's handler of SIGTERM stays.
+    LbaeError when nothing answers, or /dev/shm is too small for a local Ray; UserError for a cluster of other
+    versions, or when there is no token and RAY_AUTH_MODE asks for one. The process's handler of SIGTERM
+    stays.
     """
     for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -37,7 +40,9 @@ def connect(address: str | None) -> None:
         try:
             quiet(object_store_memory=machine.STORE_BYTES)
             _check_shared_memory(free)
-        except ValueError:  # not for a cluster that stands; "auto" would also join the local Ray of another job
+        except (
+            ValueError
+        ):  # not for a cluster that stands; "auto" would also join the local Ray of another job
             quiet()
     except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
         raise LbaeError(
@@ -49,7 +54,8 @@ def connect(address: str | None) -> None:
         if "Version mismatch" not in str(error):
             raise
         raise UserError(
-            f"the Ray cluster at {place} runs other versions than this job: {str(error).partition(': ')[2]}Ray and Python"
+            f"the Ray cluster at {place} runs other versions than this job:"
+            f" {str(error).partition(': ')[2]}Ray and Python"
             " must be the same on both; use the cluster's, or submit the job to it with `ray job submit`"
         ) from error
     except SystemExit as stop:
@@ -57,14 +63,17 @@ def connect(address: str | None) -> None:
             handler(signal.SIGTERM, None)
         raise
     finally:
-        # Ray puts a handler of its own there, which exits; a job's says that it was stopped, and hears no more (lbae.cli).
+        # Ray puts a handler of its own there, which exits; a job's says that it was stopped, and hears no
+        # more (lbae.cli).
         stopped, main = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, threading.main_thread()
         if callable(handler) and not stopped and threading.current_thread() is main:
             signal.signal(signal.SIGTERM, handler)
 
 
 def _check_answers(address: str | None) -> None:
-    """LbaeError when nothing listens where Ray will look for a cluster: Ray itself would try again for minutes."""
+    """LbaeError when nothing listens where Ray will look for a cluster: Ray itself would try again for
+    minutes.
+    """
     asked = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS")  # as ray.init chooses
     place = asked or find_bootstrap_address(None) or ""
     host, _, port = place.rpartition(":")
@@ -74,17 +83,25 @@ def _check_answers(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
         raise LbaeError(
-            f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the last `ray start`:"
+            f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the"
+            f" last `ray start`:"
             " start it again, give another address, or forget it with `ray stop` (or --address local)"
         ) from error
 
 
 def _check_shared_memory(free: int | None) -> None:
-    """LbaeError when a local Ray, started just now, had no room in /dev/shm: it took files in /tmp, and said nothing."""
-    if free is not None and free < machine.STORE_BYTES and not os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"):
+    """LbaeError when a local Ray, started just now, had no room in /dev/shm: it took files in /tmp, and said
+    nothing.
+    """
+    if (
+        free is not None
+        and free < machine.STORE_BYTES
+        and not os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
+    ):
         ray.shutdown()
         raise LbaeError(
-            f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs {machine.STORE_BYTES / 2**20:,.0f} MiB there:"
+            f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs"
+            f" {machine.STORE_BYTES / 2**20:,.0f} MiB there:"
             " start the container with `--shm-size=3g`, delete what lies in /dev/shm, or set"
             " RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to do with files in /tmp"
         )

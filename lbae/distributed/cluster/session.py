@@ -17,9 +17,9 @@ from lbae.distributed.cluster.connection import connect
 from lbae.errors import LbaeError, UserError
 from lbae.report.progress import ProgressLine
 
-# Of processes that run a network on CPUs: glibc is to keep what is freed, in one arena for all threads. Activations are
-# megabytes; by default such blocks come from the kernel and go back one by one, so that every layer of every batch waits
-# for zeroed pages, and a training step takes 1.4 times as long (docs/results.md).
+# Of processes that run a network on CPUs: glibc is to keep what is freed, in one arena for all threads.
+# Activations are megabytes; by default such blocks come from the kernel and go back one by one, so that every
+# layer of every batch waits for zeroed pages, and a training step takes 1.4 times as long (docs/results.md).
 RUNS_A_NETWORK = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
@@ -34,14 +34,16 @@ _ACTORS_A_GPU = 4  # a GPU runs the network faster than one CPU decodes or compr
 
 @contextmanager
 def session(address: str | None = None, gpus: int | None = None) -> Iterator[None]:
-    """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else start a local Ray.
+    """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else
+    start a local Ray.
 
-    A Ray that is connected already (a notebook's, a test's) is used and left alone. Where ``gpus`` are asked for, they are
-    waited for as :func:`wait_for` does: a cluster may have nodes with GPUs only while somebody wants them. Errors of this
-    package that tasks raise come out as themselves; what connecting raises says
+    A Ray that is connected already (a notebook's, a test's) is used and left alone. Where ``gpus`` are asked
+    for, they are waited for as :func:`wait_for` does: a cluster may have nodes with GPUs only while somebody
+    wants them. Errors of this package that tasks raise come out as themselves; what connecting raises says
     :func:`lbae.distributed.cluster.connection.connect`.
     """
-    # A task that fails fails all its results; the one that is asked for carries the error, the others would print it.
+    # A task that fails fails all its results; the one that is asked for carries the error, the others would
+    # print it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
     if not joined:
@@ -60,13 +62,16 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
 def root_cause(error: BaseException) -> LbaeError:
     """The package's own error inside one that passed through Ray, or a line of the innermost message.
 
-    The last one, of a traceback the error; the first one where hints follow it, as of CUDA and of Ray's watch over memory.
+    The last one, of a traceback the error; the first one where hints follow it, as of CUDA and of Ray's watch
+    over memory.
     """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, LbaeError) and not isinstance(seen, RayTaskError):
             return seen
-        inner = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None)  # of Ray's tasks, of Ray Train's workers
+        inner = getattr(seen, "cause", None) or getattr(
+            seen, "_base_exc", None
+        )  # of Ray's tasks, of Ray Train's workers
         error, seen = seen, inner or seen.__cause__
     lines = str(error).strip().splitlines() or [repr(error)]
     hints_follow = isinstance(error, OutOfMemoryError) or lines[0].startswith("CUDA error")
@@ -89,13 +94,17 @@ def node_cpus(gpus: int = 0) -> int:
 
 
 def network_cpus() -> int:
-    """Whole CPUs of the nodes that have GPUs, if any has, else of all: of those on which actors run a network."""
+    """Whole CPUs of the nodes that have GPUs, if any has, else of all: of those on which actors run a
+    network.
+    """
     with_gpus = [node for node in nodes() if node.get("GPU", 0)]
     return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes()))
 
 
 def own_cpus() -> int:
-    """Whole CPUs of this process's node as Ray counts them, which a container's quota bounds, if it may run on as many."""
+    """Whole CPUs of this process's node as Ray counts them, which a container's quota bounds, if it may run
+    on as many.
+    """
     here = ray.get_runtime_context().get_node_id()
     counted = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(int(counted), len(os.sched_getaffinity(0))))
@@ -109,8 +118,8 @@ def cluster_gpus() -> int:
 def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     """Wait until the cluster has ``count`` CPUs or GPUs, which its autoscaler, if it has one, is asked for.
 
-    It waits as long as Ray Train does for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute; then
-    UserError with the ``remedy``.
+    It waits as long as Ray Train does for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a
+    minute; then UserError with the ``remedy``.
     """
 
     def found() -> int:
@@ -126,7 +135,9 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
         time.sleep(_POLL_S)
     request_resources(bundles=[])
     if found() < count:
-        raise UserError(f"{count} {resource}s are needed; the cluster has {found()} after {patience:g} s: {remedy}")
+        raise UserError(
+            f"{count} {resource}s are needed; the cluster has {found()} after {patience:g} s: {remedy}"
+        )
 
 
 def wait_for_gpus(count: int) -> None:
@@ -139,7 +150,8 @@ def wait_for_gpus(count: int) -> None:
 def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
     """How many actors of one CPU run a network over files, and each one's share of a GPU.
 
-    They may take every CPU: what they work on is handed out by the driver, so no task waits for a CPU that they hold.
+    They may take every CPU: what they work on is handed out by the driver, so no task waits for a CPU that
+    they hold.
     """
     if not gpus:
         return cpus, 0
@@ -193,7 +205,9 @@ class Meter:
 
 
 def start_meter() -> Any:
-    """A :class:`Meter` on the driver's node, so that it lives as long as the driver, whichever other node dies."""
+    """A :class:`Meter` on the driver's node, so that it lives as long as the driver, whichever other node
+    dies.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Meter.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 

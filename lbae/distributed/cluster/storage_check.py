@@ -1,4 +1,6 @@
-"""Storage that this process reaches and another node does not, found by a task on every node before work starts."""
+"""Storage that this process reaches and another node does not, found by a task on every node before work
+starts.
+"""
 
 import posixpath
 import uuid
@@ -14,15 +16,18 @@ from lbae.io.storage.location import absolute, resolve
 
 _PATIENCE_S = 120.0
 _MEND = (
-    "all nodes need the same storage (s3://..., or a folder that they share), and its keys and endpoint in their environment"
+    "all nodes need the same storage (s3://..., or a folder that they share), and its keys and endpoint"
+    " in their environment"
 )
 _proven: set[tuple[str, str, str]] = set()  # nodes with what they were seen to read, or to write to
 
 
 def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
-    """See that every node reads ``reads`` and shares the folders around ``writes``; those not given count as reached.
+    """See that every node reads ``reads`` and shares the folders around ``writes``; those not given count as
+    reached.
 
-    Nothing happens on one node, nor for what a node was seen to reach before. LbaeError names the node and the URI.
+    Nothing happens on one node, nor for what a node was seen to reach before. LbaeError names the node and
+    the URI.
     """
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) == 1:
@@ -57,7 +62,9 @@ def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
 
 
 def _answer(task: ray.ObjectRef, node: str) -> str | None:
-    """What a node has to complain of, perhaps nothing; None of one that has died, whose work Ray gives to others."""
+    """What a node has to complain of, perhaps nothing; None of one that has died, whose work Ray gives to
+    others.
+    """
     try:
         answer: str = ray.get(task)
     except RayError as error:

@@ -1,7 +1,9 @@
-"""Encoding an image source to a latent table with Ray Data: a pool of actors reads, decodes and encodes shards.
+"""Encoding an image source to a latent table with Ray Data: a pool of actors reads, decodes and encodes
+shards.
 
-One row of a Ray data set is one shard of the source and leaves one file; then one row is one part file made of those. What
-is there when the job is killed is not done again, and no row is lost, doubled or moved, whatever the number of actors.
+One row of a Ray data set is one shard of the source and leaves one file; then one row is one part file made
+of those. What is there when the job is killed is not done again, and no row is lost, doubled or moved,
+whatever the number of actors.
 """
 
 import collections
@@ -37,8 +39,12 @@ from lbae.io.sources.source import Shard, read_batches
 from lbae.report.progress import ProgressLine
 
 
-def encode_shards(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]) -> dict[str, Any]:
-    """Encode the shards that are not finished yet; how many images that were on every node, and how many a second."""
+def encode_shards(
+    encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]
+) -> dict[str, Any]:
+    """Encode the shards that are not finished yet; how many images that were on every node, and how many a
+    second.
+    """
     finished = assembly.finished_shards(encoder["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.wanted for shard in shards)
@@ -49,7 +55,10 @@ def encode_shards(encoder: dict[str, Any], shards: tuple[Shard, ...], still_held
             by_node[node] += rows
             line.update(before + by_node.total())
             still_held()
-    return {"images_by_node": sorted(by_node.values(), reverse=True), "images_per_second": round(line.rate, 1)}
+    return {
+        "images_by_node": sorted(by_node.values(), reverse=True),
+        "images_per_second": round(line.rate, 1),
+    }
 
 
 def choose_precision(out: str) -> Precision:
@@ -94,9 +103,13 @@ def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[asse
 
 
 class _Encoder:
-    """Holds the model; makes of a shard its file. While a batch is encoded the next ones are read and decoded."""
+    """Holds the model; makes of a shard its file. While a batch is encoded the next ones are read and
+    decoded.
+    """
 
-    def __init__(self, model: str, out: str, keep_images: bool, precision: Precision, device: str, threads: int) -> None:
+    def __init__(
+        self, model: str, out: str, keep_images: bool, precision: Precision, device: str, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
         self.codec = load_model(model, precision, torch.device(device))
         self.model = artifact.read_manifest(model).fingerprint

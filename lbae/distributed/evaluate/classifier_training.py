@@ -21,14 +21,18 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier | str:
     cpus = min(node_cpus(gpus), _CPUS)  # of a node that has the GPU, too: no other can run it
     meter = start_meter()
     ray.get(meter.begin.remote(0, SETTINGS["epochs"]))
-    task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(shards, config, gpus, cpus, meter)
+    task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(
+        shards, config, gpus, cpus, meter
+    )
     with ProgressLine("classifier", SETTINGS["epochs"], "epochs") as line, watched(meter, line):
         trained: Classifier | str = ray.get(task)
     return trained
 
 
 @ray.remote
-def _train(shards: tuple[Shard, ...], config: ModelConfig, gpus: int, cpus: int, meter: Any) -> Classifier | str:
+def _train(
+    shards: tuple[Shard, ...], config: ModelConfig, gpus: int, cpus: int, meter: Any
+) -> Classifier | str:
     examples = read_examples(shards, config)
     if isinstance(examples, str):
         return examples
@@ -37,7 +41,9 @@ def _train(shards: tuple[Shard, ...], config: ModelConfig, gpus: int, cpus: int,
         meter.begin.remote(done, total)
         meter.say.remote(f"loss {loss:.3f}")
 
-    device = "cuda" if gpus and torch.cuda.is_available() else "cpu"  # torch sees GPUs, too, that are not this task's
+    device = (
+        "cuda" if gpus and torch.cuda.is_available() else "cpu"
+    )  # torch sees GPUs, too, that are not this task's
     threads = torch.get_num_threads()
     torch.set_num_threads(cpus)
     try:

@@ -1,4 +1,6 @@
-"""Comparing what an evaluation saw: one Ray task a distance, a kind of edit, a run of latents or of training images."""
+"""Comparing what an evaluation saw: one Ray task a distance, a kind of edit, a run of latents or of training
+images.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +22,17 @@ from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.source import Shard, Source, file_digests, read_shard, shard_keys
 from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits
-from lbae.report.evaluation.findings import ACCURACY, BESIDE, EDITS, MIXTURE, NEAREST, PRIORS, Findings, Inputs, Settings
+from lbae.report.evaluation.findings import (
+    ACCURACY,
+    BESIDE,
+    EDITS,
+    MIXTURE,
+    NEAREST,
+    PRIORS,
+    Findings,
+    Inputs,
+    Settings,
+)
 from lbae.report.evaluation.paths import PAIRS, Paths, measure_paths
 from lbae.report.evaluation.rates import FORMATS, rate_curve
 from lbae.report.evaluation.references import Reference
@@ -41,21 +53,28 @@ def compare(
     references: Mapping[str, Reference],
     left_out: dict[str, str],
 ) -> Findings:
-    """Everything that follows from what was seen; what lacks its input is left out, and named beside what was before."""
+    """Everything that follows from what was seen; what lacks its input is left out, and named beside what was
+    before.
+    """
     made = streams[RECONSTRUCTIONS]
     tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
     device, share = network_device()
     pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
     ways = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
-    changes = _start_edits(inputs.bundle, bundle, classifier, tested[drawn_rows(len(tested), LATENTS)], left_out)
+    changes = _start_edits(
+        inputs.bundle, bundle, classifier, tested[drawn_rows(len(tested), LATENTS)], left_out
+    )
     rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
     apart = _start_distances(settings, streams, references)
     overlap = _start_overlap(inputs, made)
     found = Findings(
         streams=streams,
         references=references,
-        distances={name: {reference: ray.get(task) for reference, task in tasks.items()} for name, tasks in apart.items()},
+        distances={
+            name: {reference: ray.get(task) for reference, task in tasks.items()}
+            for name, tasks in apart.items()
+        },
         accuracy=_accuracy(references[TEST], classifier, left_out),
         rates={form: ray.get(task) for form, task in rates.items()},
         paths=ray.get(ways),
@@ -81,9 +100,11 @@ _distances, _rates = _task(distances), _task(rate_curve)
 def _start_distances(
     settings: Settings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
-    """By name of the images and of the reference. Against training images only the Fréchet distance, for which sums do.
+    """By name of the images and of the reference. Against training images only the Fréchet distance, for
+    which sums do.
 
-    Training images are measured as many as test images, like all others: more would come nearer than a perfect sampler can.
+    Training images are measured as many as test images, like all others: more would come nearer than a
+    perfect sampler can.
     """
     handles = {name: ray.put(reference.features) for name, reference in references.items()}
     most = references[TEST].features.count
@@ -109,12 +130,18 @@ def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[
 
 
 def _start_edits(
-    bundle: Bundle, handle: ray.ObjectRef, classifier: Classifier | None, latents: np.ndarray, left_out: dict[str, str]
+    bundle: Bundle,
+    handle: ray.ObjectRef,
+    classifier: Classifier | None,
+    latents: np.ndarray,
+    left_out: dict[str, str],
 ) -> list[ray.ObjectRef]:
     """Setting every attribute that lifts some bits, and unsetting those that are no class of a label."""
     if classifier is None:
         return []
-    sizes = {classifier.attributes[i].name: len(indices) for _, indices in classifier.columns for i in indices}
+    sizes = {
+        classifier.attributes[i].name: len(indices) for _, indices in classifier.columns for i in indices
+    }
     known = [name for name in bundle.attributes.lifted if name in sizes]
     wanted = [(name, value) for name in known for value in ((True,) if sizes[name] > 1 else (True, False))]
     if not wanted:
@@ -123,7 +150,9 @@ def _start_edits(
     if len(wanted) > _EDITS:
         left_out[EDITS] = f"{len(wanted) - _EDITS} of {len(wanted)}: the first {_EDITS} are measured"
     if not has_unit_vectors(bundle.attributes, bundle.normals):
-        left_out["hyperplane edits"] = "the bundle, of an older version, has no unit vectors of attributes: fit it again"
+        left_out["hyperplane edits"] = (
+            "the bundle, of an older version, has no unit vectors of attributes: fit it again"
+        )
     network, (device, share) = ray.put(classifier), network_device()
     before = _before.options(num_gpus=share).remote(handle, network, device, latents)
     task = _edits.options(num_gpus=share)
@@ -136,7 +165,9 @@ def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.nda
 
 
 @_task
-def _edits(bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool) -> Edits | None:
+def _edits(
+    bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool
+) -> Edits | None:
     return measure_edits(bundle.to(device), classifier.to(device), before, attribute, value)
 
 
@@ -166,7 +197,9 @@ def _overlapping(found: list[tuple[int, np.ndarray]], tested: Stream) -> dict[st
     return {"bytes": int(np.isin(tested.digests, same).sum()), "keys": sum(keys for keys, _ in found)}
 
 
-def _accuracy(reference: Reference, classifier: Classifier | None, left_out: dict[str, str]) -> dict[str, float]:
+def _accuracy(
+    reference: Reference, classifier: Classifier | None, left_out: dict[str, str]
+) -> dict[str, float]:
     """Of every column the share of test images that the classifier gets right."""
     shares: dict[str, float] = {}
     if classifier is None:
@@ -178,12 +211,16 @@ def _accuracy(reference: Reference, classifier: Classifier | None, left_out: dic
         if known:
             shares[column] = round(right / known, 4)
         else:
-            left_out[f"{ACCURACY}, {column}"] = "the test images have no such column with values as in the training images"
+            left_out[f"{ACCURACY}, {column}"] = (
+                "the test images have no such column with values as in the training images"
+            )
     return shares
 
 
 def _find_nearest(inputs: Inputs, found: Findings) -> None:
-    """How near samples come to training latents, against test images' latents; and the training images nearest to some."""
+    """How near samples come to training latents, against test images' latents; and the training images
+    nearest to some.
+    """
     if inputs.latents is None:
         return
     tested = found.streams[RECONSTRUCTIONS].latents
@@ -196,7 +233,9 @@ def _find_nearest(inputs: Inputs, found: Findings) -> None:
         if name == MIXTURE and inputs.train is not None:
             hits = [nearest.hits(start + i) for i in range(min(_SHOWN, len(packed)))]
             try:
-                found.neighbours = _beside(inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits)
+                found.neighbours = _beside(
+                    inputs, inputs.latents, inputs.train, found.streams[MIXTURE].shown, hits
+                )
             except UserError as error:  # the table was appended to: it has images of other sources, too
                 found.left_out[BESIDE] = str(error)
         start += len(packed)
@@ -208,6 +247,8 @@ def _beside(
     """A row of samples, above rows of the training images nearest to each."""
     keys = [table.row(hit.part, hit.group, hit.row)["key"] for some in hits for hit in some]
     images = decode_keys(train, inputs.bundle.codec.config, keys)
-    beside = np.concatenate([samples[: len(hits), None], images.reshape(len(hits), -1, *images.shape[1:])], axis=1)
+    beside = np.concatenate(
+        [samples[: len(hits), None], images.reshape(len(hits), -1, *images.shape[1:])], axis=1
+    )
     every: np.ndarray = beside.swapaxes(0, 1).reshape(-1, *images.shape[1:])
     return every

@@ -1,6 +1,7 @@
 """Evaluating a bundle on Ray: actors look at blocks of images, then tasks compare what was seen.
 
-No figure depends on how many actors or nodes there are. Workers import the stages' own modules, not this one and the page's.
+No figure depends on how many actors or nodes there are. Workers import the stages' own modules, not this one
+and the page's.
 """
 
 import itertools
@@ -24,13 +25,17 @@ from lbae.report.features.inception import load_inception
 from lbae.report.features.pixels import load_lpips
 
 
-def find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: float) -> tuple[Findings, dict[str, str]]:
+def find(
+    inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: float
+) -> tuple[Findings, dict[str, str]]:
     """All findings, and the fingerprints of the networks that looked."""
     clock = [time.monotonic()]
     bundle, left_out = inputs.bundle, evaluation.missing(inputs, settings)
     classifier, networks = _classifier(inputs, cache, left_out)
     extractor = _extractor(settings.features, classifier, networks, left_out)
-    sources = {TEST: inputs.test} | ({TRAIN: inputs.train} if inputs.train and settings.protocol == "ours" else {})
+    sources = {TEST: inputs.test} | (
+        {TRAIN: inputs.train} if inputs.train and settings.protocol == "ours" else {}
+    )
     rows = {name: sum(shard.rows for shard in looked_at(name, source)) for name, source in sources.items()}
     for name, source in sources.items():
         check_count(rows[name], extractor.num_features, settings.metrics, f"{name} of {source.uri}")
@@ -47,7 +52,9 @@ def find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: flo
         seed=settings.seed,
     )
     if looker.lpips is None:
-        left_out["LPIPS"] = "needs colour images of 32 pixels or more, and AlexNet's weights in torch's cache (TORCH_HOME)"
+        left_out["LPIPS"] = (
+            "needs colour images of 32 pixels or more, and AlexNet's weights in torch's cache (TORCH_HOME)"
+        )
     clock.append(time.monotonic())
 
     runs_on = hardware()
@@ -57,7 +64,9 @@ def find(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: flo
         for name, source in sources.items()
     }
     streams, references = _look(looker, sources, made_of, cache)
-    check_bad_share(inputs.test.uri, int(streams[RECONSTRUCTIONS].sums[BAD]), inputs.test.rows, max_bad_fraction)
+    check_bad_share(
+        inputs.test.uri, int(streams[RECONSTRUCTIONS].sums[BAD]), inputs.test.rows, max_bad_fraction
+    )
     for name, reference in references.items():
         what = f"{name} of {sources[name].uri} that can be decoded"
         check_count(reference.features.count, extractor.num_features, settings.metrics, what)
@@ -76,7 +85,9 @@ def _look(
 ) -> tuple[dict[str, Stream], dict[str, Reference]]:
     """What the bundle makes, and the real images, as the cache knows them or as they are seen now."""
     known = {name: cache.reference(facts) for name, facts in made_of.items()}
-    streams = look(looker, sources[TEST], {name: source for name, source in sources.items() if known[name] is None})
+    streams = look(
+        looker, sources[TEST], {name: source for name, source in sources.items() if known[name] is None}
+    )
     references = {}
     for name, facts in made_of.items():
         if (reference := known[name]) is None:
@@ -87,7 +98,9 @@ def _look(
     return streams, references
 
 
-def _classifier(inputs: Inputs, cache: Cache, left_out: dict[str, str]) -> tuple[Classifier | None, dict[str, str]]:
+def _classifier(
+    inputs: Inputs, cache: Cache, left_out: dict[str, str]
+) -> tuple[Classifier | None, dict[str, str]]:
     """A classifier of the training images' attributes, if they have any, and its fingerprint by name."""
     if inputs.train is None:
         return None, {}
@@ -97,7 +110,9 @@ def _classifier(inputs: Inputs, cache: Cache, left_out: dict[str, str]) -> tuple
         return found[0], {"classifier": found[1]}
     trained = trained_classifier(inputs.train, config)
     if isinstance(trained, str):
-        left_out |= dict.fromkeys([EDITS, ACCURACY], f"needs labels or attributes; {inputs.train.uri} has {trained}")
+        left_out |= dict.fromkeys(
+            [EDITS, ACCURACY], f"needs labels or attributes; {inputs.train.uri} has {trained}"
+        )
         return None, {}
     return trained, {"classifier": cache.keep_classifier(made_of, trained)}
 

@@ -27,7 +27,9 @@ _REFERENCE_ROWS = 100_000
 
 
 def looked_at(role: str, source: Source) -> tuple[Shard, ...]:
-    """The shards of real images that are looked at: all of the test images, and about 100,000 training images."""
+    """The shards of real images that are looked at: all of the test images, and about 100,000 training
+    images.
+    """
     return spread(source.shards, _REFERENCE_ROWS) if role == TRAIN else source.shards
 
 
@@ -40,7 +42,9 @@ def hardware() -> dict[str, str]:
 
 def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, Stream]:
     """What is seen: of real images only those ``wanted``, of what the bundle makes everything."""
-    tasks: list[tuple[Any, ...]] = [("at_test", shard, i, TEST in wanted) for i, shard in enumerate(test.shards)]
+    tasks: list[tuple[Any, ...]] = [
+        ("at_test", shard, i, TEST in wanted) for i, shard in enumerate(test.shards)
+    ]
     rows = dict.fromkeys([RECONSTRUCTIONS, *looker.priors], test.rows)
     for role, source in wanted.items():
         shards = looked_at(role, source)
@@ -48,7 +52,9 @@ def look(looker: Looker, test: Source, wanted: dict[str, Source]) -> dict[str, S
         rows[role] = int(starts[-1])
         if role == TRAIN:
             tasks += [("at_training", shard, i, int(starts[i])) for i, shard in enumerate(shards)]
-    tasks += [("at_samples", name, i) for name in looker.priors for i in range(-(-looker.samples // BLOCK_ROWS))]
+    tasks += [
+        ("at_samples", name, i) for name in looker.priors for i in range(-(-looker.samples // BLOCK_ROWS))
+    ]
     streams = {name: Stream(looker.extractor.num_features, count) for name, count in rows.items()}
     handle = ray.put(looker)
     with ProgressLine("look", len(tasks), "blocks") as line:
@@ -93,7 +99,9 @@ class _Looks:
 
 
 def _midpoints(looker: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
-    """Middles of paths between test images in a random order: the same pairs however shards are cut or images sorted."""
+    """Middles of paths between test images in a random order: the same pairs however shards are cut or images
+    sorted.
+    """
     stream, (device, share) = Stream(dim, len(packed)), network_device()
     mixed = packed[drawn_rows(len(packed), len(packed))]
     task = _middles.options(num_gpus=share)

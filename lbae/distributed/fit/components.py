@@ -1,4 +1,6 @@
-"""Fitting a prior: a partition learned on a subset, grouped moment sums of the whole table, a factor a task, one bundle."""
+"""Fitting a prior: a partition learned on a subset, grouped moment sums of the whole table, a factor a task,
+one bundle.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,7 +45,9 @@ def choose_prior(
     sampler: Sampler,
     scratch: str,
 ) -> tuple[_Fitted, list[dict[str, Any]]]:
-    """The first prior that does not remember training latents, or the last there is; facts about all that were fitted."""
+    """The first prior that does not remember training latents, or the last there is; facts about all that
+    were fitted.
+    """
     known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
     held_out = nearest_facts(unseen, known) if len(unseen) else None
     tried = []
@@ -66,7 +70,8 @@ def _fit_components(
     sampler: Sampler,
     scratch: str,
 ) -> _Fitted:
-    """Moment sums a component, then a factor a component: each is one task, and only factors come back here."""
+    """Moment sums a component, then a factor a component: each is one task, and only factors come
+    back here."""
     tasks: dict[int, Any] = {}
     settings = sampler, ray.put(partition.within), partition.shrinkage, elsewhere
     with ProgressLine("fit", partition.count, "components") as line:

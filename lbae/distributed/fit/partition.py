@@ -1,4 +1,6 @@
-"""How latents come to components: by a column, or by what their images look like, learned on a subset of the table."""
+"""How latents come to components: by a column, or by what their images look like, learned on a subset of the
+table.
+"""
 
 import math
 from collections.abc import Iterator
@@ -30,7 +32,9 @@ _LOOK_ROWS, _LOOK_VALUES = 2**12, 2**24  # images decoded at a time at most, and
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Rows that fit in memory, drawn uniformly, with their latents; ``held`` are those no component is fitted to."""
+    """Rows that fit in memory, drawn uniformly, with their latents; ``held`` are those no component is fitted
+    to.
+    """
 
     rows: pa.Table
     latents: Int8[np.ndarray, "K N"]
@@ -38,12 +42,16 @@ class Subset:
 
 
 def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
-    """A uniform subset of the rows, the same for any number of tasks and, as tables may be sorted by class, any order."""
+    """A uniform subset of the rows, the same for any number of tasks and, as tables may be sorted by class,
+    any order.
+    """
     share = min(1.0, _SUBSET_ROWS / found.rows)
     columns = ["key", "latent", *([by] if by else [])]
     rows = pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in deal(found.groups)]))
     rows = rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
-    return Subset(rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held=held_out(rows["key"]))
+    return Subset(
+        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held=held_out(rows["key"])
+    )
 
 
 @ray.remote
@@ -73,7 +81,8 @@ def by_class(subset: Subset, found: Scan, by: str) -> Partition:
     known = labels >= 0
     if not (known & ~subset.held).any():
         raise UserError(
-            f"column {by!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to learn from, all of"
+            f"column {by!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
+            f" learn from, all of"
             " them held out: too few for one component a value"
         )
     tried: Candidate = ray.get(_try_classes.remote(subset.latents[known], subset.held[known], labels[known]))
@@ -90,15 +99,22 @@ def by_class(subset: Subset, found: Scan, by: str) -> Partition:
 def clusters(
     table: LatentTable, subset: Subset, codec: Codec, attributes: int, count: int | None, seed: int
 ) -> Iterator[Partition]:
-    """The number of clusters asked for; else the most that rows and bundle size allow, then fewer, as far as one goes on."""
+    """The number of clusters asked for; else the most that rows and bundle size allow, then fewer, as far as
+    one goes on.
+    """
     train = subset.latents[~subset.held]
     if count and count > len(train):
-        raise UserError(f"components is {count}; allowed: 1 to the {len(train)} rows that are not held out of clustering")
+        raise UserError(
+            f"components is {count}; allowed: 1 to the {len(train)} rows that are not held out of clustering"
+        )
     if not len(train):
         raise UserError(f"all {len(subset.held)} rows are held out of clustering; give a table of more rows")
     shared, step = ray.put(codec), _look_rows(codec)
     looks = ray.get([_look.remote(shared, train[i : i + step]) for i in range(0, len(train), step)])
-    known = [ray.put(array) for array in (train, np.concatenate(looks), subset.latents[subset.held][:_HELD_OUT_ROWS])]
+    known = [
+        ray.put(array)
+        for array in (train, np.concatenate(looks), subset.latents[subset.held][:_HELD_OUT_ROWS])
+    ]
     for number in [count] if count else _numbers(table, subset, attributes):
         yield _by_looks(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
 
@@ -130,7 +146,8 @@ def _look_rows(codec: Codec) -> int:
 
 
 def _numbers(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
-    """Numbers of clusters to try, most first: with enough rows a component, in a bundle that is not too large.
+    """Numbers of clusters to try, most first: with enough rows a component, in a bundle that is not too
+    large.
 
     One, where no rows are held out that say whether more would remember.
     """

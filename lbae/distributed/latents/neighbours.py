@@ -1,4 +1,6 @@
-"""The nearest latents of a table: every task finds those in a run of row groups, the driver keeps the nearest of all."""
+"""The nearest latents of a table: every task finds those in a run of row groups, the driver keeps the nearest
+of all.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +48,9 @@ class Nearest:
         for distance, row in zip(self.distances[query], self.found[query] & (2**_ROW_BITS - 1), strict=True):
             place = int(np.searchsorted(starts, row, side="right")) - 1
             group = self.groups[place]
-            found.append(Hit(distance=int(distance), part=group.part, group=group.index, row=int(row - starts[place])))
+            found.append(
+                Hit(distance=int(distance), part=group.part, group=group.index, row=int(row - starts[place]))
+            )
         return found
 
 

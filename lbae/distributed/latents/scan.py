@@ -1,4 +1,6 @@
-"""A first look at the part files of a latent table, by Ray tasks: their row groups, digests, and values of columns."""
+"""A first look at the part files of a latent table, by Ray tasks: their row groups, digests, and values of
+columns.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,9 @@ from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a first look at some part files gives: row groups, a digest a part, the distinct values of some columns."""
+    """What a first look at some part files gives: row groups, a digest a part, the distinct values of some
+    columns.
+    """
 
     groups: list[RowGroup]
     digests: dict[str, str]
@@ -29,7 +33,9 @@ def scan(table: LatentTable, columns: list[str]) -> Scan:
     chunks = min(2 * cluster_cpus(), len(table.parts))
     found: list[Scan] = ray.get([_scan.remote(table, table.parts[i::chunks], columns) for i in range(chunks)])
     return Scan(
-        groups=sorted((group for one in found for group in one.groups), key=lambda group: (group.part, group.index)),
+        groups=sorted(
+            (group for one in found for group in one.groups), key=lambda group: (group.part, group.index)
+        ),
         digests={part: name for one in found for part, name in one.digests.items()},
         values={name: merge_values(one.values[name] for one in found) for name in columns},
     )

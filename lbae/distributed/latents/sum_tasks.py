@@ -1,7 +1,9 @@
-"""Moment sums of a latent table as a graph of Ray tasks: one partial a task, added up on its node before it travels.
+"""Moment sums of a latent table as a graph of Ray tasks: one partial a task, added up on its node before it
+travels.
 
-Rows are dealt out by Parquet row groups. A grouped pass first writes the rows of every task sorted by group, a row group a
-group, and then sums each group like any table. Integers: any sharding, order or retry gives the same bits.
+Rows are dealt out by Parquet row groups. A grouped pass first writes the rows of every task sorted by group,
+a row group a group, and then sums each group like any table. Integers: any sharding, order or retry gives the
+same bits.
 """
 
 import dataclasses
@@ -29,7 +31,9 @@ from lbae.io.artifacts.attribute_columns import MAX_CLASSES, Attribute, indicato
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents, write_parquet
 
 _FAN_IN = 8
-_TASK_ROWS = 2**18  # about so many rows a task at most: losing one costs a second or two, starting one under a tenth
+_TASK_ROWS = (
+    2**18
+)  # about so many rows a task at most: losing one costs a second or two, starting one under a tenth
 _CPU = torch.device("cpu")  # a GPU would wait for the reading of Parquet
 
 Run = list[RowGroup]
@@ -75,7 +79,9 @@ class Spent:
 
 
 def deal(groups: Sequence[RowGroup], tasks: int | None = None) -> list[Run]:
-    """Row groups dealt out to at most ``tasks`` tasks (by default full rounds of all CPUs), in runs of about equal rows."""
+    """Row groups dealt out to at most ``tasks`` tasks (by default full rounds of all CPUs), in runs of about
+    equal rows.
+    """
     total = max(1, sum(group.rows for group in groups))
     if tasks is None:
         cpus = cluster_cpus()
@@ -89,9 +95,13 @@ def deal(groups: Sequence[RowGroup], tasks: int | None = None) -> list[Run]:
 
 
 def by_value(column: str, values: set[Any]) -> tuple[list[Any], Assign]:
-    """Groups of rows with the same value of a column; rows without one belong to no group. UserError for too many values."""
+    """Groups of rows with the same value of a column; rows without one belong to no group. UserError for too
+    many values.
+    """
     if not 0 < len(values) <= MAX_CLASSES:
-        raise UserError(f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make groups")
+        raise UserError(
+            f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; it cannot make groups"
+        )
     known = pa.array(sorted(values))
 
     def assign(rows: pa.Table) -> np.ndarray:
@@ -125,19 +135,22 @@ def grouped_sums_of(
 ) -> Iterator[tuple[int, "ray.ObjectRef[MomentSums]"]]:
     """Sums of the rows of each of ``count`` groups, in the order in which they are ready.
 
-    One pass over the table, reading ``columns``, calls ``assign`` and writes the rows by group below the URI ``scratch``.
-    No process holds the sums of more than one group, unless the caller keeps them.
+    One pass over the table, reading ``columns``, calls ``assign`` and writes the rows by group below the URI
+    ``scratch``. No process holds the sums of more than one group, unless the caller keeps them.
     """
     sorted_table = dataclasses.replace(table, uri=scratch)
     assigned = ray.put(assign)
     written = [
-        _write_by_group.remote(table, sorted_table, run, assigned, columns, index) for index, run in enumerate(deal(groups))
+        _write_by_group.remote(table, sorted_table, run, assigned, columns, index)
+        for index, run in enumerate(deal(groups))
     ]
     by_group: dict[int, Run] = {index: [] for index in range(count)}
     for found in ray.get(written):
         for index, group in found:
             by_group[index].append(group)
-    per_group = [deal(run, max(1, sum(g.rows for g in run) // _TASK_ROWS)) or [[]] for run in by_group.values()]
+    per_group = [
+        deal(run, max(1, sum(g.rows for g in run) // _TASK_ROWS)) or [[]] for run in by_group.values()
+    ]
     yield from _add_up(sorted_table, per_group, attributes, spent, lambda rows: None)
 
 
@@ -224,7 +237,9 @@ class _Tree:
             if len(held) >= least
         ]
         # The root is wanted here: where this process's node holds a sum, the others come to it.
-        holders = sorted((node for node, held in self._held.items() if held), key=lambda node: node != _node())
+        holders = sorted(
+            (node for node, held in self._held.items() if held), key=lambda node: node != _node()
+        )
         if not self._running and not merges and len(holders) > 1:
             merges = [[(node, self._held[node].pop()) for node in holders[:_FAN_IN]]]
         return merges

@@ -1,7 +1,9 @@
-"""Which bundle a service answers from: one deployment loads bundles, the replicas that answer take them from it.
+"""Which bundle a service answers from: one deployment loads bundles, the replicas that answer take them from
+it.
 
-Every replica asks the shelf once a second which bundles to hold and from which of them to answer. A new bundle is answered
-from once all that ask hold it, and the one before it is held until the requests that use it have ended.
+Every replica asks the shelf once a second which bundles to hold and from which of them to answer. A new
+bundle is answered from once all that ask hold it, and the one before it is held until the requests that use
+it have ended.
 """
 
 import asyncio
@@ -46,7 +48,8 @@ class Orders:
 
 @dataclass(frozen=True)
 class State:
-    """What the service answers from, what it changes over to, and why it did not take up what it was told to."""
+    """What the service answers from, what it changes over to, and why it did not take up what it
+    was told to."""
 
     current: Edition
     next: Edition
@@ -54,7 +57,9 @@ class State:
 
 
 def _load(uri: str) -> Bundle:
-    """A bundle with all that replicas would else compute, and keep, each for itself; UserError where that fails."""
+    """A bundle with all that replicas would else compute, and keep, each for itself; UserError where that
+    fails.
+    """
     bundle = load_bundle(uri, "cpu")
     try:
         bundle.normals.prepare()
@@ -66,8 +71,9 @@ def _load(uri: str) -> Bundle:
 class Shelf:
     """Keeps bundles in the object store, from where the replicas of a node share their large matrices.
 
-    ``uri`` is a bundle's or, to ``follow`` it, that of a file that holds a bundle's URI. Replicas learn why it cannot be
-    read when they ask; a shelf that was started again can do without it, since they know what they answer from.
+    ``uri`` is a bundle's or, to ``follow`` it, that of a file that holds a bundle's URI. Replicas learn why
+    it cannot be read when they ask; a shelf that was started again can do without it, since they know what
+    they answer from.
     """
 
     def __init__(self, uri: str, follow: bool, keep_s: float) -> None:
@@ -94,9 +100,13 @@ class Shelf:
         return Edition(number, uri, bundle.fingerprint)
 
     async def swap(self, uri: str) -> Edition | LbaeError:
-        """Let all replicas change over to the bundle at a URI. Errors are returned: if raised, Serve would log them."""
+        """Let all replicas change over to the bundle at a URI. Errors are returned: if raised, Serve would
+        log them.
+        """
         if self._pointer:
-            return UserError(f"this service follows {self._pointer}; write the URI of the bundle into that file")
+            return UserError(
+                f"this service follows {self._pointer}; write the URI of the bundle into that file"
+            )
         return await self._change_over(uri)
 
     async def _change_over(self, uri: str) -> Edition | LbaeError:
@@ -105,7 +115,8 @@ class Shelf:
                 bundle = await asyncio.to_thread(_load, uri)
                 if self._image_shape and bundle.codec.config.image_shape != self._image_shape:
                     raise UserError(
-                        f"bundle {uri} makes images of {bundle.codec.config.image_shape} (height, width, channels); allowed:"
+                        f"bundle {uri} makes images of {bundle.codec.config.image_shape} (height, width,"
+                        f" channels); allowed:"
                         f" {self._image_shape}, as those of the bundle that this service started with"
                     )
             except (LbaeError, OSError) as error:
@@ -119,7 +130,9 @@ class Shelf:
             return self._next
 
     async def ask(self, replica: str, held: frozenset[str], answering: Edition | None) -> Orders:
-        """Orders for a replica that holds the bundles of these fingerprints. LbaeError when there is none to hold."""
+        """Orders for a replica that holds the bundles of these fingerprints. LbaeError when there is none to
+        hold.
+        """
         if answering and self._knows_less(answering):
             await self._adopt(answering)
         current, next_ = self._known()
@@ -127,17 +140,23 @@ class Shelf:
             self._following = asyncio.create_task(self._follow(self._pointer))
         now = time.monotonic()
         self._asked[replica] = now, held
-        self._asked = {name: (when, what) for name, (when, what) in self._asked.items() if now - when < _GONE_S}
+        self._asked = {
+            name: (when, what) for name, (when, what) in self._asked.items() if now - when < _GONE_S
+        }
         if next_ != current and all(next_.fingerprint in what for _, what in self._asked.values()):
             self._retired[current] = now
             self._current = current = next_
-        self._retired = {edition: since for edition, since in self._retired.items() if now - since < self._keep_s}
+        self._retired = {
+            edition: since for edition, since in self._retired.items() if now - since < self._keep_s
+        }
         hold = {edition.fingerprint: edition for edition in (*self._retired, current, next_)}
         self._bundles = {name: bundle for name, bundle in self._bundles.items() if name in hold}
         return Orders(tuple(hold.values()), current)
 
     async def _adopt(self, answering: Edition) -> None:
-        """Go on from what a replica answers from, where this shelf was started again and knows of nothing that late."""
+        """Go on from what a replica answers from, where this shelf was started again and knows of nothing
+        that late.
+        """
         async with self._loading:
             if self._knows_less(answering):  # the replica before in line may have said the same
                 await self._fetch(answering)
@@ -151,7 +170,10 @@ class Shelf:
         if edition.fingerprint not in self._bundles:
             bundle = await asyncio.to_thread(_load, edition.uri)
             if bundle.fingerprint != edition.fingerprint:
-                raise LbaeError(f"{edition.uri} holds another bundle now, {bundle.fingerprint}, than {edition.fingerprint}")
+                raise LbaeError(
+                    f"{edition.uri} holds another bundle now, {bundle.fingerprint}, than"
+                    f" {edition.fingerprint}"
+                )
             self._put(edition.number, edition.uri, bundle)
 
     async def take(self, edition: Edition) -> list[ray.ObjectRef]:
@@ -175,13 +197,17 @@ class Shelf:
             before = self._problem
             try:
                 refused = await self._look(pointer, refused)
-            except Exception as error:  # storage fails in ways of its own; what is served goes on, and so does following
+            except (
+                Exception
+            ) as error:  # storage fails in ways of its own; what is served goes on, and so does following
                 refused, self._problem = None, str(error)
             if self._problem and self._problem != before:
                 logger.warning("the bundle goes on that was served before: %s", self._problem)
 
     async def _look(self, pointer: str, refused: tuple[str, str] | None) -> tuple[str, str] | None:
-        """Change over where the pointer names another bundle, but not again to one that was refused; which one that is."""
+        """Change over where the pointer names another bundle, but not again to one that was refused; which
+        one that is.
+        """
         uri = await asyncio.to_thread(read_pointer, pointer)
         _, next_ = self._known()
         found = uri, (await asyncio.to_thread(read_manifest, uri, KIND)).fingerprint
@@ -196,7 +222,9 @@ class Shelf:
 class Shelved:
     """The bundles that a replica holds, each opened as a backend, and the one that it answers from."""
 
-    def __init__(self, shelf: DeploymentHandle, replica: str, opened: Callable[[Edition], Awaitable[Backend]]) -> None:
+    def __init__(
+        self, shelf: DeploymentHandle, replica: str, opened: Callable[[Edition], Awaitable[Backend]]
+    ) -> None:
         self._shelf, self._replica, self._opened = shelf, replica, opened
         self._held: dict[str, Backend] = {}
         self._opening: dict[str, asyncio.Task[Backend]] = {}
@@ -223,7 +251,9 @@ class Shelved:
     def _open(self, edition: Edition) -> asyncio.Task[Backend]:
         if edition.fingerprint not in self._opening:
             task = asyncio.create_task(self._opened_as_held(edition))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged already; nobody may wait
+            task.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # logged already; nobody may wait
             self._opening[edition.fingerprint] = task
         return self._opening[edition.fingerprint]
 
@@ -238,7 +268,8 @@ class Shelved:
         return backend
 
     async def _obey(self) -> Orders:
-        """Ask, and begin what is to be done: a bundle that takes long to open is no reason not to ask again."""
+        """Ask, and begin what is to be done: a bundle that takes long to open is no reason not to
+        ask again."""
         orders: Orders = await self._shelf.ask.remote(self._replica, frozenset(self._held), self._answers)
         for edition in orders.hold:
             if edition.fingerprint not in self._held:

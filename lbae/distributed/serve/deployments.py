@@ -1,4 +1,5 @@
-"""The HTTP application as Ray Serve's deployments: every verb in one of them (fused), or one a verb (split)."""
+"""The HTTP application as Ray Serve's deployments: every verb in one of them (fused), or one a
+verb (split)."""
 
 import asyncio
 import math
@@ -17,7 +18,13 @@ from ray.serve.handle import DeploymentHandle
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.session import RUNS_A_NETWORK, cluster_cpus, cluster_gpus, cluster_nodes, wait_for
+from lbae.distributed.cluster.session import (
+    RUNS_A_NETWORK,
+    cluster_cpus,
+    cluster_gpus,
+    cluster_nodes,
+    wait_for,
+)
 from lbae.distributed.serve.bundle_registry import Edition, Shelf, Shelved
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.errors import UserError
@@ -69,22 +76,31 @@ def application(
     topology: Topology = "fused",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Application:
-    """The Serve application for the bundle at a URI, or for the one that a file there names, to ``follow`` it.
+    """The Serve application for the bundle at a URI, or for the one that a file there names, to ``follow``
+    it.
 
-    Without ``replicas`` two of every deployment where there are CPUs for them, else one; with ``max_replicas`` up to as many
-    while requests wait. UserError where there is no CPU for each of them, also after a while in which nodes may come.
+    Without ``replicas`` two of every deployment where there are CPUs for them, else one; with
+    ``max_replicas`` up to as many while requests wait. UserError where there is no CPU for each of them, also
+    after a while in which nodes may come.
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
     least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
     most = least if max_replicas is None else max_replicas
     if not 1 <= least <= most:
-        raise UserError(f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and no more than max_replicas")
+        raise UserError(
+            f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and no more than"
+            f" max_replicas"
+        )
     # Room for every request that the application lets in, and for those that it must tell to come again.
     requests = 2 * limits.max_running
     cpus = 1 if cluster_cpus() > 1 else 0.5
     wait_for(math.ceil(least * cpus), "CPU", "give fewer replicas, or join a larger cluster")
-    compute = {"num_cpus": cpus, "num_gpus": share_of_gpu(cluster_gpus(), most), "runtime_env": RUNS_A_NETWORK}
+    compute = {
+        "num_cpus": cpus,
+        "num_gpus": share_of_gpu(cluster_gpus(), most),
+        "runtime_env": RUNS_A_NETWORK,
+    }
     # Of the replica that multiplies: its part of a node, of which a batch does not fill more than a few.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
     shelf = ray_serve.deployment(
@@ -110,7 +126,9 @@ def application(
     def build() -> FastAPI:
         return create_app(opened, limits, observe_requests())
 
-    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress), name=_SERVICE), topology == "fused")
+    ingress = scaled(
+        ray_serve.deployment(ray_serve.ingress(build)(_Ingress), name=_SERVICE), topology == "fused"
+    )
     behind = [
         scaled(ray_serve.deployment(_Verbs, name=name), name == "Codec").bind(threads, shelf)
         for name in (_VERBS if topology == "split" else ())
@@ -119,12 +137,16 @@ def application(
 
 
 def share_of_gpu(gpus: int, replicas: int) -> float:
-    """What every replica takes of a GPU, so that all of them find a place: they share, rather than one waiting for ever."""
+    """What every replica takes of a GPU, so that all of them find a place: they share, rather than one
+    waiting for ever.
+    """
     return 1 / math.ceil(replicas / gpus) if gpus else 0
 
 
 def check_bundle(uri: str, follow: bool) -> str:
-    """The fingerprint of the bundle at a URI, or at the one that a file there names; UserError when there is none."""
+    """The fingerprint of the bundle at a URI, or at the one that a file there names; UserError when there is
+    none.
+    """
     return read_manifest(bundle_io.read_pointer(uri) if follow else uri, bundle_io.KIND).fingerprint
 
 
@@ -161,7 +183,9 @@ def _from_shelf(threads: int) -> Callable[[Edition], Awaitable[Backend]]:
 
 
 def _backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
-    device = "cuda" if ray.get_gpu_ids() else "cpu"  # torch sees GPUs too that others share out among themselves
+    device = (
+        "cuda" if ray.get_gpu_ids() else "cpu"
+    )  # torch sees GPUs too that others share out among themselves
     return BundleBackend(bundle.to(device), on_batch)
 
 
@@ -188,7 +212,8 @@ class _Verbs:
         self._bundles.current().check()
 
 
-# Calls change nothing, so when the replica dies that has one, or its node and with it the result, another gets it.
+# Calls change nothing, so when the replica dies that has one, or its node and with it the result, another
+# gets it.
 _ANEW: dict[str, Any] = {
     "retry": retry_if_exception_type((RayActorError, ObjectLostError)),
     "stop": stop_after_attempt(3),
@@ -217,7 +242,9 @@ class _Remote:
             raise result
         return result
 
-    async def draw(self, count: int, seed: int, given: Mapping[str, bool], component: int | None) -> np.ndarray:
+    async def draw(
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+    ) -> np.ndarray:
         """Latents of the prior, or of one of its components."""
         return await self._call("draw", count, seed, given, component)
 
@@ -226,7 +253,13 @@ class _Remote:
         return await self._call("path", waypoints, steps, seed)
 
     async def edit(
-        self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str], strength: float, method: str, seed: int
+        self,
+        latents: np.ndarray,
+        set_: Sequence[str],
+        unset: Sequence[str],
+        strength: float,
+        method: str,
+        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
         return await self._call("edit", latents, set_, unset, strength, method, seed)

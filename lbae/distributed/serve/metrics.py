@@ -14,7 +14,10 @@ def observe_requests() -> Observe:
     tags = ("route", "status")
     requests = Counter("lbae_requests", description="Requests answered.", tag_keys=tags)
     latency = Histogram(
-        "lbae_request_seconds", description="Time to answer a request.", boundaries=list(_BUCKETS_S), tag_keys=tags
+        "lbae_request_seconds",
+        description="Time to answer a request.",
+        boundaries=list(_BUCKETS_S),
+        tag_keys=tags,
     )
 
     def observe(route: str, status: int, seconds: float) -> None:
@@ -29,9 +32,14 @@ def observe_batches() -> OnBatch:
     """Counts the codec's images and measures its batches and what waits behind them."""
     images = Counter("lbae_images", description="Images through the codec.", tag_keys=("verb",))
     rows_of = Histogram(
-        "lbae_batch_rows", description="Rows of a codec batch.", boundaries=list(_BUCKETS_ROWS), tag_keys=("verb",)
+        "lbae_batch_rows",
+        description="Rows of a codec batch.",
+        boundaries=list(_BUCKETS_ROWS),
+        tag_keys=("verb",),
     )
-    waiting_for = Gauge("lbae_waiting", description="Requests that wait behind a codec batch.", tag_keys=("verb",))
+    waiting_for = Gauge(
+        "lbae_waiting", description="Requests that wait behind a codec batch.", tag_keys=("verb",)
+    )
 
     def on_batch(verb: str, rows: int, waiting: int) -> None:
         of = {"verb": verb}

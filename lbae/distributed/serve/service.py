@@ -30,8 +30,8 @@ _APP = "lbae"
 _START_S = 600
 _SWAP_S = 600
 _ANSWER_S = 30
-# HAProxy hands requests straight to the replicas, where Serve's own proxy, in Python, takes ten times as long to pass one on
-# (docs/results.md). Replicas that are to end are out of its list within a second.
+# HAProxy hands requests straight to the replicas, where Serve's own proxy, in Python, takes ten times as long
+# to pass one on (docs/results.md). Replicas that are to end are out of its list within a second.
 _HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
 _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
 
@@ -40,10 +40,11 @@ _NOT_THERE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, Ap
 def serving(
     bundle: str, port: int = 8000, host: str = "127.0.0.1", limits: Limits = DEFAULT_LIMITS, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Serve a bundle on the connected Ray with the options of :func:`application`, and take down what was started.
+    """Serve a bundle on the connected Ray with the options of :func:`application`, and take down what was
+    started.
 
-    Yields the URL and the bundle's fingerprint once the service answers there. UserError when the port is taken, or Ray
-    Serve listens elsewhere on this cluster already; LbaeError when the service does not start.
+    Yields the URL and the bundle's fingerprint once the service answers there. UserError when the port is
+    taken, or Ray Serve listens elsewhere on this cluster already; LbaeError when the service does not start.
     """
     running = _check_address(host, port)
     reached([bundle], [])
@@ -69,21 +70,29 @@ def serving(
 def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds) -> dict[str, Any] | None:
     """HAProxy, which ray[serve] brings along on Linux, where it reaches all replicas.
 
-    It looks for those of its own node at 127.0.0.1, and for others, which listen at ``host`` too, at their nodes' addresses.
-    A replica that is stuck keeps its connections, so requests to it are given up, and sent again, a little later than a
-    replica itself gives up, after ``max_seconds``.
+    It looks for those of its own node at 127.0.0.1, and for others, which listen at ``host`` too, at their
+    nodes' addresses. A replica that is stuck keeps its connections, so requests to it are given up, and sent
+    again, a little later than a replica itself gives up, after ``max_seconds``.
     """
     fit = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     if not fit or sys.platform != "linux":
         return None
     waits = {"RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(max_seconds) + 5)}
-    return {"runtime_env": {"env_vars": {**_HAPROXY, **waits, **(_own_places() if host == "127.0.0.1" else {})}}}
+    return {
+        "runtime_env": {"env_vars": {**_HAPROXY, **waits, **(_own_places() if host == "127.0.0.1" else {})}}
+    }
 
 
 def _own_places() -> dict[str, str]:
-    """Files and ports that no other service on this machine has, another user's perhaps: HAProxy's defaults are fixed."""
+    """Files and ports that no other service on this machine has, another user's perhaps: HAProxy's defaults
+    are fixed.
+    """
     folder = f"/tmp/haproxy-serve-{os.getuid()}"
-    files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_FILE": "server-state"}
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "SERVER_STATE_FILE": "server-state",
+    }
     places = {name: f"{folder}/{file}" for name, file in files.items()} | {"SERVER_STATE_BASE": folder}
     with socket.socket() as metrics, socket.socket() as statistics:
         for port, name in ((metrics, "METRICS_PORT"), (statistics, "STATS_PORT")):
@@ -93,7 +102,9 @@ def _own_places() -> dict[str, str]:
 
 
 def _check_address(host: str, port: int) -> bool:
-    """Whether Ray Serve runs at this address already. UserError when it does elsewhere, or something else does here."""
+    """Whether Ray Serve runs at this address already. UserError when it does elsewhere, or something else
+    does here.
+    """
     if not 0 < port < 2**16:
         raise UserError(f"port is {port}; allowed: 1 to 65535")
     try:
@@ -104,17 +115,22 @@ def _check_address(host: str, port: int) -> bool:
     else:
         if ((found := ray.get(controller.get_http_config.remote())).host, found.port) != (host, port):
             raise UserError(
-                f"Ray Serve listens at {found.host}, port {found.port}, on this cluster already, which cannot be changed to"
-                f" {host}, port {port}: give --host {found.host} --port {found.port}, or end it by `serve shutdown`"
+                f"Ray Serve listens at {found.host}, port {found.port}, on this cluster already, which"
+                f" cannot be changed to"
+                f" {host}, port {port}: give --host {found.host} --port {found.port}, or end it by `serve"
+                f" shutdown`"
             )
         return True
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # Ray's proxy would share the port with another service, and the kernel would deal requests out to both.
+        # Ray's proxy would share the port with another service, and the kernel would deal requests out to
+        # both.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:  # an interface of the cluster's, perhaps, not of this machine
+            if (
+                error.errno != errno.EADDRNOTAVAIL
+            ):  # an interface of the cluster's, perhaps, not of this machine
                 raise UserError(
                     f"nothing can listen at {host}, port {port}: {error}; give another --port or --host"
                 ) from error
@@ -122,7 +138,9 @@ def _check_address(host: str, port: int) -> bool:
 
 
 def _wait_until_running() -> None:
-    """LbaeError when the application cannot be deployed, or was not within ten minutes, with what Ray Serve says of it."""
+    """LbaeError when the application cannot be deployed, or was not within ten minutes, with what Ray Serve
+    says of it.
+    """
     until, said = time.monotonic() + _START_S, ""
     while (found := ray_serve.status().applications[_APP]).status != ApplicationStatus.RUNNING:
         known = {name: of.message for name, of in found.deployments.items() if of.message}
@@ -130,7 +148,10 @@ def _wait_until_running() -> None:
         if found.status == ApplicationStatus.DEPLOY_FAILED:
             raise LbaeError(f"the service could not be deployed: {saying or found.message}")
         if time.monotonic() > until:
-            raise LbaeError(f"the service did not start in {_START_S} s: {saying or 'its replicas wait for CPUs or memory'}")
+            raise LbaeError(
+                f"the service did not start in {_START_S} s:"
+                f" {saying or 'its replicas wait for CPUs or memory'}"
+            )
         if saying and saying != said:
             log.say(f"waiting: {saying}")
         said = saying
@@ -138,7 +159,9 @@ def _wait_until_running() -> None:
 
 
 def _check(url: str, bundle: str, follow: bool) -> str:
-    """The fingerprint of the bundle that answers at a URL. LbaeError when nothing does, or it is not this service."""
+    """The fingerprint of the bundle that answers at a URL. LbaeError when nothing does, or it is not this
+    service.
+    """
     until = time.monotonic() + _ANSWER_S
     while True:
         try:
@@ -157,7 +180,9 @@ def _check(url: str, bundle: str, follow: bool) -> str:
 
 
 def is_served() -> bool:
-    """Whether a service of this package runs on the connected Ray, and not only the rest of one that could not start."""
+    """Whether a service of this package runs on the connected Ray, and not only the rest of one that could
+    not start.
+    """
     found = ray_serve.status().applications.get(_APP)
     return found is not None and found.status not in _NOT_THERE
 
@@ -180,7 +205,9 @@ def swap(bundle: str) -> dict[str, Any]:
     until = time.monotonic() + _SWAP_S
     while (now := state()).current.fingerprint != wanted.fingerprint:
         if now.next != wanted:
-            raise LbaeError(f"bundle {bundle} was not taken up: another swap, to {now.next.uri}, came in between")
+            raise LbaeError(
+                f"bundle {bundle} was not taken up: another swap, to {now.next.uri}, came in between"
+            )
         if time.monotonic() > until:
             raise LbaeError(f"not all replicas hold bundle {bundle} after {_SWAP_S} s; {before.uri} goes on")
         time.sleep(0.2)

@@ -1,4 +1,6 @@
-"""Training images that do not fit into memory: Ray Data decodes them anew every epoch, workers shuffle them in windows."""
+"""Training images that do not fit into memory: Ray Data decodes them anew every epoch, workers shuffle them
+in windows.
+"""
 
 import itertools
 import math
@@ -25,14 +27,18 @@ _DECODE_CPUS = 0.5
 
 
 def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
-    """The images of a source that are not held out, one row each, with its shards in another order every epoch."""
+    """The images of a source that are not held out, one row each, with its shards in another order every
+    epoch.
+    """
     ray.data.DataContext.get_current().enable_progress_bars = False
     size = math.prod(config.model.image_shape)
 
     def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         for pickled in batch["shard"]:
             for table in image_source.read_batches(pickle.loads(pickled)):
-                decoded = decode_rows(table.filter(pa.array(~image_source.held_out(table["key"]))), config.model)
+                decoded = decode_rows(
+                    table.filter(pa.array(~image_source.held_out(table["key"]))), config.model
+                )
                 rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
                 yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
 
@@ -48,13 +54,23 @@ def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
 class Stream:
     """A feed of one worker's part of :func:`dataset`, in windows of several batches that are shuffled.
 
-    Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than ``steps`` batches,
-    since images could not be decoded, images of a window come again: workers must take equally many steps.
-    Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs`` while the worker checks the last one.
+    Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than
+    ``steps`` batches, since images could not be decoded, images of a window come again: workers must take
+    equally many steps. Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs``
+    while the worker checks the last one.
     """
 
-    def __init__(self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int) -> None:
-        self._rows, self._model, self.batch, self.steps, self._seed, self._epochs = rows, model, batch, steps, seed, epochs
+    def __init__(
+        self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int
+    ) -> None:
+        self._rows, self._model, self.batch, self.steps, self._seed, self._epochs = (
+            rows,
+            model,
+            batch,
+            steps,
+            seed,
+            epochs,
+        )
         self._thread = ThreadPoolExecutor(1)
         self._tables: Iterator[pa.Table] | None = None
         self.bad = 0
@@ -66,13 +82,19 @@ class Stream:
         seen = torch.empty(0)
         for window in self._windows(generator):
             batches = min(len(window) // self.batch, self.steps - given)
-            if batches:  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
+            if (
+                batches
+            ):  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
                 yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
-            if len(window) > len(seen) // 2:  # the last may be one image, of which a batch spoils BatchNorm's statistics
+            if (
+                len(window) > len(seen) // 2
+            ):  # the last may be one image, of which a batch spoils BatchNorm's statistics
                 seen = window
         if not len(seen):
-            raise LbaeError("a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction")
+            raise LbaeError(
+                "a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction"
+            )
         while given < self.steps:
             again = torch.randint(len(seen), (self.batch,), generator=generator)
             yield seen[again]
@@ -81,7 +103,9 @@ class Stream:
 
     def _started(self) -> Iterator[pa.Table]:
         """The tables of an epoch, of which Ray Data makes the first ones from now on."""
-        tables = iter(self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1))
+        tables = iter(
+            self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1)
+        )
         first = self._thread.submit(lambda: list(itertools.islice(tables, 1)))
         return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
 

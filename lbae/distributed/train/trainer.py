@@ -32,15 +32,19 @@ from lbae.report.progress import ProgressLine
 
 _RUN = "run"  # Ray Train's folder in the storage
 _RESTARTS = 3
-_STARTS = 9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
-# Seconds between two looks of Ray Train at its workers, by default 2: a worker that reports waits for the next one, so on a
-# GPU, which needs less for an epoch of 50,000 small images, every epoch took that long.
+_STARTS = (
+    9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
+)
+# Seconds between two looks of Ray Train at its workers, by default 2: a worker that reports waits for the
+# next one, so on a GPU, which needs less for an epoch of 50,000 small images, every epoch took that long.
 _LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 _RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds the images about twice
 
 
 def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
-    """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and the sizes."""
+    """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and
+    the sizes.
+    """
     size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
     if asked == "streaming" or (asked == "auto" and size > _RESIDENT_SHARE * memory):
@@ -58,14 +62,19 @@ def _workers_memory(workers: int) -> float:
 
 
 def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
-    """UserError when the batch cannot be shared by the workers, the least is more than all, or none could decode."""
+    """UserError when the batch cannot be shared by the workers, the least is more than all, or none could
+    decode.
+    """
     if config.train.batch_size % count:
-        raise UserError(f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them")
+        raise UserError(
+            f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them"
+        )
     if least is not None and least > count:
         raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
     if least not in (None, count) and feed == "streaming" and not cluster_gpus():
         raise UserError(
-            f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start later take the"
+            f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start"
+            f" later take the"
             " CPUs that decode the stream; give --feed resident, or leave --min-workers out"
         )
 
@@ -83,7 +92,9 @@ def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.Scali
 
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: Any) -> None:
-        """None: Ray Train's ends the process with exit code 1 and without a word; a job says that it was interrupted."""
+        """None: Ray Train's ends the process with exit code 1 and without a word; a job says that it was
+        interrupted.
+        """
 
 
 class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
@@ -127,7 +138,10 @@ def run_workers(
         ),
     )
     failure: Exception | None = None
-    with ProgressLine("train", config.train.epochs * images.rows, "images") as line, watched(settings.meter, line):
+    with (
+        ProgressLine("train", config.train.epochs * images.rows, "images") as line,
+        watched(settings.meter, line),
+    ):
         try:
             result = trainer.fit()
         except (TrainingFailedError, RayActorError) as error:
@@ -148,17 +162,22 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
     if isinstance(error, RayActorError):
         if error.actor_init_failed:
             return LbaeError(
-                f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that folder, or begin"
+                f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that"
+                f" folder, or begin"
                 " anew: remove it, or give another --storage"
             )
-        return LbaeError(f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}")
+        return LbaeError(
+            f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}"
+        )
     if isinstance(error, ControllerError):
         failed = error.controller_failure  # which Ray Train only tries to mend where workers do not start
         if not isinstance(failed, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
             return no_room(failed, folder) or root_cause(failed)
         return LbaeError(
-            f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1} tries; the"
-            f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower --workers, or try"
+            f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
+            f" tries; the"
+            f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower"
+            f" --workers, or try"
             f" again later ({str(failed).splitlines()[0]})"
         )
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}

@@ -1,4 +1,6 @@
-"""What every worker of a training run does: its images, the loop, and after every epoch a report with a checkpoint."""
+"""What every worker of a training run does: its images, the loop, and after every epoch a report with a
+checkpoint.
+"""
 
 import errno
 import io
@@ -20,7 +22,16 @@ from torch import Tensor, nn
 from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
-from lbae.core.network.training import Epoch, Feed, Resident, TrainState, data_parallel, initial_state, reconstruct, train
+from lbae.core.network.training import (
+    Epoch,
+    Feed,
+    Resident,
+    TrainState,
+    data_parallel,
+    initial_state,
+    reconstruct,
+    train,
+)
 from lbae.distributed.cluster.session import own_cpus
 from lbae.distributed.train.stream import Stream
 from lbae.errors import LbaeError, UserError
@@ -33,11 +44,16 @@ FeedKind = Literal["resident", "streaming"]
 STATE = "state.pt"  # of a checkpoint
 ROWS = "train"  # the Ray data set of a streaming run
 
-_LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}  # of an epoch, as its line says them
+_LOSSES = {
+    "train_loss": "loss",
+    "validation_loss": "held out",
+    "test_loss": "test",
+}  # of an epoch, as its line says them
 _HELD_OUT = 10_000  # images of a streaming run, over all workers
 _WATCHED = 1024  # held-out images whose bits are looked at
 _SHOWN = 16
-# Of what is free before training: by reckoning a batch of 512 images at bfloat16 keeps 16 GB of activations at 128 pixels.
+# Of what is free before training: by reckoning a batch of 512 images at bfloat16 keeps 16 GB of activations
+# at 128 pixels.
 _MOST_OF_A_GPU = 0.25
 
 
@@ -78,7 +94,8 @@ def work(loop: dict[str, Settings]) -> None:
 def _final(error: Exception, place: str) -> LbaeError | None:
     """What to tell of an error, if starting again would not mend it.
 
-    An error of this package that comes from another one, and is no user's mistake, is a storage's: it may answer next time.
+    An error of this package that comes from another one, and is no user's mistake, is a storage's: it may
+    answer next time.
     """
     if isinstance(error, FloatingPointError):
         return LbaeError(str(error))
@@ -92,7 +109,8 @@ def no_room(error: BaseException, place: str) -> LbaeError | None:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     return LbaeError(
-        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full; checkpoints of"
+        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full;"
+        f" checkpoints of"
         " earlier epochs are kept"
     )
 
@@ -103,7 +121,9 @@ def _work(settings: Settings) -> None:
     config, meter = settings.config, settings.meter
     torch.set_num_threads(max(1, own_cpus() // context.get_local_world_size()))
     device = ray.train.torch.get_device()
-    images = _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
+    images = (
+        _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
+    )
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
     if device.type == "cuda" and world > 1:
@@ -113,7 +133,9 @@ def _work(settings: Settings) -> None:
     reporter = _Reporter(settings, images, rank)
     reporter.restore(state)
     if rank == 0:
-        done, total = (epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs))
+        done, total = (
+            epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs)
+        )
         ray.get(meter.begin.remote(done, total))
     train(
         state,
@@ -141,9 +163,15 @@ def _total(*counts: int) -> list[int]:
     return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
 
 
-def _decoded(settings: Settings, source: image_source.Source, rank: int, world: int) -> tuple[Tensor, Tensor, int]:
-    """This worker's share of a source, without those held out and those; and how many of all workers' are no images."""
-    trained, held_out = ([np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2))
+def _decoded(
+    settings: Settings, source: image_source.Source, rank: int, world: int
+) -> tuple[Tensor, Tensor, int]:
+    """This worker's share of a source, without those held out and those; and how many of all workers' are no
+    images.
+    """
+    trained, held_out = (
+        [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
+    )
     bad = 0
     for part in decode_every(source, settings.config.model, rank, world):
         mask = image_source.held_out(part.rows["key"])
@@ -173,7 +201,9 @@ def _resident(settings: Settings, rank: int, world: int) -> Images:
     if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
         resident = resident.to(device)
     feed = Resident(resident, batch, steps, config.train.seed)
-    return Images(feed=feed, held_out=held_out, rows=settings.source.rows, facts={"images": trained, "bad": bad})
+    return Images(
+        feed=feed, held_out=held_out, rows=settings.source.rows, facts={"images": trained, "bad": bad}
+    )
 
 
 def _streamed(settings: Settings, rank: int, world: int) -> Images:
@@ -181,11 +211,15 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
     config, source = settings.config, settings.source
     held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
     bad, looked_at = _total(missed, missed + len(held_out))
-    trained = sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards)
+    trained = sum(
+        int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards
+    )
     batch = _batch(config, trained // world, trained, world)
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
-    stream = Stream(rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs)
+    stream = Stream(
+        rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs
+    )
     facts = {"images": trained, "bad": bad}
     return Images(feed=stream, held_out=torch.from_numpy(held_out), rows=trained + looked_at, facts=facts)
 
@@ -197,7 +231,9 @@ def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
 
 
 class _Reporter:
-    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to Ray's metrics."""
+    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to
+    Ray's metrics.
+    """
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
         device = ray.train.torch.get_device()
@@ -205,7 +241,9 @@ class _Reporter:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
         self._settings, self._images, self._rank = settings, images, rank
-        self.images_an_epoch = images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
+        self.images_an_epoch = (
+            images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
+        )
         self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
         self._since = time.monotonic()
 
@@ -225,12 +263,18 @@ class _Reporter:
         if isinstance(self._images.feed, Stream):
             (missed,) = _total(self._images.feed.bad)
             bad = self._images.facts["bad"] + missed
-            check_bad_share(self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction)
+            check_bad_share(
+                self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction
+            )
             self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
         now = time.monotonic()
         self._facts["images_per_second"] = round(self.images_an_epoch / (now - self._since), 1)
         self._since = now
-        metrics = {**self._facts, "loss": state.history[-1].criterion, "history": [asdict(past) for past in state.history]}
+        metrics = {
+            **self._facts,
+            "loss": state.history[-1].criterion,
+            "history": [asdict(past) for past in state.history],
+        }
         if self._rank:
             ray.train.report(metrics)
             return

@@ -1,8 +1,9 @@
 """Label and attribute columns of a table as boolean attributes.
 
-bool column: one attribute, null is unknown. Integer column of 0, 1 and -1 alone: one attribute, set when 1; where -1 occurs
-in the column, -1 is unset and 0 unknown, else 0 is unset. Any other integer or string column: one attribute a class, named
-``column=value``, null is unknown; -1 among classes is refused, because it is nearly always meant as unknown.
+bool column: one attribute, null is unknown. Integer column of 0, 1 and -1 alone: one attribute, set when 1;
+where -1 occurs in the column, -1 is unset and 0 unknown, else 0 is unset. Any other integer or string column:
+one attribute a class, named ``column=value``, null is unknown; -1 among classes is refused, because it is
+nearly always meant as unknown.
 """
 
 import itertools
@@ -23,7 +24,8 @@ Value = bool | int | str
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """How one boolean attribute is read off a column: set where it equals ``yes``, unset where it is one of ``no``.
+    """How one boolean attribute is read off a column: set where it equals ``yes``, unset where it is one of
+    ``no``.
 
     ``no`` is None for a class of a column: every other known value is unset.
     """
@@ -64,7 +66,8 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
     if -1 in values:
         others = ", ".join(map(str, sorted(values - {-1, 0, 1})[:5]))
         raise UserError(
-            f"column {column!r} holds -1 and {others}: with -1 (unset) only 0 (unknown) and 1 (set) are allowed, and an"
+            f"column {column!r} holds -1 and {others}: with -1 (unset) only 0 (unknown) and 1 (set) are"
+            f" allowed, and an"
             " unknown class is null; mend the column, or leave it out of --attributes"
         )
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
@@ -74,7 +77,11 @@ def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attri
     """Attributes for ``all``, ``none`` or a comma-separated list of columns and attribute names."""
     if wanted == "none":
         return ()
-    found = {attribute.name: attribute for column, seen in values.items() for attribute in attributes_of(column, seen)}
+    found = {
+        attribute.name: attribute
+        for column, seen in values.items()
+        for attribute in attributes_of(column, seen)
+    }
     if wanted == "all":
         return tuple(found.values())
     chosen: dict[str, Attribute] = {}
@@ -83,7 +90,8 @@ def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attri
         if not matches:
             if len(values.get(name, ())) > MAX_CLASSES:
                 raise UserError(
-                    f"column {name!r} has more than {MAX_CLASSES} distinct values; it cannot be used as attributes"
+                    f"column {name!r} has more than {MAX_CLASSES} distinct values; it cannot be used as"
+                    f" attributes"
                 )
             raise unknown("attribute", name, {*found, *values})
         chosen |= matches
@@ -93,7 +101,9 @@ def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attri
 def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
     """Whether a column of this type can hold what the attribute is read by."""
     try:
-        return all(pa.scalar(value, kind).is_valid for value in (attribute.yes, attribute.no) if value is not None)
+        return all(
+            pa.scalar(value, kind).is_valid for value in (attribute.yes, attribute.no) if value is not None
+        )
     except pa.ArrowException:
         return False
 
@@ -108,6 +118,10 @@ def indicators(
         column = table[attribute.column]
         equal = pc.equal(column, pa.scalar(attribute.yes, column.type))
         present[:, j] = pc.fill_null(equal, False).to_numpy()
-        other = pc.invert(equal) if attribute.no is None else pc.equal(column, pa.scalar(attribute.no, column.type))
+        other = (
+            pc.invert(equal)
+            if attribute.no is None
+            else pc.equal(column, pa.scalar(attribute.no, column.type))
+        )
         absent[:, j] = pc.fill_null(other, False).to_numpy()
     return present, absent

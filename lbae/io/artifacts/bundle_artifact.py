@@ -1,9 +1,10 @@
-"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications load.
+"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications
+load.
 
-Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M + 1) / 2) and
-weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary, bits and, in bundles that edit
-by hyperplane, attributes, and ``attributes.safetensors`` the statistics. Some have ``examples.safetensors``, images uint8
-(E, H, W, C).
+Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M +
+1) / 2) and weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary,
+bits and, in bundles that edit by hyperplane, attributes, and ``attributes.safetensors`` the statistics. Some
+have ``examples.safetensors``, images uint8 (E, H, W, C).
 """
 
 import dataclasses
@@ -46,7 +47,9 @@ def unpack_triangles(packed: np.ndarray) -> np.ndarray:
     """Inverse of :func:`pack_triangles`. LbaeError when the numbers are not finite or make no triangle."""
     side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
     if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
-        raise LbaeError("a factor in the bundle is damaged (not a triangle of finite numbers); fit the bundle again")
+        raise LbaeError(
+            "a factor in the bundle is damaged (not a triangle of finite numbers); fit the bundle again"
+        )
     factors = np.zeros((*packed.shape[:-1], side, side), dtype=packed.dtype)
     factors[..., *np.tril_indices(side)] = packed
     return factors
@@ -66,11 +69,13 @@ def save_bundle(
     result: dict[str, Any],
     report: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the sampler.
+    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the
+    sampler.
 
     ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
     """
-    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other numbers.
+    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other
+    # numbers.
     arrays = {
         f.name: np.ascontiguousarray(getattr(attributes, f.name))
         for f in dataclasses.fields(attributes)
@@ -109,7 +114,9 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     names = _FILES | ({"examples": _EXAMPLES} if _EXAMPLES in manifest.files else {})
     data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
     if digest(*data.values()) != manifest.fingerprint:
-        raise UserError(f"the files of bundle {uri} are not the ones its manifest was written for; fit it again")
+        raise UserError(
+            f"the files of bundle {uri} are not the ones its manifest was written for; fit it again"
+        )
     config = Config.from_dict(json.loads(data["config"]))
     statistics = _statistics(manifest, data["attributes"])
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -127,7 +134,9 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
         ),
         normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
         attributes=statistics,
-        examples=safetensors.numpy.load(data["examples"])["images"] if "examples" in data else _no_images(config),
+        examples=safetensors.numpy.load(data["examples"])["images"]
+        if "examples" in data
+        else _no_images(config),
     )
 
 
@@ -136,10 +145,14 @@ def _no_images(config: Config) -> np.ndarray:
 
 
 def read_pointer(uri: str) -> str:
-    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no absolute one."""
+    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no
+    absolute one.
+    """
     found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
-        raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle")
+        raise UserError(
+            f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle"
+        )
     return found
 
 

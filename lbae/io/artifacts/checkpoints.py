@@ -1,4 +1,6 @@
-"""The storage of a training run, for checkpoints and TensorBoard's events: a folder that belongs to this run alone."""
+"""The storage of a training run, for checkpoints and TensorBoard's events: a folder that belongs to this run
+alone.
+"""
 
 import json
 from typing import Any
@@ -11,15 +13,20 @@ _IDENTITY = "run.json"
 
 
 def storage_of(asked: str | None, out: str) -> str:
-    """Where checkpoints go; UserError when that is the output or in it, which is cleared when a run begins."""
+    """Where checkpoints go; UserError when that is the output or in it, which is cleared when a
+    run begins."""
     place = absolute(asked or f"{absolute(out)}-checkpoints")
     if resolve(out).holds(resolve(place)):
-        raise UserError(f"storage {asked} lies in the output {out}; give a folder of its own, or leave --storage out")
+        raise UserError(
+            f"storage {asked} lies in the output {out}; give a folder of its own, or leave --storage out"
+        )
     return place
 
 
 def known_run(out: str, folder: str) -> dict[str, Any]:
-    """What the run that is continued or finished was given or found: the cluster may have another size by now."""
+    """What the run that is continued or finished was given or found: the cluster may have another size by
+    now.
+    """
     published = resolve(out) / artifact.MANIFEST
     if published.exists():
         return artifact.read_manifest(out).config
@@ -39,7 +46,8 @@ def claim(folder: str, identity: dict[str, Any], overwrite: bool, anew: bool) ->
             changed = artifact.changes(json.loads(known.read_bytes()), identity)
             if changed and not overwrite:
                 raise OverwriteNeeded(
-                    f"storage {folder} holds checkpoints of another run ({changed}); give the same options to continue it,"
+                    f"storage {folder} holds checkpoints of another run ({changed}); give the same options"
+                    f" to continue it,"
                     " another --storage, or --overwrite"
                 )
             if changed or anew:

@@ -21,7 +21,8 @@ _LEADING_BITS = 5
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits' health.
+    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits'
+    health.
 
     For bundles also the bits that every attribute lifts most.
     """
@@ -35,7 +36,9 @@ def describe(uri: str) -> dict[str, Any]:
         "files": len(manifest.files),
         "config": manifest.config,
         "packages": manifest.packages,
-        "result": {k: v for k, v in manifest.result.items() if k not in ("kind", "fingerprint", "rows", "history")},
+        "result": {
+            k: v for k, v in manifest.result.items() if k not in ("kind", "fingerprint", "rows", "history")
+        },
     }
     if parts := [name for name in manifest.files if name.startswith("data/")]:
         with (resolve(uri) / parts[0]).open() as file:

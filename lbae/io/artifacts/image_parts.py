@@ -45,7 +45,9 @@ def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
 
 
 def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:
-    """The shards without images that have the digest of one before them; the digests of all must fit into memory."""
+    """The shards without images that have the digest of one before them; the digests of all must fit into
+    memory.
+    """
     whole = np.concatenate(every)
     again = np.ones(len(whole), dtype=np.bool_)
     again[np.unique(whole, return_index=True)[1]] = False
@@ -55,9 +57,10 @@ def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]
 def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
     """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
 
-    Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column ``image``
-    holds the bytes as they were and, as their path, the key they had in the source; the other columns stay as they are. The
-    paths that images had in a table or a tar, where keys are others, become a column ``image_path``, unless the source has
+    Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column
+    ``image`` holds the bytes as they were and, as their path, the key they had in the source; the other
+    columns stay as they are. The paths that images had in a table or a tar, where keys are others, become a
+    column ``image_path``, unless the source has
     one: that of a table that was ingested before says where its images first came from.
     """
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
@@ -67,7 +70,9 @@ def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
         parquet = pq.ParquetFile(opened)
         rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
     bad = int(metadata[_BAD])
-    return ImagePart(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16))
+    return ImagePart(
+        files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16)
+    )
 
 
 def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> None:
@@ -77,7 +82,9 @@ def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> Non
         kept = batch.filter(pa.array([error is None for error in errors]))
         wrong = batch.select(["key", "path"]).append_column("error", pa.array(errors, pa.string()))
         bad.append(wrong.filter(pa.array([error is not None for error in errors])).cast(QUARANTINE_SCHEMA))
-        image = pa.StructArray.from_arrays([kept[name].combine_chunks() for name in ("bytes", "key")], ["bytes", "path"])
+        image = pa.StructArray.from_arrays(
+            [kept[name].combine_chunks() for name in ("bytes", "key")], ["bytes", "path"]
+        )
         rest = {name: kept[name] for name in kept.column_names[3:]}
         if shards[0].row_groups or shards[0].samples:
             rest = {_PATH: kept["path"], **rest}

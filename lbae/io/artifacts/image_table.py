@@ -17,7 +17,9 @@ KIND = "image table"
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePart:
-    """A part that was written: its files in the artifact, its rows, the sum of their hashes, and the images set aside."""
+    """A part that was written: its files in the artifact, its rows, the sum of their hashes, and the images
+    set aside.
+    """
 
     files: tuple[str, ...]
     rows: int
@@ -26,12 +28,20 @@ class ImagePart:
 
 
 def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H W C"]) -> ImagePart:
-    """Write part ``index`` of the table at ``out``: losslessly compressed PNG, named by their rows from ``first`` on."""
-    return write_files(out, index, [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)], {})
+    """Write part ``index`` of the table at ``out``: losslessly compressed PNG, named by their rows from
+    ``first`` on.
+    """
+    return write_files(
+        out, index, [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)], {}
+    )
 
 
-def write_files(out: str, index: int, encoded: list[tuple[str, bytes]], columns: dict[str, list[Any]]) -> ImagePart:
-    """Write part ``index`` of the table at ``out`` from names and contents of image files, and further columns."""
+def write_files(
+    out: str, index: int, encoded: list[tuple[str, bytes]], columns: dict[str, list[Any]]
+) -> ImagePart:
+    """Write part ``index`` of the table at ``out`` from names and contents of image files, and further
+    columns.
+    """
     table = pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns})
     digest = RowDigest()
     digest.add(rows_of(table))
@@ -42,12 +52,19 @@ def write_files(out: str, index: int, encoded: list[tuple[str, bytes]], columns:
 
 def rows_of(table: pa.Table) -> Iterator[bytes]:
     """Every row of an image table as bytes, for its fingerprint."""
-    for image, rest in zip(table["image"].to_pylist(), table.drop_columns(["image"]).to_pylist(), strict=True):
+    for image, rest in zip(
+        table["image"].to_pylist(), table.drop_columns(["image"]).to_pylist(), strict=True
+    ):
         yield image["path"].encode() + image["bytes"] + (repr(sorted(rest.items())).encode() if rest else b"")
 
 
 def publish_parts(
-    out: str, parts: Sequence[ImagePart], *, parents: dict[str, str], config: dict[str, Any], result: dict[str, Any]
+    out: str,
+    parts: Sequence[ImagePart],
+    *,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    result: dict[str, Any],
 ) -> dict[str, Any]:
     """Publish the image table that consists of these parts."""
     digest = RowDigest(sum(part.digest for part in parts) % 2**256)

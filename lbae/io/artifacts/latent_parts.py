@@ -1,4 +1,6 @@
-"""Latent tables in the making: first a file a shard, so that a killed job continues, then part files of a good size."""
+"""Latent tables in the making: first a file a shard, so that a killed job continues, then part files of a
+good size.
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +13,14 @@ import pyarrow.parquet as pq
 from lbae.config import Precision
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.latent_table import KIND, LatentTable, open_latent_table, rows_digest, with_digest, write_parquet
+from lbae.io.artifacts.latent_table import (
+    KIND,
+    LatentTable,
+    open_latent_table,
+    rows_digest,
+    with_digest,
+    write_parquet,
+)
 from lbae.io.artifacts.model_artifact import check_model
 from lbae.io.artifacts.output import WORK, Manifest, RowDigest
 from lbae.io.storage.location import resolve
@@ -52,11 +61,17 @@ def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> Latent
     return table
 
 
-def write_shard(out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, made: dict[str, str]) -> None:
-    """Write what one shard became, from its latents in some tables. They come last: once they are there, it is finished."""
+def write_shard(
+    out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, made: dict[str, str]
+) -> None:
+    """Write what one shard became, from its latents in some tables. They come last: once they are there, it
+    is finished.
+    """
     if len(quarantine):
         write_parquet(out, f"{WORK}/{_QUARANTINE}{index}.parquet", quarantine)
-    whole = with_digest(pa.concat_tables(latents), sum(rows_digest(table.schema) for table in latents) % 2**256)
+    whole = with_digest(
+        pa.concat_tables(latents), sum(rows_digest(table.schema) for table in latents) % 2**256
+    )
     metadata = {**whole.schema.metadata, **{f"lbae.{name}": made[name] for name in _MADE}}
     write_parquet(out, f"{WORK}/{_LATENTS}{index}.parquet", whole.replace_schema_metadata(metadata))
 
@@ -88,7 +103,11 @@ def plan_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
         runs[-1].append(index)
         room -= sizes[index]
     return [
-        PartPlan(name=f"part-{generation:03d}-{i:05d}.parquet", shards=tuple(run), bad=tuple(s for s in run if s in bad))
+        PartPlan(
+            name=f"part-{generation:03d}-{i:05d}.parquet",
+            shards=tuple(run),
+            bad=tuple(s for s in run if s in bad),
+        )
         for i, run in enumerate(runs)
     ]
 
@@ -116,7 +135,9 @@ def assemble(out: str, plan: PartPlan) -> Part:
         files.append(f"quarantine/{plan.name}")
         bad = len(quarantine)
         write_parquet(out, files[-1], quarantine)
-    made = frozenset(tuple(t.schema.metadata[f"lbae.{name}".encode()].decode() for name in _MADE) for t in read)
+    made = frozenset(
+        tuple(t.schema.metadata[f"lbae.{name}".encode()].decode() for name in _MADE) for t in read
+    )
     return Part(files=tuple(files), rows=len(latents), bad=bad, digest=digest, made=made)
 
 
@@ -142,7 +163,10 @@ def publish(
     if before:
         precisions.add(before.result["precision"])
     if len(precisions) != 1:
-        raise LbaeError(f"{out} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and --overwrite")
+        raise LbaeError(
+            f"{out} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
+            f" --overwrite"
+        )
     rows, bad = sum(part.rows for part in parts), sum(part.bad for part in parts)
     digest = RowDigest((sum(part.digest for part in parts) + (base.digest() if base else 0)) % 2**256)
     published = artifact.publish(

@@ -1,7 +1,8 @@
 """The latent table: Parquet part files of keys, bit-packed latents and the source's other columns.
 
-Layout of the artifact: ``data/part-*.parquet`` (the table, for any Parquet reader), ``quarantine/part-*.parquet`` (images
-that could not be decoded: key, path, error), ``manifest.json``. Format version 1; see docs/architecture.md.
+Layout of the artifact: ``data/part-*.parquet`` (the table, for any Parquet reader),
+``quarantine/part-*.parquet`` (images that could not be decoded: key, path, error), ``manifest.json``. Format
+version 1; see docs/architecture.md.
 """
 
 import io
@@ -30,7 +31,8 @@ _DIGEST = b"lbae.rows_digest"
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
     """Write one part file under its final name, in row groups of these lengths when any are given."""
     buffer = io.BytesIO()
-    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading verifies.
+    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading
+    # verifies.
     plain = [column for column in table.column_names if column != "latent"]
     with pq.ParquetWriter(
         buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
@@ -43,7 +45,11 @@ def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int
 
 
 def latent_part(
-    keys: pa.Array, packed: UInt8[np.ndarray, "K B"], columns: pa.Table, latent_dim: int, model_fingerprint: str
+    keys: pa.Array,
+    packed: UInt8[np.ndarray, "K B"],
+    columns: pa.Table,
+    latent_dim: int,
+    model_fingerprint: str,
 ) -> pa.Table:
     """The table of one part: key, latent, then ``columns`` as they are."""
     width = packed_width(latent_dim)
@@ -111,10 +117,12 @@ class LatentTable:
         return self.manifest.parents["model"]
 
     def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; UserError for a table of a version that did not write it down."""
+        """URI of the model or of the images; UserError for a table of a version that did not write
+        it down."""
         if name not in self.manifest.result:
             raise UserError(
-                f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it, or encode again"
+                f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it,"
+                f" or encode again"
             )
         return str(self.manifest.result[name])
 
@@ -145,9 +153,13 @@ class LatentTable:
             return file.schema_arrow
 
     def source_columns(self) -> pa.Schema:
-        """The columns that the source's rows brought along, without the image and its path; there must be a part."""
+        """The columns that the source's rows brought along, without the image and its path; there must be a
+        part.
+        """
         own = ("key", "latent", "path", "image")
-        return pa.schema([pa.field(field.name, field.type) for field in self.schema() if field.name not in own])
+        return pa.schema(
+            [pa.field(field.name, field.type) for field in self.schema() if field.name not in own]
+        )
 
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """One part; UserError when it is damaged, of another width or of another model."""
@@ -175,11 +187,14 @@ class LatentTable:
     def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:
         """Rows of some row groups, at most 2**15 at a time.
 
-        UserError when a part is damaged, of another width or of another model, or when a latent has padding bits set.
+        UserError when a part is damaged, of another width or of another model, or when a latent has padding
+        bits set.
         """
         for part, run in itertools.groupby(groups, key=lambda group: group.part):
             with self._open(part) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group.index for group in run], columns=columns):
+                for batch in file.iter_batches(
+                    _BATCH_ROWS, row_groups=[group.index for group in run], columns=columns
+                ):
                     rows = pa.Table.from_batches([batch])
                     try:
                         check_packed(packed_latents(rows), self.latent_dim)
@@ -201,7 +216,8 @@ class LatentTable:
         found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
         if found != self.model_fingerprint:
             raise UserError(
-                f"{location} holds latents of model {found or 'unknown'}; the table is of {self.model_fingerprint}"
+                f"{location} holds latents of model {found or 'unknown'}; the table is of"
+                f" {self.model_fingerprint}"
             )
         kind = schema.field("latent").type
         if kind != pa.binary(packed_width(self.latent_dim)):

@@ -27,8 +27,12 @@ def save_model(
     run: dict[str, Any],
     result: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish trained weights. ``run`` is what, besides the config, identifies the run; ``result`` what the job reports."""
-    weights = safetensors.torch.save({name: value.cpu().contiguous() for name, value in network.state_dict().items()})
+    """Publish trained weights. ``run`` is what, besides the config, identifies the run; ``result`` what the
+    job reports.
+    """
+    weights = safetensors.torch.save(
+        {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    )
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True).encode()
     (resolve(out) / _WEIGHTS).write_bytes(weights)
     (resolve(out) / _CONFIG).write_bytes(text)
@@ -49,12 +53,16 @@ def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest
     """:func:`read_network` of an LBAE; UserError for a baseline."""
     network, config, manifest = read_network(uri)
     if config.model.bottleneck != "bernoulli":
-        raise UserError(f"model {uri} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE")
+        raise UserError(
+            f"model {uri} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE"
+        )
     return network, config, manifest
 
 
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of a model, a baseline or not; LbaeError when its files do not fit together."""
+    """Network, configuration and manifest of a model, a baseline or not; LbaeError when its files do not fit
+    together.
+    """
     manifest = read_manifest(uri, KIND)
     config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
     return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest
@@ -66,12 +74,17 @@ def build_network(uri: str, weights: bytes, config: Config) -> LatentBernoulliAu
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise LbaeError(f"the weights of {uri} do not fit its configuration: {error}".replace("\n", " ")) from error
+        raise LbaeError(
+            f"the weights of {uri} do not fit its configuration: {error}".replace("\n", " ")
+        ) from error
     return network
 
 
-def load_model(uri: str, precision: Precision | None = None, device: torch.device | str | None = None) -> Codec:
-    """A model artifact as a codec; by default on a GPU when there is one and at the device's best precision."""
+def load_model(
+    uri: str, precision: Precision | None = None, device: torch.device | str | None = None
+) -> Codec:
+    """A model artifact as a codec; by default on a GPU when there is one and at the device's best
+    precision."""
     network, _, _ = load_network(uri)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Codec(network, precision or best_precision(chosen), chosen)
@@ -81,5 +94,6 @@ def check_model(what: str, found: str, model: Manifest) -> None:
     """UserError when something was made with another model than this one."""
     if found != model.fingerprint:
         raise UserError(
-            f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was made with"
+            f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was"
+            f" made with"
         )

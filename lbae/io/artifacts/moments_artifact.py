@@ -1,7 +1,9 @@
-"""The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and in ``lineage.json`` what went into it.
+"""The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and in ``lineage.json`` what went into
+it.
 
-An update writes the files of the next generation beside those of the last one, which the update after that removes, so that
-a reader of a manifest finds its files. Grouped moment sums are one matrix a group in ``groups/``.
+An update writes the files of the next generation beside those of the last one, which the update after that
+removes, so that a reader of a manifest finds its files. Grouped moment sums are one matrix a group in
+``groups/``.
 """
 
 import dataclasses
@@ -26,7 +28,9 @@ GROUPED_KIND = "grouped moment sums"
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What was summed: rows a latent table (fewer than 0: removed), how often each part file, how attributes were read."""
+    """What was summed: rows a latent table (fewer than 0: removed), how often each part file, how attributes
+    were read.
+    """
 
     tables: Mapping[str, int]
     parts: Mapping[str, int]
@@ -91,7 +95,9 @@ def _fingerprint(moments: MomentSums) -> str:
 def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
     """Moment sums and their manifest."""
     manifest = read_manifest(uri, KIND)
-    return _load_sums(uri, next(name for name in manifest.files if name.startswith("sums")), manifest), manifest
+    return _load_sums(
+        uri, next(name for name in manifest.files if name.startswith("sums")), manifest
+    ), manifest
 
 
 def _load_sums(uri: str, name: str, manifest: Manifest) -> MomentSums:
@@ -104,7 +110,9 @@ def load_lineage(uri: str, manifest: Manifest) -> Lineage:
     """What went into moment sums; UserError for artifacts without a lineage file."""
     name = next((name for name in manifest.files if name.startswith("lineage")), None)
     if name is None:
-        raise UserError(f"{uri} does not say which part files it sums (it has no lineage file); reduce its table again")
+        raise UserError(
+            f"{uri} does not say which part files it sums (it has no lineage file); reduce its table again"
+        )
     tree = json.loads((resolve(uri) / name).read_bytes())
     return Lineage(
         tables=tree["tables"],
@@ -122,8 +130,8 @@ def save_groups(
     config: dict[str, Any],
     result: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Publish one set of sums a group. They are written as they come, so that one is in memory at a time; ``result`` is
-    asked for after the last."""
+    """Publish one set of sums a group. They are written as they come, so that one is in memory at a time;
+    ``result`` is asked for after the last."""
     rows, fingerprints, facts = [0] * len(names), [""] * len(names), {}
     for index, moments in groups:
         (resolve(out) / _group_file(index)).write_bytes(safetensors.numpy.save({"sums": moments.sums}))

@@ -1,7 +1,7 @@
 """Artifacts: folders that are published by writing ``manifest.json`` last.
 
-A folder without a manifest is not an artifact: whatever it holds is unfinished. Files that the manifest does not name do
-not belong to it.
+A folder without a manifest is not an artifact: whatever it holds is unfinished. Files that the manifest does
+not name do not belong to it.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Marks a folder as one that a job of this package began and may clear.
 BEGUN = ".unfinished"
-# What the marker says while a folder is being cleared: what a kill leaves there is no run's, and any job clears it.
+# What the marker says while a folder is being cleared: what a kill leaves there is no run's, and any job
+# clears it.
 _CLEARING = {"clearing": True}
 # What a job that can be continued has done so far; readers of Parquet folders pass over it.
 WORK = "_work"
@@ -83,7 +84,9 @@ class RowDigest:
 
 
 def read_manifest(uri: str, *kinds: str) -> Manifest:
-    """The manifest of a finished artifact, of one of the given kinds when any are given; UserError when there is none."""
+    """The manifest of a finished artifact, of one of the given kinds when any are given; UserError when there
+    is none.
+    """
     location = resolve(uri)
     if not (location / MANIFEST).exists():
         if not location.exists():
@@ -93,9 +96,13 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
         tree = json.loads((location / MANIFEST).read_bytes())
         version = int(tree["format_version"])
         if version > FORMAT_VERSION:
-            raise UserError(f"{uri} has format version {version}; this lbae reads up to {FORMAT_VERSION}: upgrade lbae")
+            raise UserError(
+                f"{uri} has format version {version}; this lbae reads up to {FORMAT_VERSION}: upgrade lbae"
+            )
         known = {f.name for f in dataclasses.fields(Manifest)}
-        manifest = Manifest(**{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])})
+        manifest = Manifest(
+            **{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])}
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri}/{MANIFEST} is damaged: {error!r}") from error
     if kinds and manifest.kind not in kinds:
@@ -107,17 +114,27 @@ def _check_apart(out: str, inputs: Inputs) -> None:
     location = resolve(out)
     for uri in inputs:
         if uri and location.holds(resolve(uri)):
-            raise UserError(f"{uri}, which is read, lies in the output {out}, which is cleared; choose another --out")
+            raise UserError(
+                f"{uri}, which is read, lies in the output {out}, which is cleared; choose another --out"
+            )
 
 
 def finished(
-    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
+    out: str,
+    kind: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    overwrite: bool,
+    inputs: Inputs,
+    work: Work = None,
 ) -> dict[str, Any] | None:
-    """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and is to stay.
+    """The job's result, marked ``already``, when the same artifact (config and parents) stands at ``out`` and
+    is to stay.
 
-    Nothing else is removed. UserError when one of ``inputs``, the URIs that the job reads, is or lies in ``out``, or when
-    ``out`` holds another artifact that may not be overwritten, files that are no artifact's, or leftovers of another run
-    where leftovers stay: ``work`` says what they depend on besides, as how the work is cut.
+    Nothing else is removed. UserError when one of ``inputs``, the URIs that the job reads, is or lies in
+    ``out``, or when ``out`` holds another artifact that may not be overwritten, files that are no artifact's,
+    or leftovers of another run where leftovers stay: ``work`` says what they depend on besides, as how the
+    work is cut.
     """
     _check_apart(out, inputs)
     location = resolve(out)
@@ -127,7 +144,9 @@ def finished(
             return None
         if (manifest.kind, manifest.parents, manifest.config) != (kind, parents, config):
             why = _differences(manifest, kind, parents, config)
-            raise OverwriteNeeded(f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it")
+            raise OverwriteNeeded(
+                f"{out} already holds a {manifest.kind} {why}; use --overwrite to replace it"
+            )
         clear_published(out, manifest)
         return {"out": absolute(out), **manifest.result, "already": True}
     if location.exists() and not (location / BEGUN).exists() and not location.is_empty_folder():
@@ -138,12 +157,19 @@ def finished(
 
 
 def begin(
-    out: str, kind: str, parents: dict[str, str], config: dict[str, Any], overwrite: bool, inputs: Inputs, work: Work = None
+    out: str,
+    kind: str,
+    parents: dict[str, str],
+    config: dict[str, Any],
+    overwrite: bool,
+    inputs: Inputs,
+    work: Work = None,
 ) -> dict[str, Any] | None:
-    """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors these are.
+    """Make ``out`` ready to be written, unless it is :func:`finished`, whose arguments, result and errors
+    these are.
 
-    Another artifact and leftovers of an unfinished run are removed, but leftovers of this run when ``work`` is given. A job
-    that can fail before it has anything to write asks :func:`finished` first.
+    Another artifact and leftovers of an unfinished run are removed, but leftovers of this run when ``work``
+    is given. A job that can fail before it has anything to write asks :func:`finished` first.
     """
     if done := finished(out, kind, parents, config, overwrite, inputs, work):
         return done
@@ -155,7 +181,9 @@ def begin(
 
 
 def _clear(location: Location) -> None:
-    """Remove all but the marker and other artifacts below: whole folders where it can, and single files beside artifacts."""
+    """Remove all but the marker and other artifacts below: whole folders where it can, and single files
+    beside artifacts.
+    """
     if location.exists():
         (location / BEGUN).write_bytes(json.dumps(_CLEARING).encode())
         (location / MANIFEST).remove()
@@ -174,8 +202,8 @@ def begin_update(
 ) -> None:
     """Make a finished artifact ready for its next generation; leftovers of the same update stay.
 
-    UserError when there are leftovers of another one, unless they may be overwritten. ``inputs`` and ``work`` as for
-    :func:`begin`.
+    UserError when there are leftovers of another one, unless they may be overwritten. ``inputs`` and ``work``
+    as for :func:`begin`.
     """
     _check_apart(out, inputs)
     location = resolve(out)
@@ -187,7 +215,9 @@ def begin_update(
 
 
 def clear_published(out: str, manifest: Manifest) -> None:
-    """Remove what a run left that was killed between writing this manifest and its end; an update's work stays."""
+    """Remove what a run left that was killed between writing this manifest and its end; an update's work
+    stays.
+    """
     begun = resolve(out) / BEGUN
     if begun.exists():
         if json.loads(begun.read_bytes()).get("generation", 1) > manifest.generation:
@@ -197,7 +227,9 @@ def clear_published(out: str, manifest: Manifest) -> None:
 
 
 def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the leftovers are of this very run; UserError when they are of another and may not be overwritten."""
+    """Whether the leftovers are of this very run; UserError when they are of another and may not be
+    overwritten.
+    """
     if not (location / BEGUN).exists():
         return False
     begun = json.loads((location / BEGUN).read_bytes())
@@ -206,7 +238,8 @@ def _is_continued(location: Location, identity: dict[str, Any], overwrite: bool)
     changed = changes(begun, identity)
     if changed and not overwrite:
         raise OverwriteNeeded(
-            f"{location} holds an unfinished run with other options ({changed}); give the same ones to continue it,"
+            f"{location} holds an unfinished run with other options ({changed}); give the same ones to"
+            f" continue it,"
             " or --overwrite to begin anew"
         )
     return not changed
@@ -224,10 +257,12 @@ def publish(
     result: dict[str, Any],
     generation: int = 1,
 ) -> dict[str, Any]:
-    """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and fingerprint.
+    """Write the manifest: from here on the folder is an artifact. Returns the job's result with URI and
+    fingerprint.
 
-    A later generation replaces the manifest of an artifact whose own files it leaves alone. Parts that ``files`` do not name
-    are removed from the tables before: a run that was killed may have cut its rows into other ones.
+    A later generation replaces the manifest of an artifact whose own files it leaves alone. Parts that
+    ``files`` do not name are removed from the tables before: a run that was killed may have cut its rows into
+    other ones.
     """
     location, files = resolve(out), tuple(sorted(files))
     for folder in _TABLES:
@@ -245,13 +280,16 @@ def publish(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         packages=_versions(),
     )
-    (location / MANIFEST).write_bytes(json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode())
+    (location / MANIFEST).write_bytes(
+        json.dumps(dataclasses.asdict(manifest), indent=2, default=str).encode()
+    )
     (location / BEGUN).remove()
     return {"out": absolute(out), **result}
 
 
 def sweep(out: str, manifest: Manifest) -> None:
-    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a killed update.
+    """Remove from an artifact's folder what its manifest does not name: older generations, leftovers of a
+    killed update.
 
     Other artifacts below stay.
     """
@@ -293,6 +331,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     versions = {"lbae": lbae.__version__}
     for name in ("torch", "numpy", "pyarrow", "ray"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # training also runs where there is no Ray
+        with contextlib.suppress(
+            importlib.metadata.PackageNotFoundError
+        ):  # training also runs where there is no Ray
             versions[name] = importlib.metadata.version(name)
     return versions

@@ -10,7 +10,16 @@ from jaxtyping import UInt8
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io.images import ImageError, decode_image
-from lbae.io.sources.source import HELD_OUT_OF, Source, held_out, only, read_batches, read_shard, shard_keys, spread
+from lbae.io.sources.source import (
+    HELD_OUT_OF,
+    Source,
+    held_out,
+    only,
+    read_batches,
+    read_shard,
+    shard_keys,
+    spread,
+)
 
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
@@ -25,7 +34,9 @@ class Decoded:
 
 
 def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False) -> Decoded:
-    """Decode rows of :func:`lbae.io.sources.source.read_batches`, which lose or keep their bytes (column ``image``)."""
+    """Decode rows of :func:`lbae.io.sources.source.read_batches`, which lose or keep their bytes (column
+    ``image``).
+    """
     images, good, bad = [], [], []
     keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
     for index, data in enumerate(table["bytes"].to_pylist()):
@@ -47,7 +58,9 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
 
 
 def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
-    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers holds."""
+    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers
+    holds.
+    """
     for shard in source.shards:
         mine = range((offset - shard.start) % stride, shard.rows, stride)
         others = frozenset(range(shard.rows)).difference(mine)
@@ -58,7 +71,8 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
 def decode_held_out(
     source: Source, config: ModelConfig, offset: int, stride: int, most: int
 ) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
-    """Held-out row ``offset`` and every ``stride``-th after it, about ``most`` from all over a source that may be sorted.
+    """Held-out row ``offset`` and every ``stride``-th after it, about ``most`` from all over a source that
+    may be sorted.
 
     Their images, and how many of the rows are none.
     """
@@ -82,7 +96,8 @@ def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[n
         found |= dict(zip(decoded.rows["key"].to_pylist(), decoded.images, strict=True))
     if missing := [key for key in keys if key not in found]:
         raise UserError(
-            f"{source.uri} holds no image {missing[0]} any more; give the source that the latents were made from"
+            f"{source.uri} holds no image {missing[0]} any more; give the source that the latents were made"
+            f" from"
         )
     return np.stack([found[key] for key in keys])
 
@@ -91,6 +106,7 @@ def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
     """LbaeError when too many images could not be decoded, or ``allowed`` is no number."""
     if not bad <= allowed * total:
         raise LbaeError(
-            f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of {allowed:g}"
+            f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of"
+            f" {allowed:g}"
             " (--max-bad-fraction); `jobs/encode.py` names them in a quarantine table"
         )

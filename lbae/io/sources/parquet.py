@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import Location
 
-# Columns that rows get here or in a latent table; those of a source that have such a name are called source_NAME.
+# Columns that rows get here or in a latent table; those of a source that have such a name are called
+# source_NAME.
 _TAKEN = ("key", "bytes", "path", "latent")
 _BUFFER_BYTES = 2**20
-# Who reads a piece of a row group reads the group from its start, so more pieces would only be read more often.
+# Who reads a piece of a row group reads the group from its start, so more pieces would only be read more
+# often.
 PIECES = 32
 
 
@@ -30,14 +32,17 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """Row groups of a file, their rows and sizes, and its columns but the image, by the names they get here."""
+    """Row groups of a file, their rows and sizes, and its columns but the image, by the names they
+    get here."""
 
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
     columns: pa.Schema
 
     def pieces(self, most_rows: int, most_bytes: int) -> Iterator[Piece]:
-        """The row groups, large ones in equal pieces, as pyarrow and others write a million rows into one by default."""
+        """The row groups, large ones in equal pieces, as pyarrow and others write a million rows into one by
+        default.
+        """
         for group, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True)):
             count = max(1, min(PIECES, rows, max(-(-rows // most_rows), -(-size // most_bytes))))
             cuts = [rows * index // count for index in range(count + 1)]
@@ -46,7 +51,9 @@ class Footer:
 
 
 def footer(location: Location) -> Footer:
-    """What a file says of itself; UserError when it is no Parquet or has no images, or two columns would share a name."""
+    """What a file says of itself; UserError when it is no Parquet or has no images, or two columns would
+    share a name.
+    """
     try:
         with location.open() as file:
             parquet = pq.ParquetFile(file)
@@ -55,18 +62,23 @@ def footer(location: Location) -> Footer:
         raise UserError(f"{location} cannot be read as Parquet: {error}") from error
     image = schema.field("image") if "image" in schema.names else None
     if image is None or not pa.types.is_struct(image.type) or image.type.get_field_index("bytes") < 0:
-        raise UserError(f"{location} has no column 'image' of struct{{bytes, path}} (columns: {', '.join(schema.names)})")
+        raise UserError(
+            f"{location} has no column 'image' of struct{{bytes, path}} (columns: {', '.join(schema.names)})"
+        )
     names = [_renamed(name) for name in schema.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
-            f"{location} has more than one column for {', '.join(twice)} ({', '.join(_TAKEN)} become source_NAME);"
+            f"{location} has more than one column for {', '.join(twice)} ({', '.join(_TAKEN)} become"
+            f" source_NAME);"
             " rename them"
         )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return Footer(
         rows=tuple(group.num_rows for group in groups),
         sizes=tuple(group.total_byte_size for group in groups),
-        columns=pa.schema([pa.field(_renamed(field.name), field.type) for field in schema if field.name != "image"]),
+        columns=pa.schema(
+            [pa.field(_renamed(field.name), field.type) for field in schema if field.name != "image"]
+        ),
     )
 
 
@@ -74,10 +86,14 @@ def _renamed(name: str) -> str:
     return f"source_{name}" if name in _TAKEN else name
 
 
-def batches(location: Location, groups: tuple[int, ...], skip: int, rows: int, most: int) -> Iterator[pa.Table]:
-    """``rows`` rows of some row groups after the first ``skip``, at most ``most`` at a time: bytes, path, other columns.
+def batches(
+    location: Location, groups: tuple[int, ...], skip: int, rows: int, most: int
+) -> Iterator[pa.Table]:
+    """``rows`` rows of some row groups after the first ``skip``, at most ``most`` at a time: bytes, path,
+    other columns.
 
-    LbaeError when the file is damaged. Pages are read as they are needed: a large row group need not fit into memory.
+    LbaeError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
+    memory.
     """
     before, end = 0, skip + rows
     try:
@@ -99,6 +115,8 @@ def _taken_apart(table: pa.Table) -> pa.Table:
     has_path = image.type.get_field_index("path") >= 0
     columns = {
         "bytes": pc.struct_field(image, "bytes").cast(pa.binary()),
-        "path": pc.struct_field(image, "path").cast(pa.string()) if has_path else pa.nulls(len(table), pa.string()),
+        "path": pc.struct_field(image, "path").cast(pa.string())
+        if has_path
+        else pa.nulls(len(table), pa.string()),
     }
     return pa.table(columns | {_renamed(name): table[name] for name in table.column_names if name != "image"})

@@ -1,4 +1,5 @@
-"""Cutting a source into shards: a deterministic plan from a listing, and a look at footers and headers, not at images.
+"""Cutting a source into shards: a deterministic plan from a listing, and a look at footers and headers, not
+at images.
 
 The plan depends on the source alone, so every worker and every rerun cuts it the same way.
 """
@@ -35,19 +36,24 @@ _Listed = dict[str, dict[str, Any]]  # what the filesystem says of files, by the
 
 
 def plan(uri: str, kind: Kind | None = None) -> Source:
-    """Plan a source: a path, a URI, or ``torchvision:NAME``; of another kind than its files' names say if ``kind`` is given.
+    """Plan a source: a path, a URI, or ``torchvision:NAME``; of another kind than its files' names say if
+    ``kind`` is given.
 
-    UserError when it is missing or unfinished, holds no images, is a table without an ``image`` column, or its files have
-    columns that do not fit together.
+    UserError when it is missing or unfinished, holds no images, is a table without an ``image`` column, or
+    its files have columns that do not fit together.
     """
     if uri.startswith("torchvision:"):
-        from lbae.io.sources import torchvision_sets as datasets  # which imports torchvision, and that takes seconds
+        from lbae.io.sources import (
+            torchvision_sets as datasets,
+        )  # which imports torchvision, and that takes seconds
 
         uri = datasets.as_image_table(uri)
     location = readable(uri, "data")
     if (location / BEGUN).exists():
         read_manifest(uri)
-    listed = dict([(location.name, location.fs.info(location.path))] if location.is_file() else location.files())
+    listed = dict(
+        [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
+    )
     if (location / MANIFEST).exists():  # of an image table, whose quarantine holds no images
         apart = (MANIFEST, "quarantine/", f"{WORK}/")
         listed = {name: listed[name] for name in listed if not name.startswith(apart)}
@@ -55,7 +61,9 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
     named, recognised, found = _recognised(listed, kind)
     shards = _numbered(_SHARDS[recognised](root, found)) if kind or _holds_images(root, named, found) else ()
     if not shards:
-        raise UserError(f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)")
+        raise UserError(
+            f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders)"
+        )
     stamps = [[name, info.get("size"), _version(info)] for name, info in found.items()]
     fingerprint = digest_json(stamps if recognised == named else [recognised, stamps])
     columns = together((shard.columns for shard in shards), uri)
@@ -64,12 +72,15 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """What a filesystem (s3fs; Google's, Azure's; Hugging Face's; the local one) says of a file's content, else its time."""
+    """What a filesystem (s3fs; Google's, Azure's; Hugging Face's; the local one) says of a file's content,
+    else its time.
+    """
     return str(next((info[name] for name in ("ETag", "etag", "blob_id", "mtime") if info.get(name)), ""))
 
 
 def _recognised(listed: _Listed, asked: Kind | None) -> tuple[Kind, Kind, _Listed]:
-    """The kind of a source by its files' names, the kind it is read as, and the files that it is then made of.
+    """The kind of a source by its files' names, the kind it is read as, and the files that it is then made
+    of.
 
     If any is Parquet those, else tars, else all.
     """
@@ -86,18 +97,27 @@ def _holds_images(root: str, kind: Kind, listed: _Listed) -> bool:
     """Whether files may be images: one is named like an image, or one of the first is one."""
     if kind != "files" or any(name.lower().endswith(tars.IMAGES) for name in listed):
         return True
-    return any(image_size(bytes_or_none(resolve(root) / name)) for name in itertools.islice(listed, _LOOKED_AT))
+    return any(
+        image_size(bytes_or_none(resolve(root) / name)) for name in itertools.islice(listed, _LOOKED_AT)
+    )
 
 
 def _numbered(shards: Iterator[Shard]) -> tuple[Shard, ...]:
     """The shards with their numbers and their first rows in the source."""
     found = list(shards)
     starts = itertools.accumulate((shard.rows for shard in found), initial=0)
-    return tuple(replace(shard, index=i, start=start) for i, (shard, start) in enumerate(zip(found, starts, strict=False)))
+    return tuple(
+        replace(shard, index=i, start=start)
+        for i, (shard, start) in enumerate(zip(found, starts, strict=False))
+    )
 
 
-def _look_at_each(root: str, listed: _Listed, look: Callable[[Location], _Seen]) -> Iterator[tuple[str, _Seen]]:
-    """What a look at every file gives, some at a time: an object store takes long to answer, but answers many at once."""
+def _look_at_each(
+    root: str, listed: _Listed, look: Callable[[Location], _Seen]
+) -> Iterator[tuple[str, _Seen]]:
+    """What a look at every file gives, some at a time: an object store takes long to answer, but answers many
+    at once.
+    """
     place = resolve(root)
     with ThreadPoolExecutor(_LOOKS) as pool:
         yield from zip(listed, pool.map(lambda name: look(place / name), listed), strict=True)
@@ -120,8 +140,12 @@ def _table_shards(root: str, listed: _Listed) -> Iterator[Shard]:
             )
 
 
-def runs(rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of runs of items that stay within a number of rows and of bytes, as far as single items do."""
+def runs(
+    rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of runs of items that stay within a number of rows and of bytes, as far as single
+    items do.
+    """
     first = row = size = 0
     for index, (more, bytes_) in enumerate(zip(rows, sizes, strict=True)):
         if index > first and (row + more > most_rows or size + bytes_ > most_bytes):

@@ -1,7 +1,7 @@
 """Image sources as shards, each a run of rows that one task reads, and the keys of their rows.
 
-:mod:`lbae.io.sources.plan` cuts a source into shards. A row's key is unique by construction, and known without reading the
-row.
+:mod:`lbae.io.sources.plan` cuts a source into shards. A row's key is unique by construction, and known
+without reading the row.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows of one Parquet file (of its row groups, but for the first ``skip``), samples of one tar, or a run of image files.
+    """Rows of one Parquet file (of its row groups, but for the first ``skip``), samples of one tar, or a run
+    of image files.
 
     ``columns`` are those that its rows have beside key, bytes and path: the same in all shards of a source.
     """
@@ -53,8 +54,8 @@ class Shard:
 class Source:
     """A planned image source.
 
-    The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not their bytes,
-    and their kind where their names do not say it.
+    The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not
+    their bytes, and their kind where their names do not say it.
     """
 
     uri: str
@@ -69,11 +70,17 @@ class Source:
     @property
     def folders(self) -> set[str]:
         """URIs of the folders that its files lie in."""
-        return {posixpath.dirname(posixpath.join(shard.root, name)) for shard in self.shards for name in shard.files}
+        return {
+            posixpath.dirname(posixpath.join(shard.root, name))
+            for shard in self.shards
+            for name in shard.files
+        }
 
 
 def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
-    """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit those."""
+    """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit
+    those.
+    """
     check_fit(shards[0].columns, columns, out)
     return tuple(replace(shard, columns=columns) for shard in shards)
 
@@ -81,13 +88,15 @@ def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Sha
 def read_batches(shard: Shard) -> Iterator[pa.Table]:
     """The rows of a shard in order, a few hundred at a time, as files may be large.
 
-    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path`` (string), then ``shard.columns``. A
-    table's own columns of these names, and ``latent``, are called ``source_NAME``.
+    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path`` (string), then
+    ``shard.columns``. A table's own columns of these names, and ``latent``, are called ``source_NAME``.
     """
     root, keys = resolve(shard.root), shard_keys(shard)
     if shard.row_groups:
         first = 0
-        for table in tables.batches(root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS):
+        for table in tables.batches(
+            root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS
+        ):
             wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
             yield _rows(shard, keys[first : first + len(table)].filter(wanted), table.filter(wanted))
             first += len(table)
@@ -99,7 +108,9 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
 
 
 def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
-    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)})
+    return pa.table(
+        {"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)}
+    )
 
 
 def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
@@ -107,7 +118,9 @@ def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
     labelled = "label" in shard.columns.names
     data, labels = tars.read(root / shard.files[0], some, labelled)
     paths = pa.array([sample.image and sample.image.name for sample in some], pa.string())
-    return pa.table({"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})})
+    return pa.table(
+        {"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})}
+    )
 
 
 def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
@@ -141,7 +154,8 @@ def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple
     """The shards without these rows of theirs, one after another; those with none left are gone."""
     each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
     rest = [
-        replace(shard, left_out=frozenset(np.flatnonzero(some).tolist())) for shard, some in zip(shards, each, strict=True)
+        replace(shard, left_out=frozenset(np.flatnonzero(some).tolist()))
+        for shard, some in zip(shards, each, strict=True)
     ]
     return tuple(shard for shard in rest if shard.wanted)
 
@@ -152,7 +166,9 @@ def shard_keys(shard: Shard) -> pa.Array:
         return pa.array([f"{shard.files[0]}:{sample.name}" for sample in shard.samples])
     if not shard.row_groups:
         return pa.array(shard.files, pa.string())
-    return pa.array([f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
+    return pa.array(
+        [f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)]
+    )
 
 
 def bytes_or_none(location: Location) -> bytes | None:
@@ -164,7 +180,9 @@ def bytes_or_none(location: Location) -> bytes | None:
 
 
 def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
-    """A number for the bytes of every image of :func:`read_shard` that has any, by which equal files are found."""
+    """A number for the bytes of every image of :func:`read_shard` that has any, by which equal files are
+    found.
+    """
     digests = [hashlib.sha256(data).digest() for data in rows["bytes"].to_pylist() if data]
     return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
@@ -177,7 +195,9 @@ def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
 
 
 def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
-    """A number in [0, 1) for every key, uniform and always the same: rows below p are a subset with the share p."""
+    """A number in [0, 1) for every key, uniform and always the same: rows below p are a subset with the share
+    p.
+    """
     digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
     return np.fromiter((int.from_bytes(d[:8]) / 2**64 for d in digests), dtype=np.float64, count=len(keys))
 

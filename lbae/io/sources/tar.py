@@ -54,8 +54,12 @@ def samples(location: Location) -> list[Sample]:
     ]
 
 
-def read(location: Location, wanted: tuple[Sample, ...], labelled: bool) -> tuple[list[bytes | None], pa.Array]:
-    """Image bytes, null where a sample has no image, and classes, int64; LbaeError for a class that is no whole number."""
+def read(
+    location: Location, wanted: tuple[Sample, ...], labelled: bool
+) -> tuple[list[bytes | None], pa.Array]:
+    """Image bytes, null where a sample has no image, and classes, int64; LbaeError for a class that is no
+    whole number.
+    """
     with location.open() as file:
 
         def content(member: Member | None) -> bytes | None:

@@ -1,4 +1,5 @@
-"""``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into a cache."""
+"""``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into
+a cache."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -21,10 +22,11 @@ _Row = tuple[str, bytes, dict[str, Any]]  # name, content, further columns
 
 
 def as_image_table(uri: str) -> str:
-    """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``, made when it is not in the cache.
+    """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``, made when it is not in
+    the cache.
 
-    The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other names,
-    and while another job makes it; LbaeError when the download fails.
+    The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other
+    names, and while another job makes it; LbaeError when the download fails.
     """
     name, _, split = uri.removeprefix("torchvision:").partition(":")
     split = split or "train"
@@ -48,7 +50,9 @@ def _write(out: str, uri: str, rows_of: Callable[[str, bool], Iterator[_Row]], s
     parts: list[image_table.ImagePart] = []
     while some := list(itertools.islice(rows, _PART_ROWS)):
         columns = {column: [facts[column] for _, _, facts in some] for column in some[0][2]}
-        parts.append(image_table.write_files(out, len(parts), [(path, data) for path, data, _ in some], columns))
+        parts.append(
+            image_table.write_files(out, len(parts), [(path, data) for path, data, _ in some], columns)
+        )
     image_table.publish_parts(out, parts, parents={"source": uri}, config={}, result={})
 
 
@@ -75,7 +79,11 @@ def _faces(dataset: datasets.CelebA) -> Iterator[_Row]:
     folder = Path(dataset.root, dataset.base_folder, "img_align_celeba")
     names = [name for name in dataset.attr_names if name]
     for file, values in zip(dataset.filename, dataset.attr, strict=True):
-        yield file, (folder / file).read_bytes(), dict(zip(names, (bool(value) for value in values), strict=True))
+        yield (
+            file,
+            (folder / file).read_bytes(),
+            dict(zip(names, (bool(value) for value in values), strict=True)),
+        )
 
 
 _ROWS = {"mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba}

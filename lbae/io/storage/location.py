@@ -49,7 +49,9 @@ class Location:
         return f"{its}/".startswith(f"{own}/")
 
     def exists(self) -> bool:
-        """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not answer."""
+        """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not
+        answer.
+        """
         return self._kind() is not None
 
     def is_file(self) -> bool:
@@ -57,7 +59,9 @@ class Location:
         return self._kind() == "file"
 
     def _kind(self) -> str | None:
-        """What is here: file, directory or nothing. Not by ``fs.exists``, which takes a bucket out of reach for none."""
+        """What is here: file, directory or nothing. Not by ``fs.exists``, which takes a bucket out of reach
+        for none.
+        """
         with _named(self, "reached"):
             try:
                 return str(self.fs.info(self.path)["type"])
@@ -106,8 +110,8 @@ class Location:
     def create(self, data: bytes) -> bool:
         """Write the file if there is none; whether it was written. LbaeError when the storage refuses.
 
-        On a local disk a reader may find the new file empty for a moment: hard links, which could prevent that, are
-        unknown to many network and FUSE mounts.
+        On a local disk a reader may find the new file empty for a moment: hard links, which could prevent
+        that, are unknown to many network and FUSE mounts.
         """
         try:
             if self.is_local:
@@ -131,23 +135,29 @@ class Location:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file, or the folder and all it holds; nothing when there is none. LbaeError when something stays."""
+        """Delete the file, or the folder and all it holds; nothing when there is none. LbaeError when
+        something stays.
+        """
         if self.is_local and os.path.isdir(self.path):
-            shutil.rmtree(self.path)  # fsspec's would fail where the working folder of a submitted job was made anew
+            shutil.rmtree(
+                self.path
+            )  # fsspec's would fail where the working folder of a submitted job was made anew
         elif self.exists():
             with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
             self.fs.invalidate_cache()
             if self.exists():  # S3 answers 200 and names the keys that it kept, which s3fs does not look at
                 raise LbaeError(
-                    f"{self} cannot be removed: files are still there after the storage was asked to delete them; allow"
+                    f"{self} cannot be removed: files are still there after the storage was asked to delete"
+                    f" them; allow"
                     " deleting there (s3:DeleteObject, no Object Lock) and run the job again"
                 )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
         """All files below, as (path relative to this folder, info), sorted.
 
-        Those in or with a name after a dot are left out, but for what a killed :meth:`write_bytes` left, if ``temporary``.
+        Those in or with a name after a dot are left out, but for what a killed :meth:`write_bytes` left, if
+        ``temporary``.
         """
         root = self.path.rstrip("/") + "/"
         with _named(self, "listed"):
@@ -165,7 +175,8 @@ class Location:
 def _named(place: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
     """Turn what the libraries behind a filesystem raise into LbaeError that names the place.
 
-    The local disk's OSErrors stay as they are: they name the file, and their numbers tell a full disk from a broken one.
+    The local disk's OSErrors stay as they are: they name the file, and their numbers tell a full disk from a
+    broken one.
     """
     try:
         yield
@@ -214,7 +225,9 @@ def absolute(uri: str) -> str:
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem | None, str]:
-    """A place for libraries that ask for a filesystem of pyarrow: this resolver's, None for the local one, and the path."""
+    """A place for libraries that ask for a filesystem of pyarrow: this resolver's, None for the local one,
+    and the path.
+    """
     location = resolve(uri)
     return None if location.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(location.fs)), location.path
 

@@ -1,7 +1,9 @@
-"""A lock beside an output, on any storage: the second job is refused while the first lives, and takes over when it died.
+"""A lock beside an output, on any storage: the second job is refused while the first lives, and takes over
+when it died.
 
-The lock is a file that is created exclusively (by the operating system, or on S3 by a conditional write) and rewritten every
-other second by its holder. Nobody compares clocks: who finds a lock watches whether it changes.
+The lock is a file that is created exclusively (by the operating system, or on S3 by a conditional write) and
+rewritten every other second by its holder. Nobody compares clocks: who finds a lock watches whether it
+changes.
 """
 
 import contextlib
@@ -23,9 +25,10 @@ _PATIENCE_S = 12.0
 def locked(out: str) -> Iterator[Callable[[], None]]:
     """Hold ``OUT.lock`` while the body runs.
 
-    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that slept, or may have
-    since the storage did not answer for 12 seconds. UserError when a job that lives holds it; a lock that has not changed
-    for 12 seconds is a dead job's. LbaeError when the storage refuses to write or to remove it.
+    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that
+    slept, or may have since the storage did not answer for 12 seconds. UserError when a job that lives holds
+    it; a lock that has not changed for 12 seconds is a dead job's. LbaeError when the storage refuses to
+    write or to remove it.
     """
     place = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
@@ -40,11 +43,16 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
             try:
                 found = _read(place)
                 if found is None or not found.endswith(holder):
-                    lost.append(f"was taken over by {found or 'nobody: its lock was removed'}, since this job stood still")
+                    lost.append(
+                        f"was taken over by {found or 'nobody: its lock was removed'}, since this job stood"
+                        f" still"
+                    )
                 else:
                     place.write_bytes(_beat(holder, count))
                     until = time.monotonic() + _PATIENCE_S
-            except Exception as error:  # whatever a storage raises that does not answer for once: the next beat will do
+            except (
+                Exception
+            ) as error:  # whatever a storage raises that does not answer for once: the next beat will do
                 if time.monotonic() > until:
                     lost.append(f"may have been taken over, since its lock could not be renewed: {error}")
 
@@ -76,7 +84,9 @@ def _read(place: Location) -> str | None:
 
 
 def _remove(place: Location, said: str) -> None:
-    """Remove the lock that ends with these words; LbaeError when it stays. Another job may have made its own meanwhile."""
+    """Remove the lock that ends with these words; LbaeError when it stays. Another job may have made its own
+    meanwhile.
+    """
     try:
         place.remove()
     except LbaeError:

@@ -39,7 +39,8 @@ def encode(
         model: URI of the model artifact.
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
-        append: encode only images whose keys are not in the table yet, as its next generation; the others are counted.
+        append: encode only images whose keys are not in the table yet, as its next generation; the others are
+            counted.
         keep_images: keep the images' bytes in the table, as its column ``image``.
         kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
@@ -75,19 +76,24 @@ def encode(
                 artifact.begin_update(out, base.manifest, parents, overwrite, inputs, CUT)
             else:
                 artifact.begin(*place)
-            encoder["precision"] = base.manifest.result["precision"] if base else choose_precision(encoder["out"])
+            encoder["precision"] = (
+                base.manifest.result["precision"] if base else choose_precision(encoder["out"])
+            )
             encoded = encode_shards(encoder, shards, still_held)
             parts = assemble_parts(absolute(out), base)
         still_held()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
         facts = {"model": encoder["model"], "data": images.uri, **known, **spent}
         result = assembly.publish(out, parts, base, parents, settings, facts)
-    check_bad_share(data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction)
+    check_bad_share(
+        data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction
+    )
     return result
 
 
 def _known_rows(images: Source, rest: tuple[Shard, ...], base: latent_table.LatentTable) -> dict[str, int]:
-    """How many rows are not encoded since the table has their keys; a warning where it has them from elsewhere.
+    """How many rows are not encoded since the table has their keys; a warning where it has them from
+    elsewhere.
 
     Those may be the same images, as in a folder that was moved, or others whose files have the same names.
     """
@@ -95,7 +101,9 @@ def _known_rows(images: Source, rest: tuple[Shard, ...], base: latent_table.Late
     before = base.manifest.result.get("data", "a place that it does not name")
     if known and before != images.uri:
         log.warning(
-            f"{known} of {images.rows} images of {images.uri} are not encoded: {base.uri}, encoded from {before}, has their"
-            " keys; if they are other images, give their files other names, or encode them into a table of their own"
+            f"{known} of {images.rows} images of {images.uri} are not encoded: {base.uri}, encoded from"
+            f" {before}, has their"
+            " keys; if they are other images, give their files other names, or encode them into a table of"
+            " their own"
         )
     return {"known_rows": known}

@@ -36,22 +36,26 @@ def evaluate(
     gpus: int | None = None,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out and named.
+    """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out
+    and named.
 
     Args:
         bundle: URI of the bundle.
         data: URI of the test images.
         out: URI of the evaluation, a folder.
-        train_data: URI of the training images: for a classifier, as second reference, and to find test images among them.
+        train_data: URI of the training images: for a classifier, as second reference, and to find test images
+            among them.
         latents: URI of their latent table, to see whether samples repeat it.
         moments: URI of its moment sums, from which the other priors are fitted.
         priors: priors to sample, separated by commas; mixture is the bundle's own.
         features: classifier (trained on the labels of the training images) or inception.
         metrics: frechet, kernel, precision, recall, separated by commas.
-        protocol: ours (images as they are; test and training images as references) or paper (JPEG on both sides).
+        protocol: ours (images as they are; test and training images as references) or paper (JPEG on both
+            sides).
         seed: seed of the samples.
         max_bad_fraction: share of undecodable test images above which the job fails.
-        cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or ~/.cache/lbae.
+        cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or
+            ~/.cache/lbae.
         overwrite: replace another artifact at ``out``.
         gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
         address: Ray cluster to join; found or started when not given.
@@ -66,7 +70,12 @@ def evaluate(
         seed=seed,
     )
     inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
-    config = {"version": VERSION, **asdict(settings), "priors": list(settings.priors), "metrics": list(settings.metrics)}
+    config = {
+        "version": VERSION,
+        **asdict(settings),
+        "priors": list(settings.priors),
+        "metrics": list(settings.metrics),
+    }
     images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
     place = (out, evaluation.KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
     if done := artifact.finished(*place):
@@ -82,7 +91,10 @@ def evaluate(
         (resolve(out) / name).write_bytes(content)
     fingerprint = artifact.digest(files["report.json"])
     rows = report["images"][RECONSTRUCTIONS]
-    shown = {name: report[name] for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")}
+    shown = {
+        name: report[name]
+        for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")
+    }
     return artifact.publish(
         out,
         evaluation.KIND,

@@ -56,11 +56,13 @@ def fit(
         latents: URI of the latent table.
         moments: URI of the moment sums.
         out: URI of the bundle.
-        components: number of mixture components, or auto for as many as rows allow and do not remember training latents.
+        components: number of mixture components, or auto for as many as rows allow and do not remember
+            training latents.
         by: a class or yes/no column; one component a value instead of clusters.
         sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
-        examples: images of the latents' source that the bundle is to hold, for people to try it on; mind their licence.
+        examples: images of the latents' source that the bundle is to hold, for people to try it on; mind
+            their licence.
         overwrite: replace another artifact at ``out``.
         address: Ray cluster to join; found or started when not given.
     """
@@ -96,10 +98,14 @@ def fit(
             found = scan(table, [by] if by else [])
             subset = draw_subset(table, found, by)
             partitions = (
-                [by_class(subset, found, by)] if by else clusters(table, subset, codec, len(attributes), count, seed)
+                [by_class(subset, found, by)]
+                if by
+                else clusters(table, subset, codec, len(attributes), count, seed)
             )
             scratch = str(resolve(out) / "by-component")
-            fitted, tried = choose_prior(table, found, subset, partitions, attributes, known_mean(sums), sampler, scratch)
+            fitted, tried = choose_prior(
+                table, found, subset, partitions, attributes, known_mean(sums), sampler, scratch
+            )
             drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
             drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
             pooled = ray.get(pooled)
@@ -127,8 +133,12 @@ def fit(
         )
 
 
-def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:
-    """The table, its sums with their attributes, all fingerprints; UserError when they do not belong together."""
+def _inputs(
+    model: str, latents: str, moments: str
+) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:
+    """The table, its sums with their attributes, all fingerprints; UserError when they do not belong
+    together.
+    """
     model_manifest = read_manifest(model, model_io.KIND)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
@@ -143,7 +153,12 @@ def _inputs(model: str, latents: str, moments: str) -> tuple[LatentTable, Moment
     if sums.count < 2:
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    return table, sums, lineage.attributes, {name: manifest.fingerprint for name, manifest in manifests.items()}
+    return (
+        table,
+        sums,
+        lineage.attributes,
+        {name: manifest.fingerprint for name, manifest in manifests.items()},
+    )
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
@@ -167,7 +182,9 @@ def _component_count(components: str, by: str | None) -> int | None:
 
 
 def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:
-    """Files about the prior: every figure, and slide 16's two pictures of the training latents against what is drawn."""
+    """Files about the prior: every figure, and slide 16's two pictures of the training latents against what
+    is drawn.
+    """
     return {
         "fidelity.json": json.dumps(facts, indent=1).encode(),
         "marginals.png": marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),

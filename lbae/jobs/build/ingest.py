@@ -28,7 +28,8 @@ def ingest(
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Write any source of images as an image table: Parquet files of about 256 MB. A killed job, run again, continues.
+    """Write any source of images as an image table: Parquet files of about 256 MB. A killed job, run again,
+    continues.
 
     Args:
         source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.

@@ -1,4 +1,6 @@
-"""Reducing a latent table to moment sums: whole, by the values of a column, or what was added since the last time."""
+"""Reducing a latent table to moment sums: whole, by the values of a column, or what was added since the last
+time.
+"""
 
 import time
 from collections.abc import Iterator
@@ -66,7 +68,8 @@ def reduce(
         found = scan(table, columns)
         if found.rows != table.manifest.rows:
             raise UserError(
-                f"the part files of {latents} hold {found.rows} rows, its manifest says {table.manifest.rows}:"
+                f"the part files of {latents} hold {found.rows} rows, its manifest says"
+                f" {table.manifest.rows}:"
                 " a file was replaced; encode the table again"
             )
         if unique:
@@ -92,7 +95,9 @@ def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
         raise unknown("class column", by, candidates)
     if attributes == "all":
         return candidates
-    asked = set() if attributes == "none" else {name.strip().partition("=")[0] for name in attributes.split(",")}
+    asked = (
+        set() if attributes == "none" else {name.strip().partition("=")[0] for name in attributes.split(",")}
+    )
     if strange := asked - set(candidates):
         raise unknown("attribute", min(strange), candidates)
     return [name for name in candidates if name in asked | {by}]
@@ -148,17 +153,20 @@ def _update(
     lineage = moments_io.load_lineage(out, manifest)
     if manifest.parents["model"] != table.model_fingerprint:
         raise UserError(
-            f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as {table.uri} holds"
+            f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as"
+            f" {table.uri} holds"
         )
     if (manifest.config, lineage.attributes) != (settings, attributes):
         names = ", ".join(attribute.name for attribute in attributes) or "none"
         raise UserError(
-            f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; those of the table are now {names}:"
+            f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; those of the table are now"
+            f" {names}:"
             " give the same --attributes, or reduce the whole table with --overwrite"
         )
     if gone := lineage.parts.keys() - set(found.digests.values()):
         raise UserError(
-            f"{out} sums {len(gone)} part files that {table.uri} does not hold (any more); reduce the table with --overwrite"
+            f"{out} sums {len(gone)} part files that {table.uri} does not hold (any more); reduce the table"
+            f" with --overwrite"
         )
     new = {part for part, digest in found.digests.items() if digest not in lineage.parts}
     if not new:
@@ -186,7 +194,9 @@ def _by_group(
     spent = Spent()
 
     def sums_of(line: ProgressLine) -> Iterator[tuple[int, MomentSums]]:
-        for index, sums in grouped_sums_of(table, found.groups, assign, len(values), columns, attributes, scratch, spent):
+        for index, sums in grouped_sums_of(
+            table, found.groups, assign, len(values), columns, attributes, scratch, spent
+        ):
             yield index, ray.get(sums)
             line.update(spent.rows)
 
@@ -196,7 +206,9 @@ def _by_group(
 
     with ProgressLine("reduce", found.rows, "rows") as line:
         names = [f"{by}={value}" for value in values]
-        return moments_io.save_groups(out, names, sums_of(line), parents=_parents(table), config=settings, result=result)
+        return moments_io.save_groups(
+            out, names, sums_of(line), parents=_parents(table), config=settings, result=result
+        )
 
 
 def _check_unique(table: LatentTable) -> None:
@@ -210,4 +222,6 @@ def _check_unique(table: LatentTable) -> None:
         lambda rows: rows.filter(pc.greater(rows["count()"], 1)), batch_format="pyarrow", batch_size=None
     )
     if found := [row["key"] for row in twice.take(5)]:
-        raise UserError(f"keys of {table.uri} occur more than once: {', '.join(sorted(found))}; encode the table again")
+        raise UserError(
+            f"keys of {table.uri} occur more than once: {', '.join(sorted(found))}; encode the table again"
+        )

@@ -60,17 +60,21 @@ def train(
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
         test_data: images whose loss is measured after every epoch and decides nothing.
         recipe: modern, or the original code's optimiser settings: paper.
-        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a VAE's).
+        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a
+            VAE's).
         epochs: passes over the images; the preset's when not given.
         workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for all. With fewer
-            the run waits, without an end, for nodes. A batch that they cannot share evenly is smaller by the rest.
-        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else beside ``out``.
+        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for
+            all. With fewer the run waits, without an end, for nodes. A batch that they cannot share evenly is
+            smaller by the rest.
+        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else
+            beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
         learning_rate: peak learning rate; the preset's when not given.
         seed: seed of weights and shuffling.
-        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size asks for.
+        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size
+            asks for.
         keep: checkpoints kept, the best ones by validation; the newest is kept as well.
         kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
         max_bad_fraction: share of undecodable images above which the job fails.
@@ -94,11 +98,15 @@ def train(
         if gpus is not None and (overwrite or not finished):
             wait_for_gpus(gpus)
         count = workers or before.get("workers") or max(1, cluster_gpus())
-        chosen_feed, sizes = choose_feed(images, config, before.get("feed", feed) if feed == "auto" else feed, count)
+        chosen_feed, sizes = choose_feed(
+            images, config, before.get("feed", feed) if feed == "auto" else feed, count
+        )
         run = {"workers": count, "feed": chosen_feed}
         check_workers(count, min_workers, config, chosen_feed)
         if overwrite or not finished:
-            remedy = "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
+            remedy = (
+                "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
+            )
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
         place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
         if done := artifact.finished(*place):

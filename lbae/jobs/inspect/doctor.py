@@ -1,4 +1,6 @@
-"""Whether this machine, the Ray cluster and the storage are fit for the jobs, and what to mend where they are not."""
+"""Whether this machine, the Ray cluster and the storage are fit for the jobs, and what to mend where they are
+not.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,10 +15,12 @@ from lbae.io.machine import Check
 
 
 def doctor(*, storage: tuple[str, ...] = (), gpus: int = 0, address: str | None = None) -> dict[str, Any]:
-    """Check packages, token, memory, GPUs, the Ray cluster and storages; one line each, exit code 1 when any is not fit.
+    """Check packages, token, memory, GPUs, the Ray cluster and storages; one line each, exit code 1 when any
+    is not fit.
 
     Args:
-        storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and goes in each.
+        storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and
+            goes in each.
         gpus: GPUs that the cluster must have or get.
         address: Ray cluster to join; found or started when not given.
     """
@@ -37,7 +41,9 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
         with session(address):
             yield _gpus(gpus)
             nodes = cluster_nodes()
-            yield Check(name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {cluster_gpus()} GPUs")
+            yield Check(
+                name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {cluster_gpus()} GPUs"
+            )
             for uri, check in zip(storage, here, strict=True):
                 if check.ok:
                     yield _from_all_nodes(uri, nodes)
@@ -46,7 +52,9 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
 
 
 def _gpus(wanted: int) -> Check:
-    """Whether the cluster has so many, or gets them: it may start nodes with GPUs only while somebody wants them."""
+    """Whether the cluster has so many, or gets them: it may start nodes with GPUs only while somebody wants
+    them.
+    """
     try:
         wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that see them")
     except UserError as error:

@@ -37,9 +37,9 @@ class _Decoder(nn.Module):
 def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
     """Export encoder and decoder in float32 as ``encoder.pt2`` and ``decoder.pt2``, for any number of images.
 
-    The encoder takes images (K, C, H, W) in [0, 1], padded as the model's configuration says, and gives latents (K, N) of +1
-    and -1; the decoder takes those and gives images. Both are read again and compared with the network; LbaeError when they
-    differ.
+    The encoder takes images (K, C, H, W) in [0, 1], padded as the model's configuration says, and gives
+    latents (K, N) of +1 and -1; the decoder takes those and gives images. Both are read again and compared
+    with the network; LbaeError when they differ.
 
     Args:
         model: URI of the model artifact.
@@ -59,7 +59,9 @@ def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
         latents = network.encode(images)
     files = {
         "encoder.pt2": _exported(_Encoder(network).eval(), images, latents),
-        "decoder.pt2": _exported(_Decoder(network).eval(), latents, torch.sigmoid(network.decode_logits(latents)).detach()),
+        "decoder.pt2": _exported(
+            _Decoder(network).eval(), latents, torch.sigmoid(network.decode_logits(latents)).detach()
+        ),
     }
     for name, data in files.items():
         (resolve(out) / name).write_bytes(data)
@@ -84,6 +86,7 @@ def _exported(module: nn.Module, example: Tensor, expected: Tensor) -> bytes:
     found = torch.export.load(buffer).module()(example)
     if not torch.allclose(found, expected, atol=1e-5):
         raise LbaeError(
-            f"the exported {type(module).__name__.lower()} differs from the network by {(found - expected).abs().max()}"
+            f"the exported {type(module).__name__.lower()} differs from the network by"
+            f" {(found - expected).abs().max()}"
         )
     return buffer.getvalue()

@@ -12,8 +12,11 @@ from lbae.report.features.sample_distances import sample_distances
 from lbae.report.figures import plots as figures
 
 
-def losses(*, models: tuple[str, ...], out: str, data: str | None = None, train_data: str | None = None) -> dict[str, Any]:
-    """Draw losses over epochs of several models, baselines among them, and how far their samples are from test images.
+def losses(
+    *, models: tuple[str, ...], out: str, data: str | None = None, train_data: str | None = None
+) -> dict[str, Any]:
+    """Draw losses over epochs of several models, baselines among them, and how far their samples are from
+    test images.
 
     Args:
         models: URIs of model artifacts trained with one loss.
@@ -22,20 +25,32 @@ def losses(*, models: tuple[str, ...], out: str, data: str | None = None, train_
         train_data: URI of the training images, with labels.
     """
     if (data is None) != (train_data is None):
-        raise UserError("the samples' distances need both --data (test images) and --train-data (labelled training images)")
+        raise UserError(
+            "the samples' distances need both --data (test images) and --train-data (labelled training"
+            " images)"
+        )
     if not is_picture(out):
         raise UserError(f"the figure is a PNG; name the output *.png instead of {out}")
     manifests = {uri: read_manifest(uri, model_io.KIND) for uri in models}
     kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
     if len(kinds) != 1:
-        raise UserError(f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure each")
+        raise UserError(
+            f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure"
+            f" each"
+        )
     names = {uri: _name(manifest.config["model"]) for uri, manifest in manifests.items()}
     alike = [name for name, count in Counter(names.values()).items() if count > 1]
-    runs = {f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"] for uri, name in names.items()}
+    runs = {
+        f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"]
+        for uri, name in names.items()
+    }
     named = dict(zip(runs, manifests, strict=True))
     apart = sample_distances(named, data, train_data) if data and train_data else {}
     resolve(out).write_bytes(figures.losses(runs, kinds.pop(), apart))
-    last = {name: {key: value for key, value in history[-1].items() if key != "number"} for name, history in runs.items()}
+    last = {
+        name: {key: value for key, value in history[-1].items() if key != "number"}
+        for name, history in runs.items()
+    }
     return {"out": out, "last": last} | ({"sample_distances": apart} if apart else {})
 
 

@@ -15,7 +15,9 @@ _SHOWN = 10
 _REMARKABLE = 4.0  # of 1,000 bits, chance alone takes 0.06 beyond
 
 
-def add(left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def add(
+    left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Add moment sums of one model: the sums over the rows of both.
 
     Args:
@@ -28,8 +30,11 @@ def add(left: str, right: str, /, *, out: str, force: bool = False, overwrite: b
     return _combine(left, right, 1, out, force, overwrite)
 
 
-def subtract(left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Remove rows from moment sums exactly, as if they had never been summed. Table and weights keep their trace.
+def subtract(
+    left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Remove rows from moment sums exactly, as if they had never been summed. Table and weights keep their
+    trace.
 
     Args:
         left: URI of moment sums.
@@ -45,17 +50,24 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
     (a, a_manifest), (b, b_manifest) = moments_io.load_moments(left), moments_io.load_moments(right)
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
-        raise UserError(f"{left} sums latents of model {models[0]}, {right} of model {models[1]}; they cannot be combined")
+        raise UserError(
+            f"{left} sums latents of model {models[0]}, {right} of model {models[1]}; they cannot be combined"
+        )
     if (a.latent_dim, a.attributes) != (b.latent_dim, b.attributes):
         raise UserError(
             f"{left} has the attributes {', '.join(a.attributes) or 'none'},"
             f" {right} has {', '.join(b.attributes) or 'none'}; reduce both with the same --attributes"
         )
-    lineage = moments_io.load_lineage(left, a_manifest).combine(moments_io.load_lineage(right, b_manifest), sign)
+    lineage = moments_io.load_lineage(left, a_manifest).combine(
+        moments_io.load_lineage(right, b_manifest), sign
+    )
     twice = [part for part, times in lineage.parts.items() if not -1 <= times <= 1]
     if twice and not force:
         done = "summed" if sign > 0 else "removed"
-        raise UserError(f"{len(twice)} part files of {right} are {done} in {left} already; give --force to count them twice")
+        raise UserError(
+            f"{len(twice)} part files of {right} are {done} in {left} already; give --force to count them"
+            f" twice"
+        )
     try:
         sums = a + b if sign > 0 else a - b
     except ValueError as error:
@@ -63,7 +75,9 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
     parents = {"left": a_manifest.fingerprint, "right": b_manifest.fingerprint, "model": models[0]}
     config = {"operation": "add" if sign > 0 else "subtract", "force": force}
     done_before = begin(out, moments_io.KIND, parents, config, overwrite, [left, right])
-    return done_before or moments_io.save_moments(out, sums, lineage, parents=parents, config=config, result={})
+    return done_before or moments_io.save_moments(
+        out, sums, lineage, parents=parents, config=config, result={}
+    )
 
 
 def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
@@ -78,7 +92,8 @@ def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
         raise UserError(
-            f"{left} sums latents of model {models[0]}, {right} of model {models[1]}: their bits mean other things"
+            f"{left} sums latents of model {models[0]}, {right} of model {models[1]}: their bits mean other"
+            f" things"
         )
     found = measure(a, b)
     resolve(out).write_bytes(picture(found))

@@ -1,4 +1,6 @@
-"""Describe any artifact: kind, lineage, rows, configuration, bits, quarantine, leading bits; and draw a picture of it."""
+"""Describe any artifact: kind, lineage, rows, configuration, bits, quarantine, leading bits; and draw a
+picture of it.
+"""
 
 from typing import Any
 
@@ -15,7 +17,8 @@ def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:
 
     Args:
         uri: URI of a model, latent table, moment sums, bundle or image table.
-        picture: where to draw (*.png) images of an image table, decoded latents of a latent table, or samples of a bundle.
+        picture: where to draw (*.png) images of an image table, decoded latents of a latent table, or samples
+            of a bundle.
     """
     facts = describe(uri)
     if picture:

@@ -1,4 +1,6 @@
-"""Interpolate between images on the latent sphere: a strip (*.png) or an animation (*.webp), reconstructions at the ends."""
+"""Interpolate between images on the latent sphere: a strip (*.png) or an animation (*.webp), reconstructions
+at the ends.
+"""
 
 from typing import Any
 
@@ -12,7 +14,9 @@ from lbae.jobs.options import Names
 from lbae.report.figures.pictures import load_image, strip
 
 
-def interpolate(*, bundle: str, source: str, target: str, out: str, via: Names = (), steps: int = 10) -> dict[str, Any]:
+def interpolate(
+    *, bundle: str, source: str, target: str, out: str, via: Names = (), steps: int = 10
+) -> dict[str, Any]:
     """Interpolate between images.
 
     Args:
@@ -29,6 +33,8 @@ def interpolate(*, bundle: str, source: str, target: str, out: str, via: Names =
     if not 2 <= steps <= 1000:
         raise UserError(f"steps is {steps}; allowed: 2 (the two ends) to 1000")
     loaded = load_bundle(bundle)
-    frames = loaded.interpolate(np.stack([load_image(loaded.codec.config, uri) for uri in (source, *via, target)]), steps)
+    frames = loaded.interpolate(
+        np.stack([load_image(loaded.codec.config, uri) for uri in (source, *via, target)]), steps
+    )
     resolve(out).write_bytes(encode_png(strip(frames)) if suffix == "png" else encode_webp(frames))
     return {"out": out, "frames": len(frames), "bundle": loaded.fingerprint}

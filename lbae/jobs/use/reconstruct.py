@@ -1,4 +1,6 @@
-"""Reconstruct images through the bundle: a PNG of originals above reconstructions, or an image table of reconstructions."""
+"""Reconstruct images through the bundle: a PNG of originals above reconstructions, or an image table of
+reconstructions.
+"""
 
 from typing import Any
 
@@ -12,7 +14,9 @@ from lbae.io.storage.location import resolve
 from lbae.report.figures.pictures import load_images, reconstructions
 
 
-def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: bool = False) -> dict[str, Any]:
+def reconstruct(
+    *, bundle: str, data: str, out: str, num: int = 32, overwrite: bool = False
+) -> dict[str, Any]:
     """Reconstruct images.
 
     Args:
@@ -33,7 +37,9 @@ def reconstruct(*, bundle: str, data: str, out: str, num: int = 32, overwrite: b
         resolve(out).write_bytes(encode_png(picture))
         return {"out": out, **result}
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
-    if done := artifact.begin(out, image_table.KIND, parents, {"num": num}, overwrite, [bundle, *source.folders]):
+    if done := artifact.begin(
+        out, image_table.KIND, parents, {"num": num}, overwrite, [bundle, *source.folders]
+    ):
         return done
     part = image_table.write_part(out, 0, 0, loaded.reconstruct(images))
     return image_table.publish_parts(out, [part], parents=parents, config={"num": num}, result=result)

@@ -1,4 +1,6 @@
-"""Draw new images from a bundle: a PNG grid in this process, or with Ray an image table when --out has no image suffix."""
+"""Draw new images from a bundle: a PNG grid in this process, or with Ray an image table when --out has no
+image suffix.
+"""
 
 from typing import Any
 
@@ -40,8 +42,17 @@ def sample(
     if not is_picture(out):
         from lbae.distributed.sample import sample_table  # Ray, which a picture does without
 
-        return sample_table(bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address)
+        return sample_table(
+            bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address
+        )
     loaded = load_bundle(bundle)
     latents, acceptance = loaded.prior.sample_given(num, seed, wanted)
     resolve(out).write_bytes(encode_png(square_grid(loaded.decode(latents))))
-    return {"out": out, "num": num, "seed": seed, "given": wanted, "bundle": loaded.fingerprint, "acceptance": acceptance}
+    return {
+        "out": out,
+        "num": num,
+        "seed": seed,
+        "given": wanted,
+        "bundle": loaded.fingerprint,
+        "acceptance": acceptance,
+    }

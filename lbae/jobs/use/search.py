@@ -52,6 +52,8 @@ def search(
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
     if out:
-        originals = decode_keys(plan(data or table.made_from("data")), codec.config, [row["key"] for row in found])
+        originals = decode_keys(
+            plan(data or table.made_from("data")), codec.config, [row["key"] for row in found]
+        )
         resolve(out).write_bytes(encode_png(strip([query, *originals])))
     return {"out": out, "rows": table.manifest.rows, "hits": found}

@@ -36,12 +36,16 @@ def serve(
 
     Args:
         bundle: URI of the bundle.
-        follow: URI of a file that holds a bundle's URI, instead; when the file changes, the service changes over.
+        follow: URI of a file that holds a bundle's URI, instead; when the file changes, the service changes
+            over.
         port: port to listen on, by default 8000.
-        host: interface to listen on, by default 127.0.0.1; anything else is open to others and needs API keys.
-        replicas: processes that hold the bundle, of every deployment; by default two where there are four CPUs, else one.
+        host: interface to listen on, by default 127.0.0.1; anything else is open to others and needs API
+            keys.
+        replicas: processes that hold the bundle, of every deployment; by default two where there are four
+            CPUs, else one.
         max_replicas: as many of them while requests wait.
-        topology: fused, all in one deployment (the default), or split: one each for codec, sampler, interpolator and editor.
+        topology: fused, all in one deployment (the default), or split: one each for codec, sampler,
+            interpolator and editor.
         api_keys: file with one API key a line; or give them in LBAE_API_KEYS, between commas.
         insecure: serve on an open interface without API keys.
         gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
@@ -66,11 +70,14 @@ def serve(
         if is_served():
             if options or follow or api_keys:
                 raise UserError(
-                    "a service runs here already; of that only the bundle can be changed, by --bundle alone, unless `serve"
+                    "a service runs here already; of that only the bundle can be changed, by --bundle alone,"
+                    " unless `serve"
                     " shutdown` ends it first"
                 )
             return swap(uri)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, too, nothing is to be left behind
+        signal.signal(
+            signal.SIGTERM, signal.default_int_handler
+        )  # while it starts, too, nothing is to be left behind
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
             print(json.dumps(facts), flush=True)
             _watch()

@@ -18,7 +18,8 @@ SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """Figures by method of one attribute being set or unset, and images: those edited, then by each method."""
+    """Figures by method of one attribute being set or unset, and images: those edited, then by
+    each method."""
 
     attribute: str
     value: bool
@@ -42,12 +43,16 @@ def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarra
     return Before(latents=latents, images=images, had=classifier.decide(classifier.features(images)))
 
 
-def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool) -> Edits | None:
-    """Edit, at full strength, the first latents whose images do not have the attribute as asked; None when all have it.
+def measure_edits(
+    bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool
+) -> Edits | None:
+    """Edit, at full strength, the first latents whose images do not have the attribute as asked; None when
+    all have it.
 
-    Of a label's classes the one that an image has is unset where another is set. ``success`` is the share of edited images
-    that the classifier finds as asked; ``others`` the share of decisions on other columns that changed (None where the data
-    has one column); ``pixels`` the root mean square change of pixels in [0, 1]. The paper's rule can only set.
+    Of a label's classes the one that an image has is unset where another is set. ``success`` is the share of
+    edited images that the classifier finds as asked; ``others`` the share of decisions on other columns that
+    changed (None where the data has one column); ``pixels`` the root mean square change of pixels in [0, 1].
+    The paper's rule can only set.
     """
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
@@ -74,10 +79,14 @@ def measure_edits(bundle: Bundle, classifier: Classifier, before: Before, attrib
             "success": round(float((has[:, index] == value).mean()), 4),
             "bits": round(float((edited != latents).sum(axis=1).mean()), 2),
             "others": round(float(np.mean(changed)), 4) if elsewhere else None,
-            "pixels": round(float(np.sqrt(np.square(after / 255 - images / 255).mean(axis=(1, 2, 3))).mean()), 4),
+            "pixels": round(
+                float(np.sqrt(np.square(after / 255 - images / 255).mean(axis=(1, 2, 3))).mean()), 4
+            ),
         }
         pictures.append(after[:SHOWN])
-    return Edits(attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures))
+    return Edits(
+        attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures)
+    )
 
 
 def _edited(

@@ -60,7 +60,8 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The artifacts: a bundle, test images, and perhaps the training images, their latents and moment sums."""
+    """The artifacts: a bundle, test images, and perhaps the training images, their latents and
+    moment sums."""
 
     bundle: Bundle
     test: Source
@@ -70,23 +71,33 @@ class Inputs:
     parents: dict[str, str]
 
 
-def read_inputs(bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None) -> Inputs:
+def read_inputs(
+    bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None
+) -> Inputs:
     """Open what is given.
 
-    UserError when latents or moments are not those that the bundle was fitted from, training images not those that the
-    latents were encoded from, or test images too small for the bundle.
+    UserError when latents or moments are not those that the bundle was fitted from, training images not those
+    that the latents were encoded from, or test images too small for the bundle.
     """
     manifest = read_manifest(bundle, bundle_io.KIND)
     table = open_latent_table(absolute(latents)) if latents else None
     sums, sums_manifest = load_moments(moments) if moments else (None, None)
-    for name, uri, found in (("latents", latents, table and table.manifest), ("moments", moments, sums_manifest)):
+    for name, uri, found in (
+        ("latents", latents, table and table.manifest),
+        ("moments", moments, sums_manifest),
+    ):
         if found and found.fingerprint != manifest.parents[name]:
-            raise UserError(f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is {found.fingerprint}")
+            raise UserError(
+                f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is"
+                f" {found.fingerprint}"
+            )
     test, train = plan(data), plan(absolute(train_data)) if train_data else None
     if train and table and train.fingerprint != table.manifest.parents["data"]:
         raise UserError(
-            f"latents {latents} were encoded from images {table.manifest.parents['data']}; training images {train_data} are"
-            f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out --latents"
+            f"latents {latents} were encoded from images {table.manifest.parents['data']}; training images"
+            f" {train_data} are"
+            f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out"
+            f" --latents"
         )
     loaded = bundle_io.load_bundle(bundle, "cpu")
     _check_size(test, loaded.codec.config.content_size)
@@ -98,7 +109,9 @@ def read_inputs(bundle: str, data: str, train_data: str | None, latents: str | N
 
 
 def _check_size(test: Source, side: int) -> None:
-    """UserError where the bundle's images are larger than the first test image that is one; a warning where smaller."""
+    """UserError where the bundle's images are larger than the first test image that is one; a warning where
+    smaller.
+    """
     batches = (batch["bytes"] for shard in test.shards for batch in read_batches(shard))
     size = next((size for cells in batches for cell in cells if (size := image_size(cell.as_py()))), None)
     if size is None:
@@ -179,7 +192,9 @@ class Findings:
 
 
 def report(inputs: Inputs, settings: Settings, found: Findings, networks: dict[str, str]) -> dict[str, Any]:
-    """Everything in numbers, with all they depend on; ``networks`` are fingerprints of those whose features are compared."""
+    """Everything in numbers, with all they depend on; ``networks`` are fingerprints of those whose features
+    are compared.
+    """
     references = {name: reference.features.count for name, reference in found.references.items()}
     config = inputs.bundle.codec.config
     drawn = found.sampled_moments(config.latent_dim)
@@ -201,7 +216,9 @@ def report(inputs: Inputs, settings: Settings, found: Findings, networks: dict[s
         "moments_of_samples": _moment_errors(drawn, inputs.moments),
         "nearest": found.nearest,
         "interpolation": {name: path.facts for name, path in found.paths.items()},
-        "edits": [{"attribute": e.attribute, "value": e.value, "images": e.images, **e.facts} for e in found.edits],
+        "edits": [
+            {"attribute": e.attribute, "value": e.value, "images": e.images, **e.facts} for e in found.edits
+        ],
         "overlap": found.overlap,
         "left_out": found.left_out,
         "seconds": found.seconds,
@@ -223,27 +240,40 @@ def _rows_used(inputs: Inputs, settings: Settings, found: Findings) -> dict[str,
     if "kernel" in settings.metrics:
         used["a kernel distance's subset"] = min(KERNEL_ROWS, tested)
     if TRAIN in found.references:
-        used["training images against test images"] = min(KEPT, tested, found.references[TRAIN].features.count)
+        used["training images against test images"] = min(
+            KEPT, tested, found.references[TRAIN].features.count
+        )
     if inputs.latents:
         used["nearest training latents"] = min(QUERIES, tested)
-    used |= {"rates": len(found.streams[RECONSTRUCTIONS].shown), "interpolation, pairs": min(PAIRS, tested // 2)}
+    used |= {
+        "rates": len(found.streams[RECONSTRUCTIONS].shown),
+        "interpolation, pairs": min(PAIRS, tested // 2),
+    }
     return used | ({"edits": min(LATENTS, tested)} if found.edits else {})
 
 
 def _errors(stream: Stream) -> dict[str, float]:
     count = stream.features.count
     means = {name: stream.sums[name] / count for name in ("mse", "ssim", "lpips") if name in stream.sums}
-    return {name: round(value, 6) for name, value in means.items()} | {"psnr_db": round(psnr(means["mse"]), 2)}
+    return {name: round(value, 6) for name, value in means.items()} | {
+        "psnr_db": round(psnr(means["mse"]), 2)
+    }
 
 
 def _rates(found: Findings, bits: float) -> dict[str, Any]:
-    """Bits a pixel of latents, and what image formats take for the same error; None where they never get that bad."""
+    """Bits a pixel of latents, and what image formats take for the same error; None where they never get that
+    bad.
+    """
     images, rebuilt = found.streams[RECONSTRUCTIONS].shown.swapaxes(0, 1) / 255
     reached = psnr(float(np.square(images - rebuilt).mean()))
     same = {}
     for form, curve in found.rates.items():
         rates, quality = np.array(sorted(curve, key=lambda point: point[1])).T
-        same[form] = round(float(np.interp(reached, quality, rates)), 3) if quality[0] <= reached <= quality[-1] else None
+        same[form] = (
+            round(float(np.interp(reached, quality, rates)), 3)
+            if quality[0] <= reached <= quality[-1]
+            else None
+        )
     smallest = {form: round(min(curve)[0], 3) for form, curve in found.rates.items()}
     return {"latents": round(bits, 4), "psnr_db": round(reached, 2), "same_psnr": same, "smallest": smallest}
 
@@ -251,7 +281,10 @@ def _rates(found: Findings, bits: float) -> dict[str, Any]:
 def _moment_errors(drawn: dict[str, MomentSums], target: MomentSums | None) -> dict[str, dict[str, float]]:
     if target is None:
         return {}
-    return {name: moment_errors(sums.mean, sums.second, target.mean, target.second) for name, sums in drawn.items()}
+    return {
+        name: moment_errors(sums.mean, sums.second, target.mean, target.second)
+        for name, sums in drawn.items()
+    }
 
 
 def _versions() -> dict[str, str]:

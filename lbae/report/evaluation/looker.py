@@ -22,7 +22,17 @@ from lbae.io.artifacts.attribute_columns import can_hold, indicators
 from lbae.io.sources.decode import Decoded, decode_rows
 from lbae.io.sources.source import Shard, file_digests, read_shard
 from lbae.report.evaluation.rates import recompressed
-from lbae.report.evaluation.streams import BAD, KNOWN, MIDPOINTS, RECONSTRUCTIONS, RIGHT, TEST, TRAIN, Rules, Seen
+from lbae.report.evaluation.streams import (
+    BAD,
+    KNOWN,
+    MIDPOINTS,
+    RECONSTRUCTIONS,
+    RIGHT,
+    TEST,
+    TRAIN,
+    Rules,
+    Seen,
+)
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.feature_sums import drawn_rows
 from lbae.report.features.pixels import pixel_sums
@@ -73,7 +83,9 @@ class Looker:
         latents = self.bundle.encode(images)
         rebuilt = self.bundle.decode(latents)
         if reference:
-            seen.append(replace(self._look(TEST, index, places, images), sums=self._right(images, decoded.rows)))
+            seen.append(
+                replace(self._look(TEST, index, places, images), sums=self._right(images, decoded.rows))
+            )
         errors = pixel_sums(images, rebuilt, self.lpips) | {BAD: float(len(decoded.quarantine))}
         shown = np.isin(places, drawn_rows(self.samples, SHOWN))
         look = replace(
@@ -101,7 +113,9 @@ class Looker:
         return [replace(look, latents=pack(latents), shown=images[places < SHOWN])]
 
     def at_midpoints(self, packed: UInt8[np.ndarray, "K B"], index: int) -> Seen:
-        """The middles of paths between a block of latents, from each to the next and from the last to the first."""
+        """The middles of paths between a block of latents, from each to the next and from the last to the
+        first.
+        """
         latents = unpack(packed, self.bundle.codec.config.latent_dim)
         around = np.concatenate([latents, latents[:1]])
         middles = self.bundle.decode(interpolate(self.bundle.normals, around, 3, self.seed + index)[1::2])
@@ -111,18 +125,24 @@ class Looker:
         if self.rules == "paper":
             compressed = [recompressed(image, "jpeg")[1] for image in images]
             images = np.array(compressed, dtype=np.uint8).reshape(images.shape)
-        return Seen(stream=stream, index=index, places=places, features=self.extractor.features(images).numpy())
+        return Seen(
+            stream=stream, index=index, places=places, features=self.extractor.features(images).numpy()
+        )
 
     def _right(self, images: Images, rows: pa.Table) -> dict[str, float]:
-        """Of every column of the classifier's how many images are classified right, and of how many it is known.
+        """Of every column of the classifier's how many images are classified right, and of how many it is
+        known.
 
-        It is known of none where the images have no such column, or one that cannot hold the training images' values.
+        It is known of none where the images have no such column, or one that cannot hold the training images'
+        values.
         """
         network = self.classifier
         if network is None:
             return {}
         names, attributes = rows.column_names, network.attributes
-        usable = [i for i, a in enumerate(attributes) if a.column in names and can_hold(rows[a.column].type, a)]
+        usable = [
+            i for i, a in enumerate(attributes) if a.column in names and can_hold(rows[a.column].type, a)
+        ]
         known = np.zeros((2, len(images), len(attributes)), dtype=bool)
         known[:, :, usable] = indicators(rows, tuple(attributes[i] for i in usable))
         counts = network.correct(network.decide(network.features(images)), *known)

@@ -1,4 +1,6 @@
-"""Interpolation measured: are the ends exact, do bits flip once, how evenly do pixels change; against the paper's code."""
+"""Interpolation measured: are the ends exact, do bits flip once, how evenly do pixels change; against the
+paper's code.
+"""
 
 from dataclasses import dataclass
 
@@ -16,14 +18,19 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Figures of one way of interpolating, averaged over pairs, and the first paths as images, one after another."""
+    """Figures of one way of interpolating, averaged over pairs, and the first paths as images, one after
+    another.
+    """
 
     facts: dict[str, float]
     images: np.ndarray
 
 
-def measure_paths(codec: Codec, normals: Normals, latents: Int8[np.ndarray, "K N"], seed: int) -> dict[str, Paths]:
-    """Both ways between the first latent and the second, the third and the fourth, and so on; ours and the paper's.
+def measure_paths(
+    codec: Codec, normals: Normals, latents: Int8[np.ndarray, "K N"], seed: int
+) -> dict[str, Paths]:
+    """Both ways between the first latent and the second, the third and the fourth, and so on; ours and the
+    paper's.
 
     The paper's gets the same unit vectors, and its frames stand between the true ends, as in its code.
     """
@@ -38,7 +45,9 @@ def measure_paths(codec: Codec, normals: Normals, latents: Int8[np.ndarray, "K N
     }
 
 
-def _measured(codec: Codec, pairs: list[np.ndarray], shown: list[np.ndarray], computed: list[np.ndarray]) -> Paths:
+def _measured(
+    codec: Codec, pairs: list[np.ndarray], shown: list[np.ndarray], computed: list[np.ndarray]
+) -> Paths:
     frames = codec.decode(np.concatenate(shown)).reshape(len(pairs), FRAMES, -1) / 255
     steps = _rms(frames[:, 1:] - frames[:, :-1])
     whole = np.maximum(_rms(frames[:, -1] - frames[:, 0]), 1e-9)

@@ -19,8 +19,12 @@ def psnr(mse: float) -> float:
     return float(-10 * np.log10(max(mse, 1e-12)))
 
 
-def rate_curve(images: Images, form: Format, qualities: Sequence[int] = _QUALITIES) -> list[tuple[float, float]]:
-    """Bits a pixel and PSNR of images in a lossy format, from the lowest quality up; headers count, as they are stored."""
+def rate_curve(
+    images: Images, form: Format, qualities: Sequence[int] = _QUALITIES
+) -> list[tuple[float, float]]:
+    """Bits a pixel and PSNR of images in a lossy format, from the lowest quality up; headers count, as they
+    are stored.
+    """
     curve = []
     for quality in qualities:
         size, error = 0, 0.0
@@ -32,7 +36,9 @@ def rate_curve(images: Images, form: Format, qualities: Sequence[int] = _QUALITI
     return curve
 
 
-def recompressed(image: UInt8[np.ndarray, "H W C"], form: Format, **options: int) -> tuple[int, UInt8[np.ndarray, "H W C"]]:
+def recompressed(
+    image: UInt8[np.ndarray, "H W C"], form: Format, **options: int
+) -> tuple[int, UInt8[np.ndarray, "H W C"]]:
     """Bytes that an image takes in a lossy format, and what it then looks like."""
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -1,7 +1,8 @@
 """What evaluations of one data set share, kept in a cache: its classifier, and features of real images.
 
-An entry is named by all that it depends on: ``KIND/NAME.json`` says what that is, and names the file of its arrays by their
-digest. Both are written whole or not at all, and no file of arrays ever changes, so evaluations share a cache at any time.
+An entry is named by all that it depends on: ``KIND/NAME.json`` says what that is, and names the file of its
+arrays by their digest. Both are written whole or not at all, and no file of arrays ever changes, so
+evaluations share a cache at any time.
 """
 
 import importlib.metadata
@@ -26,7 +27,9 @@ Facts = Mapping[str, Any]
 
 
 def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
-    """All that a source's images depend on as they are decoded for a bundle, and the version of the protocols."""
+    """All that a source's images depend on as they are decoded for a bundle, and the version of the
+    protocols.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("pillow", "torch")}
     return {"version": VERSION, "data": source.fingerprint, "shape": list(config.image_shape), **versions}
 
@@ -72,7 +75,11 @@ class Cache:
     def keep_reference(self, made_of: Facts, reference: Reference) -> None:
         """Keep what is known of some images."""
         features = reference.features
-        arrays = {"total": features.total, "products": features.products, "kept": np.concatenate(features.kept)}
+        arrays = {
+            "total": features.total,
+            "products": features.products,
+            "kept": np.concatenate(features.kept),
+        }
         facts = {"count": features.count, "sums": reference.sums}
         self._write("features", made_of, facts, safetensors.numpy.save(arrays))
 
@@ -87,13 +94,17 @@ class Cache:
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise LbaeError(f"{place}, an entry of the cache, is damaged ({error!r}): delete it") from error
         if name != _file(content):
-            raise LbaeError(f"{place}, an entry of the cache, is damaged ({name} holds something else): delete both")
+            raise LbaeError(
+                f"{place}, an entry of the cache, is damaged ({name} holds something else): delete both"
+            )
         return facts, content
 
     def _write(self, kind: str, made_of: Facts, facts: Facts, content: bytes) -> None:
         (self._folder / kind / _file(content)).write_bytes(content)
         entry = {"made_of": made_of, "facts": facts, "arrays": _file(content)}
-        (self._folder / kind / f"{digest_json(made_of)}.json").write_bytes(json.dumps(entry, indent=2).encode())
+        (self._folder / kind / f"{digest_json(made_of)}.json").write_bytes(
+            json.dumps(entry, indent=2).encode()
+        )
 
 
 def _file(content: bytes) -> str:

@@ -13,15 +13,22 @@ from lbae.report.features.feature_sums import KEPT, FeatureSums, drawn_rows
 Rules = Literal["ours", "paper"]
 VERSION = 3  # of both protocols; figures of another one compare with none of this
 
-TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = "test images", "training images", "reconstructions", "interpolation mid-points"
+TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = (
+    "test images",
+    "training images",
+    "reconstructions",
+    "interpolation mid-points",
+)
 RIGHT, KNOWN, BAD = "right", "known", "undecodable"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One block of a stream: its images' places in it and features, perhaps packed latents, sums, and images to show.
+    """One block of a stream: its images' places in it and features, perhaps packed latents, sums, and images
+    to show.
 
-    ``digests`` are of the images' files; a source's undecodable images have a place and perhaps a digest, but no features.
+    ``digests`` are of the images' files; a source's undecodable images have a place and perhaps a digest, but
+    no features.
     """
 
     stream: str

@@ -1,7 +1,8 @@
-"""A small classifier of a data set's attributes: its features stand in for Inception's, and it says what edits changed.
+"""A small classifier of a data set's attributes: its features stand in for Inception's, and it says what
+edits changed.
 
-It needs labels or attributes, but no weights from anywhere. Distances in its features compare priors of one data set with
-each other and with nothing published.
+It needs labels or attributes, but no weights from anywhere. Distances in its features compare priors of one
+data set with each other and with nothing published.
 """
 
 import dataclasses
@@ -71,7 +72,9 @@ class Classifier(nn.Module):
 
     @property
     def columns(self) -> list[tuple[str, list[int]]]:
-        """The columns of the data and which attributes each became: the classes of a label, or one that is set or not."""
+        """The columns of the data and which attributes each became: the classes of a label, or one that is
+        set or not.
+        """
         numbered = groupby(enumerate(self.attributes), key=lambda item: item[1].column)
         return [(column, [index for index, _ in items]) for column, items in numbered]
 
@@ -86,7 +89,9 @@ class Classifier(nn.Module):
         return torch.cat(taken)
 
     def loss(self, features: Tensor, present: Tensor, absent: Tensor) -> Tensor:
-        """Cross-entropy a known column, summed over columns, averaged over images; ``present`` and ``absent`` are 0 or 1."""
+        """Cross-entropy a known column, summed over columns, averaged over images; ``present`` and ``absent``
+        are 0 or 1.
+        """
         logits, total = self.head(features), features.new_zeros(())
         for _, indices in self.columns:
             some, has, known = logits[:, indices], present[:, indices], (present + absent)[:, indices]
@@ -117,7 +122,11 @@ class Classifier(nn.Module):
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +144,9 @@ class Examples:
 
 
 def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | str:
-    """The decodable images of some shards with all their attributes; where they have none, what they have instead."""
+    """The decodable images of some shards with all their attributes; where they have none, what they have
+    instead.
+    """
     images, rows = [], []
     others: dict[str, None] = {}
     for shard in shards:
@@ -155,12 +166,21 @@ def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | st
         except UserError:  # a mistake where columns are chosen, but here nobody asked for this one
             unusable[name] = "-1 among its classes, which nearly always means unknown: make it null"
     if unusable and not found:
-        return f"only columns that cannot be used ({'; '.join(f'{name}: {why}' for name, why in unusable.items())})"
+        return (
+            f"only columns that cannot be used"
+            f" ({'; '.join(f'{name}: {why}' for name, why in unusable.items())})"
+        )
     if not found:
         return f"no label or attribute column (columns: {', '.join(others) or 'none but the image'})"
     attributes = tuple(found)
     present, absent = indicators(table, attributes)
-    return Examples(images=np.concatenate(images), attributes=attributes, present=present, absent=absent, unusable=unusable)
+    return Examples(
+        images=np.concatenate(images),
+        attributes=attributes,
+        present=present,
+        absent=absent,
+        unusable=unusable,
+    )
 
 
 def train_classifier(
@@ -174,7 +194,8 @@ def train_classifier(
 ) -> Classifier:
     """A classifier of the attributes, trained on that device, for more epochs where these have few steps.
 
-    Half of the batches of colour images are mirrored. ``on_epoch`` hears of epochs done and in all, and the mean loss.
+    Half of the batches of colour images are mirrored. ``on_epoch`` hears of epochs done and in all, and the
+    mean loss.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -203,7 +224,9 @@ def train_classifier(
 
 def to_weights(network: Classifier) -> tuple[dict[str, Any], bytes]:
     """A classifier as its shape, a JSON object, and its weights, safetensors."""
-    weights = safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
+    weights = safetensors.torch.save(
+        {name: value.contiguous() for name, value in network.state_dict().items()}
+    )
     attributes = [dataclasses.asdict(attribute) for attribute in network.attributes]
     return {"channels": network.channels, "attributes": attributes, "unusable": network.unusable}, weights
 

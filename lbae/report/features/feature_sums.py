@@ -21,7 +21,8 @@ Features = Float32[np.ndarray, "K D"]
 def drawn_rows(rows: int, most: int) -> Int64[np.ndarray, "R"]:
     """The rows that stand for all where ``most`` can be looked at: always the same draw, in a random order.
 
-    Neither the first nor every so manyth, for sources come sorted by class, or with one of every class in turn.
+    Neither the first nor every so manyth, for sources come sorted by class, or with one of every class in
+    turn.
     """
     return np.random.default_rng(0).choice(rows, min(rows, most), replace=False)
 
@@ -44,7 +45,9 @@ class FeatureSums:
         """Add the features of some images, and keep those of some. LbaeError when any are not finite."""
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
-            raise LbaeError(f"{bad} of {len(features)} images have features that are not finite; are the weights damaged?")
+            raise LbaeError(
+                f"{bad} of {len(features)} images have features that are not finite; are the weights damaged?"
+            )
         exact = features.astype(np.float64)
         self.total += exact.sum(axis=0)
         self.products += exact.T @ exact
@@ -82,7 +85,8 @@ def check_count(count: int, dim: int, metrics: tuple[Metric, ...], what: str) ->
     others = ",".join(metric for metric in METRICS if metric != "frechet")
     if "frechet" in metrics and count <= dim:
         raise UserError(
-            f"{what}: {count}; a Fréchet distance in {dim} features needs more than {dim}: give more, or ask for"
+            f"{what}: {count}; a Fréchet distance in {dim} features needs more than {dim}: give more, or ask"
+            f" for"
             f" --metrics {others}"
         )
     if count < 2 * NEIGHBOURS:

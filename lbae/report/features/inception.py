@@ -38,7 +38,8 @@ class Inception(nn.Module):
 
 
 def load_inception() -> tuple[Inception, str]:
-    """The network and its fingerprint, with weights from torch's cache (TORCH_HOME), downloaded when they are not there.
+    """The network and its fingerprint, with weights from torch's cache (TORCH_HOME), downloaded when they are
+    not there.
 
     LbaeError that says what to put where when they cannot be had.
     """
@@ -46,17 +47,22 @@ def load_inception() -> tuple[Inception, str]:
     if not weights.exists():
         weights.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), weights.stem.rpartition("-")[2], progress=False)
+            torch.hub.download_url_to_file(
+                URL_INCEPTION_V3, str(weights), weights.stem.rpartition("-")[2], progress=False
+            )
         except (OSError, RuntimeError) as error:
             raise LbaeError(
-                f"Inception's weights are not at {weights}, and {URL_INCEPTION_V3} cannot be downloaded ({error}): put that"
+                f"Inception's weights are not at {weights}, and {URL_INCEPTION_V3} cannot be downloaded"
+                f" ({error}): put that"
                 " file there, or compare in the features of a classifier (--features classifier)"
             ) from error
     return Inception(weights), digest(weights.read_bytes())
 
 
 def only_tensors(path: Path) -> None:
-    """LbaeError when a file of weights holds more than tensors: the libraries that load it would run what is in it."""
+    """LbaeError when a file of weights holds more than tensors: the libraries that load it would run what is
+    in it.
+    """
     try:
         torch.load(path, weights_only=True)
     except Exception as error:

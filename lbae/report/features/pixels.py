@@ -20,7 +20,9 @@ _CHUNK = 256
 
 
 def load_lpips(config: ModelConfig) -> LearnedPerceptualImagePatchSimilarity | None:
-    """LPIPS by AlexNet for colour images that are large enough, where torch's cache (TORCH_HOME) holds its weights."""
+    """LPIPS by AlexNet for colour images that are large enough, where torch's cache (TORCH_HOME) holds its
+    weights.
+    """
     weights = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(AlexNet_Weights.DEFAULT.url))
     if config.image_channels != 3 or config.content_size < _LPIPS_SIDE or not weights.exists():
         return None
@@ -29,8 +31,12 @@ def load_lpips(config: ModelConfig) -> LearnedPerceptualImagePatchSimilarity | N
 
 
 @torch.inference_mode()
-def pixel_sums(images: Images, rebuilt: Images, lpips: LearnedPerceptualImagePatchSimilarity | None) -> dict[str, float]:
-    """Sums over images of their mean squared errors (pixels in [0, 1]), structural similarities and, if given, LPIPS."""
+def pixel_sums(
+    images: Images, rebuilt: Images, lpips: LearnedPerceptualImagePatchSimilarity | None
+) -> dict[str, float]:
+    """Sums over images of their mean squared errors (pixels in [0, 1]), structural similarities and, if
+    given, LPIPS.
+    """
     sums = {"mse": 0.0, "ssim": 0.0} | ({"lpips": 0.0} if lpips else {})
     for start in range(0, len(images), _CHUNK):
         a, b = (_floats(x[start : start + _CHUNK]) for x in (images, rebuilt))

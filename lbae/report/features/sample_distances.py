@@ -1,7 +1,7 @@
 """Models with different bottlenecks, by the distance of their samples to test images (slides 10 and 11).
 
-Every prior is one Gaussian without components, so that bottlenecks are compared and not priors. It runs in this process,
-at float32, for data sets that fit into its memory.
+Every prior is one Gaussian without components, so that bottlenecks are compared and not priors. It runs in
+this process, at float32, for data sets that fit into its memory.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,8 @@ Images = UInt8[np.ndarray, "K H W C"]
 def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> dict[str, float]:
     """Fréchet classifier distances to test images of as many samples of every model, by the models' names.
 
-    UserError when models make images of different shapes, training images have no labels, or there are too few images.
+    UserError when models make images of different shapes, training images have no labels, or there are too
+    few images.
     """
     networks = {name: read_network(uri)[0].eval() for name, uri in models.items()}
     shapes = {network.config.image_shape for network in networks.values()}
@@ -41,14 +42,22 @@ def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> d
     check_count(test.rows, FEATURES, ("frechet",), f"test images of {test.uri}")
     examples = read_examples(spread(train.shards, _ROWS), config)
     if isinstance(examples, str):
-        raise UserError(f"a classifier of the training images needs labels or attributes; {train_data} has {examples}")
+        raise UserError(
+            f"a classifier of the training images needs labels or attributes; {train_data} has {examples}"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = train_classifier(
-        examples, epochs=SETTINGS["epochs"], least_steps=SETTINGS["least_steps"], seed=SETTINGS["seed"], device=device
+        examples,
+        epochs=SETTINGS["epochs"],
+        least_steps=SETTINGS["least_steps"],
+        seed=SETTINGS["seed"],
+        device=device,
     )
     reference = _sums(classifier, (part.images for part in decode_every(test, config)))
     made = {name: _samples(network, examples.images, reference.count) for name, network in networks.items()}
-    apart = {name: distances(reference, _sums(classifier, samples), ("frechet",)) for name, samples in made.items()}
+    apart = {
+        name: distances(reference, _sums(classifier, samples), ("frechet",)) for name, samples in made.items()
+    }
     return {name: round(found["frechet"], 4) for name, found in apart.items()}
 
 

@@ -1,4 +1,6 @@
-"""Figures: losses over epochs, means and covariances of the bits (slide 16), lifts of attributes, drift between tables."""
+"""Figures: losses over epochs, means and covariances of the bits (slide 16), lifts of attributes, drift
+between tables.
+"""
 
 import io
 from collections.abc import Sequence
@@ -42,11 +44,14 @@ def _axes(title: str, x: str, y: str, panels: int = 1) -> tuple[Any, ...]:
 
 
 def losses(runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, float] | None = None) -> bytes:
-    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of several by name.
+    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of
+    several by name.
 
     Beside them, where given, bars of how far samples are from test images.
     """
-    figure, axes, *beside = _axes("Reconstruction loss", "epoch", f"{loss}, summed over pixels", 2 if apart else 1)
+    figure, axes, *beside = _axes(
+        "Reconstruction loss", "epoch", f"{loss}, summed over pixels", 2 if apart else 1
+    )
     for index, (name, history) in enumerate(runs.items()):
         color = _COLORS[index % len(_COLORS)]
         numbers = [epoch["number"] for epoch in history]
@@ -77,7 +82,9 @@ def marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
 
 
 def covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
-    """Covariances of pairs of bits, sorted by the training latents (slide 16); of many pairs only every so manyth."""
+    """Covariances of pairs of bits, sorted by the training latents (slide 16); of many pairs only every so
+    manyth.
+    """
     figure, axes = _axes("Covariances of pairs of bits", "pair, sorted by the training latents", "covariance")
     i, j = np.triu_indices(len(target), 1)
     order = np.argsort(target[i, j])[:: max(1, len(i) // _PAIRS)]
@@ -98,7 +105,9 @@ def lifts(statistics: AttributeStatistics) -> bytes:
     """The lift of every attribute on every bit."""
     figure, axes = _axes("Lift of the attributes on the bits", "bit", "")
     limit = float(np.abs(statistics.lift).max()) or 1.0
-    image = axes.imshow(statistics.lift, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    image = axes.imshow(
+        statistics.lift, aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest"
+    )
     axes.set_yticks(range(len(statistics.names)), statistics.names)
     axes.grid(visible=False)
     bar = figure.colorbar(image, label="change of E[b]")
@@ -125,9 +134,17 @@ def _bars(axes: Any, values: dict[str, float], colors: Sequence[str]) -> None:
 
 def precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
     """Precision over recall, one point a name."""
-    figure, axes = _axes("", "recall: share of test images near samples", "precision: share of\nsamples near test images")
+    figure, axes = _axes(
+        "", "recall: share of test images near samples", "precision: share of\nsamples near test images"
+    )
     for index, (name, (recall, precision)) in enumerate(points.items()):
-        axes.plot(recall, precision, _MARKERS[index % len(_MARKERS)], color=_COLORS[index % len(_COLORS)], label=name)
+        axes.plot(
+            recall,
+            precision,
+            _MARKERS[index % len(_MARKERS)],
+            color=_COLORS[index % len(_COLORS)],
+            label=name,
+        )
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return _png(figure)

@@ -1,4 +1,6 @@
-"""TensorBoard events of a training run: losses, speed, the health of the bits, and reconstructions to look at."""
+"""TensorBoard events of a training run: losses, speed, the health of the bits, and reconstructions to look
+at.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +25,9 @@ def log_epoch(
 ) -> None:
     """Add an event file of one epoch to a folder at any URI.
 
-    It holds numbers by name, the health of latents of +1 and -1, and images above their reconstructions. A file an epoch,
-    since object stores cannot append, and since the writer is sure to have written only what it has closed.
+    It holds numbers by name, the health of latents of +1 and -1, and images above their reconstructions. A
+    file an epoch, since object stores cannot append, and since the writer is sure to have written only what
+    it has closed.
     """
     with TemporaryDirectory() as folder:
         with SummaryWriter(folder, filename_suffix=f".{epoch:05d}") as writer:
@@ -36,6 +39,8 @@ def log_epoch(
             if pairs is not None:
                 starts = range(0, len(pairs[0]), _COLUMNS)
                 rows = [part[start : start + _COLUMNS] for start in starts for part in pairs]
-                writer.add_image("reconstructions", grid(np.concatenate(rows), _COLUMNS), epoch, dataformats="HWC")
+                writer.add_image(
+                    "reconstructions", grid(np.concatenate(rows), _COLUMNS), epoch, dataformats="HWC"
+                )
         for file in Path(folder).iterdir():
             (resolve(uri) / file.name).write_bytes(file.read_bytes())

@@ -33,7 +33,9 @@ def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
     pairs = found.streams[RECONSTRUCTIONS].shown
-    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(int)  # a source may be sorted by class
+    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(
+        int
+    )  # a source may be sorted by class
     images, rebuilt = pairs[spread].swapaxes(0, 1)
     yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))
     for name, stream in found.streams.items():
@@ -76,7 +78,10 @@ def _sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Secti
             prior = name.removeprefix(_PER_PRIOR)
             yield Section(title=f"Samples: {prior}", text=_WHAT[prior], pictures=[shown[name]])
     if "nearest" in shown:
-        text = "Samples of the bundle's prior, above the training images with the nearest latents, nearest first."
+        text = (
+            "Samples of the bundle's prior, above the training images with the nearest latents, nearest"
+            " first."
+        )
         yield Section(title="Does it remember?", text=text, pictures=[shown["nearest"]])
     yield from _latents(report, shown)
     yield _interpolation(report, shown)
@@ -84,7 +89,9 @@ def _sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Secti
         yield _edits(report, shown)
     if report["left_out"]:
         yield Section(title="What is left out", rows=list(report["left_out"].items()))
-    told = {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
+    told = (
+        {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
+    )
     told |= {"seconds": report["seconds"]}
     rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
     yield Section(title="What this rests on", text=_TERMS, rows=rows)
@@ -106,8 +113,10 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     )
     return Section(
         title="Distances",
-        text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision and recall."
-        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies are exact ones;"
+        text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision"
+        f" and recall."
+        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies"
+        " are exact ones;"
         " samples nearer than test images, or with more copies, repeat training images.",
         header=header,
         rows=rows,
@@ -117,10 +126,13 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 
 def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     rates = report["rates"]
-    taken = {form: "never as bad" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()}
+    taken = {
+        form: "never as bad" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()
+    }
     return Section(
         title="Reconstructions",
-        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits a pixel; image formats,"
+        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits a pixel;"
+        f" image formats,"
         f" at the same {rates['psnr_db']} dB and headers included, take {_plain(taken)}.",
         rows=_worded(report["reconstructions"]),
         pictures=_some(shown, "reconstructions", "rates"),
@@ -132,7 +144,8 @@ def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
     if report["moments_of_samples"]:
         yield Section(
             title="Moments of samples",
-            text="Against those of the training latents, root mean square error; of test latents it is what chance and"
+            text="Against those of the training latents, root mean square error; of test latents it is what"
+            " chance and"
             " unseen images make of it.",
             header=["latents", "means", "pairs"],
             rows=[(name, f["means_rms"], f["pairs_rms"]) for name, f in report["moments_of_samples"].items()],
@@ -144,7 +157,8 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     ways = report["interpolation"]
     return Section(
         title="Interpolation",
-        text=f"Paths between pairs of test images, {FRAMES} frames: ours above; below the paper's code, which shows the true"
+        text=f"Paths between pairs of test images, {FRAMES} frames: ours above; below the paper's code,"
+        f" which shows the true"
         " ends before and after its own. Steps are root mean square changes of pixels from frame to frame.",
         header=["", *ways],
         rows=[(text, *(facts[fact] for facts in ways.values())) for fact, text in _FACTS.items()],
@@ -155,9 +169,12 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
-        text="Share of images in which the classifier then finds what was asked; in brackets the bits flipped, the root mean"
-        " square change of pixels and, where there are other columns, the share of those that it finds changed. Pictures"
-        f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as these can.",
+        text="Share of images in which the classifier then finds what was asked; in brackets the bits"
+        " flipped, the root mean"
+        " square change of pixels and, where there are other columns, the share of those that it finds"
+        " changed. Pictures"
+        f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as"
+        f" these can.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
         pictures=[content for name, content in shown.items() if name.startswith(_EDIT)],
@@ -165,12 +182,25 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 
 
 _TERMS = (
-    "Rows used: of how many images at most a figure is made that does not use all; drawn at random, always the same."
-    " Overlap: test images whose file is a training image's byte by byte, and those with a training image's key, which says"
+    "Rows used: of how many images at most a figure is made that does not use all; drawn at random, always"
+    " the same."
+    " Overlap: test images whose file is a training image's byte by byte, and those with a training image's"
+    " key, which says"
     " nothing where keys are numbers of rows."
 )
 _LAST = ("precision", "recall", "nearest", "copies")
-_TOLD = ("priors", "features", "metrics", "protocol", "version", "seed", "images", "rows_used", "undecodable", "overlap")
+_TOLD = (
+    "priors",
+    "features",
+    "metrics",
+    "protocol",
+    "version",
+    "seed",
+    "images",
+    "rows_used",
+    "undecodable",
+    "overlap",
+)
 _WHAT = {
     "mixture": "The bundle's own prior.",
     "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
@@ -213,16 +243,29 @@ def _title(attribute: str, value: bool) -> str:
 
 
 def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
-    """Without the columns that say nothing: of metrics that were not asked for, of images that were not given."""
+    """Without the columns that say nothing: of metrics that were not asked for, of images that were not
+    given.
+    """
     return list(zip(*(column for column in zip(*table, strict=True) if set(column[1:]) != {""}), strict=True))
 
 
 def _distance_row(report: dict[str, Any], name: str) -> list[object]:
     to = report["distances"].get(name, {})
     test, training, near = to.get(TEST, {}), to.get(TRAIN, {}), report["nearest"].get(name, {})
-    figures = [test.get("frechet"), training.get("frechet"), test.get("kernel"), test.get("precision"), test.get("recall")]
+    figures = [
+        test.get("frechet"),
+        training.get("frechet"),
+        test.get("kernel"),
+        test.get("precision"),
+        test.get("recall"),
+    ]
     percentiles = ", ".join(f"{value:.0f}" for value in near.get("percentiles_1_50", ()))
-    return [name, *("" if value is None else f"{value:.4g}" for value in figures), percentiles, near.get("copies", "")]
+    return [
+        name,
+        *("" if value is None else f"{value:.4g}" for value in figures),
+        percentiles,
+        near.get("copies", ""),
+    ]
 
 
 def _edit_row(edit: dict[str, Any]) -> list[object]:

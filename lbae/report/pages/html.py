@@ -11,7 +11,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
 p { margin: .3rem 0 .8rem; color: var(--muted); }
 img { max-width: 100%; }
-table { border-collapse: collapse; } td, th { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; } 
+td, th { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 @media (prefers-color-scheme: dark) { :root { --muted: #aab; } }
 """
@@ -32,8 +33,8 @@ def page(title: str, sections: Sequence[Section]) -> str:
     """The page; it loads nothing from anywhere."""
     body = "\n".join(_section(section) for section in sections)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<title>{html.escape(title)}</title><meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
         f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
     )
 
@@ -43,7 +44,11 @@ def _section(section: Section) -> str:
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     if section.rows:
-        head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in section.header)}</tr>" if section.header else ""
+        head = (
+            f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in section.header)}</tr>"
+            if section.header
+            else ""
+        )
         parts.append(f"<table>{head}{''.join(_row(row) for row in section.rows)}</table>")
     for picture in section.pictures:
         data = base64.b64encode(picture).decode()

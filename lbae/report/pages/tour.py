@@ -43,8 +43,8 @@ def write_tour(
 ) -> dict[str, Any]:
     """Write the pictures, ``report.json`` and ``report.html`` to the folder ``out``.
 
-    ``results`` holds what each stage's job returned; ``change`` names the attribute to unset and the one to set in the edit,
-    as ``label=VALUE``.
+    ``results`` holds what each stage's job returned; ``change`` names the attribute to unset and the one to
+    set in the edit, as ``label=VALUE``.
     """
     loaded, sums = load_bundle(bundle), load_moments(moments)[0]
     images, labels = held_out_images(loaded, data)
@@ -61,7 +61,9 @@ def write_tour(
         "reconstruction_of_held_out_images": error,
         "moments_of_samples": results["fit"]["fidelity"],
         "edit": {"unset": change[0], "set": change[1], "mean_bits_changed": bits_changed},
-        "stages": {name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()},
+        "stages": {
+            name: {k: v for k, v in result.items() if k != "history"} for name, result in results.items()
+        },
     }
     folder = resolve(out)
     encoded = {name: encode_png(picture) for name, picture in pictures.items()}
@@ -85,11 +87,18 @@ def _paths(bundle: Bundle, images: np.ndarray) -> np.ndarray:
     return grid(np.concatenate(paths), _FRAMES)
 
 
-def _edits(bundle: Bundle, images: np.ndarray, change: tuple[str, str]) -> tuple[np.ndarray, dict[str, float]]:
+def _edits(
+    bundle: Bundle, images: np.ndarray, change: tuple[str, str]
+) -> tuple[np.ndarray, dict[str, float]]:
     """A row of pictures a strength, and how many bits each strength changed on average."""
     latents = bundle.encode(images)
-    rows = [edit_bits(bundle.attributes, latents, [change[1]], [change[0]], strength) for strength in _STRENGTHS]
-    changed = {str(s): round(float((row != latents).sum(axis=1).mean()), 1) for s, row in zip(_STRENGTHS, rows, strict=True)}
+    rows = [
+        edit_bits(bundle.attributes, latents, [change[1]], [change[0]], strength) for strength in _STRENGTHS
+    ]
+    changed = {
+        str(s): round(float((row != latents).sum(axis=1).mean()), 1)
+        for s, row in zip(_STRENGTHS, rows, strict=True)
+    }
     return grid(bundle.decode(np.concatenate(rows)), len(images)), changed
 
 
@@ -99,13 +108,15 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
     return [
         Section(
             title="Reconstructions",
-            text=f"Images held out from training, each above its reconstruction from {stages['encode']['latent_dim']} bits"
+            text=f"Images held out from training, each above its reconstruction from"
+            f" {stages['encode']['latent_dim']} bits"
             f" ({error['psnr_db']} dB).",
             pictures=[pictures["reconstructions"]],
         ),
         Section(
             title=f"Samples: {stages['fit']['sampler']}",
-            text=f"New images, {_HOW[stages['fit']['sampler']]} of one of {stages['fit']['components']} components;"
+            text=f"New images, {_HOW[stages['fit']['sampler']]} of one of {stages['fit']['components']}"
+            f" components;"
             " nothing was learned for them but moments.",
             pictures=[pictures["samples"]],
         ),
@@ -121,15 +132,20 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
         ),
         Section(
             title="Attribute edit",
-            text=f"Top row: reconstructions of held-out images with {edit['unset']}. Below: {edit['set']} set and"
+            text=f"Top row: reconstructions of held-out images with {edit['unset']}. Below: {edit['set']}"
+            f" set and"
             f" {edit['unset']} unset at strengths {', '.join(map(str, _STRENGTHS[1:]))}.",
             pictures=[pictures["edit"]],
         ),
         Section(
-            title="The run in figures", pictures=[drawn["losses"], drawn["marginals"], drawn["covariances"], drawn["lifts"]]
+            title="The run in figures",
+            pictures=[drawn["losses"], drawn["marginals"], drawn["covariances"], drawn["lifts"]],
         ),
         Section(
             title="Stages",
-            rows=[(name, f"{r['rows']:,} rows, {r['seconds']} s, {r['fingerprint']}") for name, r in stages.items()],
+            rows=[
+                (name, f"{r['rows']:,} rows, {r['seconds']} s, {r['fingerprint']}")
+                for name, r in stages.items()
+            ],
         ),
     ]

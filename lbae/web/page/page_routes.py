@@ -1,4 +1,5 @@
-"""The page at ``/``: the files in ``static/``, sent with headers under which it loads nothing from elsewhere."""
+"""The page at ``/``: the files in ``static/``, sent with headers under which it loads nothing from
+elsewhere."""
 
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from fastapi.responses import FileResponse
 
 _FILES = Path(__file__).with_name("static")
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'"
+    " data: blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
