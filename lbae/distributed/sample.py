@@ -14,8 +14,10 @@ import torch
 
 from lbae.core.bundle import Bundle
 from lbae.core.prior.prior import BLOCK, whole_blocks
-from lbae.distributed.cluster.session import RUNS_A_NETWORK, actor_pool, cluster_gpus, network_cpus, session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import actor_pool, cluster_gpus, network_cpus
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts import output as artifact
@@ -56,7 +58,7 @@ def sample_table(
         started = time.monotonic()
         parts, tries = [], 0
         with session(address), ProgressLine("sample", num, "images") as line:
-            reached([], [out])
+            check_storage([], [out])
             artifact.begin(*place)
             for part, tried in _parts(loaded, absolute(out), num, seed, given):
                 parts.append(part)

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import lbae
-from lbae.distributed.cluster.session import cluster_cpus, cluster_gpus, session
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus
+from lbae.distributed.cluster.session import session
 from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce

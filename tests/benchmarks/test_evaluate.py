@@ -17,7 +17,7 @@ import ray.data
 import torch
 
 from lbae.core.latents.interpolation import interpolate
-from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments

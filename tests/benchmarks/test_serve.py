@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.serve.service import controller_options, serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, square_grid

@@ -32,7 +32,7 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision, to_network
 from lbae.core.network.training import initial_state, reconstruction_loss, training_step
-from lbae.distributed.cluster.session import RUNS_A_NETWORK
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.jobs.build.train import train
 from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT

@@ -36,7 +36,7 @@ def main(folder: str) -> None:
     ):
         asked = len(probe._proven)
         try:
-            probe.reached(reads, writes)
+            probe.check_storage(reads, writes)
             said[name] = f"{len(probe._proven) - asked} new"
         except LbaeError as error:
             said[name] = str(error)

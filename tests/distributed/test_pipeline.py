@@ -16,7 +16,7 @@ from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.latents.packing import unpack
 from lbae.core.moments.kernel import moment_sums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.distributed.cluster.session import root_cause
+from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.describe import describe

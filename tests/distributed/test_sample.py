@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lbae.core.prior.prior import Prior
-from lbae.distributed.cluster.session import actor_pool
+from lbae.distributed.cluster.resources import actor_pool
 from lbae.distributed.sample import sample_table
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle

@@ -237,7 +237,7 @@ def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows():
     """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
     script = """
 import ray
-from lbae.distributed.cluster.session import own_cpus
+from lbae.distributed.cluster.resources import own_cpus
 
 for counted in (1, 999):
     options = {"object_store_memory": 2**28, "include_dashboard": False, "log_to_driver": False}

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lbae.distributed.cluster.session import root_cause
+from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError
 from lbae.io.storage.location import absolute, resolve
 
@@ -22,7 +22,7 @@ _MEND = (
 _proven: set[tuple[str, str, str]] = set()  # nodes with what they were seen to read, or to write to
 
 
-def reached(reads: Iterable[str | None], writes: Iterable[str]) -> None:
+def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
     """See that every node reads ``reads`` and shares the folders around ``writes``; those not given count as
     reached.
 

@@ -21,8 +21,8 @@ from ray.util.metrics import Counter
 from lbae.config import Precision
 from lbae.core.latents.packing import pack
 from lbae.core.network.codec import best_precision
-from lbae.distributed.cluster.session import (
-    RUNS_A_NETWORK,
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import (
     actor_pool,
     cluster_gpus,
     cluster_nodes,

@@ -6,7 +6,9 @@ import ray
 import torch
 
 from lbae.config import ModelConfig
-from lbae.distributed.cluster.session import RUNS_A_NETWORK, cluster_gpus, node_cpus, start_meter, watched
+from lbae.distributed.cluster.meter import start_meter, watched
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import cluster_gpus, node_cpus
 from lbae.io.sources.source import Shard, Source, spread
 from lbae.report.features.classifier import SETTINGS, Classifier, read_examples, train_classifier
 from lbae.report.progress import ProgressLine

@@ -15,7 +15,8 @@ from lbae.core.bundle import Bundle
 from lbae.core.latents.editing import has_unit_vectors
 from lbae.core.latents.packing import unpack
 from lbae.core.prior.memory import QUERIES, distance_facts
-from lbae.distributed.cluster.session import RUNS_A_NETWORK, cluster_cpus, network_device
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import cluster_cpus, network_device
 from lbae.distributed.latents.neighbours import Hit, nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import LatentTable

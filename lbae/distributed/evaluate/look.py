@@ -8,8 +8,8 @@ import ray.data
 import torch
 
 from lbae.core.network.codec import best_precision
-from lbae.distributed.cluster.session import (
-    RUNS_A_NETWORK,
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import (
     actor_pool,
     cluster_gpus,
     network_cpus,

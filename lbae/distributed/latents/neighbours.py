@@ -10,7 +10,7 @@ import ray
 from jaxtyping import Int64, UInt8
 
 from lbae.core.latents.hamming import nearest
-from lbae.distributed.cluster.session import cluster_cpus
+from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 from lbae.io.sources.plan import runs
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from lbae.distributed.cluster.session import cluster_cpus
+from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.io.artifacts.attribute_columns import column_values, merge_values
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae.core.moments.kernel import BLOCK_ROWS, MomentAccumulator
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.distributed.cluster.session import cluster_cpus
+from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES, Attribute, indicators
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents, write_parquet

@@ -18,13 +18,8 @@ from ray.serve.handle import DeploymentHandle
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.session import (
-    RUNS_A_NETWORK,
-    cluster_cpus,
-    cluster_gpus,
-    cluster_nodes,
-    wait_for,
-)
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
 from lbae.distributed.serve.bundle_registry import Edition, Shelf, Shelved
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.errors import UserError

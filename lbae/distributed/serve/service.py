@@ -18,8 +18,8 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from lbae import log
-from lbae.distributed.cluster.session import cluster_nodes
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.resources import cluster_nodes
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.serve.bundle_registry import State
 from lbae.distributed.serve.deployments import SHELF, application, check_bundle
 from lbae.errors import LbaeError, UserError
@@ -47,7 +47,7 @@ def serving(
     taken, or Ray Serve listens elsewhere on this cluster already; LbaeError when the service does not start.
     """
     running = _check_address(host, port)
-    reached([bundle], [])
+    check_storage([bundle], [])
     app = application(bundle, limits=limits, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:

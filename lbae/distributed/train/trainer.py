@@ -15,14 +15,10 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import Tensor
 
 from lbae.config import Config
-from lbae.distributed.cluster.session import (
-    RUNS_A_NETWORK,
-    cluster_cpus,
-    cluster_gpus,
-    nodes,
-    root_cause,
-    watched,
-)
+from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.meter import watched
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
 from lbae.distributed.train.stream import dataset
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, no_room, work
 from lbae.errors import LbaeError, UserError

@@ -32,7 +32,7 @@ from lbae.core.network.training import (
     reconstruct,
     train,
 )
-from lbae.distributed.cluster.session import own_cpus
+from lbae.distributed.cluster.resources import own_cpus
 from lbae.distributed.train.stream import Stream
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources import source as image_source

@@ -4,10 +4,8 @@ import time
 from typing import Any
 
 from lbae import log
-from lbae.distributed.cluster.session import (
-    session,
-)
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.encode.encoder import assemble_parts, choose_precision, encode_shards
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts import latent_table
@@ -71,7 +69,7 @@ def encode(
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address, gpus):
-            reached([images.uri, model], [out])
+            check_storage([images.uri, model], [out])
             if base:
                 artifact.begin_update(out, base.manifest, parents, overwrite, inputs, CUT)
             else:

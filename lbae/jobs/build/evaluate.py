@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.evaluate.evaluation import find
 from lbae.errors import UserError
 from lbae.io.artifacts import output as artifact
@@ -82,7 +82,7 @@ def evaluate(
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
-        reached([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
+        check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
         found, networks = find(inputs, settings, kept, max_bad_fraction)
         report = evaluation.report(inputs, settings, found, networks)
         files = evaluation_page.files(inputs, report, found)

@@ -14,7 +14,7 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.fidelity import covariance, moment_errors
 from lbae.core.prior.prior import Sampler
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.fit.components import Moments, choose_prior, one_component
 from lbae.distributed.fit.partition import by_class, clusters, draw_subset
 from lbae.distributed.latents.scan import scan
@@ -91,7 +91,7 @@ def fit(
             return done
         started = time.monotonic()
         with session(address):
-            reached([latents], [out])
+            check_storage([latents], [out])
             artifact.begin(*place)
             pooled = ray.remote(pooled_factor).remote(sums)
             alone = {name: one_component.remote(name, sums) for name in _SHOWN}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts import image_table
@@ -47,7 +47,7 @@ def ingest(
         done = artifact.finished(*place)
         if not done:
             with session(address):
-                reached([images.uri], [out])
+                check_storage([images.uri], [out])
                 artifact.begin(*place)
                 done = _written(images, absolute(out), parents, config, still_held)
     check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)

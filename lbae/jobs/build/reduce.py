@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import ray.data
 
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.distributed.cluster.session import cluster_cpus, session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latents.scan import Scan, scan
 from lbae.distributed.latents.sum_tasks import Assign, Spent, by_value, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError, unknown
@@ -64,7 +65,7 @@ def reduce(
     settings = {"attributes": attributes, "by": by}
     started = time.monotonic()
     with locked(out), session(address):
-        reached([latents], [out])
+        check_storage([latents], [out])
         found = scan(table, columns)
         if found.rows != table.manifest.rows:
             raise UserError(

@@ -7,14 +7,10 @@ from lbae import log, presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import Epoch
-from lbae.distributed.cluster.session import (
-    cluster_gpus,
-    session,
-    start_meter,
-    wait_for,
-    wait_for_gpus,
-)
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.meter import start_meter
+from lbae.distributed.cluster.resources import cluster_gpus, wait_for, wait_for_gpus
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.train.trainer import check_workers, choose_feed, run_workers, scaling_of
 from lbae.distributed.train.worker import Settings
 from lbae.errors import UserError
@@ -111,7 +107,7 @@ def train(
         place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
         if done := artifact.finished(*place):
             return done
-        reached([images.uri, test.uri if test else None], [out, folder])
+        check_storage([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = scaling_of(count, min_workers, chosen_feed)
         claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lbae import log
-from lbae.distributed.cluster.session import cluster_cpus, cluster_gpus, cluster_nodes, session, wait_for
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 from lbae.io.machine import Check
@@ -65,7 +66,7 @@ def _gpus(wanted: int) -> Check:
 def _from_all_nodes(uri: str, nodes: int) -> Check:
     name = f"storage {uri} from all nodes"
     try:
-        reached([], [f"{uri}/out"])
+        check_storage([], [f"{uri}/out"])
     except LbaeError as error:
         return Check(name=name, ok=False, note=str(error))
     return Check(name=name, ok=True, note=f"{nodes} nodes")

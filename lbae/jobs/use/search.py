@@ -4,7 +4,7 @@ from typing import Any
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.storage_check import reached
+from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latents.neighbours import nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts import latent_table
@@ -48,7 +48,7 @@ def search(
     codec = load_model(place, table.manifest.result["precision"])
     query = load_image(codec.config, image)
     with session(address):
-        reached([latents], [])
+        check_storage([latents], [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
     if out:

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from lbae import log
-from lbae.distributed.cluster.session import root_cause, session
+from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.session import session
 from lbae.distributed.serve.deployments import Topology, check_bundle
 from lbae.distributed.serve.service import is_served, serving, state, swap
 from lbae.errors import UserError

@@ -32,11 +32,13 @@ class Section:
 def page(title: str, sections: Sequence[Section]) -> str:
     """The page; it loads nothing from anywhere."""
     body = "\n".join(_section(section) for section in sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<title>{html.escape(title)}</title><meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+    head = (
+        f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style>"
     )
+    text = f"<h1>{html.escape(title)}</h1>\n{body}"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{text}\n</body></html>\n'
 
 
 def _section(section: Section) -> str:
