@@ -12,7 +12,7 @@ from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts.attribute_columns import candidate_columns
 from lbae.io.artifacts.image_table import publish_parts
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard

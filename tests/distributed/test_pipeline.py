@@ -23,7 +23,7 @@ from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
 from lbae.io.artifacts.model_artifact import load_network, save_model
 from lbae.io.artifacts.moments_artifact import Lineage, load_moments, save_moments
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.jobs.build.encode import encode
