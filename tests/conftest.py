@@ -29,6 +29,8 @@ from PIL import Image
 
 from lbae.core.latents.packing import pack
 from lbae.io.artifacts.latent_table import KIND, latent_part, write_parquet
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"

@@ -153,7 +153,7 @@ def publish_latents(
             f"{output.uri} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
             f" --overwrite"
         )
-    rows, bad, files = sum(part.rows for part in parts), sum(part.bad for part in parts)
+    rows, bad = sum(part.rows for part in parts), sum(part.bad for part in parts)
     files = [file for part in parts for file in part.files]
     if base:
         rows, bad = rows + base.manifest.rows, bad + base.manifest.result["bad"]

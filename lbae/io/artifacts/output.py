@@ -156,16 +156,16 @@ class Output:
             return None
         if manifest.kind != self.kind:
             difference = f"(a {self.kind} was to be written)"
+        elif changed := changes(
+            {"parent": manifest.parents, **manifest.config}, {"parent": self.parents, **self.config}
+        ):
+            difference = f"made otherwise ({changed})"
         else:
-            old, new = (
-                {"parent": manifest.parents, **manifest.config},
-                {"parent": self.parents, **self.config},
-            )
-            difference = f"made otherwise ({changed})" if (changed := changes(old, new)) else ""
-        if difference:
-            raise OverwriteNeeded(
-                f"{self.uri} already holds a {manifest.kind} {difference}; use --overwrite to replace it"
-            )
+            self._clear_finished_work(manifest)
+            return manifest.stored_result(self.uri)
+        raise OverwriteNeeded(
+            f"{self.uri} already holds a {manifest.kind} {difference}; use --overwrite to replace it"
+        )
 
     def _is_resumed(self) -> bool:
         """Whether the leftovers are of this very run; OverwriteNeeded when they are of another one."""
