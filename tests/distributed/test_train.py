@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ from tensorboardX.proto.event_pb2 import Event
 from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.cluster.meter import start_meter
+from lbae.distributed.train import trainer
 from lbae.distributed.train.stream import Stream
 from lbae.distributed.train.trainer import _explained
-from lbae.distributed.train.worker import worker_failure
-from lbae.errors import LbaeError, TransientStorageError, UserError
+from lbae.distributed.train.worker import Settings, worker_failure
+from lbae.errors import LbaeError, TransientStorageError, UnforeseenError, UserError
 from lbae.io.artifacts.model_artifact import load_network, save_model
 from lbae.io.artifacts.output import Output
+from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.jobs.build.train import train
 from tests.conftest import QUICK_DEATH, ROOT, image_table
@@ -303,6 +307,28 @@ def test_the_class_of_an_error_decides_whether_workers_are_restarted(error, rest
     failure = worker_failure(error, "/s")
     assert failure.retry_may_succeed == restarts
     assert message in str(failure)
+
+
+@pytest.mark.slow
+def test_an_unforeseen_error_of_a_worker_names_its_type_and_the_source(
+    ray_session, tmp_path, digits, monkeypatch
+):
+    monkeypatch.setattr(trainer, "_RESTARTS", 0)
+    source = plan(str(digits))
+    settings = Settings(
+        config=presets.get("demo").replace(epochs=1),
+        source=replace(source, shards=(replace(source.shards[0], columns=None),)),
+        test=None,
+        feed="resident",
+        max_bad_fraction=0,
+        board=str(tmp_path / "board"),
+        meter=start_meter(),
+    )
+    message = (
+        rf"^\w+Error: .*NoneType.* \(while decoding images of {source.uri}, while training as worker 0\)"
+    )
+    with pytest.raises(UnforeseenError, match=message):
+        trainer.run_workers(settings, trainer.scaling_of(1, None, "resident"), str(tmp_path / "s"), 1)
 
 
 @pytest.mark.parametrize(
