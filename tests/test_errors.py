@@ -2,12 +2,14 @@
 
 import errno
 import pickle
+import sys
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
+from lbae.cli import run
 from lbae.errors import (
     LbaeError,
     OverwriteNeeded,
@@ -110,3 +112,24 @@ def test_an_exception_says_what_was_worked_on_also_after_a_journey():
     arrived = pickle.loads(pickle.dumps(caught.value))
     expected = "TypeError: boom (while decoding a.png, while training as worker 1)"
     assert line_and_exit_code(arrived) == (expected, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no images"), 2, "no images"),
+        (TransientStorageError("s3://b cannot be read"), 1, "s3://b cannot be read"),
+        (OSError(errno.ENOSPC, "No space left on device", "/out"), 1, "No space left on device: '/out'"),
+        (TypeError("boom"), 1, "TypeError: boom"),
+    ],
+    ids=repr,
+)
+def test_a_job_ends_with_the_line_and_the_exit_code(monkeypatch, capsys, error, code, line):
+    def job() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(SystemExit) as stopped:
+        run(job)
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.splitlines()[-1].endswith(line)
