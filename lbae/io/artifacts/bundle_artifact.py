@@ -1,5 +1,4 @@
-"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications
-load.
+"""The bundle artifact, which applications load: model, prior, pooled factor and attribute statistics.
 
 Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M +
 1) / 2) and weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary,
@@ -23,8 +22,10 @@ from lbae.core.latents.normals import Normals
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.manifest import Manifest, read_manifest
 from lbae.io.artifacts.model_artifact import build_network
-from lbae.io.artifacts.output import Manifest, digest, publish, read_manifest
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import absolute, readable, resolve
 
 KIND = "bundle"
@@ -44,7 +45,7 @@ def pack_triangles(factors: np.ndarray) -> np.ndarray:
 
 
 def unpack_triangles(packed: np.ndarray) -> np.ndarray:
-    """Inverse of :func:`pack_triangles`. LbaeError when the numbers are not finite or make no triangle."""
+    """Inverse of :func:`pack_triangles`; LbaeError for numbers that are not finite or no triangle."""
     side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
     if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
         raise LbaeError(
@@ -56,26 +57,22 @@ def unpack_triangles(packed: np.ndarray) -> np.ndarray:
 
 
 def save_bundle(
-    out: str,
+    output: Output,
     *,
     model: str,
     prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
     examples: np.ndarray,
-    parents: dict[str, str],
-    config: dict[str, Any],
     rows: int,
     result: dict[str, Any],
     report: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the
-    sampler.
+    """Publish a bundle with the model at the URI ``model``; the output's config names precision and sampler.
 
-    ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
+    ``report`` are files about the prior for people; the fingerprint does not cover them.
     """
-    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other
-    # numbers.
+    # safetensors writes the memory behind a view whatever its strides: a column would be read back wrong.
     arrays = {
         f.name: np.ascontiguousarray(getattr(attributes, f.name))
         for f in dataclasses.fields(attributes)
@@ -92,13 +89,9 @@ def save_bundle(
     if len(examples):
         files[_EXAMPLES] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
     for name, data in {**files, **report}.items():
-        (resolve(out) / name).write_bytes(data)
-    return publish(
-        out,
-        KIND,
+        (resolve(output.uri) / name).write_bytes(data)
+    return output.publish(
         fingerprint=digest(*files.values()),
-        parents=parents,
-        config=config,
         rows=rows,
         files=[*files, *report],
         result={"attributes": list(attributes.names), **result},
@@ -145,9 +138,7 @@ def _no_images(config: Config) -> np.ndarray:
 
 
 def read_pointer(uri: str) -> str:
-    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no
-    absolute one.
-    """
+    """The URI of the bundle that a pointer file names; UserError when it is not an absolute one."""
     found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(
@@ -157,7 +148,7 @@ def read_pointer(uri: str) -> str:
 
 
 def move_pointer(uri: str, bundle: str) -> None:
-    """Let a file name a bundle, for the services that follow it."""
+    """Make a pointer file name a bundle; services that follow the file load it."""
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
 
 

@@ -20,8 +20,10 @@ from jaxtyping import UInt8
 
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
-from lbae.io.artifacts.output import FORMAT_VERSION, Manifest, RowDigest, digest, read_manifest
+from lbae.io.artifacts.manifest import FORMAT_VERSION, Manifest, read_manifest
+from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.parquet_file import open_parquet
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15
@@ -31,8 +33,7 @@ _DIGEST = b"lbae.rows_digest"
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
     """Write one part file under its final name, in row groups of these lengths when any are given."""
     buffer = io.BytesIO()
-    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading
-    # verifies.
+    # Latents rarely repeat: a dictionary of them would only cost time. Reading verifies pages' checksums.
     plain = [column for column in table.column_names if column != "latent"]
     with pq.ParquetWriter(
         buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
@@ -73,7 +74,7 @@ def with_digest(part: pa.Table, digest: int) -> pa.Table:
 
 
 def rows_digest(schema: pa.Schema) -> int:
-    """The digest of its rows that a part carries."""
+    """The digest of a part's rows, from its metadata."""
     return int(schema.metadata[_DIGEST], 16)
 
 
@@ -113,12 +114,11 @@ class LatentTable:
 
     @property
     def model_fingerprint(self) -> str:
-        """The model that made the latents."""
+        """Fingerprint of the model that encoded the images."""
         return self.manifest.parents["model"]
 
     def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; UserError for a table of a version that did not write
-        it down."""
+        """URI of the model or of the images; UserError for a table of an older version without it."""
         if name not in self.manifest.result:
             raise UserError(
                 f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it,"
@@ -132,11 +132,11 @@ class LatentTable:
         return [name for name in self.manifest.files if name.startswith("data/")]
 
     def keys(self) -> pa.ChunkedArray:
-        """Keys of all images, of those that could not be decoded as well."""
+        """Keys of all images, including those that could not be decoded."""
         chunks = []
         for name in self.manifest.files:
-            with (resolve(self.uri) / name).open() as file:
-                chunks += pq.ParquetFile(file).read(columns=["key"])["key"].chunks
+            with open_parquet(resolve(self.uri) / name) as file:
+                chunks += file.read(columns=["key"])["key"].chunks
         return pa.chunked_array(chunks, pa.string())
 
     def digest(self) -> int:
@@ -145,7 +145,7 @@ class LatentTable:
         for part in self.parts:
             with self._open(part) as file:
                 total += rows_digest(file.schema_arrow)
-        return total % 2**256
+        return RowDigest(total).total
 
     def schema(self) -> pa.Schema:
         """Columns of the table."""
@@ -153,9 +153,7 @@ class LatentTable:
             return file.schema_arrow
 
     def source_columns(self) -> pa.Schema:
-        """The columns that the source's rows brought along, without the image and its path; there must be a
-        part.
-        """
+        """The source's columns without the image and its path; the table must have a part."""
         own = ("key", "latent", "path", "image")
         return pa.schema(
             [pa.field(field.name, field.type) for field in self.schema() if field.name not in own]
@@ -205,12 +203,9 @@ class LatentTable:
     @contextmanager
     def _open(self, part: str) -> Iterator[pq.ParquetFile]:
         location = resolve(self.uri) / part
-        try:
-            with location.open() as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-                self._check(location, file.schema_arrow)
-                yield file
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{location} cannot be read as Parquet: {error}") from error
+        with open_parquet(location) as file:
+            self._check(location, file.schema_arrow)
+            yield file
 
     def _check(self, location: Location, schema: pa.Schema) -> None:
         found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
