@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +13,14 @@ from lbae.config import ModelConfig
 from lbae.core.latents.attribute_statistics import attribute_statistics, known_mean
 from lbae.core.latents.normals import pooled_factor
 from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.network.codec import Codec
 from lbae.core.prior.fidelity import covariance, moment_errors
 from lbae.core.prior.prior import Sampler
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.fit.components import Moments, choose_prior, one_component
-from lbae.distributed.fit.partition import by_class, clusters, draw_subset
-from lbae.distributed.latents.scan import scan
+from lbae.distributed.fit.partition import Partition, cluster_partitions, column_partition, draw_subset
+from lbae.distributed.fit.prior_candidates import FittedPrior, Moments, PriorFitter, single_gaussian_moments
+from lbae.distributed.latents.table_scan import scan
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts import model_artifact as model_io
@@ -32,7 +35,7 @@ from lbae.io.storage.lock import locked
 from lbae.report.figures.pictures import load_images
 from lbae.report.figures.plots import covariances, marginals
 
-_SHOWN: tuple[Sampler, ...] = ("hyperplane", "direct")  # beside the prior in the figures, as in slide 16
+_BASELINES: tuple[Sampler, ...] = ("hyperplane", "direct")  # compared with the prior, as in slide 16
 
 
 def fit(
@@ -69,7 +72,8 @@ def fit(
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(components, by)
-    table, sums, attributes, parents = _inputs(model, latents, moments)
+    inputs = _read_inputs(model, latents, moments)
+    table, sums = inputs.table, inputs.sums
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
@@ -86,29 +90,14 @@ def fit(
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
     with locked(out):
-        place = (out, bundle_io.KIND, parents, settings, overwrite, [model, latents, moments])
+        place = (out, bundle_io.KIND, inputs.parents, settings, overwrite, [model, latents, moments])
         if done := artifact.finished(*place):
             return done
         started = time.monotonic()
         with session(address):
             check_storage([latents], [out])
             artifact.begin(*place)
-            pooled = ray.remote(pooled_factor).remote(sums)
-            alone = {name: one_component.remote(name, sums) for name in _SHOWN}
-            found = scan(table, [by] if by else [])
-            subset = draw_subset(table, found, by)
-            partitions = (
-                [by_class(subset, found, by)]
-                if by
-                else clusters(table, subset, codec, len(attributes), count, seed)
-            )
-            scratch = str(resolve(out) / "by-component")
-            fitted, tried = choose_prior(
-                table, found, subset, partitions, attributes, known_mean(sums), sampler, scratch
-            )
-            drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
-            drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
-            pooled = ray.get(pooled)
+            fitted, tried, drawn, pooled = _fit_table(inputs, codec, count, by, sampler, seed, out)
         fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
         result = {
             "components": len(fitted.prior.weights),
@@ -125,7 +114,7 @@ def fit(
             pooled_factor=pooled,
             attributes=attribute_statistics(sums),
             examples=images,
-            parents=parents,
+            parents=inputs.parents,
             config=settings,
             rows=sums.count,
             result=result,
@@ -133,12 +122,51 @@ def fit(
         )
 
 
-def _inputs(
-    model: str, latents: str, moments: str
-) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:
-    """The table, its sums with their attributes, all fingerprints; UserError when they do not belong
-    together.
-    """
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """A latent table, its moment sums and their attributes, and the fingerprints of all that was read."""
+
+    table: LatentTable
+    sums: MomentSums
+    attributes: tuple[Attribute, ...]
+    parents: dict[str, str]
+
+
+def _fit_table(
+    inputs: _Inputs,
+    codec: Codec,
+    count: int | None,
+    by: str | None,
+    sampler: Sampler,
+    seed: int,
+    out: str,
+) -> tuple[FittedPrior, list[dict[str, Any]], dict[str, Moments], np.ndarray]:
+    """The fitted prior, facts about all candidates, moments of priors by name, and the pooled factor."""
+    table, sums, attributes = inputs.table, inputs.sums, inputs.attributes
+    pooled = ray.remote(pooled_factor).remote(sums)
+    baselines = {name: single_gaussian_moments.remote(name, sums) for name in _BASELINES}
+    found = scan(table, [by] if by else [])
+    subset = draw_subset(table, found, by)
+    if by:
+        partitions: Iterable[Partition] = [column_partition(subset, found, by)]
+    else:
+        partitions = cluster_partitions(table, subset, codec, len(attributes), count, seed)
+    fitter = PriorFitter(
+        table=table,
+        row_groups=found.groups,
+        attributes=attributes,
+        attribute_means=known_mean(sums),
+        sampler=sampler,
+        scratch=str(resolve(out) / "by-component"),
+    )
+    fitted, tried = fitter.choose(partitions, subset)
+    drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
+    drawn |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
+    return fitted, tried, drawn, ray.get(pooled)
+
+
+def _read_inputs(model: str, latents: str, moments: str) -> _Inputs:
+    """Open the inputs; UserError when they do not belong together."""
     model_manifest = read_manifest(model, model_io.KIND)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
@@ -153,16 +181,16 @@ def _inputs(
     if sums.count < 2:
         raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    return (
-        table,
-        sums,
-        lineage.attributes,
-        {name: manifest.fingerprint for name, manifest in manifests.items()},
+    return _Inputs(
+        table=table,
+        sums=sums,
+        attributes=lineage.attributes,
+        parents={name: manifest.fingerprint for name, manifest in manifests.items()},
     )
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
-    """The first images of what the latents were encoded from."""
+    """The first images of the source that the latents were encoded from."""
     if count < 0:
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
@@ -175,16 +203,14 @@ def _component_count(components: str, by: str | None) -> int | None:
     if components == "auto":
         return None
     if by is not None:
-        raise UserError("give --components or --by, not both: --by makes one component a class")
+        raise UserError("give --components or --by, not both: --by makes one component per class")
     if not components.isdigit() or int(components) < 1:
         raise UserError(f"components is {components!r}; allowed: auto, or a whole number from 1")
     return int(components)
 
 
 def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:
-    """Files about the prior: every figure, and slide 16's two pictures of the training latents against what
-    is drawn.
-    """
+    """Files about the prior: its figures, and slide 16's two plots of training latents against drawn ones."""
     return {
         "fidelity.json": json.dumps(facts, indent=1).encode(),
         "marginals.png": marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),
