@@ -85,8 +85,8 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     """
     if not 0 < len(found.values[column]) <= MAX_CLASSES:
         raise UserError(
-            f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; --by makes one component"
-            " per value"
+            f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; --by makes"
+            " one component per value"
         )
     values = pa.array(sorted(found.values[column]))
 
