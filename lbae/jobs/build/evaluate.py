@@ -5,14 +5,15 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.evaluate.evaluation import find
+from lbae.distributed.evaluate.evaluation_run import run_evaluation
 from lbae.errors import UserError
 from lbae.io.artifacts import output as artifact
 from lbae.io.storage.location import cache_folder, resolve
-from lbae.report.evaluation import findings as evaluation
-from lbae.report.evaluation.findings import PRIORS, Features, Settings
-from lbae.report.evaluation.references import Cache
-from lbae.report.evaluation.streams import RECONSTRUCTIONS, VERSION, Rules
+from lbae.report.evaluation.cache import Cache
+from lbae.report.evaluation.inputs import read_inputs
+from lbae.report.evaluation.report_json import KIND, evaluation_report
+from lbae.report.evaluation.settings import PRIORS, Features, Settings, chosen_priors
+from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
 from lbae.report.features.feature_sums import chosen_metrics
 from lbae.report.pages import evaluation_page
 
@@ -63,28 +64,28 @@ def evaluate(
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     settings = Settings(
-        priors=evaluation.chosen_priors(priors),
+        priors=chosen_priors(priors),
         features=features,
         metrics=chosen_metrics(metrics),
         protocol=protocol,
         seed=seed,
     )
-    inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
+    inputs = read_inputs(bundle, data, train_data, latents, moments)
     config = {
-        "version": VERSION,
+        "version": PROTOCOL_VERSION,
         **asdict(settings),
         "priors": list(settings.priors),
         "metrics": list(settings.metrics),
     }
     images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
-    place = (out, evaluation.KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
+    place = (out, KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
     if done := artifact.finished(*place):
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
         check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
-        found, networks = find(inputs, settings, kept, max_bad_fraction)
-        report = evaluation.report(inputs, settings, found, networks)
+        found = run_evaluation(inputs, settings, kept, max_bad_fraction)
+        report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)
     artifact.begin(*place)
     for name, content in files.items():
@@ -97,7 +98,7 @@ def evaluate(
     }
     return artifact.publish(
         out,
-        evaluation.KIND,
+        KIND,
         fingerprint=fingerprint,
         parents=inputs.parents,
         config=config,
