@@ -60,9 +60,12 @@ def compare(
     return Findings(
         streams=streams,
         references=references,
-        distances={name: _results(tasks) for name, tasks in apart.items()},
+        distances={
+            name: {reference: ray.get(task) for reference, task in tasks.items()}
+            for name, tasks in apart.items()
+        },
         accuracy=accuracy,
-        rates=_results(rates),
+        rates={form: ray.get(task) for form, task in rates.items()},
         nearest=memorization.nearest,
         neighbours=memorization.neighbours,
         paths=ray.get(paths),
@@ -70,10 +73,6 @@ def compare(
         overlap=same,
         left_out=left_out | memorization.left_out,
     )
-
-
-def _results(tasks: dict[str, ray.ObjectRef]) -> dict[str, Any]:
-    return {name: ray.get(task) for name, task in tasks.items()}
 
 
 _distances, _rates = network_task(distances), network_task(rate_curve)
