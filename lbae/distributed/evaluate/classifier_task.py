@@ -26,7 +26,7 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier:
     shards, gpus = spread(source.shards, _ROWS), min(cluster_gpus(), 1)
     cpus = min(node_cpus(gpus), _CPUS)  # on a node that has the GPU as well
     meter = start_meter()
-    ray.get(meter.begin.remote(0, SETTINGS["epochs"]))
+    ray.get(meter.set_progress.remote(0, SETTINGS["epochs"]))
     task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(
         source.uri, shards, config, gpus, cpus, meter
     )
@@ -45,8 +45,8 @@ def _train(
     examples = read_labelled_images(uri, shards, config)
 
     def on_epoch(done: int, total: int, loss: float) -> None:
-        meter.begin.remote(done, total)
-        meter.say.remote(f"loss {loss:.3f}")
+        meter.set_progress.remote(done, total)
+        meter.set_note.remote(f"loss {loss:.3f}")
 
     # Torch also sees GPUs that are not this task's.
     device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
