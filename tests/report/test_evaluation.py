@@ -33,10 +33,10 @@ from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.edits import IMAGES as EDITED
 from lbae.report.evaluation.edits import LATENTS, before_edits, measure_edits
 from lbae.report.evaluation.findings import Findings
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import measure_paths
 from lbae.report.evaluation.report_json import evaluation_report
-from lbae.report.evaluation.settings import Settings
+from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
@@ -458,7 +458,7 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
 
 
 @pytest.fixture
-def small() -> tuple[Inputs, Settings, Findings]:
+def small() -> tuple[EvaluationInputs, EvaluationSettings, Findings]:
     """A small evaluation of the golden bundle on 40 test images, each of one grey, from dark to light."""
     bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
     images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
@@ -483,14 +483,16 @@ def small() -> tuple[Inputs, Settings, Findings]:
         nearest={name: {"percentiles_1_50": [3.0, 7.0], "copies": 5} for name in (TEST, "mixture")},
         paths=measure_paths(bundle.codec, bundle.normals, latents[:4], 0),
     )
-    inputs = Inputs(bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={})
-    settings = Settings(
+    inputs = EvaluationInputs(
+        bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={}
+    )
+    settings = EvaluationSettings(
         priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0
     )
     return inputs, settings, found
 
 
-def files_of(evaluation: tuple[Inputs, Settings, Findings]) -> dict[str, bytes]:
+def files_of(evaluation: tuple[EvaluationInputs, EvaluationSettings, Findings]) -> dict[str, bytes]:
     inputs, _, found = evaluation
     return files(inputs, evaluation_report(*evaluation), found)
 

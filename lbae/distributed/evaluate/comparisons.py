@@ -16,10 +16,10 @@ from lbae.distributed.evaluate.training_overlap import overlap_counts, start_ove
 from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits, plan_edits
 from lbae.report.evaluation.findings import Findings, classifier_accuracy
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import PAIRS, Paths, measure_paths
 from lbae.report.evaluation.rates import FORMATS, rate_curve
-from lbae.report.evaluation.settings import Settings
+from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
@@ -27,8 +27,8 @@ from lbae.report.features.feature_sums import Metric, drawn_rows
 
 
 def compare(
-    inputs: Inputs,
-    settings: Settings,
+    inputs: EvaluationInputs,
+    settings: EvaluationSettings,
     classifier: Classifier | None,
     streams: Mapping[str, Stream],
     references: Mapping[str, Reference],
@@ -79,7 +79,7 @@ _distances, _rates = network_task(distances), network_task(rate_curve)
 
 
 def _start_distances(
-    settings: Settings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
+    settings: EvaluationSettings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
     """Tasks by name of the images and of the reference; against training images only the Fréchet distance.
 

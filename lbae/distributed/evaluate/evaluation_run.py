@@ -16,15 +16,17 @@ from lbae.io.sources.source import Source, spread
 from lbae.report.evaluation.cache import Cache, Reference, decoding
 from lbae.report.evaluation.feature_extraction import FeatureExtractor
 from lbae.report.evaluation.findings import Findings, left_out_by
-from lbae.report.evaluation.inputs import Inputs
-from lbae.report.evaluation.settings import Settings, make_priors
+from lbae.report.evaluation.inputs import EvaluationInputs
+from lbae.report.evaluation.settings import EvaluationSettings, make_priors
 from lbae.report.evaluation.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.feature_sums import check_count
 
 _TRAINING_ROWS = 100_000
 
 
-def run_evaluation(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fraction: float) -> Findings:
+def run_evaluation(
+    inputs: EvaluationInputs, settings: EvaluationSettings, cache: Cache, max_bad_fraction: float
+) -> Findings:
     """All findings; UserError for too few images, or for more undecodable test images than allowed."""
     clock = [time.monotonic()]
     config = inputs.bundle.codec.config
@@ -73,7 +75,7 @@ def run_evaluation(inputs: Inputs, settings: Settings, cache: Cache, max_bad_fra
     )
 
 
-def _real_images(inputs: Inputs, settings: Settings) -> dict[str, Source]:
+def _real_images(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[str, Source]:
     """The sources of the references: all test images, and in our protocol about 100,000 training images."""
     sources = {TEST: inputs.test}
     if inputs.train and settings.protocol == "ours":

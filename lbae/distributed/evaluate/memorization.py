@@ -14,7 +14,7 @@ from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.source import Source
 from lbae.report.evaluation.findings import BESIDE, NEAREST
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.settings import MIXTURE, PRIORS
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, Stream
 from lbae.report.features.feature_sums import drawn_rows
@@ -31,7 +31,7 @@ class Memorization:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def find_memorization(inputs: Inputs, streams: Mapping[str, Stream]) -> Memorization:
+def find_memorization(inputs: EvaluationInputs, streams: Mapping[str, Stream]) -> Memorization:
     """The distances of samples, and of test images' latents to compare them with; empty without latents."""
     if inputs.latents is None:
         return Memorization()

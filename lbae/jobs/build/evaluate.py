@@ -12,7 +12,7 @@ from lbae.io.storage.location import cache_folder, resolve
 from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.inputs import read_inputs
 from lbae.report.evaluation.report_json import KIND, evaluation_report
-from lbae.report.evaluation.settings import PRIORS, Features, Settings, chosen_priors
+from lbae.report.evaluation.settings import PRIORS, EvaluationSettings, Features, chosen_priors
 from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
 from lbae.report.features.feature_sums import chosen_metrics
 from lbae.report.pages import evaluation_page
@@ -63,7 +63,7 @@ def evaluate(
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
-    settings = Settings(
+    settings = EvaluationSettings(
         priors=chosen_priors(priors),
         features=features,
         metrics=chosen_metrics(metrics),

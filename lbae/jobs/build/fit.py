@@ -2,40 +2,29 @@
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import ray
 
 from lbae.config import ModelConfig
-from lbae.core.latents.attribute_statistics import attribute_statistics, known_mean
-from lbae.core.latents.normals import pooled_factor
+from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.core.network.codec import Codec
 from lbae.core.prior.fidelity import covariance, moment_errors
-from lbae.core.prior.prior import Sampler
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.fit.partition import Partition, cluster_partitions, column_partition, draw_subset
-from lbae.distributed.fit.prior_candidates import FittedPrior, Moments, PriorFitter, single_gaussian_moments
-from lbae.distributed.latents.table_scan import scan
+from lbae.distributed.fit.prior_candidates import Moments
+from lbae.distributed.fit.table_fit import FitSettings, fit_table, read_fit_inputs
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts import model_artifact as model_io
 from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
-from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.attribute_columns import candidate_columns
+from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.sources.plan import plan
-from lbae.io.storage.location import absolute, resolve
+from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
 from lbae.report.figures.pictures import load_images
 from lbae.report.figures.plots import covariances, marginals
-
-_BASELINES: tuple[Sampler, ...] = ("hyperplane", "direct")  # compared with the prior, as in slide 16
 
 
 def fit(
@@ -72,7 +61,7 @@ def fit(
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(components, by)
-    inputs = _read_inputs(model, latents, moments)
+    inputs = read_fit_inputs(model, latents, moments)
     table, sums = inputs.table, inputs.sums
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
@@ -97,96 +86,33 @@ def fit(
         with session(address):
             check_storage([latents], [out])
             artifact.begin(*place)
-            fitted, tried, drawn, pooled = _fit_table(inputs, codec, count, by, sampler, seed, out)
+            chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed)
+            found = fit_table(inputs, codec, chosen, str(resolve(out) / "by-component"))
+        prior, drawn = found.fitted.prior, found.moments
         fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
         result = {
-            "components": len(fitted.prior.weights),
+            "components": len(prior.weights),
             "sampler": sampler,
             "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-            "tried": tried,
+            "tried": found.tried,
             "fidelity": fidelity,
             "seconds": round(time.monotonic() - started, 1),
         }
         return bundle_io.save_bundle(
             out,
             model=model,
-            prior=fitted.prior,
-            pooled_factor=pooled,
+            prior=prior,
+            pooled_factor=found.pooled_factor,
             attributes=attribute_statistics(sums),
             examples=images,
             parents=inputs.parents,
             config=settings,
             rows=sums.count,
             result=result,
-            report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),
+            report=_report(
+                sums, drawn, {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
+            ),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """A latent table, its moment sums and their attributes, and the fingerprints of all that was read."""
-
-    table: LatentTable
-    sums: MomentSums
-    attributes: tuple[Attribute, ...]
-    parents: dict[str, str]
-
-
-def _fit_table(
-    inputs: _Inputs,
-    codec: Codec,
-    count: int | None,
-    by: str | None,
-    sampler: Sampler,
-    seed: int,
-    out: str,
-) -> tuple[FittedPrior, list[dict[str, Any]], dict[str, Moments], np.ndarray]:
-    """The fitted prior, facts about all candidates, moments of priors by name, and the pooled factor."""
-    table, sums, attributes = inputs.table, inputs.sums, inputs.attributes
-    pooled = ray.remote(pooled_factor).remote(sums)
-    baselines = {name: single_gaussian_moments.remote(name, sums) for name in _BASELINES}
-    found = scan(table, [by] if by else [])
-    subset = draw_subset(table, found, by)
-    if by:
-        partitions: Iterable[Partition] = [column_partition(subset, found, by)]
-    else:
-        partitions = cluster_partitions(table, subset, codec, len(attributes), count, seed)
-    fitter = PriorFitter(
-        table=table,
-        row_groups=found.groups,
-        attributes=attributes,
-        attribute_means=known_mean(sums),
-        sampler=sampler,
-        scratch=str(resolve(out) / "by-component"),
-    )
-    fitted, tried = fitter.choose(partitions, subset)
-    drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
-    drawn |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
-    return fitted, tried, drawn, ray.get(pooled)
-
-
-def _read_inputs(model: str, latents: str, moments: str) -> _Inputs:
-    """Open the inputs; UserError when they do not belong together."""
-    model_manifest = read_manifest(model, model_io.KIND)
-    table = open_latent_table(absolute(latents))
-    sums, moments_manifest = load_moments(moments)
-    model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
-    model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
-    lineage = load_lineage(moments, moments_manifest)
-    if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
-        raise UserError(
-            f"moment sums {moments} are of latents {', '.join(lineage.tables)}, not of {latents} alone"
-            f" ({table.manifest.fingerprint}); reduce that table first"
-        )
-    if sums.count < 2:
-        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
-    manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    return _Inputs(
-        table=table,
-        sums=sums,
-        attributes=lineage.attributes,
-        parents={name: manifest.fingerprint for name, manifest in manifests.items()},
-    )
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:

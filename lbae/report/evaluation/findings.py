@@ -10,9 +10,9 @@ from lbae.core.moments.kernel import moment_sums
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import EDITS, Edits
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import Paths
-from lbae.report.evaluation.settings import COINS, MIXTURE, PRIORS, Settings
+from lbae.report.evaluation.settings import COINS, MIXTURE, PRIORS, EvaluationSettings
 from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, Stream
 from lbae.report.features.classifier import Classifier
 
@@ -52,7 +52,7 @@ class Findings:
         return {name: moment_sums(stream.latents, latent_dim) for name, stream in named.items()}
 
 
-def left_out_by(inputs: Inputs, settings: Settings) -> dict[str, str]:
+def left_out_by(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[str, str]:
     """What cannot be measured with these inputs and settings, with the reason for each."""
     left: dict[str, str] = {}
     if inputs.moments is None:

@@ -17,7 +17,7 @@ from lbae.io.storage.location import absolute
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class EvaluationInputs:
     """A bundle and test images, and if given the training images, their latents and moment sums."""
 
     bundle: Bundle
@@ -30,7 +30,7 @@ class Inputs:
 
 def read_inputs(
     bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None
-) -> Inputs:
+) -> EvaluationInputs:
     """Open the inputs.
 
     UserError when the bundle was not fitted from these latents or moments, when the latents were not encoded
@@ -62,7 +62,9 @@ def read_inputs(
     parents |= {"train_data": train.fingerprint} if train else {}
     parents |= {"latents": table.manifest.fingerprint} if table else {}
     parents |= {"moments": sums_manifest.fingerprint} if sums_manifest else {}
-    return Inputs(bundle=loaded, test=test, train=train, latents=table, moments=sums, parents=parents)
+    return EvaluationInputs(
+        bundle=loaded, test=test, train=train, latents=table, moments=sums, parents=parents
+    )
 
 
 def _check_size(test: Source, side: int) -> None:

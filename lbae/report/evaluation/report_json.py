@@ -14,10 +14,10 @@ from lbae.core.prior.fidelity import moment_errors
 from lbae.core.prior.memory import QUERIES
 from lbae.report.evaluation.edits import LATENTS
 from lbae.report.evaluation.findings import Findings
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import PAIRS
 from lbae.report.evaluation.rates import psnr
-from lbae.report.evaluation.settings import DISTANCE_NAMES, Settings
+from lbae.report.evaluation.settings import DISTANCE_NAMES, EvaluationSettings
 from lbae.report.evaluation.streams import BAD, PROTOCOL_VERSION, RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.distances import KERNEL_ROWS
 from lbae.report.features.feature_sums import KEPT
@@ -25,7 +25,9 @@ from lbae.report.features.feature_sums import KEPT
 KIND = "evaluation"
 
 
-def evaluation_report(inputs: Inputs, settings: Settings, found: Findings) -> dict[str, Any]:
+def evaluation_report(
+    inputs: EvaluationInputs, settings: EvaluationSettings, found: Findings
+) -> dict[str, Any]:
     """The content of report.json: all figures, and all that they depend on."""
     references = {name: reference.features.count for name, reference in found.references.items()}
     config = inputs.bundle.codec.config
@@ -64,7 +66,7 @@ def _undecodable(found: Findings) -> dict[str, int]:
     return {name: int(of_source[BAD]) for name, of_source in sums.items()}
 
 
-def _rows_used(inputs: Inputs, settings: Settings, found: Findings) -> dict[str, int]:
+def _rows_used(inputs: EvaluationInputs, settings: EvaluationSettings, found: Findings) -> dict[str, int]:
     """The largest number of rows that each statistic uses, for those that do not use all."""
     tested, used = found.streams[RECONSTRUCTIONS].features.count, {}
     if {"kernel", "precision", "recall"} & set(settings.metrics):

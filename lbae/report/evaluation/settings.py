@@ -22,7 +22,7 @@ PRIORS = (MIXTURE, *get_args(Sampler), COINS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class EvaluationSettings:
     """All that the figures of an evaluation depend on, except the artifacts."""
 
     priors: tuple[str, ...]

@@ -10,7 +10,7 @@ from lbae.report.features.classifier import BATCH, Classifier
 from lbae.report.features.labelled_images import LabelledImages
 
 
-class Settings(TypedDict):
+class ClassifierOptions(TypedDict):
     """The options of :func:`train_classifier` on which its result depends."""
 
     epochs: int
@@ -18,7 +18,7 @@ class Settings(TypedDict):
     seed: int
 
 
-SETTINGS: Settings = {"epochs": 6, "least_steps": 120, "seed": 0}
+SETTINGS: ClassifierOptions = {"epochs": 6, "least_steps": 120, "seed": 0}
 _LEARNING_RATE = 3e-3
 
 

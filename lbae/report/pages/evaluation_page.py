@@ -10,7 +10,7 @@ from lbae.core.prior.fidelity import covariance
 from lbae.io.images import encode_png, grid
 from lbae.report.evaluation.edits import SHOWN
 from lbae.report.evaluation.findings import NEAREST, Findings
-from lbae.report.evaluation.inputs import Inputs
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import FRAMES
 from lbae.report.evaluation.settings import PRIORS
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST
@@ -21,7 +21,7 @@ from lbae.report.pages.html import page
 _COLUMNS, _SAMPLES = 16, 32
 
 
-def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
+def files(inputs: EvaluationInputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
     """Every file of the evaluation by its name."""
     pictures = {name: encode_png(picture) for name, picture in _pictures(found)}
     shown = pictures | dict(_figures(inputs, report, found))
@@ -50,7 +50,9 @@ def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
         yield f"{EDIT_PICTURE}{number}", grid(edit.shown, min(SHOWN, edit.images))
 
 
-def _figures(inputs: Inputs, report: dict[str, Any], found: Findings) -> Iterable[tuple[str, bytes]]:
+def _figures(
+    inputs: EvaluationInputs, report: dict[str, Any], found: Findings
+) -> Iterable[tuple[str, bytes]]:
     names, rows = report["names"], report["distances"]
     bars = {name: row[TEST]["frechet"] for name, row in rows.items() if "frechet" in row.get(TEST, {})}
     if bars:
