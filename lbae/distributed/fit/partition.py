@@ -98,8 +98,7 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     if not (known & ~subset.held).any():
         raise UserError(
             f"column {column!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
-            f" learn from, all of"
-            " them held out: too few for one component a value"
+            " learn from, all of them held out: too few for one component per value"
         )
     tried: Candidate = ray.get(_try_classes.remote(subset.latents[known], subset.held[known], labels[known]))
     return Partition(

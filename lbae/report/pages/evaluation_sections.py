@@ -45,9 +45,9 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     names, accuracy = report["names"], report["classifier_accuracy"]
     right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
     known = f"right on test images: {right}" if right else "the test images do not tell how often it is right"
-    looked = "Inception's features"
+    compared = "Inception's features"
     if report["features"] == "classifier":
-        looked = f"features of a small classifier ({known}), so comparable within this data set only"
+        compared = f"features of a small classifier ({known}), comparable within this data set only"
     measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
     header, *rows = _filled(
         [
@@ -57,11 +57,10 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     )
     return Section(
         title="Distances",
-        text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision"
-        f" and recall."
-        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies"
-        " are exact ones;"
-        " samples nearer than test images, or with more copies, repeat training images.",
+        text=f"In {compared}; protocol {report['protocol']}. Smaller distances are better, and larger"
+        " precision and recall. Nearest: 1st and 50th percentile of the distance to the nearest training"
+        " latent, in bits. Copies: latents equal to a training latent. Samples that are nearer than test"
+        " images, or have more copies, repeat training images.",
         header=header,
         rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
@@ -75,9 +74,8 @@ def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section
     }
     return Section(
         title="Reconstructions",
-        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits a pixel;"
-        f" image formats,"
-        f" at the same {rates['psnr_db']} dB and headers included, take {_plain(taken)}.",
+        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits per pixel."
+        f" At the same {rates['psnr_db']} dB, image formats with their headers take {_plain(taken)}.",
         rows=_worded(report["reconstructions"]),
         pictures=_some(shown, "reconstructions", "rates"),
     )
@@ -88,9 +86,8 @@ def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
     if report["moments_of_samples"]:
         yield Section(
             title="Moments of samples",
-            text="Against those of the training latents, root mean square error; of test latents it is what"
-            " chance and"
-            " unseen images make of it.",
+            text="Root mean square error against the moments of the training latents. For test latents it"
+            " shows the effect of chance and of unseen images.",
             header=["latents", "means", "pairs"],
             rows=[(name, f["means_rms"], f["pairs_rms"]) for name, f in report["moments_of_samples"].items()],
             pictures=_some(shown, "marginals", "covariances"),
@@ -101,9 +98,9 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     ways = report["interpolation"]
     return Section(
         title="Interpolation",
-        text=f"Paths between pairs of test images, {FRAMES} frames: ours above; below the paper's code,"
-        f" which shows the true"
-        " ends before and after its own. Steps are root mean square changes of pixels from frame to frame.",
+        text=f"Paths of {FRAMES} frames between pairs of test images: ours above, the paper's code below,"
+        " which shows the true ends before and after its own frames. Steps are root mean square changes of"
+        " pixels from frame to frame.",
         header=["", *ways],
         rows=[(text, *(facts[fact] for facts in ways.values())) for fact, text in _FACTS.items()],
         pictures=_some(shown, *(f"interpolation-{way}" for way in ways)),
@@ -113,12 +110,10 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
-        text="Share of images in which the classifier then finds what was asked; in brackets the bits"
-        " flipped, the root mean"
-        " square change of pixels and, where there are other columns, the share of those that it finds"
-        " changed. Pictures"
-        f" of the first {EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as"
-        f" these can.",
+        text="Share of edited images in which the classifier finds the attribute as asked; in brackets the"
+        " bits flipped, the root mean square change of pixels and, where there are other columns, the share"
+        f" of those that changed. Pictures of the first {EDITED} edits, one block per edit: before, then by"
+        f" {', '.join(METHODS)} where the method can do the edit.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
         pictures=[content for name, content in shown.items() if name.startswith(EDIT_PICTURE)],
@@ -126,11 +121,9 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 
 
 _TERMS = (
-    "Rows used: of how many images at most a figure is made that does not use all; drawn at random, always"
-    " the same."
-    " Overlap: test images whose file is a training image's byte by byte, and those with a training image's"
-    " key, which says"
-    " nothing where keys are numbers of rows."
+    "Rows used: the largest number of images in a figure that does not use all of them; drawn at random,"
+    " always the same. Overlap: test images whose bytes, and those whose key, a training image has too. Keys"
+    " mean nothing where they are numbers of rows."
 )
 _LAST = ("precision", "recall", "nearest", "copies")
 _TOLD = (
@@ -187,9 +180,7 @@ def _title(attribute: str, value: bool) -> str:
 
 
 def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
-    """Without the columns that say nothing: of metrics that were not asked for, of images that were not
-    given.
-    """
+    """The table without its empty columns, such as metrics that were not asked for."""
     return list(zip(*(column for column in zip(*table, strict=True) if set(column[1:]) != {""}), strict=True))
 
 
