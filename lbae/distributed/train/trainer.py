@@ -19,7 +19,7 @@ from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
 from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
-from lbae.distributed.train.stream import dataset
+from lbae.distributed.train.streaming_feed import streamed_images
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources.source import Source
@@ -120,7 +120,7 @@ def run_workers(
         work,
         train_loop_config={"settings": settings},
         scaling_config=scaling,
-        datasets={ROWS: dataset(images, config)} if settings.feed == "streaming" else None,
+        datasets={ROWS: streamed_images(images, config)} if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
             name=_RUN,
             storage_path=place,

@@ -5,15 +5,16 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.evaluate.evaluation import find
+from lbae.distributed.evaluate.evaluation_run import run_evaluation
 from lbae.errors import UserError
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import cache_folder, resolve
-from lbae.report.evaluation import findings as evaluation
-from lbae.report.evaluation.findings import PRIORS, Features, Settings
-from lbae.report.evaluation.references import Cache
-from lbae.report.evaluation.streams import RECONSTRUCTIONS, VERSION, Rules
+from lbae.report.evaluation.cache import Cache
+from lbae.report.evaluation.inputs import read_inputs
+from lbae.report.evaluation.report_json import KIND, evaluation_report
+from lbae.report.evaluation.settings import PRIORS, EvaluationSettings, Features, chosen_priors
+from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
 from lbae.report.features.feature_sums import chosen_metrics
 from lbae.report.pages import evaluation_page
 
@@ -63,16 +64,16 @@ def evaluate(
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
-    settings = Settings(
-        priors=evaluation.chosen_priors(priors),
+    settings = EvaluationSettings(
+        priors=chosen_priors(priors),
         features=features,
         metrics=chosen_metrics(metrics),
         protocol=protocol,
         seed=seed,
     )
-    inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
+    inputs = read_inputs(bundle, data, train_data, latents, moments)
     config = {
-        "version": VERSION,
+        "version": PROTOCOL_VERSION,
         **asdict(settings),
         "priors": list(settings.priors),
         "metrics": list(settings.metrics),
@@ -80,7 +81,7 @@ def evaluate(
     images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
     output = Output(
         out,
-        evaluation.KIND,
+        KIND,
         parents=inputs.parents,
         config=config,
         inputs=[bundle, latents, moments, *images],
@@ -91,8 +92,8 @@ def evaluate(
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
         check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
-        found, networks = find(inputs, settings, kept, max_bad_fraction)
-        report = evaluation.report(inputs, settings, found, networks)
+        found = run_evaluation(inputs, settings, kept, max_bad_fraction)
+        report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)
     if done := output.begin():
         return done
