@@ -56,7 +56,7 @@ def answer(status: int, code: str) -> Exception:
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
         (ValueError("x"), False),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:60],
 )
 def test_a_storage_that_may_answer_next_time_is_told_from_one_that_refuses(error, transient):
     assert is_transient(error) == transient
@@ -74,6 +74,7 @@ def test_a_storage_that_may_answer_next_time_is_told_from_one_that_refuses(error
         (TransientStorageError("slow"), TransientStorageError, True, 1, "slow"),
         (TypeError("boom"), UnforeseenError, True, 1, "TypeError: boom"),
         (KeyError("label"), UnforeseenError, True, 1, "KeyError: 'label'"),
+        (ValueError(" ".join(["word"] * 1000)), UnforeseenError, True, 1, f"ValueError:{' word' * 117} ..."),
         (AssertionError(), UnforeseenError, True, 1, "AssertionError"),
         (
             RuntimeError("CUDA error: no kernel image\nFor debugging consider CUDA_LAUNCH_BLOCKING=1\n"),
@@ -98,7 +99,7 @@ def test_a_storage_that_may_answer_next_time_is_told_from_one_that_refuses(error
         ),
         (OSError("no number"), UnforeseenError, True, 1, "OSError: no number"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:60],
 )
 def test_every_exception_has_a_line_an_exit_code_and_a_verdict_on_a_retry(error, kind, retry, code, line):
     own = as_lbae_error(error)
@@ -122,7 +123,7 @@ def test_an_exception_says_what_was_worked_on_also_after_a_journey():
         (OSError(errno.ENOSPC, "No space left on device", "/out"), 1, "No space left on device: '/out'"),
         (TypeError("boom"), 1, "TypeError: boom"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:60],
 )
 def test_a_job_ends_with_the_line_and_the_exit_code(monkeypatch, capsys, error, code, line):
     def job() -> None:

@@ -31,6 +31,8 @@ def test_throttled_requests_are_tried_again(refusing):
 
 
 def test_what_keeps_failing_is_transient_or_not_by_the_servers_answer(refusing, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
     place = resolve("s3://bucket/file")
     monkeypatch.setattr(place.fs, "retries", 1)
     for code, status, transient in (
