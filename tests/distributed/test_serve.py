@@ -21,8 +21,9 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.serve import service as stage
-from lbae.distributed.serve.deployments import Deployed, application, share_of_gpu
-from lbae.distributed.serve.service import is_served, serving
+from lbae.distributed.serve.application import ServeArguments, application, share_of_gpu
+from lbae.distributed.serve.running_service import is_served
+from lbae.distributed.serve.service import serving
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
@@ -45,12 +46,12 @@ def config(bundle: str, **changes) -> ServeApplicationSchema:
 def test_the_config_file_builds_the_application(pipeline, monkeypatch):
     application = config(pipeline.bundle)
     target = getattr(*_imported(application.import_path))
-    assert isinstance(target(Deployed(**application.args)), ray.serve.Application)
+    assert isinstance(target(ServeArguments(**application.args)), ray.serve.Application)
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     with pytest.raises(UserError, match="there are no API keys"):
-        target(Deployed(**config(pipeline.bundle, insecure=False).args))
+        target(ServeArguments(**config(pipeline.bundle, insecure=False).args))
     with pytest.raises(ValidationError, match="replica"):
-        Deployed(**config(pipeline.bundle, replica=2).args)
+        ServeArguments(**config(pipeline.bundle, replica=2).args)
 
 
 def _imported(path: str) -> tuple[object, str]:
