@@ -148,7 +148,7 @@ def read_pointer(uri: str) -> str:
     """The URI of the bundle that a file names, for services that follow it. UserError when it holds no
     absolute one.
     """
-    found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
+    found = readable(uri, "pointer").read_bytes().decode("utf-8-sig", errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(
             f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle"
