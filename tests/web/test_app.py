@@ -14,7 +14,7 @@ from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.packing import pack, unpack
 from lbae.io.images import square_grid
-from lbae.web import answers, app
+from lbae.web import answers, inputs
 from lbae.web.middleware import Limits
 from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
@@ -119,7 +119,7 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
 
 def test_few_images_are_decoded_at_a_time(client, monkeypatch):
     """An image of as many pixels as are allowed takes 300 MB while it is decoded."""
-    running, seen, guard, read = 0, [], threading.Lock(), app.image_of
+    running, seen, guard, read = 0, [], threading.Lock(), inputs.image_of
 
     def watched(*arguments, **options):
         nonlocal running
@@ -131,7 +131,7 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
             running -= 1
         return read(*arguments, **options)
 
-    monkeypatch.setattr(app, "image_of", watched)
+    monkeypatch.setattr(inputs, "image_of", watched)
     asks = [{"image": b64(image_file(seed))} for seed in range(12)]
     batches = [("POST", "/v1/encode", {"json": {"images": [ask["image"]]}}) for ask in asks]
     edits = [("POST", "/v1/edit", {"json": {"item": ask, "set": ["a"]}}) for ask in asks]
@@ -142,8 +142,8 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "body", "module", "work", "calls"),
     [
-        ("encode", {"images": [b64(image_file(1))] * 3}, app, "image_of", 3),
-        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, app, "image_of", 1),
+        ("encode", {"images": [b64(image_file(1))] * 3}, inputs, "image_of", 3),
+        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, inputs, "image_of", 1),
         ("sample", {"n": 1, "format": "zip"}, answers, "archive", 1),
         ("decode", {"latents": ["AAAA"]}, answers, "image_fields", 1),
     ],

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64
 
+from lbae.core.latents.attribute_names import match_given
 from lbae.errors import UserError
 
 Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from lbae.distributed.serve.bundle_registry import BundleVersion
 from lbae.distributed.serve.replica_bundles import ReplicaBundles
 from lbae.errors import UserError
-from lbae.web.backend import About, Backend
+from lbae.web.backend import Backend, BundleFacts
 
 VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
 
@@ -33,9 +33,9 @@ class VerbDeployment:
         self._bundles = open_bundles()
         await self._bundles.start()
 
-    async def about(self, version: BundleVersion) -> About:
+    async def facts(self, version: BundleVersion) -> BundleFacts:
         """The facts of a bundle version."""
-        return (await self._bundles.backend(version)).about
+        return (await self._bundles.backend(version)).facts
 
     async def call(self, version: BundleVersion, verb: str, *arguments: Any) -> Any:
         """The result of a verb, or its UserError: Serve would log a raised one with its traceback."""
@@ -53,12 +53,14 @@ async def open_remote_backend(version: BundleVersion) -> Backend:
     """A backend that calls the deployments of the verbs, all on one bundle version."""
     app = ray_serve.get_replica_context().app_name
     handles = {name: ray_serve.get_deployment_handle(name, app) for name in VERBS}
-    return _RemoteBackend(version, await handles["Sampler"].about.remote(version), handles)
+    return _RemoteBackend(version, await handles["Sampler"].facts.remote(version), handles)
 
 
 class _RemoteBackend:
-    def __init__(self, version: BundleVersion, about: About, handles: dict[str, DeploymentHandle]) -> None:
-        self.version, self.about = version, about
+    def __init__(
+        self, version: BundleVersion, facts: BundleFacts, handles: dict[str, DeploymentHandle]
+    ) -> None:
+        self.version, self.facts = version, facts
         self._handles = {verb: handles[name] for name, verbs in VERBS.items() for verb in verbs}
 
     async def _call(self, verb: str, *arguments: Any) -> np.ndarray:
