@@ -17,7 +17,7 @@ def parse_prompt(prompt: str, known: Iterable[str]) -> dict[str, bool]:
     """The attributes that a prompt asks for (True) and excludes (False).
 
     A prompt is a list of ``NAME`` and ``not NAME``, separated by commas. Where names hold commas or begin
-    with "not ", the longest known name is meant. Any name may stand in double quotes, with ``""`` for a quote.
+    with "not ", the longest known name is meant. Any name may stand in double quotes (``""`` for a quote).
     UserError for an unknown name, one that is both asked for and excluded, or more than 64 names.
     """
     names, given, count = list(known), dict[str, bool](), 0
