@@ -4,6 +4,7 @@ process."""
 import functools
 import importlib
 import itertools
+import os
 import re
 import socket
 import time
@@ -103,7 +104,10 @@ def test_a_port_that_is_taken_is_refused(pipeline):
         other.listen()
         port = other.getsockname()[1]
         with (
-            pytest.raises(UserError, match=f"nothing can listen at 127.0.0.1, port {port}: .*; give another"),
+            pytest.raises(
+                UserError,
+                match=f"port {port} at 127.0.0.1 is taken: process {os.getpid()} .*listens there; end it, or",
+            ),
             serving(pipeline.bundle, port),
         ):
             pass

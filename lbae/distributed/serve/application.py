@@ -35,6 +35,7 @@ from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
 Topology = Literal["fused", "split"]
 
 REGISTRY = "BundleRegistry"
+SCALING_DELAYS = {"upscale_delay_s": 30, "downscale_delay_s": 600}  # Serve's own
 
 _INGRESS = "LBAE"
 _MAX_THREADS = 4
@@ -104,7 +105,12 @@ def application(
 
     def scaled(deployment: Any, runs_codec: bool) -> Any:
         target = limits.max_running / 4
-        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": target}
+        scaling = {
+            "min_replicas": least,
+            "max_replicas": most,
+            "target_ongoing_requests": target,
+            **SCALING_DELAYS,
+        }
         return deployment.options(
             **({"autoscaling_config": scaling} if most > least else {"num_replicas": least}),
             **_HEALTH,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,16 +55,20 @@ def ancestors(process: Process) -> Iterator[Process]:
 def listener(port: int) -> str:
     """Who listens on a TCP port, in words: its process, or its user where that is all that can be read."""
     inodes = dict(_listening_sockets(port))
-    for folder in _PROC.glob("[0-9]*/fd"):
-        try:
-            targets = {os.readlink(entry) for entry in folder.iterdir()}
-        except OSError:  # another user's process
-            continue
-        if any(f"socket:[{inode}]" in targets for inode in inodes):
-            found = read_process(int(folder.parent.name))
-            return f"process {folder.parent.name}" + (f" ({' '.join(found.command)})" if found else "")
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    for process in processes():
+        if not sockets.isdisjoint(_open_files(process.pid)):
+            return f"process {process.pid} ({' '.join(process.command)})"
     users = sorted(set(inodes.values()))
     return f"a process of user {', '.join(map(str, users))}" if users else "another process"
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """The targets of a process's open files; none of another user's process."""
+    with suppress(OSError):
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                yield os.readlink(entry)
 
 
 def _listening_sockets(port: int) -> Iterator[tuple[str, int]]:
