@@ -47,27 +47,27 @@ def _frame_scale(side: int) -> int:
     return max(1, min(4, _LARGE // side))
 
 
-def picture(image: np.ndarray, kind: ImageFormat) -> Response:
+def picture_response(image: np.ndarray, kind: ImageFormat) -> Response:
     """One image file."""
     return Response(encode_image(image, kind), media_type=MEDIA[kind])
 
 
-def sheet(images: np.ndarray) -> Response:
+def grid_response(images: np.ndarray) -> Response:
     """One PNG of all images in about as many rows as columns."""
     return Response(encode_png(square_grid(images)), media_type=MEDIA["png"])
 
 
-def strip(images: np.ndarray) -> Response:
+def strip_response(images: np.ndarray) -> Response:
     """One PNG of all images side by side."""
     return Response(encode_png(grid(images, len(images), _SCALE)), media_type=MEDIA["png"])
 
 
-def animation(frames: np.ndarray) -> Response:
+def animation_response(frames: np.ndarray) -> Response:
     """An animated WebP that runs forward and back."""
     return Response(encode_webp(frames, _frame_scale(frames.shape[1])), media_type=MEDIA["webp"])
 
 
-def archive(images: np.ndarray) -> Response:
+def zip_response(images: np.ndarray) -> Response:
     """A zip of PNG files, 0000.png and so on; always the same bytes for the same images."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:  # PNG is compressed already

@@ -83,7 +83,11 @@ def _add_interpolate(app: FastAPI, limits: Limits) -> None:
             frames_made = _decoded_in_turn(latents, backend)
             answer = StreamingResponse(answers.lines(frames_made), media_type="application/x-ndjson")
         else:
-            make = {"strip": answers.strip, "webp": answers.animation, "zip": answers.archive}[request.format]
+            make = {
+                "strip": answers.strip_response,
+                "webp": answers.animation_response,
+                "zip": answers.zip_response,
+            }[request.format]
             answer = await in_writer(make, await backend.decode(latents))
         answer.headers["X-Seed"] = str(request.seed)
         return answer
@@ -113,7 +117,7 @@ def _add_edit(app: FastAPI, limits: Limits) -> None:
             )
         else:
             (image,) = await backend.decode(edited)
-            answer = await in_writer(answers.picture, image, request.format)
+            answer = await in_writer(answers.picture_response, image, request.format)
         answer.headers["X-Seed"] = str(request.seed)
         answer.headers["X-Bits-Changed"] = str(changed)
         return answer
@@ -126,10 +130,10 @@ def _check_name(name: str, known: Iterable[str], param: str) -> None:
 
 def _sample_answer(images: np.ndarray, kind: str) -> Response:
     if kind == "grid":
-        return answers.sheet(images)
+        return answers.grid_response(images)
     if kind == "zip":
-        return answers.archive(images)
-    return answers.picture(images[0], kind)  # type: ignore[arg-type]
+        return answers.zip_response(images)
+    return answers.picture_response(images[0], kind)  # type: ignore[arg-type]
 
 
 async def _decoded_in_turn(latents: np.ndarray, backend: Backend) -> AsyncIterator[np.ndarray]:

@@ -144,7 +144,7 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
     [
         ("encode", {"images": [b64(image_file(1))] * 3}, inputs, "image_of", 3),
         ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, inputs, "image_of", 1),
-        ("sample", {"n": 1, "format": "zip"}, answers, "archive", 1),
+        ("sample", {"n": 1, "format": "zip"}, answers, "zip_response", 1),
         ("decode", {"latents": ["AAAA"]}, answers, "image_fields", 1),
     ],
 )

@@ -103,24 +103,12 @@ def application(
     # A replica's share of its node. A batch keeps no more than a few threads busy.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
 
-    def scaled(deployment: Any, runs_codec: bool) -> Any:
-        target = limits.max_running / 4
-        scaling = {
-            "min_replicas": least,
-            "max_replicas": most,
-            "target_ongoing_requests": target,
-            **SCALING_DELAYS,
-        }
-        return deployment.options(
-            **({"autoscaling_config": scaling} if most > least else {"num_replicas": least}),
-            **_HEALTH,
-            ray_actor_options=compute if runs_codec else {"num_cpus": 0},
-            max_ongoing_requests=_max_requests(limits),
-            graceful_shutdown_timeout_s=limits.max_seconds,
-        )
-
     def build() -> FastAPI:
         return create_app(lambda: _open(topology, threads), limits, observe_requests())
+
+    def scaled(deployment: Any, name: str, runs_codec: bool) -> Any:
+        actor = compute if runs_codec else {"num_cpus": 0}
+        return deployment.options(name=name, ray_actor_options=actor, **_scaling(least, most, limits))
 
     registry = ray_serve.deployment(
         BundleRegistry,
@@ -130,13 +118,29 @@ def application(
         **_HEALTH,
     ).bind(uri, follow, keep_s=limits.max_seconds)
     verbs = [
-        scaled(ray_serve.deployment(VerbDeployment, name=name), name == "Codec").bind(
+        scaled(ray_serve.deployment(VerbDeployment), name, name == "Codec").bind(
             _bundles_opener(threads), registry
         )
         for name in (VERBS if topology == "split" else ())
     ]
-    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress), name=_INGRESS), not verbs)
+    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), _INGRESS, not verbs)
     return ingress.options(max_queued_requests=_max_requests(limits)).bind(registry, *verbs)
+
+
+def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
+    """Options of a deployment with this many replicas, autoscaled where the two differ."""
+    autoscaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": limits.max_running / 4,
+        **SCALING_DELAYS,
+    }
+    return {
+        **({"autoscaling_config": autoscaling} if most > least else {"num_replicas": least}),
+        **_HEALTH,
+        "max_ongoing_requests": _max_requests(limits),
+        "graceful_shutdown_timeout_s": limits.max_seconds,
+    }
 
 
 def _replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
