@@ -227,6 +227,9 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
     assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
+    for saved in ("\ufeffone\r\ntwo\r\n", "one\ntwo"):  # as editors on Windows save it, and without an end
+        file.write_text(saved, encoding="utf-8")
+        assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
     monkeypatch.setitem(os.environ, KEYS_VARIABLE, "three, four")
     assert api_keys(None, "0.0.0.0", insecure=False) == ("three", "four")
     file.write_text("\n")
@@ -234,3 +237,6 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
         api_keys(str(file), "127.0.0.1", insecure=False)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         api_keys(str(tmp_path / "none"), "127.0.0.1", insecure=False)
+    file.write_text("one", encoding="utf-16")
+    with pytest.raises(UserError, match="is no UTF-8 text; save it as UTF-8"):
+        api_keys(str(file), "127.0.0.1", insecure=False)
