@@ -23,9 +23,12 @@ from lbae.io.storage.lock import locked
         ('data = "x"\nout = 3\n[train]', "out of config .* is 3; allowed: a path or a URI in quotes"),
         (
             'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepoch = 3',
-            "unknown option --epoch; did you mean --epochs",
+            r"unknown option train\.epoch; did you mean train\.epochs",
         ),
-        ('data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepochs = "x"', "Error parsing --epochs"),
+        (
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepochs = "x"',
+            "train.epochs is 'x'; allowed: a whole number",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):

@@ -1,6 +1,4 @@
-"""Reducing a latent table to moment sums: whole, by the values of a column, or what was added since the last
-time.
-"""
+"""Reduce a latent table to exact moment sums."""
 
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.moments_artifact import Lineage
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, Names, Overwrite
 from lbae.report.progress import ProgressLine
 
 _KEYS_A_PARTITION = 2**20
@@ -33,26 +32,24 @@ def reduce(
     *,
     latents: str,
     out: str,
-    attributes: str = "all",
+    attributes: Names = ("all",),
     by: str | None = None,
     update: bool = False,
     unique: bool = False,
     tasks: int | None = None,
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Reduce a latent table to exact moment sums of its bits and attributes.
 
     Args:
         latents: URI of the latent table.
         out: URI of the moment sums.
-        attributes: all, none, or a comma-separated list of columns and ``column=value`` names.
+        attributes: all, none, or a column or ``column=value``; may be given several times.
         by: a class or yes/no column; one set of sums for each of its values.
         update: add to the sums at ``out`` the part files that they do not hold yet.
         unique: check that no key occurs twice.
         tasks: how many tasks share the rows; by CPUs and rows when not given. The sums do not depend on it.
-        overwrite: replace another artifact at ``out``.
-        address: Ray cluster to join; found or started when not given.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")
@@ -62,7 +59,7 @@ def reduce(
     if not table.manifest.rows:
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
     columns = _columns(table, attributes, by)
-    settings = {"attributes": attributes, "by": by}
+    settings = {"attributes": ",".join(attributes), "by": by}
     started = time.monotonic()
     with locked(out), session(address):
         check_storage([latents], [out])
@@ -89,16 +86,14 @@ def reduce(
         return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
 
 
-def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
+def _columns(table: LatentTable, attributes: Names, by: str | None) -> list[str]:
     """The columns whose values must be known; UserError when there is no such column."""
     candidates = candidate_columns(table.schema())
     if by is not None and by not in candidates:
         raise unknown("class column", by, candidates)
-    if attributes == "all":
+    if attributes == ("all",):
         return candidates
-    asked = (
-        set() if attributes == "none" else {name.strip().partition("=")[0] for name in attributes.split(",")}
-    )
+    asked = {name.partition("=")[0] for name in attributes if attributes != ("none",)}
     if strange := asked - set(candidates):
         raise unknown("attribute", min(strange), candidates)
     return [name for name in candidates if name in asked | {by}]

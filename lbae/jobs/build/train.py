@@ -1,9 +1,10 @@
-"""Train an LBAE with Ray Train and publish the model."""
+"""Train the autoencoder on images and publish the model."""
 
+import logging
 import time
 from typing import Any, Literal
 
-from lbae import log, presets
+from lbae import presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import Epoch
@@ -17,9 +18,12 @@ from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact as model_io
 from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.checkpoints import claim, known_run, storage_of
-from lbae.io.sources.plan import Kind, plan
+from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
+
+_logger = logging.getLogger(__name__)
 
 _BOARD = "tensorboard"
 
@@ -42,11 +46,11 @@ def train(
     seed: int | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
-    kind: Kind | None = None,
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
+    kind: SourceKind = None,
+    max_bad_fraction: BadFraction = 0.01,
+    overwrite: Overwrite = False,
+    gpus: Gpus = None,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Train an LBAE on images and publish the model.
 
@@ -72,11 +76,6 @@ def train(
         feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size
             asks for.
         keep: checkpoints kept, the best ones by validation; the newest is kept as well.
-        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
-        max_bad_fraction: share of undecodable images above which the job fails.
-        overwrite: replace another artifact at ``out``.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
@@ -112,7 +111,7 @@ def train(
         scaling = scaling_of(count, min_workers, chosen_feed)
         claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
         artifact.begin(*place)
-        log.say(f"feed: {chosen_feed} ({sizes})")
+        _logger.info(f"feed: {chosen_feed} ({sizes})")
         settings = Settings(
             config=config,
             source=images,

@@ -1,4 +1,4 @@
-"""Set and unset attributes of an image: a PNG of its reconstruction beside the edited one."""
+"""Set and unset attributes of an image."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Interpolate between images on the latent sphere: a strip (*.png) or an animation (*.webp), reconstructions
-at the ends.
-"""
+"""Interpolate between images: a strip of frames or an animation."""
 
 from typing import Any
 
