@@ -166,7 +166,7 @@ SAMPLE_FOUR = (sys.executable, "jobs/sample.py", "--bundle", "tests/golden/v1/bu
 
 def test_a_terminal_gets_a_table(tmp_path):
     code, text = on_a_terminal(*SAMPLE_FOUR, str(tmp_path / "s.png"))
-    rows = dict(line.split(maxsplit=1) for line in text.splitlines())
+    rows = dict(line.strip().split(maxsplit=1) for line in text.splitlines())
     assert (code, rows["out"], rows["num"]) == (0, str(tmp_path / "s.png"), "4")
     assert "{" not in text
 

@@ -29,6 +29,10 @@ from lbae.io.storage.lock import locked
             'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepochs = "x"',
             "train.epochs is 'x'; allowed: a whole number",
         ),
+        (
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[fit]\nsead = 3',
+            r"unknown option fit\.sead; did you mean fit\.seed",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):

@@ -9,6 +9,7 @@ import ray.data
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
+from lbae.distributed.cluster.actor_arguments import pass_arguments_by_value
 from lbae.errors import LbaeError
 
 # Ray Data tries a task again for ever when its process dies, also when the task is what kills it. An actor
@@ -34,6 +35,7 @@ def over(
     """What ``work``, a function or a class for actors, makes of the rows of tasks, with options of Ray Data's
     ``map``.
     """
+    pass_arguments_by_value()
     limit = {"max_restarts": _STARTS_AGAIN} if isinstance(work, type) else {"max_retries": _TRIES_AGAIN}
     with warnings.catch_warnings():
         # Ray will drop options without names of their own, but 2.60 has no other way to say how often it is
