@@ -17,7 +17,14 @@ from typing import Any, NoReturn
 
 import lbae
 from lbae import log
-from lbae.errors import LbaeError, UserError, unknown
+from lbae.errors import (
+    LbaeError,
+    UnforeseenError,
+    UserError,
+    as_lbae_error,
+    line_and_exit_code,
+    unknown,
+)
 from lbae.io.machine import versions
 from lbae.jobs.arguments import from_words
 from lbae.report.summary import print_summary
@@ -81,10 +88,10 @@ def run(job: Command, prog: str = "lbae") -> None:
             log.form()
             words = [word for word in sys.argv[1:] if word != _JSON]
             ok = _run(job, words, prog, _JSON in sys.argv or not sys.stdout.isatty())
-        except LbaeError as error:
-            _fail(" ".join(str(error).split()), error.exit_code)
-        except OSError as error:  # storage: no space, no permission, no connection
-            _fail(str(error), 1)
+        except Exception as error:
+            if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
+                _logger.error("a traceback, for a report of this error:", exc_info=error)
+            _fail(*line_and_exit_code(error))
         except KeyboardInterrupt:
             _fail(*(("stopped", 143) if termination.requested else ("interrupted", 130)))
     if not ok:

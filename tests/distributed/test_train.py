@@ -34,9 +34,10 @@ from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.train.stream import Stream
 from lbae.distributed.train.trainer import _explained
-from lbae.distributed.train.worker import _final
-from lbae.errors import LbaeError, UserError
+from lbae.distributed.train.worker import worker_failure
+from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import resolve
 from lbae.jobs.build.train import train
 from tests.conftest import QUICK_DEATH, ROOT, image_table
@@ -152,9 +153,8 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
     (tmp_path / "s" / "thesis.txt").write_text("years of work")
     out, config = str(tmp_path / "m"), presets.get("demo")
     if overwrite:
-        save_model(
-            out, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0}
-        )
+        output = Output(out, "model", parents={}, config=config.to_dict())
+        save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     with pytest.raises(
         UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"
     ):
@@ -286,16 +286,23 @@ def test_what_ends_ray_trains_controller_is_named(error, message):
     assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
 
 
-def test_what_a_storage_may_mend_is_not_told_as_the_end():
-    mine, stored = UserError("no images"), LbaeError("s3://bucket/m cannot be read")
-    stored.__cause__ = OSError("slow down")
-    damaged = UserError("a.parquet cannot be read as Parquet")
-    damaged.__cause__ = OSError("no magic bytes")
-    assert [_final(error, "/s") for error in (mine, damaged)] == [mine, damaged]
-    assert _final(stored, "/s") is None
-    assert _final(OSError(errno.EIO, "Input/output error"), "/s") is None
-    assert "is full" in str(_final(FULL, "/s"))
-    assert str(_final(FloatingPointError("training loss became nan"), "/s")) == "training loss became nan"
+@pytest.mark.parametrize(
+    ("error", "restarts", "message"),
+    [
+        (UserError("no images"), False, "no images"),
+        (LbaeError("training loss became nan"), False, "training loss became nan"),
+        (FULL, False, "the storage of /s or a worker's temporary folder is full"),
+        (OSError(errno.EACCES, "Permission denied", "/s"), False, "Permission denied: '/s'"),
+        (TransientStorageError("s3://bucket/m cannot be read"), True, "s3://bucket/m cannot be read"),
+        (OSError(errno.EIO, "Input/output error"), True, "Input/output error"),
+        (RuntimeError("a peer left"), True, "RuntimeError: a peer left"),
+    ],
+    ids=repr,
+)
+def test_the_class_of_an_error_decides_whether_workers_are_restarted(error, restarts, message):
+    failure = worker_failure(error, "/s")
+    assert failure.retry_may_succeed == restarts
+    assert message in str(failure)
 
 
 @pytest.mark.parametrize(

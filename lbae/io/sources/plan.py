@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 
 from lbae.errors import UserError
-from lbae.io.artifacts.output import BEGUN, MANIFEST, WORK, digest_json, read_manifest
+from lbae.io.artifacts.manifest import MANIFEST, read_manifest
+from lbae.io.artifacts.output import UNFINISHED, WORK
 from lbae.io.images import image_size
 from lbae.io.sources import parquet as tables
 from lbae.io.sources import tar as tars
 from lbae.io.sources.columns import together
 from lbae.io.sources.source import Shard, Source, bytes_or_none
+from lbae.io.storage.digests import digest_json
 from lbae.io.storage.location import Location, readable, resolve
 
 ROWS_PER_SHARD = 2048
@@ -49,7 +51,7 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
 
         uri = datasets.as_image_table(uri)
     location = readable(uri, "data")
-    if (location / BEGUN).exists():
+    if (location / UNFINISHED).exists():
         read_manifest(uri)
     listed = dict(
         [(location.name, location.fs.info(location.path))] if location.is_file() else location.files()
