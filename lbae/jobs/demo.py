@@ -31,7 +31,7 @@ def demo(
     Args:
         out: folder for the artifacts, the pictures and the report.
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; one a GPU, or without GPUs two where there are two CPUs.
+        workers: training processes; by default one per GPU, or without GPUs two if there are two CPUs.
     """
     data = str(Path(lbae.__file__).parent / "sample" / "mnist")
     model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))

@@ -1,10 +1,12 @@
 """The end of a job for people: what was made and where, counts, the time, and the next command."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _ROWS = {  # by job: what a row is called, and where in the result its value is
     "demo": {
@@ -29,14 +31,13 @@ _ROWS = {  # by job: what a row is called, and where in the result its value is
     "pipeline": {"bundle": "bundle", "components of the prior": "stages.fit.components", "out": "out"},
 }
 _NEXT = {  # by job: commands to go on with, of its options and its result
-    "demo": ("lbae sample --bundle {out}/bundle --out samples.png", "lbae serve --bundle {out}/bundle"),
+    "demo": ("python -m webbrowser {page}", "lbae serve --bundle {out}/bundle"),
     "ingest": ("lbae train --data {out} --preset mnist --out MODEL",),
     "train": ("lbae encode --model {out} --data {data} --out LATENTS",),
     "encode": ("lbae reduce --latents {out} --out MOMENTS",),
     "reduce": ("lbae fit --model MODEL --latents {latents} --moments {out} --out BUNDLE",),
     "fit": ("lbae sample --bundle {out} --out samples.png", "lbae serve --bundle {out}"),
     "pipeline": ("lbae sample --bundle {bundle} --out samples.png", "lbae serve --bundle {bundle}"),
-    "serve": ("lbae serve --bundle BUNDLE, from another terminal, swaps the bundle",),
 }
 _LONG = 5
 
@@ -48,15 +49,16 @@ def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> 
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     leaves = dict(_leaves(result))
-    chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in leaves}
+    chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in leaves if name != "already"}
     for label, name in chosen.items():
         if name in leaves:
-            table.add_row(label, _text(leaves[name]))
+            table.add_row(Text(label), Text(_text(leaves[name])))
     if result.get("already"):
         table.add_row("", "was finished before; nothing was left to do")
     console.print(table)
     for command in _NEXT.get(job, ()):
-        line = f"  next: {command.format_map(options | result)}"
+        values = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
+        line = f"  next: {command.format_map(values)}"
         console.print(line, soft_wrap=True, highlight=False, markup=False)  # to be copied as one line
 
 

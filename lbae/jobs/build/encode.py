@@ -35,15 +35,14 @@ def encode(
     gpus: Gpus = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Encode images into a Parquet table of bit-packed latents. A killed job, run again, continues.
+    """Encode images into a Parquet table of bit-packed latents. A killed job resumes when it is run again.
 
     Args:
         model: URI of the model artifact.
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
-        append: encode only images whose keys are not in the table yet, as its next generation; the others are
-            counted.
-        keep_images: keep the images' bytes in the table, as its column ``image``.
+        append: encode only images whose keys the table does not hold yet, as its next generation.
+        keep_images: store the bytes of the images in the table's column ``image``.
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)

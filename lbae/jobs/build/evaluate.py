@@ -38,24 +38,25 @@ def evaluate(
     gpus: Gpus = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out
-    and named.
+    """Score a bundle on test images: report.json, report.html and figures.
+
+    The report names the parts that are left out because an input is not given.
 
     Args:
         bundle: URI of the bundle.
         data: URI of the test images.
         out: URI of the evaluation, a folder.
-        train_data: URI of the training images: for a classifier, as second reference, and to find test images
-            among them.
-        latents: URI of their latent table, to see whether samples repeat it.
-        moments: URI of its moment sums, from which the other priors are fitted.
+        train_data: URI of the training images, which train the classifier, are the second reference, and are
+            searched for test images.
+        latents: URI of the training images' latent table, which is searched for repeated latents.
+        moments: URI of that table's moment sums, to which the other priors are fitted.
         priors: prior to sample, once per prior; mixture is the bundle's own. By default all.
         features: classifier (trained on the labels of the training images) or inception.
         metrics: distance to measure, once per metric. By default all.
         protocol: ours (images as they are; test and training images as references) or paper (JPEG on both
             sides).
         seed: seed of the samples.
-        cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or
+        cache: URI of a folder for classifiers and features of real images; by default LBAE_CACHE or
             ~/.cache/lbae.
     """
     if seed < 0:

@@ -57,13 +57,12 @@ def fit(
         latents: URI of the latent table.
         moments: URI of the moment sums.
         out: URI of the bundle.
-        components: number of mixture components, or auto for as many as rows allow and do not remember
+        components: number of mixture components; auto takes as many as the rows allow without memorising
             training latents.
-        by: a class or yes/no column; one component a value instead of clusters.
+        by: class or yes/no column; one component per value instead of clusters.
         sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
-        examples: images of the latents' source that the bundle is to hold, for people to try it on; mind
-            their licence.
+        examples: number of source images to store in the bundle, to try it on; mind their licence.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")

@@ -29,13 +29,12 @@ def ingest(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Write any source of images as an image table: Parquet files of about 256 MB. A killed job, run again,
-    continues.
+    """Copy any image source into an image table: Parquet files of about 256 MB. A killed job resumes.
 
     Args:
         source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
         out: URI of the image table.
-        distinct: of images with equal bytes keep the first, and count the others; reads the source twice.
+        distinct: keep the first of images with equal bytes, and count the others; reads the source twice.
     """
     images = plan(source, kind)
     output = Output(

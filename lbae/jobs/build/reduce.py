@@ -48,9 +48,9 @@ def reduce(
         out: URI of the moment sums.
         attributes: all, none, or a column or ``column=value``; may be given several times.
         by: a class or yes/no column; one set of sums for each of its values.
-        update: add to the sums at ``out`` the part files that they do not hold yet.
+        update: add the part files that the sums at ``out`` do not hold yet.
         unique: check that no key occurs twice.
-        tasks: how many tasks share the rows; by CPUs and rows when not given. The sums do not depend on it.
+        tasks: number of tasks that share the rows; by default as CPUs and rows allow. The sums are the same.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")

@@ -62,22 +62,20 @@ def train(
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
         test_data: images whose loss is measured after every epoch and decides nothing.
         recipe: modern, or the original code's optimiser settings: paper.
-        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a
-            VAE's).
+        bottleneck: bernoulli, or a baseline with as many bits: continuous (N // 32 real numbers) or gaussian
+            (a VAE's).
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for
-            all. With fewer the run waits, without an end, for nodes. A batch that they cannot share evenly is
-            smaller by the rest.
-        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else
-            beside ``out``.
+        workers: training processes; by default one per GPU, or one when there is no GPU.
+        min_workers: continue with as few workers when nodes are lost, and with more when they are back. By
+            default a run waits for all. A batch that the workers cannot share evenly loses the remainder.
+        storage: URI of a folder for checkpoints and TensorBoard events, of this run alone and reached by all
+            nodes; by default beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
         learning_rate: peak learning rate; the preset's when not given.
         seed: seed of weights and shuffling.
-        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size
-            asks for.
-        keep: checkpoints kept, the best ones by validation; the newest is kept as well.
+        feed: images resident in the workers' memory, or streaming from Ray Data; auto chooses by their size.
+        keep: checkpoints kept, the best by validation loss; the newest is kept as well.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)

@@ -17,12 +17,11 @@ _logger = logging.getLogger(__name__)
 
 
 def doctor(*, storage: Names = (), gpus: int = 0, address: Address = None) -> dict[str, Any]:
-    """Check packages, token, memory, GPUs, the Ray cluster and storages; one line each, exit code 1 when any
-    is not fit.
+    """Check packages, token, memory, GPUs, the Ray cluster and storages; exit code 1 when a check fails.
 
     Args:
-        storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and
-            goes in each; may be given several times.
+        storage: URI of a folder that jobs write to; every node writes and deletes a small file there. May be
+            given several times.
         gpus: GPUs that the cluster must have or get.
     """
     if gpus < 0:

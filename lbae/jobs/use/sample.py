@@ -26,9 +26,9 @@ def sample(
         bundle: URI of the bundle.
         out: a picture (*.png), or the URI of an image table.
         num: number of images.
-        seed: seed; image i depends on the bundle, the seed, the attributes given and i only.
-        given: attribute the images are to have, a column or column=value; may be given several times.
-        given_not: attribute the images are not to have.
+        seed: image i depends only on the bundle, the seed, the attributes and i.
+        given: attribute that the images have, a column or column=value; may be given several times.
+        given_not: attribute that the images do not have; may be given several times.
     """
     if num < 1 or seed < 0:
         raise UserError(f"num is {num} and seed is {seed}; allowed: num from 1, seed from 0")

@@ -33,10 +33,10 @@ def search(
     Args:
         latents: URI of the latent table.
         image: image file.
-        k: how many to find.
-        out: picture (*.png) of the image and then those found, from the table's source.
-        model: URI of the model, where it is no longer where it was when the table was encoded.
-        data: URI of the table's source, where it has moved since.
+        k: number of images to find.
+        out: picture (*.png) of the image, followed by those found, read from the table's source.
+        model: URI of the model, if it has moved since the table was encoded.
+        data: URI of the table's source, if it has moved since.
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
