@@ -1,14 +1,32 @@
-"""How Ray Data hands arguments to its actors: a private property of Ray, read in 2.60.
+"""How Ray Data hands arguments to its actors: private attributes of Ray, read in 2.60.
 
 By reference, as Ray Data does it, every pool of actors that may restart makes Ray's core print an error
 ("has constructor arguments in the object store and max_restarts > 0"), and an actor could not restart once
 the node that holds the arguments is lost. By value they travel with the actor.
 """
 
+import functools
+from typing import Any
+
+import ray.cloudpickle
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+_ARGUMENTS = {"_data_context_ref": "data_context", "_map_transformer_ref": "_map_transformer"}
+
+
+class _ByValue:
+    """Arrives as the value. Pickled once and beforehand, so that Ray sees no references inside it either."""
+
+    def __init__(self, value: Any) -> None:
+        self._pickled = ray.cloudpickle.dumps(value)
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return ray.cloudpickle.loads, (self._pickled,)
 
 
 def pass_arguments_by_value() -> None:
     """Let actors of Ray Data in this process get their arguments by value; again is harmless."""
-    ActorPoolMapOperator._data_context_ref = property(lambda self: self.data_context)
-    ActorPoolMapOperator._map_transformer_ref = property(lambda self: self._map_transformer)
+    for reference, value in _ARGUMENTS.items():
+        argument = functools.cached_property(lambda self, name=value: _ByValue(getattr(self, name)))
+        argument.__set_name__(ActorPoolMapOperator, reference)
+        setattr(ActorPoolMapOperator, reference, argument)
