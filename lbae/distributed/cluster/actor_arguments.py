@@ -24,9 +24,13 @@ class _ByValue:
         return ray.cloudpickle.loads, (self._pickled,)
 
 
+def _argument(name: str, operator: Any) -> _ByValue:
+    return _ByValue(getattr(operator, name))
+
+
 def pass_arguments_by_value() -> None:
     """Let actors of Ray Data in this process get their arguments by value; again is harmless."""
     for reference, value in _ARGUMENTS.items():
-        argument = functools.cached_property(lambda self, name=value: _ByValue(getattr(self, name)))
+        argument = functools.cached_property(functools.partial(_argument, value))
         argument.__set_name__(ActorPoolMapOperator, reference)
         setattr(ActorPoolMapOperator, reference, argument)
