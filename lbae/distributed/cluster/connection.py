@@ -59,7 +59,6 @@ def connect(address: str | None) -> None:
 
 def _log_as_others_do() -> None:
     """Show only Ray's errors, in the form of all other libraries' (Ray 2.60 prints them in its own)."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if os.environ.get("LBAE_LOG") == "json":
         os.environ.setdefault("RAY_BACKEND_LOG_JSON", "1")
     for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
