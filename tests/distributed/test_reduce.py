@@ -275,7 +275,7 @@ def test_unique_keys_pass(latents, tmp_path):
             {},
             "column 'age' holds -1 and 2: with -1 .unset. only 0 .unknown. and 1 .set. are allowed",
         ),
-        ({"age": [1, 2, 3, 4]}, {"attributes": "aeg"}, "unknown attribute 'aeg'; did you mean 'age'"),
+        ({"age": [1, 2, 3, 4]}, {"attributes": ("aeg",)}, "unknown attribute 'aeg'; did you mean 'age'"),
         ({"age": [1, 2, 3, 4]}, {"attributes": "age=5"}, "unknown attribute 'age=5'"),
         ({"age": [1, 2, 3, 4]}, {"tasks": 0}, "tasks is 0; allowed: 1 or more"),
     ],
@@ -306,7 +306,7 @@ def test_partials_of_one_node_are_added_there(latents):
 
 
 def test_attributes_can_be_named(latents, tmp_path):
-    reduce(latents=latents, out=str(tmp_path / "m"), attributes="smiling,kind=dog")
+    reduce(latents=latents, out=str(tmp_path / "m"), attributes=("smiling", "kind=dog"))
     sums, _ = load_moments(str(tmp_path / "m"))
     assert sums.attributes == ("smiling", "kind=dog")
     assert sums.sums[N, -1] == pc.sum(pa.array(SMILING)).as_py()

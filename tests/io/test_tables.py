@@ -84,8 +84,8 @@ def test_parts_of_another_model_or_width_are_refused(tmp_path):
         table.read(name)
 
 
-def attributes_of(rows: pa.Table, wanted: str = "all"):
-    chosen = select_attributes(wanted, column_values(rows, candidate_columns(rows.schema)))
+def attributes_of(rows: pa.Table, *wanted: str):
+    chosen = select_attributes(wanted or ("all",), column_values(rows, candidate_columns(rows.schema)))
     present, absent = indicators(rows, chosen)
     named = enumerate(attribute.name for attribute in chosen)
     return {
@@ -117,11 +117,13 @@ def test_string_classes_and_columns_that_are_no_attributes():
 
 
 def test_selection_by_column_and_by_name():
-    assert list(attributes_of(ROWS, "smiling,label=1")) == ["smiling", "label=1"]
+    assert list(attributes_of(ROWS, "smiling", "label=1")) == ["smiling", "label=1"]
     assert list(attributes_of(ROWS, "label")) == ["label=0", "label=1", "label=3"]
     assert attributes_of(ROWS, "none") == {}
     with pytest.raises(UserError, match="unknown attribute 'smilling'; did you mean 'smiling'"):
         attributes_of(ROWS, "smilling")
+    with pytest.raises(UserError, match="unknown attribute 'smiling,label'; names are given one by one"):
+        attributes_of(ROWS, "smiling,label")
 
 
 def test_a_table_that_does_not_say_what_it_was_made_from_is_named(tmp_path):

@@ -1,12 +1,12 @@
 """The comparisons of an evaluation: one Ray task per distance, edit, rate curve or share of the images."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import ray
 
-from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
 from lbae.distributed.cluster.actor_pool import network_device
@@ -24,6 +24,8 @@ from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
 from lbae.report.features.feature_sums import Metric, drawn_rows
+
+_logger = logging.getLogger(__name__)
 
 
 def compare(
@@ -56,7 +58,7 @@ def compare(
     same = overlap_counts(overlap, made)
     if count := same.get("bytes"):
         what = f"{count} test images are training images too, byte by byte"
-        log.warning(f"{what}; what was trained on looks better than it is")
+        _logger.warning(f"{what}; what was trained on looks better than it is")
     return Findings(
         streams=streams,
         references=references,

@@ -1,6 +1,7 @@
 """Starting a service on Ray Serve, and taking it down."""
 
 import errno
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.schema import ApplicationStatus
 
-from lbae import log
 from lbae.distributed.cluster.ray_private import deploy, serve_address
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.serve.application import application, check_bundle
@@ -22,6 +22,8 @@ from lbae.distributed.serve.running_service import APP
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
 from lbae.web.middleware import DEFAULT_LIMITS, Limits
+
+_logger = logging.getLogger(__name__)
 
 _START_S = 600
 _ANSWER_S = 30
@@ -85,7 +87,7 @@ def _check_address(host: str, port: int) -> bool:
             )
         return True
     if ended := end_orphans():
-        log.say(f"ended HAProxy of a service that was killed (process {', '.join(map(str, ended))})")
+        _logger.info(f"ended HAProxy of a service that was killed (process {', '.join(map(str, ended))})")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # Ray's proxy would share the port with another program; the kernel would send requests to both.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +119,7 @@ def _wait_until_running() -> None:
                 f"the service did not start in {_START_S} s: {said or 'its replicas wait for CPUs or memory'}"
             )
         if said and said != shown:
-            log.say(f"waiting: {said}")
+            _logger.info(f"waiting: {said}")
         shown = said
         time.sleep(_POLL_S)
 

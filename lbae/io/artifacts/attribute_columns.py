@@ -7,7 +7,7 @@ nearly always meant as unknown.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,19 +73,19 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 
-def select_attributes(wanted: str, values: dict[str, set[Value]]) -> tuple[Attribute, ...]:
-    """Attributes for ``all``, ``none`` or a comma-separated list of columns and attribute names."""
-    if wanted == "none":
+def select_attributes(wanted: Sequence[str], values: dict[str, set[Value]]) -> tuple[Attribute, ...]:
+    """Return the attributes of ``("all",)``, of ``("none",)``, or of columns and attribute names."""
+    if tuple(wanted) == ("none",):
         return ()
     found = {
         attribute.name: attribute
         for column, seen in values.items()
         for attribute in attributes_of(column, seen)
     }
-    if wanted == "all":
+    if tuple(wanted) == ("all",):
         return tuple(found.values())
     chosen: dict[str, Attribute] = {}
-    for name in (part.strip() for part in wanted.split(",")):
+    for name in wanted:
         matches = {a.name: a for a in found.values() if name in (a.name, a.column)}
         if not matches:
             if len(values.get(name, ())) > MAX_CLASSES:

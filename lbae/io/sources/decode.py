@@ -108,5 +108,5 @@ def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
         raise LbaeError(
             f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of"
             f" {allowed:g}"
-            " (--max-bad-fraction); `jobs/encode.py` names them in a quarantine table"
+            " (--max-bad-fraction); `lbae encode` names them in a quarantine table"
         )

@@ -1,4 +1,4 @@
-"""Reduce a latent table to moment sums: all of it, or the part files added since the last time."""
+"""Reduce a latent table to exact moment sums."""
 
 import time
 from dataclasses import replace
@@ -19,6 +19,7 @@ from lbae.io.artifacts.moments_artifact import Lineage
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, Names, Overwrite
 from lbae.report.progress import ProgressLine
 
 
@@ -26,24 +27,22 @@ def reduce(
     *,
     latents: str,
     out: str,
-    attributes: str = "all",
+    attributes: Names = ("all",),
     update: bool = False,
     unique: bool = False,
     tasks: int | None = None,
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Reduce a latent table to exact moment sums of its bits and attributes.
 
     Args:
         latents: URI of the latent table.
         out: URI of the moment sums.
-        attributes: all, none, or a comma-separated list of columns and ``column=value`` names.
-        update: add to the sums at ``out`` the part files that they do not hold yet.
+        attributes: all, none, or a column or ``column=value``; may be given several times.
+        update: add the part files that the sums at ``out`` do not hold yet.
         unique: check that no key occurs twice.
-        tasks: how many tasks share the rows; by CPUs and rows when not given. The sums do not depend on it.
-        overwrite: replace another artifact at ``out``.
-        address: Ray cluster to join; found or started when not given.
+        tasks: number of tasks that share the rows; by default as CPUs and rows allow. The sums are the same.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")
@@ -52,7 +51,7 @@ def reduce(
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
     columns = _columns(table, attributes)
     # "by", always None, is what sums made by earlier versions have in their configuration.
-    settings = {"attributes": attributes, "by": None}
+    settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
     with locked(out), session(address):
         check_storage([latents], [out])
@@ -82,14 +81,12 @@ def reduce(
         return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
 
 
-def _columns(table: LatentTable, attributes: str) -> list[str]:
+def _columns(table: LatentTable, attributes: Names) -> list[str]:
     """The columns to read attributes from; UserError when there is no such column."""
     candidates = candidate_columns(table.schema())
-    if attributes == "all":
+    if attributes == ("all",):
         return candidates
-    if attributes == "none":
-        return []
-    asked = {name.strip().partition("=")[0] for name in attributes.split(",")}
+    asked = {name.partition("=")[0] for name in attributes if attributes != ("none",)}
     if missing := asked - set(candidates):
         raise unknown("attribute", min(missing), candidates)
     return [name for name in candidates if name in asked]

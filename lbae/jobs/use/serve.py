@@ -1,19 +1,22 @@
-"""Serve a bundle over HTTP with Ray Serve until interrupted, or swap the bundle of a running service."""
+"""Serve a bundle over HTTP, or swap the bundle of a running service."""
 
-import json
+import logging
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-from lbae import log
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.session import session
 from lbae.distributed.serve.application import Topology, check_bundle
 from lbae.distributed.serve.running_service import is_served, state, swap
 from lbae.distributed.serve.service import serving
 from lbae.errors import UserError
+from lbae.jobs.options import Address, Gpus
 from lbae.web.middleware import Limits
 from lbae.web.middleware import api_keys as keys_of
+
+_logger = logging.getLogger(__name__)
 
 _POLL_S = 2
 
@@ -29,9 +32,9 @@ def serve(
     topology: Topology | None = None,
     api_keys: str | None = None,
     insecure: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
-) -> Any:
+    gpus: Gpus = None,
+    address: Address = None,
+) -> Iterator[dict[str, Any]]:
     """Serve a bundle over HTTP: sampling, interpolation, attribute editing, encoding and decoding.
 
     If a service runs on this cluster already, swap its bundle for ``bundle``.
@@ -48,8 +51,6 @@ def serve(
             codec; on one node fused is faster.
         api_keys: file with one API key per line; or give them in LBAE_API_KEYS, separated by commas.
         insecure: serve on an open interface without API keys.
-        gpus: GPUs that the cluster must have or get; by default those it has, which may be none.
-        address: Ray cluster to join; found or started when not given.
     """
     uri = bundle or follow
     if uri is None or (bundle and follow):
@@ -73,13 +74,13 @@ def serve(
                     "a service runs here already; only its bundle can be changed, by --bundle alone;"
                     " to change more, end it first with `serve shutdown`"
                 )
-            return swap(uri)
+            yield swap(uri)
+            return
         # From the start on, SIGTERM must unwind: what was deployed by then is taken down.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
-            print(json.dumps(facts), flush=True)
+            yield facts
             _watch()
-    return None
 
 
 def _watch() -> None:
@@ -92,12 +93,12 @@ def _watch() -> None:
             now = state(_POLL_S)
         except Exception as error:  # Serve restarts a lost registry; the replicas answer meanwhile
             if not silent:
-                log.warning(f"the bundle registry does not answer: {root_cause(error)}")
+                _logger.warning(f"the bundle registry does not answer: {root_cause(error)}")
             silent = True
             continue
         silent = False
         if now.current != seen.current:
-            log.say(f"serves {now.current.uri} ({now.current.fingerprint}) now")
+            _logger.info(f"serves {now.current.uri} ({now.current.fingerprint}) now")
         if now.problem and now.problem != seen.problem:
-            log.error(f"{now.problem}; {now.current.uri} is still served")
+            _logger.error(f"{now.problem}; {now.current.uri} is still served")
         seen = now

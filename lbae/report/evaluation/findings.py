@@ -47,7 +47,7 @@ class Findings:
 
     def sampled_moments(self, latent_dim: int) -> dict[str, MomentSums]:
         """Moments of the samples of every prior, and of the latents of the test images."""
-        priors = {name: stream for name, stream in self.streams.items() if name in PRIORS}
+        priors: dict[str, Stream] = {name: stream for name, stream in self.streams.items() if name in PRIORS}
         named = {"test latents": self.streams[RECONSTRUCTIONS], **priors}
         return {name: moment_sums(stream.latents, latent_dim) for name, stream in named.items()}
 

@@ -1,8 +1,8 @@
 """The artifacts that an evaluation reads, and whether they belong together."""
 
+import logging
 from dataclasses import dataclass
 
-from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UserError
@@ -14,6 +14,8 @@ from lbae.io.images import image_size
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source, read_batches
 from lbae.io.storage.location import absolute
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,4 +80,4 @@ def _check_size(test: Source, side: int) -> None:
     text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
     if min(size) < side:
         raise UserError(f"{text}: give test images of the kind that the bundle was trained on")
-    log.warning(f"{text}; they are cropped and resized")
+    _logger.warning(f"{text}; they are cropped and resized")

@@ -7,7 +7,6 @@ from lbae.core.bundle import Bundle
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.prior import Prior, Sampler
 from lbae.core.prior.samplers import fair_coins, fit
-from lbae.errors import unknown
 from lbae.report.evaluation.streams import Rules
 from lbae.report.features.feature_sums import Metric
 
@@ -18,7 +17,8 @@ DISTANCE_NAMES: dict[Features, dict[str, str]] = {
     "inception": {"frechet": "FID", "kernel": "KID"},
 }
 MIXTURE, COINS = "mixture", "coins"
-PRIORS = (MIXTURE, *get_args(Sampler), COINS)
+PriorName = Literal["mixture", Sampler, "coins"]
+PRIORS: tuple[PriorName, ...] = get_args(PriorName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,6 @@ class EvaluationSettings:
     metrics: tuple[Metric, ...]
     protocol: Rules
     seed: int
-
-
-def chosen_priors(names: str) -> tuple[str, ...]:
-    """The priors of a comma-separated list; UserError for an unknown one."""
-    asked = [name.strip() for name in names.split(",")]
-    for name in asked:
-        if name not in PRIORS:
-            raise unknown("prior", name, PRIORS)
-    return tuple(dict.fromkeys(asked))
 
 
 def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
