@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from lbae.distributed.cluster import tasks
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.cluster.tasks import answered, configure_ray_data, outcomes, over
 from lbae.errors import LbaeError, UnforeseenError, UserError, working_on
 from lbae.io.sources.source import Shard
 
@@ -111,6 +111,7 @@ def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind):
         with working_on("decoding a.parquet"):
             raise kind("boom")
 
+    configure_ray_data()
     expected = "boom" if kind is UserError else "TypeError: boom (while decoding a.parquet)"
     with pytest.raises(RayError, match="To change retry attempts") as caught:
         ray.data.from_items([{"a": 1}]).map_batches(fail).take_all()

@@ -4,6 +4,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.distributed.cluster.tasks import configure_ray_data
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.storage.location import resolve
@@ -13,7 +14,7 @@ _KEYS_PER_PARTITION = 2**20
 
 def check_unique_keys(table: LatentTable) -> None:
     """Raise UserError with some of the keys that occur more than once."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    configure_ray_data()
     files = [resolve(table.uri) / part for part in table.parts]
     partitions = max(2 * cluster_cpus(), table.manifest.rows // _KEYS_PER_PARTITION)
     rows = ray.data.read_parquet([file.path for file in files], filesystem=files[0].fs)
