@@ -41,9 +41,10 @@ def test_serve_reads_the_environment_variable(variable):
     assert f'"{variable}"' in CONSTANTS, f"Ray Serve reads no {variable} any more; serve.py sets it"
 
 
-def test_haproxy_is_started_with_the_configuration_in_our_folder():
+def test_haproxy_is_started_with_the_configuration_in_our_folder(monkeypatch):
     """Else a start recognises no HAProxy that a killed service left behind."""
     assert '[haproxy_bin, "-db", "-f", self.config_file_path]' in HAPROXY
+    monkeypatch.setattr(haproxy, "cluster_nodes", lambda: 1)
     options = haproxy.controller_options("127.0.0.1")
     folder = f"/tmp/haproxy-serve-{os.getuid()}"
     variables = options["runtime_env"]["env_vars"]
@@ -51,11 +52,13 @@ def test_haproxy_is_started_with_the_configuration_in_our_folder():
     assert '"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/tmp/haproxy-serve/haproxy.cfg"' in CONSTANTS
 
 
-def test_a_request_outlives_a_reload_of_haproxy():
-    assert (
-        "hard-stop-after {{ config.hard_stop_after_s }}s"
-        in Path(serve_private.__file__).with_name("haproxy_templates.py").read_text()
-    ), "a reload may end requests that still run"
+def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
+    template = Path(serve_private.__file__).with_name("haproxy_templates.py").read_text()
+    for line in (
+        "hard-stop-after {{ config.hard_stop_after_s }}s",
+        "close-spread-time {{ config.close_spread_time_s }}s",
+    ):
+        assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
 
 
 def test_serve_deploys_without_waiting():

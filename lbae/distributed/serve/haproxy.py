@@ -18,7 +18,11 @@ from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
 from lbae.web.middleware import DEFAULT_LIMITS
 
-_DRAINING_S = 2  # HAProxy drops a replica from its list within a second
+# Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and by default
+# it keeps idle connections for minutes: the next request on one gets a 500 (ray#66056). So it is told to close
+# them within a second, and replicas that stop answer for longer than that.
+_CLOSE_IDLE_S = 1
+_DRAINING_S = 5
 _MARGIN_S = 5  # after the service's own limit: the service answers first
 _ENDS_S = 5.0
 
@@ -27,8 +31,8 @@ def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_second
     """Options of Serve's controller that turn HAProxy on; None where it cannot reach all replicas.
 
     HAProxy looks for the replicas of its own node at 127.0.0.1, and for others at their nodes' addresses,
-    where they listen only if ``host`` is 0.0.0.0. It gives up a request that a stuck replica does not answer,
-    and lets the worker that a reload replaces finish its requests, a little longer than ``max_seconds``.
+    where they listen only if ``host`` is 0.0.0.0. A request to a stuck replica is given up, and a worker that
+    a reload replaces is ended, a little after ``max_seconds``: by then every request has its answer.
     """
     reaches_all = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     if not reaches_all or sys.platform != "linux":
@@ -39,6 +43,7 @@ def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_second
         ray_private.INGRESS_DRAINING_S: str(_DRAINING_S),
         ray_private.HAPROXY_TIMEOUT_SERVER_S: seconds,
         ray_private.HAPROXY_HARD_STOP_AFTER_S: seconds,
+        ray_private.HAPROXY_CLOSE_SPREAD_TIME_S: str(_CLOSE_IDLE_S),
     }
     if host == "127.0.0.1":
         variables |= _own_files() | _free_ports()
