@@ -13,7 +13,7 @@ from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import CUT, Kind, plan
-from lbae.io.sources.source import Shard, Source, fitted, without
+from lbae.io.sources.source import Shard, Source, with_table_columns, without
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 
@@ -56,7 +56,7 @@ def encode(
         if append:
             base = assembly.open_for_append(out, manifest, settings)
             if base.parts:
-                shards = fitted(shards, base.source_columns(), out)
+                shards = with_table_columns(shards, base.source_columns(), out)
             shards = without(shards, base.keys())
             known = _known_rows(images, shards, base)
             if not shards:
