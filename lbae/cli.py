@@ -13,6 +13,7 @@ import importlib
 import inspect
 import io
 import json
+import logging
 import re
 import signal
 import sys
@@ -22,7 +23,15 @@ from typing import Any, NoReturn
 import tyro
 
 from lbae import log
-from lbae.errors import LbaeError, OverwriteNeeded, UserError, unknown
+from lbae.errors import (
+    LbaeError,
+    OverwriteNeeded,
+    UnforeseenError,
+    UserError,
+    as_lbae_error,
+    line_and_exit_code,
+    unknown,
+)
 from lbae.io.machine import versions
 from lbae.jobs.options import Names
 
@@ -96,10 +105,10 @@ def run(job: Job | dict[str, Job]) -> None:
     try:
         log.configure()
         result = versions() if sys.argv[1:] == ["--version"] else _parse(*_choose(job, sys.argv[1:]))()
-    except LbaeError as error:
-        _fail(" ".join(str(error).split()), error.exit_code)
-    except OSError as error:  # storage: no space, no permission, no connection
-        _fail(str(error), 1)
+    except Exception as error:
+        if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
+            logging.getLogger(__name__).error("a traceback, for a report of this error:", exc_info=error)
+        _fail(*line_and_exit_code(error))
     except KeyboardInterrupt:
         stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
         _fail(*(("stopped", 143) if stopped else ("interrupted", 130)))

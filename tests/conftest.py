@@ -28,8 +28,9 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from lbae.core.latents.packing import pack
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.latent_table import KIND, latent_part, write_parquet
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
@@ -152,12 +153,9 @@ def write_packed(
         files.append(f"data/part-{index:05d}.parquet")
         lengths = [min(row_group, last - start) for start in range(first, last, row_group)]
         write_parquet(uri, files[-1], part, lengths)
-    artifact.publish(
-        uri,
-        KIND,
-        fingerprint=artifact.digest(packed.tobytes(), repr(columns).encode(), model.encode()),
-        parents={"model": model, "data": "d"},
-        config={"latent_dim": latent_dim},
+    output = Output(uri, KIND, parents={"model": model, "data": "d"}, config={"latent_dim": latent_dim})
+    output.publish(
+        fingerprint=digest(packed.tobytes(), repr(columns).encode(), model.encode()),
         rows=len(packed),
         files=files,
         result={"precision": "float32"},

@@ -21,8 +21,8 @@ from ray.cluster_utils import Cluster
 from lbae.core.moments.kernel import moment_sums
 from lbae.io.artifacts.bundle_artifact import read_pointer
 from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
-from lbae.io.artifacts.output import read_manifest
 from lbae.io.storage.location import resolve
 from lbae.report.evaluation.streams import RECONSTRUCTIONS
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, SECRET, run_job, service

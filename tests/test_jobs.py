@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from tests.conftest import Outcome, picture_size, run_job, service

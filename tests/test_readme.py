@@ -14,7 +14,7 @@ import pytest
 
 from lbae.core.latents.packing import unpack
 from lbae.io.artifacts.latent_table import packed_latents
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
 from tests.distributed.test_shelf import another
 

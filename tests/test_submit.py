@@ -19,7 +19,7 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from tests.conftest import ROOT, readme_blocks
 
 GCS, DASHBOARD = 6390, 8366  # ports that another Ray of this machine does not have

@@ -20,9 +20,9 @@ from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import image_table
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.artifacts.image_table import ImagePart
+from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.part import Part
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.report.progress import ProgressLine
@@ -52,14 +52,16 @@ def sample_table(
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
-        place = (out, image_table.KIND, parents, settings, overwrite, [bundle])
-        if done := artifact.finished(*place):
+        output = Output(
+            out, image_table.KIND, parents=parents, config=settings, inputs=[bundle], overwrite=overwrite
+        )
+        if done := output.existing():
             return done
         started = time.monotonic()
         parts, tries = [], 0
         with session(address), ProgressLine("sample", num, "images") as line:
             check_storage([], [out])
-            artifact.begin(*place)
+            output.begin()
             for part, tried in _parts(loaded, absolute(out), num, seed, given):
                 parts.append(part)
                 tries += tried
@@ -70,12 +72,12 @@ def sample_table(
             "acceptance": whole_blocks(num) / tries,
             "seconds": round(time.monotonic() - started, 1),
         }
-        return image_table.publish_parts(out, parts, parents=parents, config=settings, result=result)
+        return image_table.publish_images(output, parts, result)
 
 
 def _parts(
     bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
-) -> Iterator[tuple[ImagePart, int]]:
+) -> Iterator[tuple[Part, int]]:
     """Parts as they are written, and the tries that their latents took."""
     count = -(-num // _PART_ROWS)
     actors, gpus = actor_pool(network_cpus(), cluster_gpus())
@@ -111,9 +113,9 @@ class _Sampler:
         self.out, self.num, self.seed, self.given = out, num, seed, given
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._write)
+        return answered(row, self._write, lambda index: f"drawing part {index}")
 
-    def _write(self, index: int) -> tuple[ImagePart, int]:
+    def _write(self, index: int) -> tuple[Part, int]:
         first = index * _PART_ROWS
         latents, tries = self.prior.draw(first, min(first + _PART_ROWS, self.num), self.seed, self.given)
         return image_table.write_part(self.out, index, first, self.codec.decode(latents)), tries

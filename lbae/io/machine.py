@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lbae
-from lbae.io.artifacts.output import FORMAT_VERSION, digest
+from lbae.io.artifacts.manifest import FORMAT_VERSION
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
 
 STORE_BYTES = 2 * 2**30

@@ -12,6 +12,7 @@ import torch
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
@@ -34,14 +35,8 @@ def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
     """An untrained network of a preset and all that follows from it over the bundled digits; URIs by name."""
     config = presets.get(preset)
     made = {name: str(out / name) for name in ("model", "latents", "moments")}
-    save_model(
-        made["model"],
-        LatentBernoulliAutoencoder(config.model),
-        config,
-        parents={},
-        run={},
-        result={"images": 0},
-    )
+    output = Output(made["model"], "model", parents={}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     encode(model=made["model"], data=str(SAMPLE), out=made["latents"])
     reduce(latents=made["latents"], out=made["moments"])
     fit(**made, out=str(out / "bundle"), components=components)

@@ -24,9 +24,9 @@ from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
 from lbae.distributed.latents.neighbours import nearest_in
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.latent_table import KIND, open_latent_table, write_parquet
 from lbae.io.artifacts.model_artifact import load_model, save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.images import decode_image as ours
 from lbae.jobs.build.encode import encode
 from tests.benchmarks.conftest import smooth_images
@@ -40,7 +40,8 @@ CODES, BITS, PARTS = 10_000_000, 200, 4
 def model(tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("model") / "model")
     network = LatentBernoulliAutoencoder(CONFIG.model, torch.Generator().manual_seed(0))
-    save_model(out, network, CONFIG, parents={"data": "none"}, run={}, result={"images": 0})
+    output = Output(out, "model", parents={"data": "none"}, config=CONFIG.to_dict())
+    save_model(output, network, CONFIG, {"images": 0})
     return out
 
 
@@ -167,8 +168,8 @@ def codes(tmp_path_factory) -> str:
         table = pa.table({"key": keys, "latent": latent}).replace_schema_metadata(metadata)
         files.append(f"data/part-{part}.parquet")
         write_parquet(uri, files[-1], table, [2**16] * (len(rows) // 2**16) + [len(rows) % 2**16])
-    what = {"parents": {"model": "m"}, "config": {"latent_dim": BITS}, "rows": CODES, "files": files}
-    artifact.publish(uri, KIND, fingerprint="f", result={}, **what)
+    output = Output(uri, KIND, parents={"model": "m"}, config={"latent_dim": BITS})
+    output.publish(fingerprint="f", rows=CODES, files=files, result={})
     return uri
 
 

@@ -18,6 +18,7 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
 from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import resolve
 from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
@@ -63,7 +64,7 @@ def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
     config = presets.get("cifar10")
     model = str(tmp_path / "model")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
-    save_model(model, network, config, parents={}, run={}, result={"images": 0})
+    save_model(Output(model, "model", parents={}, config=config.to_dict()), network, config, {"images": 0})
     ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
     seconds: dict[str, list[float]] = {"encode": [], "reduce": [], "fit": []}
     for count in (min(SIZES), *SIZES):  # the first only starts Ray's workers

@@ -28,8 +28,9 @@ from lbae.core.network.codec import best_precision
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts.latent_table import latent_part, open_latent_table, part_digest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model, save_model
-from lbae.io.artifacts.output import begin, read_manifest
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_rows
 from lbae.io.sources.plan import CUT, plan
@@ -49,7 +50,8 @@ def model(tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("model") / "model")
     config = presets.get("demo", "modern")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
-    save_model(out, network, config, parents={"data": "none"}, run={}, result={"images": 0})
+    output = Output(out, "model", parents={"data": "none"}, config=config.to_dict())
+    save_model(output, network, config, {"images": 0})
     return out
 
 
@@ -87,9 +89,11 @@ def expected(model: str, data: Path) -> list[tuple]:
 def encode_here(model: str, data: str, out: str) -> None:
     """A latent table as the job makes it, without Ray."""
     codec, images, fingerprint = load_model(model), plan(data), read_manifest(model).fingerprint
-    parents, settings = (
-        {"model": fingerprint, "data": images.fingerprint},
-        {"latent_dim": 128, "keep_images": False},
+    output = Output(
+        out,
+        "latent table",
+        parents={"model": fingerprint, "data": images.fingerprint},
+        config={"latent_dim": 128, "keep_images": False},
     )
     for shard in images.shards:
         decoded = decode_rows(read_shard(shard), codec.config)
@@ -98,7 +102,7 @@ def encode_here(model: str, data: str, out: str) -> None:
         made = {"device": "cpu", "precision": codec.precision}
         assembly.write_shard(out, shard.index, [latents], decoded.quarantine, made)
     parts = [assembly.assemble(out, part) for part in assembly.plan_parts(out, 1, 1)]
-    assembly.publish(out, parts, None, parents, settings, {"model": model, "data": images.uri})
+    assembly.publish_latents(output, parts, None, {"model": model, "data": images.uri})
 
 
 @pytest.fixture(scope="module")
@@ -548,7 +552,8 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(
         decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint
     )
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
-    begin(out, "latent table", parents, {"latent_dim": 128, "keep_images": False}, False, [], CUT)
+    config = {"latent_dim": 128, "keep_images": False}
+    Output(out, "latent table", parents=parents, config=config, resume_key=CUT).begin()
     assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)

@@ -11,8 +11,9 @@ import pytest
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts.attribute_columns import candidate_columns
-from lbae.io.artifacts.image_table import publish_parts
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.image_table import publish_images
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
@@ -52,7 +53,7 @@ def test_a_source_is_never_cleared(tmp_path):
     source, within = str(tmp_path / "source"), str(tmp_path / "source" / "table")
     for out, read in ((source, source), (within, f"{within}/data")):
         parts = [parts_io.ingest_part(out, *part) for part in parts_io.plan_parts(plan(source).shards)]
-        publish_parts(out, parts, parents={}, config={}, result={"bad": 0})
+        publish_images(Output(out, "image table", parents={}, config={}), parts, {"bad": 0})
         before = sorted((tmp_path / "source").rglob("*"))
         message = (
             rf"{read}\S*, which is read, lies in the output {out}, which is cleared; choose another --out"

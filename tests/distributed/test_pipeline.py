@@ -21,9 +21,10 @@ from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_network, save_model
 from lbae.io.artifacts.moments_artifact import Lineage, load_moments, save_moments
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.jobs.build.encode import encode
@@ -180,9 +181,8 @@ def test_bad_images_are_quarantined_counted_and_bounded(pipeline, tmp_path):
 def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
     other = str(tmp_path / "other")
     config = presets.get("demo").replace(latent_dim=32)
-    save_model(
-        other, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0}
-    )
+    output = Output(other, "model", parents={}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     theirs, ours = read_manifest(other).fingerprint, read_manifest(pipeline.model).fingerprint
     with pytest.raises(UserError, match=f"was made with model {ours}, not with model {theirs}"):
         fit(model=other, latents=pipeline.latents, moments=pipeline.moments, out=str(tmp_path / "b"))
@@ -198,9 +198,8 @@ def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
 def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
     sums, manifest = load_moments(pipeline.moments)
     moments, parents = str(tmp_path / "m"), {"model": manifest.parents["model"]}
-    save_moments(
-        moments, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), parents=parents, config={}, result={}
-    )
+    output = Output(moments, "moment sums", parents=parents, config={})
+    save_moments(output, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), {})
     with pytest.raises(UserError, match=r"are of latents t1, t2, not of .*latents alone"):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
@@ -210,7 +209,8 @@ def test_one_row_makes_no_prior(pipeline, tmp_path):
     table = open_latent_table(pipeline.latents)
     moments, lineage = str(tmp_path / "m"), Lineage(tables={table.manifest.fingerprint: 1}, parts={})
     one = moment_sums(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
-    save_moments(moments, one, lineage, parents={"model": manifest.parents["model"]}, config={}, result={})
+    parents = {"model": manifest.parents["model"]}
+    save_moments(Output(moments, "moment sums", parents=parents, config={}), one, lineage, {})
     with pytest.raises(UserError, match=r"sums 1 row; a prior needs at least 2"):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 

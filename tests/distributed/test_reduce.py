@@ -29,8 +29,8 @@ from lbae.io.artifacts.latent_table import (
     packed_latents,
     write_parquet,
 )
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_group, load_moments
-from lbae.io.artifacts.output import read_manifest
 from lbae.jobs.build.reduce import reduce
 from tests.conftest import write_latents, write_packed
 

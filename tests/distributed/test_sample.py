@@ -12,7 +12,8 @@ from lbae.distributed.cluster.resources import actor_pool
 from lbae.distributed.sample import sample_table
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.artifacts.image_table import publish_parts, write_part
+from lbae.io.artifacts.image_table import publish_images, write_part
+from lbae.io.artifacts.output import Output
 
 NUM = 2 * 2048 + 300  # three parts, the last one of a block and a piece of one
 
@@ -42,7 +43,8 @@ def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
     np.testing.assert_array_equal(drawn[..., None], images)
     assert result["acceptance"] == bundle.prior.sample_given(NUM, 4, given)[1]
     one = str(tmp_path / "one")
-    whole = publish_parts(one, [write_part(one, 0, 0, images)], parents={}, config={}, result={})
+    output = Output(one, "image table", parents={}, config={})
+    whole = publish_images(output, [write_part(one, 0, 0, images)], {})
     assert (result["fingerprint"], result["rows"]) == (whole["fingerprint"], whole["rows"])
     assert sample_table(**request) == {**result, "already": True}
 

@@ -12,6 +12,7 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.latents.neighbours import nearest_in
 from lbae.io.artifacts.latent_table import open_latent_table
 from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from lbae.jobs.build.encode import encode
@@ -40,7 +41,8 @@ def encoded(ray_session, digits, tmp_path_factory) -> str:
     """The digits' latents of an LBAE that has learned nothing."""
     out, config = tmp_path_factory.mktemp("encoded"), presets.get("demo", "modern")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
-    save_model(str(out / "model"), network, config, parents={}, run={}, result={"images": 0})
+    output = Output(str(out / "model"), "model", parents={}, config=config.to_dict())
+    save_model(output, network, config, {"images": 0})
     encode(model=str(out / "model"), data=str(digits), out=str(out / "latents"))
     return str(out / "latents")
 

@@ -15,8 +15,9 @@ from lbae.distributed.serve import bundle_registry as shelves
 from lbae.distributed.serve.bundle_registry import Shelf, Shelved
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_network, save_model
-from lbae.io.artifacts.output import BEGUN, read_manifest
+from lbae.io.artifacts.output import UNFINISHED, Output
 from lbae.io.storage.location import resolve
 
 
@@ -24,24 +25,16 @@ def another(pipeline, out, scale=1.0, **changes) -> str:
     """The pipeline's bundle with a network that nobody trained, and its normals' factor times ``scale``."""
     config = load_network(pipeline.model)[1]
     config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
-    save_model(
-        f"{out}/model",
-        LatentBernoulliAutoencoder(config.model),
-        config,
-        parents={},
-        run={},
-        result={"images": 0},
-    )
+    output = Output(f"{out}/model", "model", parents={}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     first, manifest = bundle_io.load_bundle(pipeline.bundle, "cpu"), read_manifest(pipeline.bundle)
     bundle_io.save_bundle(
-        f"{out}/bundle",
+        Output(f"{out}/bundle", "bundle", parents={}, config=manifest.config),
         model=f"{out}/model",
         prior=first.prior,
         pooled_factor=scale * first.normals.factor,
         attributes=first.attributes,
         examples=first.examples,
-        parents={},
-        config=manifest.config,
         rows=manifest.rows,
         result={},
         report={},
@@ -232,7 +225,7 @@ def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
     larger = another(pipeline, tmp_path / "larger", padding=0)
     spoilt = another(pipeline, tmp_path / "spoilt", scale=0.01)
     unfinished = tmp_path / "unfinished"
-    resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
+    resolve(str(unfinished / UNFINISHED)).write_bytes(b"bundle")
 
     async def run():
         shelf = Shelf(pipeline.bundle, False, keep_s=60)
@@ -292,7 +285,7 @@ def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, 
         tmp_path / "unfinished",
     )
     other = another(pipeline, tmp_path / "other")
-    resolve(str(unfinished / BEGUN)).write_bytes(b"bundle")
+    resolve(str(unfinished / UNFINISHED)).write_bytes(b"bundle")
     pointer.write_text(pipeline.bundle)
     loaded = []
     load = shelves.load_bundle

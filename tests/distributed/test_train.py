@@ -152,9 +152,8 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
     (tmp_path / "s" / "thesis.txt").write_text("years of work")
     out, config = str(tmp_path / "m"), presets.get("demo")
     if overwrite:
-        save_model(
-            out, LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result={"images": 0}
-        )
+        output = Output(out, "model", parents={}, config=config.to_dict())
+        save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     with pytest.raises(
         UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"
     ):
@@ -237,6 +236,7 @@ def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows():
     """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
     script = """
 import ray
+from lbae.io.artifacts.output import Output
 from lbae.distributed.cluster.resources import own_cpus
 
 for counted in (1, 999):

@@ -16,10 +16,11 @@ from lbae.core.moments.kernel import moment_sums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.prior.samplers import fit
 from lbae.io.artifacts import latent_table
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.bundle_artifact import save_bundle
+from lbae.io.artifacts.manifest import FORMAT_VERSION
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.moments_artifact import Lineage, save_moments
+from lbae.io.artifacts.output import Output
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -37,21 +38,18 @@ def latents() -> np.ndarray:
 
 def main() -> None:
     """Write model, latents, moments and bundle."""
-    root = HERE / f"v{artifact.FORMAT_VERSION}"
+    root = HERE / f"v{FORMAT_VERSION}"
     network = LatentBernoulliAutoencoder(CONFIG.model, torch.Generator().manual_seed(0))
-    model = save_model(str(root / "model"), network, CONFIG, parents={}, run={}, result={"images": 0})
+    output = Output(str(root / "model"), "model", parents={}, config=CONFIG.to_dict())
+    model = save_model(output, network, CONFIG, {"images": 0})
     keys = pa.array([f"image-{i}" for i in range(40)])
     label = pa.table({"label": [i % 2 for i in range(40)]})
     part = latent_table.latent_part(keys, pack(latents()), label, 11, model["fingerprint"])
     out = str(root / "latents")
     latent_table.write_parquet(out, "data/part-00000.parquet", part)
     parents = {"model": model["fingerprint"], "data": "none"}
-    made = artifact.publish(
-        out,
-        latent_table.KIND,
+    made = Output(out, latent_table.KIND, parents=parents, config={"latent_dim": 11}).publish(
         fingerprint="golden",
-        parents=parents,
-        config={"latent_dim": 11},
         rows=40,
         files=["data/part-00000.parquet"],
         result={"precision": "float32"},
@@ -59,23 +57,16 @@ def main() -> None:
     present = (np.arange(40) % 2 == 1)[:, None]
     sums = moment_sums(pack(latents()), 11, ("label",), present, ~present)
     parents = {"latents": made["fingerprint"], "model": model["fingerprint"]}
-    moments = save_moments(
-        str(root / "moments"),
-        sums,
-        Lineage(tables={}, parts={}),
-        parents=parents,
-        config={"attributes": "all"},
-        result={},
-    )
+    output = Output(str(root / "moments"), "moment sums", parents=parents, config={"attributes": "all"})
+    moments = save_moments(output, sums, Lineage(tables={}, parts={}), {})
+    parents = {**parents, "moments": moments["fingerprint"]}
     save_bundle(
-        str(root / "bundle"),
+        Output(str(root / "bundle"), "bundle", parents=parents, config={"precision": "float32"}),
         model=str(root / "model"),
         prior=fit("hyperplane", sums),
         pooled_factor=pooled_factor(sums),
         attributes=attribute_statistics(sums),
         examples=np.empty((0, 0, 0, 0), dtype=np.uint8),
-        parents={**parents, "moments": moments["fingerprint"]},
-        config={"precision": "float32"},
         rows=40,
         result={},
         report={},

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from lbae.errors import LbaeError
 from lbae.io.artifacts.bundle_artifact import _FILES, load_bundle
-from lbae.io.artifacts.output import digest
+from lbae.io.storage.digests import digest
 from tests.golden.make import HERE
 
 

@@ -10,10 +10,10 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts import image_table
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import KIND
 from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from tests.conftest import image_table as write_table
@@ -28,20 +28,15 @@ def ingested(tmp_path) -> str:
         tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5))
     )
     part = parts_io.ingest_part(out, 0, plan(str(tmp_path / "data")).shards)
-    image_table.publish_parts(out, [part], parents={"source": "s"}, config={}, result={"bad": part.bad})
+    output = Output(out, image_table.KIND, parents={"source": "s"}, config={})
+    image_table.publish_images(output, [part], {"bad": part.bad})
     return out
 
 
 def test_a_model(tmp_path):
     out, config = str(tmp_path / "model"), presets.get("demo", "modern")
-    save_model(
-        out,
-        LatentBernoulliAutoencoder(config.model),
-        config,
-        parents={"data": "d"},
-        run={},
-        result={"images": 7},
-    )
+    output = Output(out, "model", parents={"data": "d"}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 7})
     facts = describe(out)
     assert (facts["kind"], facts["rows"], facts["parents"]) == ("model", 7, {"data": "d"})
     assert facts["config"]["model"]["latent_dim"] == config.model.latent_dim
@@ -66,9 +61,8 @@ def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
 def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
     out = str(tmp_path / "latents")
     config, parents = {"latent_dim": 11, "keep_images": False}, {"model": "m", "data": "d"}
-    artifact.publish(
-        out, KIND, fingerprint="f", parents=parents, config=config, rows=0, files=[], result={"bad": 3}
-    )
+    output = Output(out, KIND, parents=parents, config=config)
+    output.publish(fingerprint="f", rows=0, files=[], result={"bad": 3})
     assert describe(out)["rows"] == 0
     outcome = run_job("show", out, "--picture", tmp_path / "picture.png")
     assert outcome.code == 2

@@ -47,6 +47,6 @@ def test_a_bundle_without_vectors_for_its_attributes_says_so():
 
 
 def test_there_is_a_golden_of_the_current_version():
-    from lbae.io.artifacts.output import FORMAT_VERSION
+    from lbae.io.artifacts.manifest import FORMAT_VERSION
 
     assert (HERE / f"v{FORMAT_VERSION}").is_dir()

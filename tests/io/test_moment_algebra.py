@@ -12,6 +12,7 @@ from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
 from lbae.errors import UserError
 from lbae.io.artifacts.moments_artifact import Lineage, load_lineage, load_moments, save_moments
+from lbae.io.artifacts.output import Output
 from lbae.jobs.inspect.moments import add, drift, subtract
 from tests.conftest import ROOT, picture_size
 
@@ -24,7 +25,8 @@ def sums(tmp_path):
         moments = moment_sums(pack(LATENTS[rows]), 30)
         lineage = Lineage(tables={name: moments.count}, parts=dict.fromkeys(parts or (f"part of {name}",), 1))
         uri = str(tmp_path / name)
-        save_moments(uri, moments, lineage, parents={"model": model, "latents": name}, config={}, result={})
+        output = Output(uri, "moment sums", parents={"model": model, "latents": name}, config={})
+        save_moments(output, moments, lineage, {})
         return uri
 
     return make
@@ -73,7 +75,8 @@ def test_what_does_not_belong_together_is_refused(sums, tmp_path):
     flags = np.ones((400, 1), dtype=bool)
     moments = moment_sums(pack(LATENTS), 30, ("x",), flags, ~flags)
     lineage = Lineage(tables={"l": 400}, parts={"l": 1})
-    save_moments(labelled, moments, lineage, parents={"model": "m1"}, config={}, result={})
+    output = Output(labelled, "moment sums", parents={"model": "m1"}, config={})
+    save_moments(output, moments, lineage, {})
     with pytest.raises(
         UserError, match=r"has the attributes none, .*labelled has x; reduce both with the same"
     ):
@@ -88,7 +91,8 @@ def test_drift_is_measured_and_drawn(sums, tmp_path):
     LATENTS_WITH_DRIFT[:, 7] = 1
     other = str(tmp_path / "c")
     moments = moment_sums(pack(LATENTS_WITH_DRIFT), 30)
-    save_moments(other, moments, Lineage(tables={}, parts={}), parents={"model": "m1"}, config={}, result={})
+    output = Output(other, "moment sums", parents={"model": "m1"}, config={})
+    save_moments(output, moments, Lineage(tables={}, parts={}), {})
     found = drift(sums("d", slice(0, 200)), other, out=str(tmp_path / "drift.png"))
     assert (found["bits_beyond_4_sigma"], found["largest"][0]["bit"]) == (1, 7)
     assert picture_size(tmp_path / "drift.png")[0] > 500

@@ -1,13 +1,14 @@
 """An S3 server that throttles, refuses keys, deletes nothing or has no such bucket."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import s3fs
 
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
-from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.storage import lock
 from lbae.io.storage.location import resolve
@@ -48,12 +49,13 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
     kept = r"cannot be removed: files are still there .*allow deleting there \(s3:DeleteObject"
     out, old = "s3://bucket/out", resolve("s3://bucket/out/data/part-00000.parquet")
-    artifact.begin(out, "table", {}, {"seed": 0}, False, [], work={"rows": 5})
+    first = Output(out, "table", parents={}, config={"seed": 0}, resume_key={"rows": 5})
+    first.begin()
     old.write_bytes(b"of another run")
     resolve(f"{out}.lock").write_bytes(b"beat 7 of a job that died")
     refusing.keeps = True
     with pytest.raises(LbaeError, match=rf"s3://bucket/out\S* {kept}"):
-        artifact.begin(out, "table", {}, {"seed": 1}, True, [], work={"rows": 5})
+        replace(first, config={"seed": 1}, overwrite=True).begin()
     with pytest.raises(LbaeError, match=rf"s3://bucket/out.lock {kept}"), locked(out):
         pass
     with pytest.raises(LbaeError, match=rf"s3://bucket/other.lock {kept}"), locked("s3://bucket/other"):
@@ -63,7 +65,7 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     assert "s3:DeleteObject" in found.note
     refusing.keeps = False
     with locked(out):
-        artifact.begin(out, "table", {}, {"seed": 2}, False, [], work={"rows": 5})
+        replace(first, config={"seed": 2}).begin()
     assert not old.exists()
 
 

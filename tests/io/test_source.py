@@ -9,6 +9,7 @@ import pytest
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import image_table as image_table_io
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out, decode_rows
 from lbae.io.sources.plan import plan
@@ -107,7 +108,7 @@ def test_images_named_by_an_underscore_are_images_and_those_of_a_run_are_not(tmp
     assert keys(tmp_path) == ["_DSC0001.png", "_old/a.png"]
     out = str(tmp_path / "table")
     part = image_table_io.write_files(out, 0, [("x", b"x")], {})
-    image_table_io.publish_parts(out, [part], parents={}, config={}, result={})
+    image_table_io.publish_images(Output(out, "image table", parents={}, config={}), [part], {})
     image_table(tmp_path / "table" / "_work" / "half.parquet", [b"y"])
     assert keys(out) == ["data/part-00000.parquet:0"]
 

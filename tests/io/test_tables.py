@@ -7,7 +7,6 @@ import pytest
 
 from lbae.core.latents.packing import pack
 from lbae.errors import UserError
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.attribute_columns import (
     candidate_columns,
     column_values,
@@ -22,6 +21,7 @@ from lbae.io.artifacts.latent_table import (
     part_digest,
     write_parquet,
 )
+from lbae.io.artifacts.output import Output
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 ROWS = pa.table({"label": [3, 1, None, 3, 1, 0], "smiling": [True, None, False, True, True, False]})
@@ -35,12 +35,11 @@ def part(first: int = 0, model: str = "m1") -> pa.Table:
 def published(tmp_path, table: pa.Table) -> str:
     uri = str(tmp_path / "latents")
     parents, config = {"model": "m1", "data": "d"}, {"latent_dim": 11}
-    artifact.begin(uri, KIND, parents, config, False, [])
+    output = Output(uri, KIND, parents=parents, config=config)
+    output.begin()
     write_parquet(uri, "data/part-00000.parquet", table)
     files = ["data/part-00000.parquet"]
-    artifact.publish(
-        uri, KIND, fingerprint="f", parents=parents, config=config, rows=6, files=files, result={}
-    )
+    output.publish(fingerprint="f", rows=6, files=files, result={})
     return uri
 
 

@@ -9,6 +9,7 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.errors import UserError
 from lbae.io.artifacts.model_artifact import save_model
+from lbae.io.artifacts.output import Output
 from lbae.report.features import sample_distances as bottlenecks
 from lbae.report.features.sample_distances import sample_distances
 from tests.conftest import SAMPLE, image_table, picture_size, run_job
@@ -23,9 +24,8 @@ def models(tmp_path_factory) -> dict[str, str]:
         made[kind] = str(tmp_path_factory.mktemp("models") / kind)
         history = [{"number": 1, "train_loss": 2.0, "validation_loss": 3.0}]
         result = {"images": 0, "history": history}
-        save_model(
-            made[kind], LatentBernoulliAutoencoder(config.model), config, parents={}, run={}, result=result
-        )
+        output = Output(made[kind], "model", parents={}, config=config.to_dict())
+        save_model(output, LatentBernoulliAutoencoder(config.model), config, result)
     return made
 
 

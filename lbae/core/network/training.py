@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lbae.config import Loss, Precision, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import autocast, from_network, to_network
+from lbae.errors import LbaeError
 
 # A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above
 # that of the first layers, would weigh on the running statistics for a hundred steps.
@@ -161,7 +162,7 @@ def train_epoch(
 ) -> Tensor:
     """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers.
 
-    FloatingPointError within a hundred steps of a loss of this worker that is not finite.
+    LbaeError within a hundred steps of a loss of this worker that is not finite.
     """
     epoch = len(state.history)
     seed = epoch_seed(config.seed, epoch, worker)
@@ -253,7 +254,7 @@ def train(
     """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch``
     sees every one.
 
-    Images of a ``test`` are measured as well, and decide nothing. FloatingPointError when a loss was not
+    Images of a ``test`` are measured as well, and decide nothing. LbaeError when a loss was not
     finite; then no worker goes on, since all of them see the same sums.
     """
 
@@ -282,7 +283,7 @@ def train(
 
 
 def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
-    """FloatingPointError when one of the first ``done`` losses of an epoch is not finite."""
+    """LbaeError when one of the first ``done`` losses of an epoch is not finite."""
     bad = (~torch.isfinite(losses[:done])).nonzero()
     if len(bad):
         step = int(bad[0])
@@ -293,8 +294,8 @@ def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
         )
 
 
-def _diverged(what: str) -> FloatingPointError:
-    return FloatingPointError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
+def _diverged(what: str) -> LbaeError:
+    return LbaeError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
 
 
 def average_buffers(

@@ -1,24 +1,40 @@
 """The cause inside an error that passed through Ray."""
 
-from ray.exceptions import OutOfMemoryError, RayTaskError
+import re
 
-from lbae.errors import LbaeError
+from ray.exceptions import OutOfMemoryError, RayError
+
+from lbae.errors import LbaeError, UnforeseenError, as_lbae_error
+
+# What Ray Data (2.60) appends to the message of whatever a task of its own raises.
+_RETRY_HINT = re.compile(r"\s*Failed to [^\n]* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 def root_cause(error: BaseException) -> LbaeError:
-    """The package's own error inside one that passed through Ray, or a line of the innermost message.
+    """The error that a task, an actor or a training worker raised, without what Ray put around it.
 
-    The last one, of a traceback the error; the first one where hints follow it, as of CUDA and of Ray's watch
-    over memory.
+    The package's own errors come out as themselves, others by their type and message. Where a process or a
+    node died, Ray's message is all there is: its last line, which is that of a traceback.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, LbaeError) and not isinstance(seen, RayTaskError):
-            return seen
-        inner = getattr(seen, "cause", None) or getattr(
-            seen, "_base_exc", None
-        )  # of Ray's tasks, of Ray Train's workers
-        error, seen = seen, inner or seen.__cause__
-    lines = str(error).strip().splitlines() or [repr(error)]
-    hints_follow = isinstance(error, OutOfMemoryError) or lines[0].startswith("CUDA error")
-    return LbaeError(lines[0] if hints_follow else lines[-1])
+    found = _innermost(error)
+    if _RETRY_HINT.search(str(found)):
+        found.args = (_RETRY_HINT.sub("", str(found)),)
+    if not isinstance(found, RayError):
+        return as_lbae_error(found)
+    lines = str(found).strip().splitlines() or [repr(found)]
+    hints_follow = isinstance(found, OutOfMemoryError)
+    return UnforeseenError(lines[0] if hints_follow else lines[-1])
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The exception below Ray's wrappers; the package's own error, if one caused it."""
+    while inner := getattr(error, "cause", None) or getattr(error, "_base_exc", None) or _wrapped(error):
+        error = inner
+    own: BaseException | None = error
+    while own is not None and not isinstance(own, LbaeError):
+        own = own.__cause__
+    return own or error
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    return error.__cause__ if type(error).__module__.startswith("ray.") else None

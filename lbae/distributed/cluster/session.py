@@ -1,5 +1,6 @@
-"""The Ray session of a job: join the cluster there is, or start a local one for the time of the job."""
+"""The Ray session of a job: join a cluster, or start a local one for the duration of the job."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from ray.exceptions import RayError
 from lbae.distributed.cluster.connection import connect
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.resources import wait_for_gpus
+from lbae.errors import UnforeseenError
+
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -17,13 +21,13 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
     """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else
     start a local Ray.
 
-    A Ray that is connected already (a notebook's, a test's) is used and left alone. Where ``gpus`` are asked
-    for, they are waited for as :func:`wait_for` does: a cluster may have nodes with GPUs only while somebody
-    wants them. Errors of this package that tasks raise come out as themselves; what connecting raises says
-    :func:`lbae.distributed.cluster.connection.connect`.
+    A Ray that is connected already (a notebook's, a test's) is used and left connected. ``gpus`` are waited
+    for as in :func:`wait_for`: an autoscaling cluster has GPU nodes only while a job asks for them.
+
+    Raises:
+        LbaeError: What a task raised, see :func:`root_cause`, or the connection failed, see :func:`connect`.
     """
-    # A task that fails fails all its results; the one that is asked for carries the error, the others would
-    # print it.
+    # A task that fails fails all its results: the one that is fetched carries the error, the others print it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
     if not joined:
@@ -33,7 +37,10 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
             wait_for_gpus(gpus)
         yield
     except RayError as error:
-        raise root_cause(error) from error
+        cause = root_cause(error)
+        if isinstance(cause, UnforeseenError):
+            _logger.error("a task failed: %s", error)  # with the traceback of its process
+        raise cause from error
     finally:
         if not joined:
             ray.shutdown()

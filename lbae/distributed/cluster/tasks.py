@@ -1,5 +1,6 @@
-"""Work as Ray Data sets: one task a row and block, and errors as values."""
+"""Work as Ray Data sets: one task per row and block, and errors as values."""
 
+import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +10,20 @@ import ray.data
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
-from lbae.errors import LbaeError
+from lbae.distributed.cluster.failures import root_cause
+from lbae.errors import LbaeError, UnforeseenError, as_lbae_error, working_on
 
-# Ray Data tries a task again for ever when its process dies, also when the task is what kills it. An actor
+_logger = logging.getLogger(__name__)
+
+# Without a limit Ray Data retries a task for ever whose process dies, also when the task kills it. An actor
 # may lose more processes than a task: it lives as long as the job, and the death of a node counts. Its limit
-# is one of processes, not of tries (max_task_retries), for which the death of a node would end the job.
-_TRIES_AGAIN = 3
-_STARTS_AGAIN = 9
+# is max_restarts and not max_task_retries, with which the death of a node would end the job.
+_TASK_RETRIES = 3
+_ACTOR_RESTARTS = 9
 
 
 def _as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
-    """A data set whose rows are these tasks, each a block of its own, so that any worker may take any of
-    them.
-    """
+    """A data set with one task per row, and one row per block, so that any worker may take any task."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.data.from_items(
         [{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
@@ -31,31 +33,46 @@ def _as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
 def over(
     tasks: Sequence[Any], work: Callable[[dict[str, Any]], dict[str, Any]] | type, **options: Any
 ) -> ray.data.Dataset:
-    """What ``work``, a function or a class for actors, makes of the rows of tasks, with options of Ray Data's
-    ``map``.
+    """The data set of what ``work``, a function or a class for actors, returns for the rows of tasks.
+
+    ``options`` are those of Ray Data's ``map``.
     """
-    limit = {"max_restarts": _STARTS_AGAIN} if isinstance(work, type) else {"max_retries": _TRIES_AGAIN}
+    limit = {"max_restarts": _ACTOR_RESTARTS} if isinstance(work, type) else {"max_retries": _TASK_RETRIES}
     with warnings.catch_warnings():
-        # Ray will drop options without names of their own, but 2.60 has no other way to say how often it is
-        # to try.
+        # Ray will drop options passed this way, but 2.60 has no other way to limit retries.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return _as_rows(tasks).map(work, **options, **limit)
 
 
-def answered(row: dict[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
-    """The row of what ``work`` returns for a task, or of its error: an exception would leave Ray Data without
-    its cause.
+def _working_on(task: Any) -> str:
+    return f"working on {task}"
+
+
+def answered(
+    row: dict[str, Any], work: Callable[[Any], Any], doing: Callable[[Any], str] = _working_on
+) -> dict[str, Any]:
+    """The row of what ``work`` returns for a task, or of the error that it raised, for :func:`outcomes`.
+
+    Errors are values because Ray Data would retry an exception, and hand it on without its cause. An
+    unforeseen one names its type and what ``doing`` says of the task, as ``(while encoding a.parquet)``; the
+    log of the process has its traceback.
     """
+    task = pickle.loads(row["task"])
     try:
-        outcome = work(pickle.loads(row["task"]))
-    except (LbaeError, OSError) as error:
-        outcome = error
+        with working_on(doing(task)):
+            outcome = work(task)
+    except Exception as error:
+        outcome = as_lbae_error(error)
+        if isinstance(outcome, UnforeseenError):
+            _logger.exception("a task failed")
     return {"outcome": pickle.dumps(outcome)}
 
 
 def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
-    """What was returned for every task, as it comes; the first error is raised, LbaeError for processes that
-    keep dying.
+    """What was returned for every task, as it comes.
+
+    Raises:
+        LbaeError: The first error of a task, or the end of processes that kept dying.
     """
     try:
         for row in rows.iter_rows():
@@ -64,10 +81,11 @@ def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
                 raise outcome
             yield outcome
     except (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError) as error:
-        times = (_STARTS_AGAIN if isinstance(error, ActorDiedError) else _TRIES_AGAIN) + 1
+        if getattr(error, "actor_init_failed", False):
+            raise root_cause(error) from error
+        times = (_ACTOR_RESTARTS if isinstance(error, ActorDiedError) else _TASK_RETRIES) + 1
         raise LbaeError(
             f"a task was given up: the process that ran it died {times} times, of an image that breaks a"
-            f" decoder"
-            f" or for want of memory; what is finished is kept, run the job again:"
+            f" decoder or for want of memory; what is finished is kept, run the job again:"
             f" {' '.join(str(error).split())[:300]}"
         ) from error

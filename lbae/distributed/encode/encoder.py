@@ -32,8 +32,9 @@ from lbae.distributed.cluster.resources import (
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts import latent_table
-from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
+from lbae.io.artifacts.part import Part
 from lbae.io.sources.decode import Decoded, decode_rows
 from lbae.io.sources.source import Shard, read_batches
 from lbae.report.progress import ProgressLine
@@ -90,14 +91,14 @@ def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Datas
     )
 
 
-def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[assembly.Part]:
+def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part]:
     """Make part files of the finished shards, at least one for every node."""
     plans = assembly.plan_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
     if len(plans) == 1:  # starting a worker takes longer than the work
         return [assembly.assemble(out, plans[0])]
 
     def assemble(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, lambda plan: assembly.assemble(out, plan))
+        return answered(row, lambda plan: assembly.assemble(out, plan), lambda plan: f"writing {plan}")
 
     return list(outcomes(over(plans, assemble, num_cpus=1)))
 
@@ -112,7 +113,7 @@ class _Encoder:
     ) -> None:
         torch.set_num_threads(threads)
         self.codec = load_model(model, precision, torch.device(device))
-        self.model = artifact.read_manifest(model).fingerprint
+        self.model = read_manifest(model).fingerprint
         self.out, self.keep_images = out, keep_images
         self.made = {
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -123,7 +124,7 @@ class _Encoder:
         self.encoded = Counter("lbae_encoded_images", description="Images encoded or set aside.")
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._write)
+        return answered(row, self._write, lambda shard: f"encoding {shard}")
 
     def _write(self, shard: Shard) -> tuple[str, int]:
         latents, quarantine = [], []

@@ -90,7 +90,7 @@ class _Looks:
         self.looker = held.to(device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._look)
+        return answered(row, self._look, lambda task: f"looking at {task[0]} {task[1]}")
 
     def _look(self, task: tuple[Any, ...]) -> list[Seen]:
         look, *arguments = task

@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from lbae.core.bundle import Bundle
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import KIND, load_bundle, read_pointer
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.web.backend import Backend
 
 _ASK_S = 1.0

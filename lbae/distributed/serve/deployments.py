@@ -24,7 +24,7 @@ from lbae.distributed.serve.bundle_registry import Edition, Shelf, Shelved
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact as bundle_io
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend import About, Backend, BundleBackend, OnBatch

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lbae.config import Config, ModelConfig
 from lbae.core.network.training import epoch_seed
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, working_on
 from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import decode_rows
 
@@ -35,12 +35,14 @@ def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
 
     def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         for pickled in batch["shard"]:
-            for table in image_source.read_batches(pickle.loads(pickled)):
-                decoded = decode_rows(
-                    table.filter(pa.array(~image_source.held_out(table["key"]))), config.model
-                )
-                rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
-                yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
+            shard = pickle.loads(pickled)
+            with working_on(f"decoding {shard}"):
+                for table in image_source.read_batches(shard):
+                    decoded = decode_rows(
+                        table.filter(pa.array(~image_source.held_out(table["key"]))), config.model
+                    )
+                    rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
+                    yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
 
     shards = [{"shard": pickle.dumps(shard)} for shard in source.shards]
     order = RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)

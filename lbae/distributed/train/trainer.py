@@ -20,7 +20,7 @@ from lbae.distributed.cluster.meter import watched
 from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
 from lbae.distributed.train.stream import dataset
-from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, no_room, work
+from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import arrow_filesystem
@@ -94,17 +94,17 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
 
 
 class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
-    """Ends a run in Ray Train's controller when workers have told what starting them again would not mend.
+    """Ends a run in Ray Train's controller when workers failed in a way that a restart would repeat.
 
-    Ray Train (2.60) starts workers again after every error of theirs, but not after one of the controller.
+    Ray Train (2.60) restarts workers after every error of theirs, but not after one of the controller.
     """
 
     def __init__(self, meter: Any) -> None:
         self._meter = meter
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if told := ray.get(self._meter.failure.remote()):
-            raise told
+        if failure := ray.get(self._meter.failure.remote()):
+            raise failure
 
 
 def run_workers(
@@ -133,7 +133,7 @@ def run_workers(
             ),
         ),
     )
-    failure: Exception | None = None
+    stopped: Exception | None = None
     with (
         ProgressLine("train", config.train.epochs * images.rows, "images") as line,
         watched(settings.meter, line),
@@ -141,11 +141,11 @@ def run_workers(
         try:
             result = trainer.fit()
         except (TrainingFailedError, RayActorError) as error:
-            failure = error
-    if told := ray.get(settings.meter.failure.remote()):
-        raise told
-    if failure:
-        raise _explained(failure, scaling, folder)
+            stopped = error
+    if failure := ray.get(settings.meter.failure.remote()):
+        raise failure
+    if stopped:
+        raise _explained(stopped, scaling, folder)
     if result.checkpoint is None:
         raise LbaeError(f"training ended without a checkpoint in {folder}")
     with result.get_best_checkpoint("loss", "min").as_directory() as path:
@@ -159,16 +159,15 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
         if error.actor_init_failed:
             return LbaeError(
                 f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that"
-                f" folder, or begin"
-                " anew: remove it, or give another --storage"
+                f" folder, or begin anew: remove it, or give another --storage"
             )
         return LbaeError(
             f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}"
         )
     if isinstance(error, ControllerError):
-        failed = error.controller_failure  # which Ray Train only tries to mend where workers do not start
+        failed = error.controller_failure  # Ray Train retries it only where workers do not start
         if not isinstance(failed, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
-            return no_room(failed, folder) or root_cause(failed)
+            return worker_failure(failed, folder)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
             f" tries; the"

@@ -32,9 +32,10 @@ from lbae.core.network.training import (
     reconstruct,
     train,
 )
+from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.resources import own_cpus
 from lbae.distributed.train.stream import Stream
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, UserError, working_on
 from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out
 from lbae.report.figures.tensorboard_events import log_epoch
@@ -81,38 +82,26 @@ class Images:
 
 
 def work(loop: dict[str, Settings]) -> None:
-    """The loop of one worker; what starting again would not mend is told to the driver."""
-    settings = loop["settings"]
+    """The loop of one worker. An error after which a restart would fail again is passed to the driver."""
+    settings, rank = loop["settings"], ray.train.get_context().get_world_rank()
     try:
-        _work(settings)
-    except (LbaeError, FloatingPointError, OSError) as error:
-        if told := _final(error, settings.board):
-            ray.get(settings.meter.fail.remote(told))
+        with working_on(f"training as worker {rank}"):
+            _work(settings)
+    except Exception as error:
+        cause = worker_failure(error, settings.board)
+        if not cause.retry_may_succeed:
+            ray.get(settings.meter.fail.remote(cause))
         raise
 
 
-def _final(error: Exception, place: str) -> LbaeError | None:
-    """What to tell of an error, if starting again would not mend it.
-
-    An error of this package that comes from another one, and is no user's mistake, is a storage's: it may
-    answer next time.
-    """
-    if isinstance(error, FloatingPointError):
-        return LbaeError(str(error))
-    if isinstance(error, LbaeError):
-        return None if error.__cause__ and not isinstance(error, UserError) else error
-    return no_room(error, place)
-
-
-def no_room(error: BaseException, place: str) -> LbaeError | None:
-    """What to tell of an error where a checkpoint is written, if it is a full disk's."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return LbaeError(
-        f"no room for a checkpoint ({error}): the storage of {place} or a worker's temporary folder is full;"
-        f" checkpoints of"
-        " earlier epochs are kept"
-    )
+def worker_failure(error: BaseException, storage: str) -> LbaeError:
+    """The package's error for what ended a worker or Ray Train's controller; a full disk gets a message."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LbaeError(
+            f"no room for a checkpoint ({error}): the storage of {storage} or a worker's temporary folder is"
+            f" full; checkpoints of earlier epochs are kept"
+        )
+    return root_cause(error)
 
 
 def _work(settings: Settings) -> None:
@@ -173,11 +162,12 @@ def _decoded(
         [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
     )
     bad = 0
-    for part in decode_every(source, settings.config.model, rank, world):
-        mask = image_source.held_out(part.rows["key"])
-        trained.append(part.images[~mask])
-        held_out.append(part.images[mask])
-        bad += len(part.quarantine)
+    with working_on(f"decoding images of {source.uri}"):
+        for decoded in decode_every(source, settings.config.model, rank, world):
+            mask = image_source.held_out(decoded.rows["key"])
+            trained.append(decoded.images[~mask])
+            held_out.append(decoded.images[mask])
+            bad += len(decoded.quarantine)
     (bad,) = _total(bad)
     check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
     return torch.from_numpy(np.concatenate(trained)), torch.from_numpy(np.concatenate(held_out)), bad

@@ -23,8 +23,10 @@ from lbae.core.latents.normals import Normals
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.manifest import Manifest, read_manifest
 from lbae.io.artifacts.model_artifact import build_network
-from lbae.io.artifacts.output import Manifest, digest, publish, read_manifest
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import absolute, readable, resolve
 
 KIND = "bundle"
@@ -56,26 +58,22 @@ def unpack_triangles(packed: np.ndarray) -> np.ndarray:
 
 
 def save_bundle(
-    out: str,
+    output: Output,
     *,
     model: str,
     prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
     examples: np.ndarray,
-    parents: dict[str, str],
-    config: dict[str, Any],
     rows: int,
     result: dict[str, Any],
     report: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; ``config`` names the latents' precision and the
-    sampler.
+    """Publish a bundle with the model at the URI ``model``; the output's config names precision and sampler.
 
-    ``report`` are files about the prior, to be read by people; the fingerprint does not cover them.
+    ``report`` are files about the prior for people; the fingerprint does not cover them.
     """
-    # safetensors writes the memory behind a view, whatever its strides: a column would come back as other
-    # numbers.
+    # safetensors writes the memory behind a view whatever its strides: a column would be read back wrong.
     arrays = {
         f.name: np.ascontiguousarray(getattr(attributes, f.name))
         for f in dataclasses.fields(attributes)
@@ -92,13 +90,9 @@ def save_bundle(
     if len(examples):
         files[_EXAMPLES] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
     for name, data in {**files, **report}.items():
-        (resolve(out) / name).write_bytes(data)
-    return publish(
-        out,
-        KIND,
+        (resolve(output.uri) / name).write_bytes(data)
+    return output.publish(
         fingerprint=digest(*files.values()),
-        parents=parents,
-        config=config,
         rows=rows,
         files=[*files, *report],
         result={"attributes": list(attributes.names), **result},

@@ -13,7 +13,7 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact as bundle
 from lbae.io.artifacts import latent_table
 from lbae.io.artifacts import moments_artifact as moments
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import resolve
 
 _SAMPLE_PARTS = 4

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Shaped
 
-from lbae.io.artifacts.image_table import ImagePart, rows_of
+from lbae.io.artifacts.image_table import rows_of
 from lbae.io.artifacts.latent_table import write_parquet
-from lbae.io.artifacts.output import RowDigest
+from lbae.io.artifacts.part import Part
 from lbae.io.images import ImageError, check_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import CUT as SOURCE_CUT
 from lbae.io.sources.plan import runs
 from lbae.io.sources.source import Shard, image_digests, leaving_out, read_batches
+from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import open_parquet
 
 _PART_BYTES = 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
@@ -47,7 +48,7 @@ def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]
     return leaving_out(shards, again)
 
 
-def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
+def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> Part:
     """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
 
     Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column
@@ -59,11 +60,10 @@ def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> ImagePart:
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
     if not (resolve(out) / file).exists():
         _write(out, file, quarantine, shards)
-    with (resolve(out) / file).open() as opened:
-        parquet = pq.ParquetFile(opened)
+    with open_parquet(resolve(out) / file) as parquet:
         rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
     bad = int(metadata[_BAD])
-    return ImagePart(
+    return Part(
         files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16)
     )
 

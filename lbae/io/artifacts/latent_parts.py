@@ -1,5 +1,5 @@
-"""Latent tables in the making: first a file a shard, so that a killed job continues, then part files of a
-good size.
+"""Writing a latent table: first one file per shard, so that a killed job resumes, then part files of a good
+size.
 """
 
 import re
@@ -8,71 +8,63 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lbae.config import Precision
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.latent_table import (
-    KIND,
     LatentTable,
     open_latent_table,
     rows_digest,
     with_digest,
     write_parquet,
 )
+from lbae.io.artifacts.manifest import Manifest, changes
 from lbae.io.artifacts.model_artifact import check_model
-from lbae.io.artifacts.output import WORK, Manifest, RowDigest
+from lbae.io.artifacts.output import WORK, Output
+from lbae.io.artifacts.part import Part, total_digest
+from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import open_parquet
 
 _PART_BYTES = 128 * 2**20
 _ROW_GROUP = 2**16
 _LATENTS, _QUARANTINE = "latents-", "quarantine-"
-_MADE = ("device", "precision")
+_ENCODER = ("device", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """A part file to be written: its name, the shards it consists of, and those that have a quarantine."""
+    """A part file to write: its name, its shards, and those of them that have a quarantine."""
 
     name: str
     shards: tuple[int, ...]
     bad: tuple[int, ...]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part that was written; ``made`` are the devices and precisions its latents were made at."""
-
-    files: tuple[str, ...]
-    rows: int
-    bad: int
-    digest: int
-    made: frozenset[tuple[str, ...]]
+    def __str__(self) -> str:
+        return f"{self.name} from the files of shards {self.shards[0]} to {self.shards[-1]}"
 
 
 def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> LatentTable:
-    """The table that images are added to; UserError when it is of another model or was written otherwise."""
+    """The table that images are added to; UserError when its model or its options differ."""
     table = open_latent_table(out)
-    artifact.clear_published(out, table.manifest)
     check_model(f"latent table {out}", table.model_fingerprint, model)
-    if changed := artifact.changes(table.manifest.config, config):
+    if changed := changes(table.manifest.config, config):
         raise UserError(f"{out} was written otherwise ({changed}); append with the same options")
     return table
 
 
 def write_shard(
-    out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, made: dict[str, str]
+    out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, encoder: dict[str, str]
 ) -> None:
-    """Write what one shard became, from its latents in some tables. They come last: once they are there, it
-    is finished.
+    """Write the files of one shard; ``encoder`` names the device and the precision of its latents.
+
+    The file of the latents is written last: once it is there, the shard is finished.
     """
     if len(quarantine):
         write_parquet(out, f"{WORK}/{_QUARANTINE}{index}.parquet", quarantine)
-    whole = with_digest(
-        pa.concat_tables(latents), sum(rows_digest(table.schema) for table in latents) % 2**256
-    )
-    metadata = {**whole.schema.metadata, **{f"lbae.{name}": made[name] for name in _MADE}}
+    digest = RowDigest(sum(rows_digest(table.schema) for table in latents))
+    whole = with_digest(pa.concat_tables(latents), digest.total)
+    metadata = {**whole.schema.metadata, **{f"lbae.{name}": encoder[name] for name in _ENCODER}}
     write_parquet(out, f"{WORK}/{_LATENTS}{index}.parquet", whole.replace_schema_metadata(metadata))
 
 
@@ -82,16 +74,16 @@ def finished_shards(out: str) -> set[int]:
 
 
 def precision(out: str) -> Precision | None:
-    """The precision that the finished shards were made at; None when there are none."""
+    """The precision at which the finished shards were encoded; None when there are none."""
     for index in finished_shards(out):
-        with (resolve(out) / WORK / f"{_LATENTS}{index}.parquet").open() as file:
-            metadata = pq.read_schema(file).metadata
+        with open_parquet(resolve(out) / WORK / f"{_LATENTS}{index}.parquet") as file:
+            metadata = file.schema_arrow.metadata
         return "bfloat16" if metadata[b"lbae.precision"] == b"bfloat16" else "float32"
     return None
 
 
 def plan_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
-    """Runs of finished shards of about 128 MB, or less where there would be fewer than ``at_least`` parts."""
+    """Parts of about 128 MB from the finished shards, or smaller ones to get ``at_least`` parts."""
     sizes, bad = _written(out, _LATENTS), _written(out, _QUARANTINE)
     target = min(_PART_BYTES, sum(sizes.values()) / at_least)
     runs: list[list[int]] = [[]]
@@ -113,7 +105,7 @@ def plan_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
 
 
 def _written(out: str, what: str) -> dict[int, int]:
-    """The shards that have such a file, and its bytes."""
+    """The size in bytes of each shard's file of this sort."""
     work = resolve(out) / WORK
     files = work.files() if work.exists() else []
     found = ((re.fullmatch(rf"{what}(\d+)\.parquet", name), info) for name, info in files)
@@ -121,10 +113,10 @@ def _written(out: str, what: str) -> dict[int, int]:
 
 
 def assemble(out: str, plan: PartPlan) -> Part:
-    """Write a part file, and one of its quarantine if there is any, from the files of its shards."""
+    """Write a part file, and its quarantine if there is any, from the files of its shards."""
     read = [_read(out, f"{_LATENTS}{index}.parquet") for index in plan.shards]
     latents = pa.concat_tables(read)
-    digest = sum(rows_digest(table.schema) for table in read) % 2**256
+    digest = RowDigest(sum(rows_digest(table.schema) for table in read)).total
     files, bad = [], 0
     if len(latents):
         files.append(f"data/{plan.name}")
@@ -135,56 +127,46 @@ def assemble(out: str, plan: PartPlan) -> Part:
         files.append(f"quarantine/{plan.name}")
         bad = len(quarantine)
         write_parquet(out, files[-1], quarantine)
-    made = frozenset(
-        tuple(t.schema.metadata[f"lbae.{name}".encode()].decode() for name in _MADE) for t in read
+    encoders = frozenset(
+        tuple(t.schema.metadata[f"lbae.{name}".encode()].decode() for name in _ENCODER) for t in read
     )
-    return Part(files=tuple(files), rows=len(latents), bad=bad, digest=digest, made=made)
+    return Part(files=tuple(files), rows=len(latents), bad=bad, digest=digest, encoders=encoders)
 
 
 def _read(out: str, name: str) -> pa.Table:
-    with (resolve(out) / WORK / name).open() as file:
-        return pq.ParquetFile(file).read()
+    with open_parquet(resolve(out) / WORK / name) as file:
+        return file.read()
 
 
-def publish(
-    out: str,
-    parts: list[Part],
-    base: LatentTable | None,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    result: dict[str, Any],
+def publish_latents(
+    output: Output, parts: list[Part], base: LatentTable | None, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish the table of these parts, after those of ``base``, and remove the shards' files.
+    """Publish the table of these parts, after those of ``base``.
 
-    LbaeError when its latents were made at two precisions: they could not be served alike.
+    LbaeError when its latents were encoded at two precisions: they could not be served alike.
     """
-    before = base.manifest if base else None
-    devices, precisions = ({made[i] for part in parts for made in part.made} for i in range(len(_MADE)))
-    if before:
-        precisions.add(before.result["precision"])
+    devices, precisions = ({encoder[i] for part in parts for encoder in part.encoders} for i in range(2))
+    if base:
+        precisions.add(base.manifest.result["precision"])
     if len(precisions) != 1:
         raise LbaeError(
-            f"{out} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
+            f"{output.uri} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
             f" --overwrite"
         )
     rows, bad = sum(part.rows for part in parts), sum(part.bad for part in parts)
-    digest = RowDigest((sum(part.digest for part in parts) + (base.digest() if base else 0)) % 2**256)
-    published = artifact.publish(
-        out,
-        KIND,
-        fingerprint=digest.fingerprint(parents["model"]),
-        parents=parents,
-        config=config,
-        rows=rows + (before.rows if before else 0),
-        files=[*(before.files if before else ()), *(file for part in parts for file in part.files)],
+    files = [file for part in parts for file in part.files]
+    if base:
+        rows, bad = rows + base.manifest.rows, bad + base.manifest.result["bad"]
+        files += base.manifest.files
+    return output.publish(
+        fingerprint=total_digest(parts, base.digest() if base else 0).fingerprint(output.parents["model"]),
+        rows=rows,
+        files=files,
         result={
-            "bad": bad + (before.result["bad"] if before else 0),
-            "latent_dim": config["latent_dim"],
+            "bad": bad,
+            "latent_dim": output.config["latent_dim"],
             "device": ", ".join(sorted(devices)),
             "precision": precisions.pop(),
             **result,
         },
-        generation=before.generation + 1 if before else 1,
     )
-    (resolve(out) / WORK).remove()
-    return published

@@ -20,8 +20,10 @@ from jaxtyping import UInt8
 
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
-from lbae.io.artifacts.output import FORMAT_VERSION, Manifest, RowDigest, digest, read_manifest
+from lbae.io.artifacts.manifest import FORMAT_VERSION, Manifest, read_manifest
+from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.parquet_file import open_parquet
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15
@@ -135,8 +137,8 @@ class LatentTable:
         """Keys of all images, of those that could not be decoded as well."""
         chunks = []
         for name in self.manifest.files:
-            with (resolve(self.uri) / name).open() as file:
-                chunks += pq.ParquetFile(file).read(columns=["key"])["key"].chunks
+            with open_parquet(resolve(self.uri) / name) as file:
+                chunks += file.read(columns=["key"])["key"].chunks
         return pa.chunked_array(chunks, pa.string())
 
     def digest(self) -> int:
@@ -145,7 +147,7 @@ class LatentTable:
         for part in self.parts:
             with self._open(part) as file:
                 total += rows_digest(file.schema_arrow)
-        return total % 2**256
+        return RowDigest(total).total
 
     def schema(self) -> pa.Schema:
         """Columns of the table."""
@@ -205,12 +207,9 @@ class LatentTable:
     @contextmanager
     def _open(self, part: str) -> Iterator[pq.ParquetFile]:
         location = resolve(self.uri) / part
-        try:
-            with location.open() as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-                self._check(location, file.schema_arrow)
-                yield file
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{location} cannot be read as Parquet: {error}") from error
+        with open_parquet(location) as file:
+            self._check(location, file.schema_arrow)
+            yield file
 
     def _check(self, location: Location, schema: pa.Schema) -> None:
         found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()

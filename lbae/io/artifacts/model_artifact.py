@@ -11,7 +11,9 @@ from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts.output import Manifest, digest, publish, read_manifest
+from lbae.io.artifacts.manifest import Manifest, read_manifest
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
 
 KIND = "model"
@@ -19,33 +21,18 @@ _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 
 
 def save_model(
-    out: str,
-    network: LatentBernoulliAutoencoder,
-    config: Config,
-    *,
-    parents: dict[str, str],
-    run: dict[str, Any],
-    result: dict[str, Any],
+    output: Output, network: LatentBernoulliAutoencoder, config: Config, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish trained weights. ``run`` is what, besides the config, identifies the run; ``result`` what the
-    job reports.
-    """
+    """Publish trained weights with their configuration; ``result`` is what the job reports."""
     weights = safetensors.torch.save(
         {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     )
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True).encode()
-    (resolve(out) / _WEIGHTS).write_bytes(weights)
-    (resolve(out) / _CONFIG).write_bytes(text)
+    (resolve(output.uri) / _WEIGHTS).write_bytes(weights)
+    (resolve(output.uri) / _CONFIG).write_bytes(text)
     fingerprint = digest(weights, json.dumps(config.to_dict()["model"], sort_keys=True).encode())
-    return publish(
-        out,
-        KIND,
-        fingerprint=fingerprint,
-        parents=parents,
-        config={**config.to_dict(), **run},
-        rows=result["images"],
-        files=(_WEIGHTS, _CONFIG),
-        result=result,
+    return output.publish(
+        fingerprint=fingerprint, rows=result["images"], files=(_WEIGHTS, _CONFIG), result=result
     )
 
 
@@ -60,9 +47,7 @@ def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest
 
 
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of a model, a baseline or not; LbaeError when its files do not fit
-    together.
-    """
+    """Network, configuration and manifest of a model, a baseline or not; LbaeError when they do not match."""
     manifest = read_manifest(uri, KIND)
     config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
     return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest

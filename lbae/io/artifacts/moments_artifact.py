@@ -18,8 +18,9 @@ import safetensors.numpy
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import Attribute
-from lbae.io.artifacts.output import Manifest, digest_json, publish, read_manifest
-from lbae.io.artifacts.output import digest as digest_bytes
+from lbae.io.artifacts.manifest import Manifest, read_manifest
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest, digest_json
 from lbae.io.storage.location import resolve
 
 KIND = "moment sums"
@@ -52,29 +53,18 @@ def _combine(left: Mapping[str, int], right: Mapping[str, int], sign: int) -> di
 
 
 def save_moments(
-    out: str,
-    moments: MomentSums,
-    lineage: Lineage,
-    *,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    result: dict[str, Any],
-    generation: int = 1,
+    output: Output, moments: MomentSums, lineage: Lineage, result: dict[str, Any]
 ) -> dict[str, Any]:
     """Publish moment sums, as the first generation of an artifact or as a further one."""
-    suffix = "" if generation == 1 else f"-{generation}"
+    suffix = "" if output.generation == 1 else f"-{output.generation}"
     files = {
         f"sums{suffix}.safetensors": safetensors.numpy.save({"sums": moments.sums}),
         f"lineage{suffix}.json": json.dumps(dataclasses.asdict(lineage)).encode(),
     }
     for name, data in files.items():
-        (resolve(out) / name).write_bytes(data)
-    return publish(
-        out,
-        KIND,
+        (resolve(output.uri) / name).write_bytes(data)
+    return output.publish(
         fingerprint=_fingerprint(moments),
-        parents=parents,
-        config=config,
         rows=moments.count,
         files=files,
         result={
@@ -83,13 +73,12 @@ def save_moments(
             "tables": dict(lineage.tables),
             **result,
         },
-        generation=generation,
     )
 
 
 def _fingerprint(moments: MomentSums) -> str:
     described = digest_json([moments.latent_dim, list(moments.attributes)])
-    return digest_bytes(moments.sums.tobytes(), described.encode())
+    return digest(moments.sums.tobytes(), described.encode())
 
 
 def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
@@ -137,12 +126,8 @@ def save_groups(
         (resolve(out) / _group_file(index)).write_bytes(safetensors.numpy.save({"sums": moments.sums}))
         rows[index], fingerprints[index] = moments.count, _fingerprint(moments)
         facts = {"latent_dim": moments.latent_dim, "attributes": list(moments.attributes)}
-    return publish(
-        out,
-        GROUPED_KIND,
+    return Output(out, GROUPED_KIND, parents=parents, config=config).publish(
         fingerprint=digest_json([list(names), fingerprints]),
-        parents=parents,
-        config=config,
         rows=sum(rows),
         files=[_group_file(index) for index in range(len(names))],
         result={**facts, "groups": dict(zip(names, rows, strict=True)), **result()},

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from lbae.errors import UserError
-from lbae.io.artifacts.output import MANIFEST, WORK
+from lbae.io.artifacts.manifest import MANIFEST
+from lbae.io.artifacts.output import WORK
 from lbae.io.images import image_size
 from lbae.io.sources import parquet as tables
 from lbae.io.storage.location import Location, resolve

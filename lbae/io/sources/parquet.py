@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import UserError
 from lbae.io.sources.columns import plain_type
 from lbae.io.storage.location import Location
+from lbae.io.storage.parquet_file import open_parquet
 
 # Names of columns that rows get here or in a latent table; a source's own column NAME becomes source_NAME.
 _RESERVED = ("key", "bytes", "path", "latent")
@@ -87,12 +88,8 @@ def index(location: Location) -> TableIndex:
 
 
 def _footer(location: Location) -> tuple[pa.Schema, pq.FileMetaData]:
-    try:
-        with location.open() as file:
-            parquet = pq.ParquetFile(file)
-            return parquet.schema_arrow, parquet.metadata
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{location} cannot be read as Parquet: {error}") from error
+    with open_parquet(location) as parquet:
+        return parquet.schema_arrow, parquet.metadata
 
 
 def _is_image(field: pa.Field) -> bool:
@@ -122,22 +119,18 @@ def batches(
     """``rows`` rows of some row groups after the first ``skip``, at most ``most`` at a time: bytes, path,
     other columns.
 
-    LbaeError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
+    UserError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
     memory.
     """
     before, end = 0, skip + rows
-    try:
-        with location.open() as file:
-            parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
-            for batch in parquet.iter_batches(most, row_groups=list(groups)):
-                first, last = max(skip - before, 0), min(end - before, len(batch))
-                before += len(batch)
-                if first < last:
-                    yield _unpacked(pa.Table.from_batches([batch.slice(first, last - first)]))
-                if before >= end:
-                    return
-    except (pa.ArrowException, OSError) as error:
-        raise LbaeError(f"{location} cannot be read as Parquet: {error}") from error
+    with open_parquet(location, buffer_size=_BUFFER_BYTES) as parquet:
+        for batch in parquet.iter_batches(most, row_groups=list(groups)):
+            first, last = max(skip - before, 0), min(end - before, len(batch))
+            before += len(batch)
+            if first < last:
+                yield _unpacked(pa.Table.from_batches([batch.slice(first, last - first)]))
+            if before >= end:
+                return
 
 
 def _unpacked(table: pa.Table) -> pa.Table:

@@ -13,13 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from lbae.errors import UserError
-from lbae.io.artifacts.output import BEGUN, digest_json, read_manifest
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.output import UNFINISHED
 from lbae.io.sources import parquet as tables
 from lbae.io.sources import tar as tars
 from lbae.io.sources.columns import check_integers, common_columns, partition_columns
 from lbae.io.sources.listing import Kind as Kind
 from lbae.io.sources.listing import Listing, list_source, look_at_each, no_images
 from lbae.io.sources.source import Shard, Source, as_text
+from lbae.io.storage.digests import digest_json
 from lbae.io.storage.location import readable
 
 ROWS_PER_SHARD = 2048
@@ -42,7 +44,7 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
 
         uri = datasets.as_image_table(uri)
     location = readable(uri, "data")
-    if (location / BEGUN).exists():
+    if (location / UNFINISHED).exists():
         read_manifest(uri)
     listing = list_source(location, kind)
     found, skipped = _SHARDS[listing.kind](listing)

@@ -52,6 +52,12 @@ class Shard:
     levels: tuple[str, ...] = ()
     left_out: frozenset[int] = frozenset()
 
+    def __str__(self) -> str:
+        first, last = posixpath.join(self.root, self.files[0]), self.files[-1]
+        if len(self.files) > 1:
+            return f"{first} to {last}"
+        return f"{first}, rows {self.first_row} to {self.first_row + self.rows - 1}"
+
     @property
     def wanted(self) -> int:
         """Rows that are read."""

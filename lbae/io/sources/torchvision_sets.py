@@ -10,7 +10,9 @@ from torchvision import datasets
 
 from lbae.errors import LbaeError, unknown
 from lbae.io.artifacts import image_table
-from lbae.io.artifacts.output import MANIFEST, begin
+from lbae.io.artifacts.manifest import MANIFEST
+from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.part import Part
 from lbae.io.images import encode_png
 from lbae.io.storage.location import absolute, cache_folder, local_cache, resolve
 from lbae.io.storage.lock import locked
@@ -37,23 +39,24 @@ def as_image_table(uri: str) -> str:
     if (resolve(out) / MANIFEST).exists():
         return absolute(out)
     with locked(out):
-        if not begin(out, image_table.KIND, {"source": uri}, {}, overwrite=False, inputs=[]):
-            _write(out, uri, _ROWS[name], split)
+        output = Output(out, image_table.KIND, parents={"source": uri}, config={})
+        if not output.begin():
+            _write(output, uri, _ROWS[name], split)
     return absolute(out)
 
 
-def _write(out: str, uri: str, rows_of: Callable[[str, bool], Iterator[_Row]], split: str) -> None:
+def _write(output: Output, uri: str, rows_of: Callable[[str, bool], Iterator[_Row]], split: str) -> None:
     try:
         rows = rows_of(str(local_cache() / "downloads"), split == "train")
     except (RuntimeError, OSError) as error:
         raise LbaeError(f"{uri} could not be had from torchvision: {' '.join(str(error).split())}") from error
-    parts: list[image_table.ImagePart] = []
+    parts: list[Part] = []
     while some := list(itertools.islice(rows, _PART_ROWS)):
         columns = {column: [facts[column] for _, _, facts in some] for column in some[0][2]}
         parts.append(
-            image_table.write_files(out, len(parts), [(path, data) for path, data, _ in some], columns)
+            image_table.write_files(output.uri, len(parts), [(path, data) for path, data, _ in some], columns)
         )
-    image_table.publish_parts(out, parts, parents={"source": uri}, config={}, result={})
+    image_table.publish_images(output, parts, result={})
 
 
 def _arrays(dataset: Any) -> Iterator[_Row]:

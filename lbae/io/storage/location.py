@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.fs
 from fsspec.core import url_to_fs
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, TransientStorageError, UserError
+from lbae.transient import is_transient
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,12 @@ class Location:
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def holds(self, other: "Location") -> bool:
-        """Whether the other place is this one or lies below it."""
-        own, its = (os.path.realpath(place.path) if place.is_local else str(place) for place in (self, other))
+        """Whether the other location is this one or lies below it."""
+        own, its = (os.path.realpath(one.path) if one.is_local else str(one) for one in (self, other))
         return f"{its}/".startswith(f"{own}/")
 
     def exists(self) -> bool:
-        """Whether there is a file or folder here; LbaeError when nobody can say, as of a bucket that does not
-        answer.
-        """
+        """Whether there is a file or folder here; LbaeError when the storage does not say."""
         return self._kind() is not None
 
     def is_file(self) -> bool:
@@ -59,34 +58,32 @@ class Location:
         return self._kind() == "file"
 
     def _kind(self) -> str | None:
-        """What is here: file, directory or nothing. Not by ``fs.exists``, which takes a bucket out of reach
-        for none.
-        """
-        with _named(self, "reached"):
+        """``file``, ``directory`` or None. ``fs.exists`` would say no where a bucket cannot be reached."""
+        with _storage_errors(self, "reached"):
             try:
                 return str(self.fs.info(self.path)["type"])
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def is_empty_folder(self) -> bool:
-        """Whether there is a folder here with nothing in it but what a killed :meth:`write_bytes` left."""
+        """Whether this is a folder that holds nothing but what a killed :meth:`write_bytes` left."""
         if self.is_file():
             return False
         return all(_is_temporary(name) for name in self.names())
 
     def names(self) -> set[str]:
-        """Names of all that lies in this folder itself."""
-        with _named(self, "listed"):
+        """Names of the files and folders in this folder."""
+        with _storage_errors(self, "listed"):
             return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
     def open(self) -> IO[bytes]:
         """The file for reading; FileNotFoundError when there is none."""
-        with _named(self, "read", FileNotFoundError, IsADirectoryError):
+        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
             return self.fs.open(self.path, "rb")
 
     def read_bytes(self) -> bytes:
         """The file's content; FileNotFoundError when there is none."""
-        with _named(self, "read", FileNotFoundError, IsADirectoryError):
+        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
             return bytes(self.fs.cat_file(self.path))
 
     def write_bytes(self, data: bytes) -> None:
@@ -104,14 +101,14 @@ class Location:
                 temporary.unlink(missing_ok=True)
                 raise
         else:
-            with _named(self, "written"):
+            with _storage_errors(self, "written"):
                 self.fs.pipe_file(self.path, data)
 
     def create(self, data: bytes) -> bool:
-        """Write the file if there is none; whether it was written. LbaeError when the storage refuses.
+        """Write the file if there is none, and return whether it was written.
 
-        On a local disk a reader may find the new file empty for a moment: hard links, which could prevent
-        that, are unknown to many network and FUSE mounts.
+        On a local disk a reader may find the new file empty for a moment: hard links would prevent that, but
+        many network and FUSE mounts do not support them.
         """
         try:
             if self.is_local:
@@ -122,45 +119,41 @@ class Location:
                 self.fs.pipe_file(self.path, data, mode="create")
         except FileExistsError:
             return False
-        except Exception as error:  # whatever the libraries behind a filesystem raise
+        except Exception as error:  # the libraries behind a filesystem share no base class
             if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
                 return False
-            raise LbaeError(f"{self} cannot be written: {error}") from error
+            raise _storage_error(self, "written", error) from error
         return True
 
     def _make_parent(self) -> None:
         try:
             self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
-        except FileExistsError as error:  # which must not be taken for the file itself
+        except FileExistsError as error:  # create() must not take it for the file itself
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file, or the folder and all it holds; nothing when there is none. LbaeError when
-        something stays.
-        """
+        """Delete the file or folder, if there is one; LbaeError when something stays."""
         if self.is_local and os.path.isdir(self.path):
-            shutil.rmtree(
-                self.path
-            )  # fsspec's would fail where the working folder of a submitted job was made anew
+            # fsspec's own would fail where the working folder of a submitted job was created anew.
+            shutil.rmtree(self.path)
         elif self.exists():
-            with _named(self, "removed"), contextlib.suppress(FileNotFoundError):
+            with _storage_errors(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
             self.fs.invalidate_cache()
-            if self.exists():  # S3 answers 200 and names the keys that it kept, which s3fs does not look at
+            if self.exists():  # S3 answers 200 and names the keys it kept, which s3fs ignores
                 raise LbaeError(
                     f"{self} cannot be removed: files are still there after the storage was asked to delete"
-                    f" them; allow"
-                    " deleting there (s3:DeleteObject, no Object Lock) and run the job again"
+                    f" them; allow deleting there (s3:DeleteObject, no Object Lock) and run the job again"
                 )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
         """All files below, as (path relative to this folder, info), sorted.
 
-        Those in or with a name after a dot are left out, but for what a killed :meth:`write_bytes` left, if
-        ``temporary``.
+        Hidden files, and those in hidden folders, are left out; ``temporary`` includes what a killed
+        :meth:`write_bytes` left.
         """
         root = self.path.rstrip("/") + "/"
-        with _named(self, "listed"):
+        with _storage_errors(self, "listed"):
             listed = self.fs.find(self.path, detail=True)
         found = []
         for path, info in listed.items():
@@ -172,24 +165,28 @@ class Location:
 
 
 @contextlib.contextmanager
-def _named(place: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
-    """Turn what the libraries behind a filesystem raise into LbaeError that names the place.
+def _storage_errors(location: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
+    """Turn what the libraries behind a filesystem raise into errors that name the location.
 
-    The local disk's OSErrors stay as they are: they name the file, and their numbers tell a full disk from a
-    broken one.
+    The local disk's OSErrors stay: they name the file, and their numbers tell a full disk from a broken one.
     """
     try:
         yield
     except passed:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and place.is_local:
+        if isinstance(error, OSError) and location.is_local:
             raise
-        raise LbaeError(f"{place} cannot be {verb}: {error}") from error
+        raise _storage_error(location, verb, error) from error
+
+
+def _storage_error(location: Location, verb: str, error: Exception) -> LbaeError:
+    kind = TransientStorageError if is_transient(error) else LbaeError
+    return kind(f"{location} cannot be {verb}: {error}")
 
 
 def _temporary(name: str) -> str:
-    """A name that no reader of folders looks at, for a file that is being written."""
+    """A name that readers of folders skip, for a file that is being written."""
     return f".{name}.{uuid.uuid4().hex}.tmp"
 
 
@@ -210,24 +207,22 @@ def resolve(uri: str) -> Location:
 
 
 def local_cache() -> Path:
-    """The user's folder for what can be had or made again."""
+    """The user's folder for what can be downloaded or computed again."""
     return Path.home() / ".cache" / "lbae"
 
 
 def cache_folder() -> Location:
-    """Where such things lie for all nodes: LBAE_CACHE, a URI, else the user's folder."""
+    """The cache that all nodes share: LBAE_CACHE, a URI, else the user's folder."""
     return resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
 
 
 def absolute(uri: str) -> str:
-    """The URI with a local path made absolute, as workers on other directories need it."""
+    """The URI with an absolute path if it is local: workers run in other directories."""
     return str(resolve(uri))
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem | None, str]:
-    """A place for libraries that ask for a filesystem of pyarrow: this resolver's, None for the local one,
-    and the path.
-    """
+    """pyarrow's filesystem for a URI, None for the local one, and the path in it."""
     location = resolve(uri)
     return None if location.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(location.fs)), location.path
 

@@ -1,6 +1,7 @@
 """Encode an image source to a latent table."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from lbae import log
@@ -9,8 +10,8 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.encode.encoder import assemble_parts, choose_precision, encode_shards
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts import latent_table
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.model_artifact import load_network
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import CUT, Kind, plan
 from lbae.io.sources.source import Shard, Source, with_table_columns, without
@@ -48,32 +49,35 @@ def encode(
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)
-    parents = {"model": manifest.fingerprint, "data": images.fingerprint}
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
-    inputs = [model, *images.folders]
+    output = Output(
+        out,
+        latent_table.KIND,
+        parents={"model": manifest.fingerprint, "data": images.fingerprint},
+        config=settings,
+        inputs=[model, *images.folders],
+        resume_key=CUT,
+        overwrite=overwrite,
+    )
     base, shards, known = None, images.shards, {}
     with locked(out) as still_held:
         if append:
             base = assembly.open_for_append(out, manifest, settings)
+            output = replace(output, base=base.manifest)
             if base.parts:
                 shards = with_table_columns(shards, base.source_columns(), out)
             shards = without(shards, base.keys())
             known = _known_rows(images, shards, base)
             if not shards:
-                return {"out": absolute(out), **base.manifest.result, **known, "already": True}
-        else:
-            place = (out, latent_table.KIND, parents, settings, overwrite, inputs, CUT)
-            if done := artifact.finished(*place):
-                check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
-                return done
+                return {**output.unchanged(), **known}
+        elif done := output.existing():
+            check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
+            return done
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address, gpus):
             check_storage([images.uri, model], [out])
-            if base:
-                artifact.begin_update(out, base.manifest, parents, overwrite, inputs, CUT)
-            else:
-                artifact.begin(*place)
+            output.begin()
             encoder["precision"] = (
                 base.manifest.result["precision"] if base else choose_precision(encoder["out"])
             )
@@ -82,7 +86,7 @@ def encode(
         still_held()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
         facts = {"model": encoder["model"], "data": images.uri, **known, **spent}
-        result = assembly.publish(out, parts, base, parents, settings, facts)
+        result = assembly.publish_latents(output, parts, base, facts)
     check_bad_share(
         data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction
     )

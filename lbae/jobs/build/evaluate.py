@@ -7,7 +7,8 @@ from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.evaluate.evaluation import find
 from lbae.errors import UserError
-from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import cache_folder, resolve
 from lbae.report.evaluation import findings as evaluation
 from lbae.report.evaluation.findings import PRIORS, Features, Settings
@@ -77,8 +78,15 @@ def evaluate(
         "metrics": list(settings.metrics),
     }
     images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
-    place = (out, evaluation.KIND, inputs.parents, config, overwrite, [bundle, latents, moments, *images])
-    if done := artifact.finished(*place):
+    output = Output(
+        out,
+        evaluation.KIND,
+        parents=inputs.parents,
+        config=config,
+        inputs=[bundle, latents, moments, *images],
+        overwrite=overwrite,
+    )
+    if done := output.existing():
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
@@ -86,22 +94,13 @@ def evaluate(
         found, networks = find(inputs, settings, kept, max_bad_fraction)
         report = evaluation.report(inputs, settings, found, networks)
         files = evaluation_page.files(inputs, report, found)
-    artifact.begin(*place)
+    if done := output.begin():
+        return done
     for name, content in files.items():
         (resolve(out) / name).write_bytes(content)
-    fingerprint = artifact.digest(files["report.json"])
     rows = report["images"][RECONSTRUCTIONS]
     shown = {
         name: report[name]
         for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")
     }
-    return artifact.publish(
-        out,
-        evaluation.KIND,
-        fingerprint=fingerprint,
-        parents=inputs.parents,
-        config=config,
-        rows=rows,
-        files=files,
-        result=shown,
-    )
+    return output.publish(fingerprint=digest(files["report.json"]), rows=rows, files=files, result=shown)

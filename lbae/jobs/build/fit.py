@@ -21,11 +21,11 @@ from lbae.distributed.latents.scan import scan
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts import model_artifact as model_io
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
@@ -86,13 +86,16 @@ def fit(
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
     with locked(out):
-        place = (out, bundle_io.KIND, parents, settings, overwrite, [model, latents, moments])
-        if done := artifact.finished(*place):
+        inputs = [model, latents, moments]
+        output = Output(
+            out, bundle_io.KIND, parents=parents, config=settings, inputs=inputs, overwrite=overwrite
+        )
+        if done := output.existing():
             return done
         started = time.monotonic()
         with session(address):
             check_storage([latents], [out])
-            artifact.begin(*place)
+            output.begin()
             pooled = ray.remote(pooled_factor).remote(sums)
             alone = {name: one_component.remote(name, sums) for name in _SHOWN}
             found = scan(table, [by] if by else [])
@@ -119,14 +122,12 @@ def fit(
             "seconds": round(time.monotonic() - started, 1),
         }
         return bundle_io.save_bundle(
-            out,
+            output,
             model=model,
             prior=fitted.prior,
             pooled_factor=pooled,
             attributes=attribute_statistics(sums),
             examples=images,
-            parents=parents,
-            config=settings,
             rows=sums.count,
             result=result,
             report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),

@@ -9,7 +9,7 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts import image_table
-from lbae.io.artifacts import output as artifact
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import Kind, plan
 from lbae.io.sources.source import Shard, Source
@@ -41,34 +41,39 @@ def ingest(
         address: Ray cluster to join; found or started when not given.
     """
     images = plan(source, kind)
-    parents, config = {"source": images.fingerprint}, {"distinct": True} if distinct else {}
+    output = Output(
+        out,
+        image_table.KIND,
+        parents={"source": images.fingerprint},
+        config={"distinct": True} if distinct else {},
+        inputs=images.folders,
+        resume_key=parts_io.CUT,
+        overwrite=overwrite,
+    )
     with locked(out) as still_held:
-        place = (out, image_table.KIND, parents, config, overwrite, images.folders, parts_io.CUT)
-        done = artifact.finished(*place)
+        done = output.existing()
         if not done:
             with session(address):
                 check_storage([images.uri], [out])
-                artifact.begin(*place)
-                done = _written(images, absolute(out), parents, config, still_held)
+                output.begin()
+                done = _written(images, output, still_held)
     check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
     return done
 
 
-def _written(
-    images: Source,
-    out: str,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    still_held: Callable[[], None],
-) -> dict[str, Any]:
+def _written(images: Source, output: Output, still_held: Callable[[], None]) -> dict[str, Any]:
     """Write the parts that are missing, and publish the table."""
     started = time.monotonic()
-    distinct = "distinct" in config
+    out, distinct = absolute(output.uri), "distinct" in output.config
     shards = _distinct(images, still_held) if distinct else images.shards
     wanted = sum(shard.wanted for shard in shards)
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, lambda plan: parts_io.ingest_part(out, *plan))
+        return answered(
+            row,
+            lambda plan: parts_io.ingest_part(out, *plan),
+            lambda plan: f"writing part {plan[0]} from {plan[1][0]} and what follows",
+        )
 
     parts = []
     with ProgressLine("ingest", wanted, "images") as line:
@@ -80,14 +85,16 @@ def _written(
     facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
     if distinct:
         facts["equal"] = images.rows - wanted
-    return image_table.publish_parts(out, parts, parents=parents, config=config, result=facts)
+    return image_table.publish_images(output, parts, facts)
 
 
 def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ...]:
     """The shards without images that have the bytes of one before them."""
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, lambda shard: (shard.index, parts_io.digests(shard)))
+        return answered(
+            row, lambda shard: (shard.index, parts_io.digests(shard)), lambda shard: f"reading {shard}"
+        )
 
     found = {}
     with ProgressLine("compare", images.rows, "images") as line:

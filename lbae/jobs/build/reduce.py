@@ -18,10 +18,11 @@ from lbae.distributed.latents.scan import Scan, scan
 from lbae.distributed.latents.sum_tasks import Assign, Spent, by_value, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import moments_artifact as moments_io
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns, select_attributes
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.moments_artifact import Lineage
+from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
 from lbae.report.progress import ProgressLine
@@ -76,17 +77,19 @@ def reduce(
         if unique:
             _check_unique(table)
         chosen = select_attributes(attributes, found.values)
-        if update and (resolve(out) / artifact.MANIFEST).exists():
-            return _update(table, found, chosen, out, settings, tasks, started)
         groups = by_value(by, found.values[by]) if by else None
         kind = moments_io.GROUPED_KIND if by else moments_io.KIND
-        done = artifact.begin(out, kind, _parents(table), settings, overwrite, [latents])
-        if done:
+        output = Output(
+            out, kind, parents=_parents(table), config=settings, inputs=[latents], overwrite=overwrite
+        )
+        if update and (resolve(out) / MANIFEST).exists():
+            return _update(table, found, chosen, output, tasks, started)
+        if done := output.begin():
             return done
         if groups:
             return _by_group(table, found, groups, chosen, out, settings, started)
         sums, facts = _sums(table, found, chosen, tasks)
-        return _save(out, sums, table, found, chosen, settings, {**facts, "seconds": _since(started)})
+        return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
 
 
 def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
@@ -113,23 +116,19 @@ def _sums(
 
 
 def _save(
-    out: str,
+    output: Output,
     sums: MomentSums,
     table: LatentTable,
     found: Scan,
     attributes: tuple[Attribute, ...],
-    settings: dict[str, Any],
     result: dict[str, Any],
-    generation: int = 1,
 ) -> dict[str, Any]:
     lineage = Lineage(
         tables={table.manifest.fingerprint: table.manifest.rows},
         parts=dict.fromkeys(found.digests.values(), 1),
         attributes=attributes,
     )
-    return moments_io.save_moments(
-        out, sums, lineage, parents=_parents(table), config=settings, result=result, generation=generation
-    )
+    return moments_io.save_moments(output, sums, lineage, result)
 
 
 def _parents(table: LatentTable) -> dict[str, str]:
@@ -144,12 +143,12 @@ def _update(
     table: LatentTable,
     found: Scan,
     attributes: tuple[Attribute, ...],
-    out: str,
-    settings: dict[str, Any],
+    output: Output,
     tasks: int | None,
     started: float,
 ) -> dict[str, Any]:
-    """The next generation of the sums at ``out``: the part files that they do not hold are added."""
+    """Publish the next generation of the sums: the part files that they do not hold are added."""
+    out = output.uri
     sums, manifest = moments_io.load_moments(out)
     lineage = moments_io.load_lineage(out, manifest)
     if manifest.parents["model"] != table.model_fingerprint:
@@ -157,7 +156,7 @@ def _update(
             f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as"
             f" {table.uri} holds"
         )
-    if (manifest.config, lineage.attributes) != (settings, attributes):
+    if (manifest.config, lineage.attributes) != (output.config, attributes):
         names = ", ".join(attribute.name for attribute in attributes) or "none"
         raise UserError(
             f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; those of the table are now"
@@ -170,13 +169,14 @@ def _update(
             f" with --overwrite"
         )
     new = {part for part, digest in found.digests.items() if digest not in lineage.parts}
+    output = replace(output, base=manifest)
     if not new:
-        return {"out": absolute(out), **manifest.result, "already": True}
-    artifact.sweep(out, manifest)
+        return output.unchanged()
+    output.begin()
     rest = replace(found, groups=[group for group in found.groups if group.part in new])
     added, facts = _sums(table, rest, attributes, tasks)
     result = {"added_rows": rest.rows, **facts, "seconds": _since(started)}
-    return _save(out, sums + added, table, found, attributes, settings, result, manifest.generation + 1)
+    return _save(output, sums + added, table, found, attributes, result)
 
 
 def _by_group(

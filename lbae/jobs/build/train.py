@@ -1,6 +1,7 @@
 """Train an LBAE with Ray Train and publish the model."""
 
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 from lbae import log, presets
@@ -15,8 +16,9 @@ from lbae.distributed.train.trainer import check_workers, choose_feed, run_worke
 from lbae.distributed.train.worker import Settings
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact as model_io
-from lbae.io.artifacts import output as artifact
-from lbae.io.artifacts.checkpoints import claim, known_run, storage_of
+from lbae.io.artifacts.checkpoints import begin_run, checkpoint_folder, known_options
+from lbae.io.artifacts.manifest import MANIFEST
+from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import Kind, plan
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
@@ -87,10 +89,10 @@ def train(
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
-    folder = storage_of(storage, out)
+    folder = checkpoint_folder(storage, out)
     with locked(folder) as still_held, session(address):
-        before = {} if overwrite else known_run(out, folder)
-        finished = (resolve(out) / artifact.MANIFEST).exists()
+        before = {} if overwrite else known_options(out, folder)
+        finished = (resolve(out) / MANIFEST).exists()
         if gpus is not None and (overwrite or not finished):
             wait_for_gpus(gpus)
         count = workers or before.get("workers") or max(1, cluster_gpus())
@@ -104,14 +106,17 @@ def train(
                 "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
             )
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
-        place = (out, model_io.KIND, parents, {**config.to_dict(), **run}, overwrite, inputs)
-        if done := artifact.finished(*place):
+        resolved = {**config.to_dict(), **run}
+        output = Output(
+            out, model_io.KIND, parents=parents, config=resolved, inputs=inputs, overwrite=overwrite
+        )
+        if done := output.existing():
             return done
         check_storage([images.uri, test.uri if test else None], [out, folder])
         started = time.monotonic()
         scaling = scaling_of(count, min_workers, chosen_feed)
-        claim(folder, {"parent": parents, **config.to_dict(), **run}, overwrite, anew=overwrite and finished)
-        artifact.begin(*place)
+        begin_run(folder, {"parent": parents, **resolved}, overwrite, restart=overwrite and finished)
+        output.begin()
         log.say(f"feed: {chosen_feed} ({sizes})")
         settings = Settings(
             config=config,
@@ -124,13 +129,13 @@ def train(
         )
         weights, metrics = run_workers(settings, scaling, folder, keep)
         still_held()
-        # Where a run with another storage was published meanwhile, it stays, and this one in its checkpoints.
-        if done := artifact.finished(*place[:4], False, inputs):
+        # A run with other checkpoints may have published meanwhile: its model stays.
+        if done := replace(output, overwrite=False).existing():
             return done
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)
         result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
-        return model_io.save_model(out, network, config, parents=parents, run=run, result=result)
+        return model_io.save_model(output, network, config, result)
 
 
 def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.errors import LbaeError
 from lbae.io.artifacts.model_artifact import load_network
-from lbae.io.artifacts.output import begin, digest, publish
+from lbae.io.artifacts.output import Output
+from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
 
 KIND = "exported model"
@@ -48,8 +49,8 @@ def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
     """
     network, config, manifest = load_network(model)
     parents = {"model": manifest.fingerprint}
-    done = begin(out, KIND, parents, {}, overwrite, [model])
-    if done:
+    output = Output(out, KIND, parents=parents, config={}, inputs=[model], overwrite=overwrite)
+    if done := output.begin():
         return done
     network.eval()
     size = config.model.image_size
@@ -66,15 +67,8 @@ def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
     for name, data in files.items():
         (resolve(out) / name).write_bytes(data)
     result = {"latent_dim": config.model.latent_dim, "image_size": size, "padding": config.model.padding}
-    return publish(
-        out,
-        KIND,
-        fingerprint=digest(manifest.fingerprint.encode()),
-        parents=parents,
-        config={},
-        rows=0,
-        files=files,
-        result=result,
+    return output.publish(
+        fingerprint=digest(manifest.fingerprint.encode()), rows=0, files=files, result=result
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact as model_io
-from lbae.io.artifacts.output import read_manifest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import is_picture
 from lbae.io.storage.location import resolve
 from lbae.report.features.sample_distances import sample_distances

@@ -7,7 +7,7 @@ import numpy as np
 from lbae.core.moments.drift import drift as measure
 from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact as moments_io
-from lbae.io.artifacts.output import begin
+from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.report.figures.plots import drift as picture
 
@@ -74,10 +74,10 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
         raise UserError(f"{right} cannot be subtracted from {left}: {error}") from error
     parents = {"left": a_manifest.fingerprint, "right": b_manifest.fingerprint, "model": models[0]}
     config = {"operation": "add" if sign > 0 else "subtract", "force": force}
-    done_before = begin(out, moments_io.KIND, parents, config, overwrite, [left, right])
-    return done_before or moments_io.save_moments(
-        out, sums, lineage, parents=parents, config=config, result={}
+    output = Output(
+        out, moments_io.KIND, parents=parents, config=config, inputs=[left, right], overwrite=overwrite
     )
+    return output.begin() or moments_io.save_moments(output, sums, lineage, result={})
 
 
 def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:

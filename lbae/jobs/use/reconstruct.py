@@ -6,8 +6,8 @@ from typing import Any
 
 from lbae.errors import UserError
 from lbae.io.artifacts import image_table
-from lbae.io.artifacts import output as artifact
 from lbae.io.artifacts.bundle_artifact import load_bundle
+from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png, is_picture
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
@@ -37,9 +37,11 @@ def reconstruct(
         resolve(out).write_bytes(encode_png(picture))
         return {"out": out, **result}
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
-    if done := artifact.begin(
-        out, image_table.KIND, parents, {"num": num}, overwrite, [bundle, *source.folders]
-    ):
+    inputs = [bundle, *source.folders]
+    output = Output(
+        out, image_table.KIND, parents=parents, config={"num": num}, inputs=inputs, overwrite=overwrite
+    )
+    if done := output.begin():
         return done
     part = image_table.write_part(out, 0, 0, loaded.reconstruct(images))
-    return image_table.publish_parts(out, [part], parents=parents, config={"num": num}, result=result)
+    return image_table.publish_images(output, [part], result)

@@ -8,8 +8,8 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latents.neighbours import nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts import latent_table
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import check_model, load_model
-from lbae.io.artifacts.output import read_manifest
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.plan import plan

@@ -20,8 +20,8 @@ from lbae.core.prior.samplers import fair_coins, fit
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
-from lbae.io.artifacts.output import read_manifest
 from lbae.io.images import image_size
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source, read_batches

@@ -16,8 +16,8 @@ import safetensors.numpy
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError
-from lbae.io.artifacts.output import digest, digest_json
 from lbae.io.sources.source import Source
+from lbae.io.storage.digests import digest, digest_json
 from lbae.io.storage.location import Location
 from lbae.report.evaluation.streams import VERSION
 from lbae.report.features.classifier import Classifier, from_weights, to_weights

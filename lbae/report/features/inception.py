@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from lbae.errors import LbaeError
-from lbae.io.artifacts.output import digest
+from lbae.io.storage.digests import digest
 
 FEATURES = 2048
 _BATCH = 64

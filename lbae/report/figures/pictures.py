@@ -11,8 +11,8 @@ from lbae.core.latents.packing import unpack
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts import image_table, latent_table
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
-from lbae.io.artifacts.output import read_manifest
 from lbae.io.images import ImageError, decode_image, grid
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
