@@ -52,6 +52,7 @@ def encode_shards(
     by_node: collections.Counter[str] = collections.Counter()
     with ProgressLine("encode", total, "images") as line:
         before = total - sum(shard.wanted for shard in missing)
+        line.update(before)
         for node, rows in outcomes(_over_actors(missing, encoder)) if missing else ():
             by_node[node] += rows
             line.update(before + by_node.total())

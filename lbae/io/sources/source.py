@@ -93,13 +93,17 @@ class Source:
         }
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What a job's result says of the source: the columns of its rows, and the files left out, if any."""
-        facts = {"columns": self.shards[0].columns.names, "skipped": dict(sorted(self.skipped.items()))}
-        return {name: value for name, value in facts.items() if value}
+    def columns(self) -> list[str]:
+        """Names of the columns that its rows have beside key, bytes and path."""
+        return list(self.shards[0].columns.names)
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """What a job's result says of files that were not read; empty when all were."""
+        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
 
     def check_output(self, *outs: str) -> None:
-        """UserError when an output would lie in the source's folder: the next job would read it as images."""
+        """UserError when an output is or lies in the source: later jobs would read it as images."""
         for out in outs:
             if resolve(self.uri).holds(resolve(out)):
                 raise UserError(

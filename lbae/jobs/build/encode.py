@@ -49,6 +49,7 @@ def encode(
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)
+    images.check_output(out)
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
     output = Output(
         out,
@@ -71,7 +72,7 @@ def encode(
             if not shards:
                 return {**output.unchanged(), **known}
         elif done := output.existing():
-            check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
+            check_bad_share(data, done["bad"], images.rows, max_bad_fraction, out)
             return done
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
@@ -86,9 +87,10 @@ def encode(
         still_held()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
         facts = {"model": encoder["model"], "data": images.uri, **known, **spent}
+        facts |= {"columns": images.columns, **images.left_out}
         result = assembly.publish_latents(output, parts, base, facts)
     check_bad_share(
-        data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction
+        data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction, out
     )
     return result
 

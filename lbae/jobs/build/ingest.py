@@ -41,6 +41,7 @@ def ingest(
         address: Ray cluster to join; found or started when not given.
     """
     images = plan(source, kind)
+    images.check_output(out)
     output = Output(
         out,
         image_table.KIND,
@@ -57,7 +58,7 @@ def ingest(
                 check_storage([images.uri], [out])
                 output.begin()
                 done = _written(images, output, still_held)
-    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
+    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 
@@ -83,6 +84,7 @@ def _written(images: Source, output: Output, still_held: Callable[[], None]) -> 
             still_held()
     still_held()
     facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
+    facts |= {"columns": images.columns, **images.left_out}
     if distinct:
         facts["equal"] = images.rows - wanted
     return image_table.publish_images(output, parts, facts)

@@ -18,7 +18,14 @@ from lbae.distributed.latents.scan import Scan, scan
 from lbae.distributed.latents.sum_tasks import Assign, Spent, by_value, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import moments_artifact as moments_io
-from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns, select_attributes
+from lbae.io.artifacts.attribute_columns import (
+    Attribute,
+    candidate_columns,
+    columns_to_scan,
+    left_out,
+    other_columns,
+    select_attributes,
+)
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.moments_artifact import Lineage
@@ -47,7 +54,8 @@ def reduce(
     Args:
         latents: URI of the latent table.
         out: URI of the moment sums.
-        attributes: all, none, or a comma-separated list of columns and ``column=value`` names.
+        attributes: all, none, or a comma-separated list of columns and ``column=value`` names, which may
+            hold commas.
         by: a class or yes/no column; one set of sums for each of its values.
         update: add to the sums at ``out`` the part files that they do not hold yet.
         unique: check that no key occurs twice.
@@ -76,7 +84,8 @@ def reduce(
             )
         if unique:
             _check_unique(table)
-        chosen = select_attributes(attributes, found.values)
+        others = other_columns(table.schema())
+        chosen = select_attributes(attributes, found.values, others)
         groups = by_value(by, found.values[by]) if by else None
         kind = moments_io.GROUPED_KIND if by else moments_io.KIND
         output = Output(
@@ -89,22 +98,17 @@ def reduce(
         if groups:
             return _by_group(table, found, groups, chosen, out, settings, started)
         sums, facts = _sums(table, found, chosen, tasks)
+        if attributes == "all" and (unused := {**others, **left_out(found.values)}):
+            facts["left_out"] = unused
         return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
 
 
 def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
     """The columns whose values must be known; UserError when there is no such column."""
-    candidates = candidate_columns(table.schema())
+    candidates, asked = candidate_columns(table.schema()), columns_to_scan(attributes, table.schema())
     if by is not None and by not in candidates:
         raise unknown("class column", by, candidates)
-    if attributes == "all":
-        return candidates
-    asked = (
-        set() if attributes == "none" else {name.strip().partition("=")[0] for name in attributes.split(",")}
-    )
-    if strange := asked - set(candidates):
-        raise unknown("attribute", min(strange), candidates)
-    return [name for name in candidates if name in asked | {by}]
+    return [name for name in candidates if name == by or name in asked]
 
 
 def _sums(

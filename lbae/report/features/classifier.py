@@ -23,12 +23,12 @@ from lbae.config import ModelConfig
 from lbae.core.network.codec import autocast, best_precision
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import (
-    MAX_CLASSES,
     Attribute,
     attributes_of,
     candidate_columns,
     column_values,
     indicators,
+    why_unusable,
 )
 from lbae.io.sources.decode import decode_rows
 from lbae.io.sources.source import Shard, read_shard
@@ -158,8 +158,8 @@ def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | st
     found: list[Attribute] = []
     unusable: dict[str, str] = {}
     for name, seen in column_values(table, table.column_names).items():
-        if len(seen) > MAX_CLASSES:
-            unusable[name] = f"more than {MAX_CLASSES} values"
+        if why := why_unusable(seen):
+            unusable[name] = why
             continue
         try:
             found += attributes_of(name, seen)

@@ -1,0 +1,43 @@
+"""Finding an attribute by the name that a person typed, in either Unicode form of its accents.
+
+"é" is one character (form NFC, most keyboards) or "e" and an accent (form NFD, file names of macOS). Both
+look the same, so a name in one form means the attribute in the other, unless a table has both.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from lbae.errors import UserError, unknown
+
+
+def match_name(asked: str, known: Iterable[str]) -> str:
+    """The known attribute name that is meant: an equal one, else the one with the same NFC form.
+
+    UserError when there is none, or more than one.
+    """
+    known = list(known)
+    if asked in known:
+        return asked
+    same = [name for name in known if _nfc(name) == _nfc(asked)]
+    if len(same) > 1:
+        raise UserError(
+            f"attribute {asked!r} is ambiguous: {len(same)} names look like it and differ in the Unicode form"
+            f" of their accents ({', '.join(map(ascii, same))}); give one of them exactly"
+        )
+    if not same:
+        raise unknown("attribute", asked, known)
+    return same[0]
+
+
+def match_given(given: Mapping[str, bool], known: Iterable[str]) -> dict[str, bool]:
+    """``given`` with known names. UserError for an unknown name, or one with both values."""
+    known, matched = list(known), dict[str, bool]()
+    for asked, value in given.items():
+        name = match_name(asked, known)
+        if matched.setdefault(name, value) != value:
+            raise UserError(f"attribute {name!r} is asked for and excluded at the same time")
+    return matched
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
