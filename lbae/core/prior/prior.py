@@ -134,7 +134,7 @@ class Prior:
             hint = f"{'hardly any' if all(wanted.values()) else 'nearly every'} training row has it"
         raise UserError(
             f"{int(pending.sum())} of {BLOCK} latents with {', '.join(asked)} were not found in {tries} tries"
-            f" (about {rate:.2g} of all draws are so): {hint}"
+            f" (about {rate:.2g} of all draws match): {hint}"
         )
 
     def _has(
