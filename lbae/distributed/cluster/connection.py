@@ -1,5 +1,6 @@
 """How a job comes to its Ray, and what it says when it does not."""
 
+import errno
 import functools
 import logging
 import os
@@ -15,6 +16,7 @@ from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 
 _ANSWER_S = 5.0
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
 _TOKEN = (
     "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
     " client"
@@ -47,6 +49,14 @@ def connect(address: str | None) -> None:
     except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
         raise LbaeError(
             f"no Ray cluster answers at {place}, or it refuses this machine's token ({error}); {_TOKEN}"
+        ) from error
+    except OSError as error:
+        if error.errno not in _UNUSABLE and "AF_UNIX" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")
+        raise UserError(
+            f"Ray cannot keep its files in {folder} ({error}); set RAY_TMPDIR to a folder that can be written"
+            f" and has a short path, such as /tmp"
         ) from error
     except AuthenticationError as error:
         raise UserError(f"the Ray cluster at {place} asks for a token ({error.message}); {_TOKEN}") from error

@@ -27,8 +27,6 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-    if pa.types.is_list_view(kind):
-        return pa.list_(plain_type(kind.value_type))
     return kind
 
 

@@ -128,7 +128,9 @@ def _walk(root: str) -> tuple[Files, Counter[str]]:
     info = resolve(root).fs.info
 
     def walk(here: str, prefix: str, above: tuple[str, ...]) -> None:
-        for entry in os.scandir(here):
+        with os.scandir(here) as entries:
+            listed = list(entries)
+        for entry in listed:
             name = prefix + entry.name
             if entry.name.startswith("."):
                 skipped[HIDDEN] += 1

@@ -152,10 +152,8 @@ def _with_partitions(shards: list[Shard], listing: Listing) -> list[Shard]:
             for name, value in every[shard.files[0]].items()
             if name not in shard.columns.names
         }
-        fields = [
-            (name, pa.int64() if isinstance(value, int) else pa.string()) for name, value in own.items()
-        ]
-        columns = pa.schema([*shard.columns, *(pa.field(*field) for field in fields)])
+        fields = [pa.field(name, pa.scalar(value).type) for name, value in own.items()]
+        columns = pa.schema([*shard.columns, *fields])
         found.append(replace(shard, columns=columns, constants=own))
     return found
 
