@@ -14,6 +14,18 @@ from lbae.errors import UserError
 _BACKGROUND = 255
 _OVERSAMPLING = 2
 _FRAME_MS = 80  # of an animation
+_ORIENTATION = 0x0112
+# What turns an image of each EXIF orientation upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose mode I holds 16 bits
 # Start of a scan of a JPEG. Inside a scan, every 0xff is followed by 0 or a restart marker.
 _SOS = b"\xff\xda"
 # Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels
@@ -37,11 +49,15 @@ def decode_image(
     """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content
     size.
 
-    An image that has this size already keeps its pixels; transparent ones are put on white. ImageError when
-    the bytes are no image, are cut short, are a JPEG of more than 500 scans or unpack to more pixels than
-    ``max_pixels``, by default Pillow's limit; the header says how many before anything is unpacked. Of
-    strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS have no limit of
-    their own for what they hold. Where only ``still`` images make sense, animations are an ImageError too.
+    An image that has this size already keeps its pixels; transparent ones are put on white. White is the
+    largest value of the type: 255 of 8 bits, 65535 of 16, 1.0 of floats. ImageError for floats beyond [0, 1]
+    and for 32-bit integers, whose white nothing says.
+
+    ImageError also when the bytes are no image, are cut short, are a JPEG of more than 500 scans or unpack to
+    more pixels than ``max_pixels``, by default Pillow's limit; the header says how many before anything is
+    unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS have
+    no limit of their own for what they hold. Where only ``still`` images make sense, animations are an
+    ImageError too.
     """
     side = config.content_size
     image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
@@ -90,8 +106,8 @@ def _decode(
                 raise ImageError("it is animated; allowed: one frame")
             if side:
                 image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
-            ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bit_opaque(image).convert(mode)
+            image.load()
+            return _eight_bit_opaque(_upright(image), image.format).convert(mode)
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own message names an address in memory
@@ -101,10 +117,36 @@ def _decode(
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
 
 
-def _eight_bit_opaque(image: Image.Image) -> Image.Image:
-    """Pillow's own conversions clip 16 bits to 8, and show what lies under transparent pixels."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says.
+
+    Not by ``ImageOps.exif_transpose``, which writes all other tags again and fails on a malformed one.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # whatever a malformed block makes Pillow raise: viewers show such an image as it is
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
+    """The image with 8 bits and no transparency.
+
+    Pillow's own conversions clip more bits to 8, and show what lies under transparent pixels.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in _SIXTEEN_BIT):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        found = f"values from {values.min():g} to {values.max():g}"
+        if image.mode == "I":
+            raise ImageError(
+                f"signed or 32-bit integers ({found}); allowed: 8 or 16 bits, or floats in [0, 1]"
+            )
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ImageError(f"floats ({found}); allowed: floats in [0, 1], or 8 or 16 bits")
+        return Image.fromarray(np.round(values * 255).astype(np.uint8))
     if image.has_transparency_data:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image

@@ -41,7 +41,7 @@ class ProgressLine:
         self.what, self.total, self.unit = what, total, unit
         self.done = self._before = 0
         self._note = ""
-        self._started = self._updated = self._logged = time.monotonic()
+        self._began = self._started = self._updated = self._logged = time.monotonic()
         console = Console(stderr=True)
         self._live = console.is_terminal and log.form() == "plain"
         self._bar = Progress(
@@ -69,7 +69,9 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Units per second since the first was done; 0 when that was all."""
+        """Units per second after the first update, or including start-up when there was only one."""
+        if self.done == self._before:
+            return self.done / max(1e-9, self._updated - self._began)
         return (self.done - self._before) / max(1e-9, self._updated - self._started)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:

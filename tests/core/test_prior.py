@@ -228,8 +228,9 @@ def test_impossible_and_unknown_attributes_are_named(monkeypatch):
     with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
         prior.sample_given(4, 0, {"wingd": True})
     monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
-    with pytest.raises(
-        UserError, match=r"256 of 256 latents were not found in 1792 tries \(about 0 of all draws"
-    ):
-        prior.sample_given(4, 0, {"winged": True})
-    assert prior.sample_given(4, 0, {"winged": False})[1] == 1
+    for value, message in ((True, "with winged .*: hardly any"), (False, "with not winged .*: nearly every")):
+        always = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never != value, never == value))
+        other = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never == value, never != value))
+        with pytest.raises(UserError, match=rf"256 of 256 latents {message} training row has it"):
+            other.sample_given(4, 0, {"winged": value})
+        assert always.sample_given(4, 0, {"winged": value})[1] == 1

@@ -1,8 +1,9 @@
 import io
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
@@ -60,6 +61,95 @@ def test_sixteen_bits_become_eight_and_what_is_transparent_is_white():
     np.testing.assert_array_equal(decode_image(saved(deep, "PNG"), COLOUR), 200)
     clear = Image.new("RGBA", (32, 32), (10, 20, 30, 0))
     np.testing.assert_array_equal(decode_image(saved(clear, "PNG"), COLOUR), 255)
+
+
+RAMP = np.tile(np.linspace(20, 235, 32).astype(np.uint8), (32, 1))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kinds"),
+    [
+        (RAMP, ("PNG", "TIFF")),
+        (RAMP.astype(np.uint16) * 257, ("PNG", "TIFF", "JPEG2000", "PPM")),
+        ((RAMP / 255).astype(np.float32), ("TIFF", "PPM")),
+    ],
+)
+def test_white_is_the_largest_value_of_the_type(pixels, kinds):
+    for kind in kinds:
+        found = decode_image(saved(Image.fromarray(pixels), kind), COLOUR)
+        np.testing.assert_array_equal(found, RAMP[..., None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (RAMP.astype(np.int32), r"32-bit integers \(values from 20 to 235\); allowed: 8 or 16 bits"),
+        (RAMP.astype(np.int32) * 2**20, "32-bit integers"),
+        (RAMP.astype(np.float32), r"^floats \(values from 20 to 235\); allowed: floats in \[0, 1\]"),
+        ((RAMP / 255 - 0.5).astype(np.float32), r"floats \(values from -0.4"),
+        (np.where(RAMP > 100, np.nan, 0).astype(np.float32), r"floats \(values from nan"),
+    ],
+)
+def test_numbers_whose_white_nothing_says_are_refused(pixels, message):
+    with pytest.raises(ImageError, match=message):
+        decode_image(saved(Image.fromarray(pixels), "TIFF"), GREY)
+
+
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """An EXIF block of tags, types, counts and values as they are given, whether they make sense or not."""
+    directory, data = struct.pack(">H", len(entries)), b""
+    after = 8 + 2 + 12 * len(entries) + 4
+    for tag, kind, count, value in sorted(entries):
+        directory += struct.pack(">HHI", tag, kind, count)
+        directory += value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(">I", after + len(data))
+        data += value if len(value) > 4 else b""
+    return b"Exif\0\0MM\0*\0\0\0\x08" + directory + b"\0\0\0\0" + data
+
+
+ORIENTATION_6 = (0x112, 3, 1, struct.pack(">H", 6))
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")  # Pillow's
+@pytest.mark.parametrize(
+    "other",
+    [
+        (0x11A, 10, 1, struct.pack(">ii", -1, 0)),  # XResolution, a ratio of -1 to 0
+        (0x11A, 2, 3, b"72\0"),  # as text
+        (0x11A, 5, 1000, b"\0" * 8),  # cut short
+        (0x8769, 4, 1, struct.pack(">I", 2**31)),  # a directory beyond the end
+        (0x10F, 99, 1, b"\0\0\0\0"),  # of no type
+        (0x9286, 7, 0, b""),
+    ],
+)
+def test_a_malformed_tag_does_not_cost_the_picture_or_its_orientation(other):
+    upside = np.zeros((64, 64), dtype=np.uint8)
+    upside[:, :32] = 255  # the left half, which orientation 6 puts on top
+    data = saved(Image.fromarray(upside), "JPEG", exif=exif_block(ORIENTATION_6, other))
+    found = decode_image(data, GREY)
+    assert found[:10].min() > 200
+    assert found[-10:].max() < 50
+
+
+@pytest.mark.parametrize("value", [0, 9, 6000])
+def test_an_orientation_that_is_none_or_a_broken_block_leaves_the_picture_as_it_is(value):
+    for block in (
+        exif_block((0x112, 3, 1, struct.pack(">H", value))),
+        b"Exif\0\0MM\0",
+        b"Exif\0\0nothing at all",
+    ):
+        found = decode_image(saved(Image.fromarray(RAMP), "JPEG", exif=block, quality=95), COLOUR)
+        assert np.abs(found[..., 0].astype(int) - RAMP).max() < 10
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    data = saved(Image.fromarray(pixels), "PNG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(decode_image(data, COLOUR), expected)
 
 
 def test_an_animation_is_its_first_frame():

@@ -13,7 +13,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out, decode_rows
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import fitted, held_out, only, read_shard, without
+from lbae.io.sources.source import held_out, only, read_shard, with_table_columns, without
 from tests.conftest import image_table
 
 GREY = ModelConfig(image_channels=1, padding=2)
@@ -145,15 +145,15 @@ def test_all_rows_of_a_source_have_the_same_columns(tmp_path):
     assert whole["label"].to_pylist() == [1, None, 2**40]
     assert whole["name"].to_pylist() == [None, "n", None]
     columns = pa.schema([("label", pa.int64()), ("name", pa.string()), ("more", pa.bool_())])
-    (row,) = read_shard(fitted(shards, columns, "out")[0]).to_pylist()
+    (row,) = read_shard(with_table_columns(shards, columns, "out")[0]).to_pylist()
     assert (row["label"], row["name"], row["more"]) == (1, None, None)
     for other in ([("label", pa.int64())], [("label", pa.int32()), ("name", pa.string())]):
         with pytest.raises(
             UserError, match=r"other columns \(label int64, name string\) than out \(label int"
         ):
-            fitted(shards, pa.schema(other), "out")
+            with_table_columns(shards, pa.schema(other), "out")
     image_table(tmp_path / "d.parquet", [b"z"], label=["cat"])
-    with pytest.raises(UserError, match=r"columns that do not fit together: .*label.*int64 vs string"):
+    with pytest.raises(UserError, match=r"do not fit together: 'label' is int8 in a.parquet and string in d"):
         plan(str(tmp_path))
 
 
@@ -169,7 +169,11 @@ def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, dig
     for name in ("a.png", "b.png"):
         shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
     shutil.copy(digits / "b.parquet", tmp_path / "facts.parquet")
-    assert keys(tmp_path)[:1] == ["facts.parquet:0"]
+    with pytest.raises(
+        UserError, match=r"1 Parquet file \(facts.parquet\) and 2 image files \(a.png\); a sou"
+    ):
+        plan(str(tmp_path))
+    assert plan(str(tmp_path), "table").skipped == {".png": 2}
     assert [key for shard in plan(str(tmp_path), "files").shards for key in shard.files] == ["a.png", "b.png"]
     unnamed = shutil.copy(digits / "b.parquet", tmp_path / "table")
     assert plan(str(unnamed), "table").rows == 250

@@ -1,5 +1,8 @@
 """Latent tables and their attribute columns."""
 
+import unicodedata
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,9 +11,11 @@ import pytest
 from lbae.core.latents.packing import pack
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import (
-    candidate_columns,
     column_values,
+    columns_to_scan,
     indicators,
+    left_out,
+    other_columns,
     select_attributes,
 )
 from lbae.io.artifacts.latent_table import (
@@ -85,7 +90,9 @@ def test_parts_of_another_model_or_width_are_refused(tmp_path):
 
 
 def attributes_of(rows: pa.Table, *wanted: str):
-    chosen = select_attributes(wanted or ("all",), column_values(rows, candidate_columns(rows.schema)))
+    asked = wanted or ("all",)
+    values = column_values(rows, columns_to_scan(asked, rows.schema))
+    chosen = select_attributes(asked, values, other_columns(rows.schema))
     present, absent = indicators(rows, chosen)
     named = enumerate(attribute.name for attribute in chosen)
     return {
@@ -112,7 +119,7 @@ def test_string_classes_and_columns_that_are_no_attributes():
     assert attributes_of(rows) == {"kind=cat": ([1, 0], [0, 1]), "kind=dog": ([0, 1], [1, 0])}
     many = pa.table({"id": list(range(1000))})
     assert attributes_of(many) == {}
-    with pytest.raises(UserError, match="column 'id' has more than 200 distinct values"):
+    with pytest.raises(UserError, match=r"column 'id' cannot be used as attributes \(more than 200 values\)"):
         attributes_of(many, "id")
 
 
@@ -124,6 +131,106 @@ def test_selection_by_column_and_by_name():
         attributes_of(ROWS, "smilling")
     with pytest.raises(UserError, match="unknown attribute 'smiling,label'; names are given one by one"):
         attributes_of(ROWS, "smiling,label")
+
+
+FLAGS = [1, 0, None, 1]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.bool_(),
+        pa.int8(),
+        pa.uint64(),
+        pa.float16(),
+        pa.float64(),
+        pa.decimal128(3, 1),
+        pa.decimal256(40),
+        pa.dictionary(pa.int8(), pa.int64()),
+    ],
+)
+def test_yes_and_no_are_read_from_every_type_that_holds_them(kind):
+    if pa.types.is_dictionary(kind):
+        column = pa.array(FLAGS).dictionary_encode()
+    else:
+        convert = bool if pa.types.is_boolean(kind) else Decimal if pa.types.is_decimal(kind) else int
+        column = pa.array([None if flag is None else convert(flag) for flag in FLAGS], kind)
+    assert attributes_of(pa.table({"a": column})) == {"a": ([1, 0, 0, 1], [0, 1, 0, 0])}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["x", "y", None]),
+        pa.array(["x", "y", None], pa.string_view()),
+        pa.array(["x", "y", None], pa.large_string()),
+        pa.array(["x", "y", None]).dictionary_encode(),
+        pa.array(["x", "y", None], pa.large_string()).dictionary_encode(),
+    ],
+)
+def test_classes_are_read_from_every_type_of_string(column):
+    expected = {"a=x": ([1, 0, 0], [0, 1, 0]), "a=y": ([0, 1, 0], [1, 0, 0])}
+    assert attributes_of(pa.table({"a": column})) == expected
+    chunks = pa.table({"a": pa.chunked_array([column[:1], column[1:]])})
+    assert attributes_of(chunks) == expected, "chunks with dictionaries of their own"
+
+
+def test_not_a_number_is_unknown_and_whole_floats_are_classes():
+    rows = pa.table({"a": [3.0, float("nan"), None, 7.0]})
+    assert attributes_of(rows) == {"a=3": ([1, 0, 0, 0], [0, 0, 0, 1]), "a=7": ([0, 0, 0, 1], [1, 0, 0, 0])}
+
+
+LEFT_OUT = pa.table(
+    {
+        "day": pa.array([1, 2], pa.date32()),
+        "tags": [["a"], ["b"]],
+        "score": [0.5, 1.0],
+        "nothing": pa.array([None, None], pa.int64()),
+        "good": [True, False],
+        "key": ["a", "b"],
+    }
+)
+WHY = {
+    "day": r"type date32\[day\]",
+    "tags": "type list<.*>",
+    "score": "fractions",
+    "nothing": "no known value",
+}
+
+
+def test_columns_that_give_no_attributes_are_named_with_the_reason():
+    assert list(attributes_of(LEFT_OUT)) == ["good"]
+    values = column_values(LEFT_OUT, columns_to_scan(("all",), LEFT_OUT.schema))
+    assert {**other_columns(LEFT_OUT.schema), **left_out(values)}.keys() == WHY.keys()
+    for column, reason in WHY.items():
+        with pytest.raises(
+            UserError, match=rf"column '{column}' cannot be used as attributes \({reason}\); allowed"
+        ):
+            attributes_of(LEFT_OUT, "good", column)
+    with pytest.raises(UserError, match="unknown attribute 'goood'; did you mean 'good'"):
+        attributes_of(LEFT_OUT, "goood")
+    with pytest.raises(UserError, match="unknown attribute 'goood'; did you mean 'good'"):
+        attributes_of(LEFT_OUT, "good", "goood")
+
+
+NAMES = ["café", "tench, Tinca tinca", "a=b", " lead", "trail ", "not safe", "x" * 300, "a,b", "a"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_any_name_can_be_asked_for(name, form):
+    rows = pa.table({"label": [unicodedata.normalize("NFD", one) for one in NAMES], "b": [0, 1] * 4 + [0]})
+    asked = f"label={unicodedata.normalize(form, name)}"
+    stored = f"label={unicodedata.normalize('NFD', name)}"
+    assert list(attributes_of(rows, asked)) == [stored]
+    assert list(attributes_of(rows, "b", asked)) == ["b", stored]
+    assert len(attributes_of(rows, "label")) == len(NAMES)
+
+
+def test_a_column_may_have_any_name():
+    name = "tench, Tinca (é)"
+    rows = pa.table({unicodedata.normalize("NFD", name): [True, False], "b": [True, False]})
+    assert len(attributes_of(rows, name, "b")) == 2
 
 
 def test_a_table_that_does_not_say_what_it_was_made_from_is_named(tmp_path):

@@ -9,12 +9,16 @@ from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard, shard_keys
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
+def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], **links: str) -> None:
     with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
+        for name, data in members.items() if isinstance(members, dict) else members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+        for link, target in links.items():
+            info = tarfile.TarInfo(f"{link}.png")
+            info.type, info.linkname = tarfile.LNKTYPE if "/" not in link else tarfile.SYMTYPE, target
+            tar.addfile(info)
 
 
 @pytest.fixture
@@ -56,5 +60,63 @@ def test_what_is_no_tar_or_no_class_is_named(tmp_path):
     with pytest.raises(UserError, match=r"x.tar cannot be read as an uncompressed tar"):
         plan(str(tmp_path))
     write_tar(tmp_path / "x.tar", {"1.png": b"one", "1.cls": b"cat"})
-    with pytest.raises(LbaeError, match=r"\.cls member of .*x.tar is no whole number: .*cat"):
+    with pytest.raises(
+        LbaeError, match=r"member 1.cls of .*x.tar holds 'cat'; allowed: a whole number of 64 bits"
+    ):
         read_shard(plan(str(tmp_path)).shards[0])
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("0.png", b"a"), ("0.cls", b"1"), ("0.png", b"b"), ("0.cls", b"0")],
+        [("0.png", b"a"), ("1.png", b"b"), ("0.png", b"a")],
+        [("a/0.png", b"a"), ("a/0.PNG", b"b")],
+        [("0.png", b"a"), ("0.cls", b"1"), ("0.cls", b"2")],
+    ],
+)
+def test_members_of_one_name_are_refused(members, tmp_path):
+    write_tar(tmp_path / "x.tar", members)
+    with pytest.raises(
+        UserError, match=r"x.tar has more than one member .*0\.\w+: some of its images would be lost"
+    ):
+        plan(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"cat", b"", b"1.5", b"99999999999999999999", b"\xff"])
+def test_a_class_that_is_no_whole_number_is_named(text, tmp_path):
+    write_tar(tmp_path / "x.tar", {"1.png": b"one", "1.cls": b"1", "2.png": b"two", "2.cls": text})
+    with pytest.raises(
+        LbaeError, match=r"member 2.cls of .*x.tar holds '.*'; allowed: a whole number of 64 bits"
+    ):
+        read_shard(plan(str(tmp_path)).shards[0])
+
+
+def test_members_that_are_not_read_are_counted(tmp_path):
+    others = {
+        "1.json": b"{}",
+        "1.txt": b"a cat",
+        "1.seg.png": b"mask",
+        "1.jpg": b"again",
+        "__MACOSX/1.png": b"",
+    }
+    write_tar(tmp_path / "0.tar", {"1.png": b"one", "._1.png": b"", **others})
+    write_tar(tmp_path / "1.tar", {"1.png": b"one", "1.json": b"{}"})
+    source = plan(str(tmp_path))
+    assert source.rows == 2
+    assert source.skipped == {".json": 2, ".txt": 1, ".png": 1, ".jpg": 1, "__MACOSX/": 1, "hidden": 1}
+
+
+def test_links_in_a_tar_have_the_content_of_their_target(tmp_path):
+    links = {"hard": "a/1.png", "b/soft": "../a/1.png", "b/later": "lost.png"}
+    write_tar(tmp_path / "0.tar", {"a/1.png": b"one"}, **links)
+    (shard,) = plan(str(tmp_path)).shards
+    found = {row["path"]: row["bytes"] for row in read_shard(shard).to_pylist()}
+    assert found == {"a/1.png": b"one", "hard.png": b"one", "b/soft.png": b"one", "b/later.png": b""}
+
+
+def test_folders_that_name_a_value_are_columns(tmp_path):
+    (tmp_path / "split=train" / "year=2024").mkdir(parents=True)
+    write_tar(tmp_path / "split=train" / "year=2024" / "0.tar", {"1.png": b"one", "1.cls": b"3"})
+    (row,) = read_shard(plan(str(tmp_path)).shards[0]).to_pylist()
+    assert (row["label"], row["split"], row["year"]) == (3, "train", 2024)

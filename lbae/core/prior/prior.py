@@ -126,10 +126,14 @@ class Prior:
             if not pending.any():
                 return components, heads, tries
         rate = (BLOCK - pending.sum()) / tries
+        asked = [("" if value else "not ") + self.attributes[row - 1] for row, value in wanted.items()]
+        if len(asked) > 1:
+            hint = "ask for fewer attributes at once"
+        else:
+            hint = f"{'hardly any' if all(wanted.values()) else 'nearly every'} training row has it"
         raise UserError(
-            f"{int(pending.sum())} of {BLOCK} latents were not found in {tries} tries (about {rate:.2g} of"
-            f" all draws have"
-            " these attributes): ask for fewer attributes at once"
+            f"{int(pending.sum())} of {BLOCK} latents with {', '.join(asked)} were not found in {tries} tries"
+            f" (about {rate:.2g} of all draws match): {hint}"
         )
 
     def _has(

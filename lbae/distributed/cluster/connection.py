@@ -1,5 +1,6 @@
 """Connecting a job to Ray, and the errors that say why it cannot."""
 
+import errno
 import functools
 import logging
 import os
@@ -14,6 +15,7 @@ from lbae.io import machine
 from lbae.signals import sigterm_handler_kept
 
 _ANSWER_S = 5.0
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
 _TOKEN = (
     "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
     " client"
@@ -44,6 +46,14 @@ def connect(address: str | None) -> None:
     except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
         raise LbaeError(
             f"no Ray cluster answers at {place}, or it refuses this machine's token ({error}); {_TOKEN}"
+        ) from error
+    except OSError as error:
+        if error.errno not in _UNUSABLE and "AF_UNIX" not in str(error):
+            raise
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")
+        raise UserError(
+            f"Ray cannot keep its files in {folder} ({error}); set RAY_TMPDIR to a folder that can be written"
+            f" and has a short path, such as /tmp"
         ) from error
     except AuthenticationError as error:
         raise UserError(f"the Ray cluster at {place} asks for a token ({error.message}); {_TOKEN}") from error

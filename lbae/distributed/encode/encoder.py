@@ -41,6 +41,7 @@ def encode_shards(
     by_node: collections.Counter[str] = collections.Counter()
     with ProgressLine("encode", total, "images") as line:
         before = total - sum(shard.wanted for shard in missing)
+        line.update(before)
         for node, rows in run_on_actors(missing, _ShardEncoder, lambda shard: f"encoding {shard}", **encoder):
             by_node[node] += rows
             line.update(before + by_node.total())

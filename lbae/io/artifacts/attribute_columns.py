@@ -1,25 +1,39 @@
 """Label and attribute columns of a table as boolean attributes.
 
-bool column: one attribute, null is unknown. Integer column of 0, 1 and -1 alone: one attribute, set when 1;
-where -1 occurs in the column, -1 is unset and 0 unknown, else 0 is unset. Any other integer or string column:
-one attribute a class, named ``column=value``, null is unknown; -1 among classes is refused, because it is
-nearly always meant as unknown.
+A yes/no column is one attribute; null is unknown. A column of 0, 1 and -1 alone is one attribute, set where
+it is 1: where -1 occurs in the column, -1 is unset and 0 unknown, else 0 is unset. Any other column of whole
+numbers or strings gives one attribute per class, named ``column=value``; null is unknown. -1 among classes is
+refused, because it nearly always means unknown. Whole numbers may be stored as integers, floats (NaN is
+unknown) or decimals, and any of these values in a dictionary.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool
 
+from lbae.core.latents.attribute_names import match_name
 from lbae.errors import UserError, unknown
+from lbae.io.sources.columns import plain_type
 
 MAX_CLASSES = 200
 _NAMING = ("key", "path", "source_key", "source_path", "image_path")  # columns that name an image
-Value = bool | int | str
+_OWN = ("latent", "image")  # columns of the latent table itself
+_KINDS = (
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
+Value = bool | int | str | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,43 +52,112 @@ class Attribute:
 
 def candidate_columns(schema: pa.Schema) -> list[str]:
     """Columns that can be attributes by their type."""
-    kinds = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
-    return [f.name for f in schema if f.name not in _NAMING and any(kind(f.type) for kind in kinds)]
+    return [
+        field.name
+        for field in schema
+        if field.name not in (*_NAMING, *_OWN) and any(kind(_value_type(field.type)) for kind in _KINDS)
+    ]
+
+
+def other_columns(schema: pa.Schema) -> dict[str, str]:
+    """Columns that cannot be attributes by their type, and why. Columns that name an image are not among
+    them.
+    """
+    known = {*candidate_columns(schema), *_NAMING, *_OWN}
+    return {field.name: f"type {field.type}" for field in schema if field.name not in known}
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, without a dictionary, and of a width that pyarrow compares."""
+    plain = plain_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return pa.float32() if pa.types.is_float16(plain) else plain
+
+
+def _values(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column's values without a dictionary, and NaN as null."""
+    values = column.cast(_value_type(column.type))
+    if pa.types.is_floating(values.type):
+        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    return values
 
 
 def column_values(table: pa.Table, columns: Iterable[str]) -> dict[str, set[Value]]:
-    """Distinct known values of each column, no more than one over the class limit."""
-    return {name: set(pc.unique(table[name]).drop_null()[: MAX_CLASSES + 1].to_pylist()) for name in columns}
+    """Distinct known values of each column, at most one more than the class limit."""
+    found = {}
+    for name in columns:
+        distinct = pc.unique(_values(table[name])).drop_null()[: MAX_CLASSES + 1]
+        found[name] = {_whole(value) for value in distinct.to_pylist()}
+    return found
+
+
+def _whole(value: bool | int | str | float | Decimal) -> Value:
+    """A whole number as an int, however it is stored."""
+    if isinstance(value, float | Decimal):
+        return int(value) if value == value // 1 else float(value)
+    return value
 
 
 def merge_values(seen: Iterable[set[Value]]) -> set[Value]:
-    """The distinct values of a column from those of its parts, no more than one over the class limit."""
+    """The distinct values of a column from those of its parts, at most one more than the class limit."""
     merged: set[Value] = set()
     for values in seen:
         merged.update(itertools.islice(values - merged, max(0, MAX_CLASSES + 1 - len(merged))))
     return merged
 
 
+def why_unusable(values: set[Value]) -> str | None:
+    """Why a column with these values gives no attributes; None when it does."""
+    if not values:
+        return "no known value"
+    if len(values) > MAX_CLASSES:
+        return f"more than {MAX_CLASSES} values"
+    if any(isinstance(value, float) for value in values):
+        return "fractions"
+    return None
+
+
 def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
-    """The attributes of one column with these values; none when it has too many classes."""
+    """The attributes of one column with these values; none for a column that :func:`why_unusable` names."""
+    if why_unusable(values):
+        return []
     if values <= {True, False} and any(isinstance(v, bool) for v in values):
         return [Attribute(name=column, column=column, yes=True, no=False)]
     if values == {0, 1} or (values <= {-1, 0, 1} and -1 in values):
         return [Attribute(name=column, column=column, yes=1, no=-1 if -1 in values else 0)]
-    if len(values) > MAX_CLASSES:
-        return []
     if -1 in values:
         others = ", ".join(map(str, sorted(values - {-1, 0, 1})[:5]))
         raise UserError(
             f"column {column!r} holds -1 and {others}: with -1 (unset) only 0 (unknown) and 1 (set) are"
-            f" allowed, and an"
-            " unknown class is null; mend the column, or leave it out of --attributes"
+            f" allowed, and an unknown class is null; mend the column, or leave it out of --attributes"
         )
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 
-def select_attributes(wanted: Sequence[str], values: dict[str, set[Value]]) -> tuple[Attribute, ...]:
-    """Return the attributes of ``("all",)``, of ``("none",)``, or of columns and attribute names."""
+def columns_to_scan(wanted: Sequence[str], schema: pa.Schema) -> list[str]:
+    """The columns whose values decide what ``wanted`` means. UserError when a name begins with no column."""
+    candidates = candidate_columns(schema)
+    if tuple(wanted) in (("all",), ("none",)):
+        return candidates if tuple(wanted) == ("all",) else []
+    named: set[str] = set()
+    for name in wanted:
+        columns = [
+            column
+            for column in (*candidates, *other_columns(schema))
+            if _nfc(name) == _nfc(column) or _nfc(name).startswith(f"{_nfc(column)}=")
+        ]
+        if not columns:
+            raise unknown("attribute", name, candidates)
+        named.update(columns)
+    return [column for column in candidates if column in named]
+
+
+def select_attributes(
+    wanted: Sequence[str], values: Mapping[str, set[Value]], others: Mapping[str, str] | None = None
+) -> tuple[Attribute, ...]:
+    """Attributes for ``("all",)``, ``("none",)``, or columns and attribute names in either Unicode form.
+
+    ``others`` are columns that cannot be attributes, and why: UserError when one is asked for by name.
+    """
     if tuple(wanted) == ("none",):
         return ()
     found = {
@@ -84,18 +167,26 @@ def select_attributes(wanted: Sequence[str], values: dict[str, set[Value]]) -> t
     }
     if tuple(wanted) == ("all",):
         return tuple(found.values())
+    reasons = {**(others or {}), **left_out(values)}
     chosen: dict[str, Attribute] = {}
-    for name in wanted:
-        matches = {a.name: a for a in found.values() if name in (a.name, a.column)}
-        if not matches:
-            if len(values.get(name, ())) > MAX_CLASSES:
-                raise UserError(
-                    f"column {name!r} has more than {MAX_CLASSES} distinct values; it cannot be used as"
-                    f" attributes"
-                )
-            raise unknown("attribute", name, {*found, *values})
-        chosen |= matches
+    for asked in wanted:
+        name = match_name(asked, {*found, *values, *reasons})
+        if name in reasons and name not in found:
+            raise UserError(
+                f"column {name!r} cannot be used as attributes ({reasons[name]}); allowed: yes/no, or up to"
+                f" {MAX_CLASSES} whole numbers or strings"
+            )
+        chosen |= {a.name: a for a in found.values() if name in (a.name, a.column)}
     return tuple(chosen.values())
+
+
+def left_out(values: Mapping[str, set[Value]]) -> dict[str, str]:
+    """Columns whose values give no attributes, and why."""
+    return {column: why for column, seen in values.items() if (why := why_unusable(seen))}
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
@@ -114,8 +205,9 @@ def indicators(
     """For every row and attribute: whether it is set, and whether it is known to be unset."""
     present = np.zeros((len(table), len(attributes)), dtype=bool)
     absent = np.zeros_like(present)
+    values = {name: _values(table[name]) for name in dict.fromkeys(a.column for a in attributes)}
     for j, attribute in enumerate(attributes):
-        column = table[attribute.column]
+        column = values[attribute.column]
         equal = pc.equal(column, pa.scalar(attribute.yes, column.type))
         present[:, j] = pc.fill_null(equal, False).to_numpy()
         other = (

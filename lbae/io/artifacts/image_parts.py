@@ -1,6 +1,5 @@
 """Parts of an image table made from the shards of any source, with what is no image set aside."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from lbae.io.images import ImageError, check_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import CUT as SOURCE_CUT
 from lbae.io.sources.plan import runs
-from lbae.io.sources.source import Shard, leaving_out, read_batches
+from lbae.io.sources.source import Shard, image_digests, leaving_out, read_batches
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import open_parquet
@@ -36,13 +35,7 @@ def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
 
 def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
     """Half of the SHA-256 of every image of a shard, type S16; what has no bytes is told apart by its key."""
-    # Not the 64 bits of ``file_digests``: what those confuse is miscounted, what these confuse is lost.
-    found = (
-        hashlib.sha256(data or key.encode()).digest()[:16]
-        for batch in read_batches(shard)
-        for key, data in zip(batch["key"].to_pylist(), batch["bytes"].to_pylist(), strict=True)
-    )
-    return np.fromiter(found, dtype="S16", count=shard.rows)
+    return np.concatenate([image_digests(batch) for batch in read_batches(shard)])
 
 
 def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:

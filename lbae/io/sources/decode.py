@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from jaxtyping import UInt8
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import ImageError, decode_image
 from lbae.io.sources.source import (
     HELD_OUT_OF,
@@ -20,7 +22,10 @@ from lbae.io.sources.source import (
     shard_keys,
     spread,
 )
+from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import open_parquet
 
+_QUARANTINE = "quarantine"
 QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("error", pa.string())])
 
 
@@ -102,11 +107,28 @@ def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[n
     return np.stack([found[key] for key in keys])
 
 
-def check_bad_share(what: str, bad: int, total: int, allowed: float) -> None:
-    """LbaeError when too many images could not be decoded, or ``allowed`` is no number."""
-    if not bad <= allowed * total:
-        raise LbaeError(
-            f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of"
-            f" {allowed:g}"
-            " (--max-bad-fraction); `lbae encode` names them in a quarantine table"
-        )
+def check_bad_share(what: str, bad: int, total: int, allowed: float, table: str | None = None) -> None:
+    """LbaeError when too many images could not be decoded, or ``allowed`` is no number.
+
+    ``table`` is the published table whose quarantine holds them.
+    """
+    if bad <= allowed * total:
+        return
+    if table is None or not bad:
+        where = "`lbae encode` names them in a quarantine table"
+    else:
+        row = _first_of_quarantine(table)
+        where = f"the first is {row['key']} ({row['error']}), all are named in {resolve(table) / _QUARANTINE}"
+    raise LbaeError(
+        f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of"
+        f" {allowed:g} (--max-bad-fraction); {where}"
+    )
+
+
+def _first_of_quarantine(table: str) -> dict[str, Any]:
+    """The first row that the newest generation of a table set aside."""
+    files = [name for name in read_manifest(table).files if name.startswith(f"{_QUARANTINE}/")]
+    newest = files[-1].rpartition("-")[0]
+    with open_parquet(resolve(table) / next(name for name in files if name.startswith(newest))) as parquet:
+        row: dict[str, Any] = next(parquet.iter_batches(1)).to_pylist()[0]
+    return row

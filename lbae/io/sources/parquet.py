@@ -9,20 +9,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import UserError
+from lbae.io.sources.columns import plain_type
 from lbae.io.storage.location import Location
+from lbae.io.storage.parquet_file import open_parquet
 
-# Columns that rows get here or in a latent table; those of a source that have such a name are called
-# source_NAME.
-_TAKEN = ("key", "bytes", "path", "latent")
+# Names of columns that rows get here or in a latent table; a source's own column NAME becomes source_NAME.
+_RESERVED = ("key", "bytes", "path", "latent")
 _BUFFER_BYTES = 2**20
-# Who reads a piece of a row group reads the group from its start, so more pieces would only be read more
+_EXACT = 2**53  # integers up to here are doubles
+# Who reads a slice of a row group reads the group from its start, so more slices would only be read more
 # often.
-PIECES = 32
+MOST_SLICES = 32
 
 
-class Piece(NamedTuple):
-    """Rows of a row group: its number, the rows before them, how many they are, and their bytes, about."""
+class RowGroupSlice(NamedTuple):
+    """Rows of a row group: its number, the rows before them, how many they are, and about how many bytes."""
 
     group: int
     skip: int
@@ -31,59 +33,84 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footer:
-    """Row groups of a file, their rows and sizes, and its columns but the image, by the names they
-    get here."""
+class TableIndex:
+    """The row groups of a Parquet file, their rows and sizes, and its columns but the image.
+
+    ``large_integers`` are the columns that hold integers beyond 2**53.
+    """
 
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
     columns: pa.Schema
+    large_integers: frozenset[str]
 
-    def pieces(self, most_rows: int, most_bytes: int) -> Iterator[Piece]:
-        """The row groups, large ones in equal pieces, as pyarrow and others write a million rows into one by
-        default.
-        """
+    def slices(self, most_rows: int, most_bytes: int) -> Iterator[RowGroupSlice]:
+        """The row groups; large ones in equal slices, since many writers put a million rows into one."""
         for group, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True)):
-            count = max(1, min(PIECES, rows, max(-(-rows // most_rows), -(-size // most_bytes))))
+            count = max(1, min(MOST_SLICES, rows, max(-(-rows // most_rows), -(-size // most_bytes))))
             cuts = [rows * index // count for index in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
-                yield Piece(group, first, last - first, size * (last - first) // max(1, rows))
+                yield RowGroupSlice(group, first, last - first, size * (last - first) // max(1, rows))
 
 
-def footer(location: Location) -> Footer:
-    """What a file says of itself; UserError when it is no Parquet or has no images, or two columns would
-    share a name.
+def has_images(location: Location) -> bool:
+    """Whether a file has a column of images; UserError when it is no Parquet."""
+    schema, _ = _footer(location)
+    return any(map(_is_image, schema))
+
+
+def index(location: Location) -> TableIndex:
+    """What a file's footer says.
+
+    UserError when it is no Parquet or has no images, or two columns would share a name.
     """
-    try:
-        with location.open() as file:
-            parquet = pq.ParquetFile(file)
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{location} cannot be read as Parquet: {error}") from error
-    image = schema.field("image") if "image" in schema.names else None
-    if image is None or not pa.types.is_struct(image.type) or image.type.get_field_index("bytes") < 0:
+    schema, metadata = _footer(location)
+    names = [renamed(name) for name in schema.names]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{location} has more than one column for {', '.join(twice)} ({', '.join(_RESERVED)} become"
+            f" source_NAME); rename them"
+        )
+    if "image" not in names or not _is_image(schema.field("image")):
         raise UserError(
             f"{location} has no column 'image' of struct{{bytes, path}} (columns: {', '.join(schema.names)})"
         )
-    names = [_renamed(name) for name in schema.names]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"{location} has more than one column for {', '.join(twice)} ({', '.join(_TAKEN)} become"
-            f" source_NAME);"
-            " rename them"
-        )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    return Footer(
+    columns = [
+        pa.field(renamed(field.name), plain_type(field.type)) for field in schema if field.name != "image"
+    ]
+    return TableIndex(
         rows=tuple(group.num_rows for group in groups),
         sizes=tuple(group.total_byte_size for group in groups),
-        columns=pa.schema(
-            [pa.field(_renamed(field.name), field.type) for field in schema if field.name != "image"]
-        ),
+        columns=pa.schema(columns),
+        large_integers=frozenset(_large_integers(schema, groups)),
     )
 
 
-def _renamed(name: str) -> str:
-    return f"source_{name}" if name in _TAKEN else name
+def _footer(location: Location) -> tuple[pa.Schema, pq.FileMetaData]:
+    with open_parquet(location) as parquet:
+        return parquet.schema_arrow, parquet.metadata
+
+
+def _is_image(field: pa.Field) -> bool:
+    return (
+        field.name == "image" and pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    )
+
+
+def _large_integers(schema: pa.Schema, groups: list[pq.RowGroupMetaData]) -> Iterator[str]:
+    """Columns of 64-bit integers that hold one beyond 2**53, as far as the file has statistics."""
+    wide = {field.name for field in schema if field.type in (pa.int64(), pa.uint64())}
+    for group in groups if wide else ():
+        for chunk in map(group.column, range(group.num_columns)):
+            facts = chunk.statistics if chunk.path_in_schema in wide else None
+            if facts and facts.has_min_max and not -_EXACT <= facts.min <= facts.max <= _EXACT:
+                yield renamed(chunk.path_in_schema)
+
+
+def renamed(name: str, *reserved: str) -> str:
+    """The name that a source's column has among the rows."""
+    return f"source_{name}" if name in (*_RESERVED, *reserved) else name
 
 
 def batches(
@@ -92,31 +119,31 @@ def batches(
     """``rows`` rows of some row groups after the first ``skip``, at most ``most`` at a time: bytes, path,
     other columns.
 
-    LbaeError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
+    UserError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
     memory.
     """
     before, end = 0, skip + rows
-    try:
-        with location.open() as file:
-            parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
-            for batch in parquet.iter_batches(most, row_groups=list(groups)):
-                first, last = max(skip - before, 0), min(end - before, len(batch))
-                before += len(batch)
-                if first < last:
-                    yield _taken_apart(pa.Table.from_batches([batch.slice(first, last - first)]))
-                if before >= end:
-                    return
-    except (pa.ArrowException, OSError) as error:
-        raise LbaeError(f"{location} cannot be read as Parquet: {error}") from error
+    with open_parquet(location, buffer_size=_BUFFER_BYTES) as parquet:
+        for batch in parquet.iter_batches(most, row_groups=list(groups)):
+            first, last = max(skip - before, 0), min(end - before, len(batch))
+            before += len(batch)
+            if first < last:
+                yield _unpacked(pa.Table.from_batches([batch.slice(first, last - first)]))
+            if before >= end:
+                return
 
 
-def _taken_apart(table: pa.Table) -> pa.Table:
+def _unpacked(table: pa.Table) -> pa.Table:
+    """The rows with the two fields of their image as columns."""
     image = table["image"].combine_chunks()
     has_path = image.type.get_field_index("path") >= 0
-    columns = {
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "bytes": pc.struct_field(image, "bytes").cast(pa.binary()),
         "path": pc.struct_field(image, "path").cast(pa.string())
         if has_path
         else pa.nulls(len(table), pa.string()),
     }
-    return pa.table(columns | {_renamed(name): table[name] for name in table.column_names if name != "image"})
+    for name in table.column_names:
+        if name != "image":
+            columns[renamed(name)] = table[name].cast(plain_type(table[name].type))
+    return pa.table(columns)

@@ -6,20 +6,24 @@ without reading the row.
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float64, UInt64
+from jaxtyping import Bool, Float64, Shaped, UInt64
 
+from lbae.errors import UserError
 from lbae.io.sources import parquet as tables
 from lbae.io.sources import tar as tars
-from lbae.io.sources.columns import check_fit, laid_out
+from lbae.io.sources.columns import check_fit, with_columns
+from lbae.io.sources.listing import bytes_or_none
 from lbae.io.storage.location import Location, resolve
 
-HELD_OUT_OF = 10  # rows one is held out of, for validation
+HELD_OUT_OF = 10  # one row of so many is held out for validation
 _BATCH_ROWS = 256
 
 
@@ -29,6 +33,8 @@ class Shard:
     of image files.
 
     ``columns`` are those that its rows have beside key, bytes and path: the same in all shards of a source.
+    ``constants`` are columns with one value for the whole shard; ``levels`` name the columns that the first
+    folders of image files are.
     """
 
     root: str
@@ -41,7 +47,9 @@ class Shard:
     row_groups: tuple[int, ...] = ()
     skip: int = 0
     first_row: int = 0
-    samples: tuple[tars.Sample, ...] = ()
+    samples: tuple[tars.TarSample, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[str, ...] = ()
     left_out: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
@@ -61,12 +69,14 @@ class Source:
     """A planned image source.
 
     The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not
-    their bytes, and their kind where their names do not say it.
+    their bytes, and their kind where their names do not say it. ``skipped`` counts the files, and the members
+    of tars, that are not read, by suffix.
     """
 
     uri: str
     fingerprint: str
     shards: tuple[Shard, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
@@ -82,13 +92,38 @@ class Source:
             for name in shard.files
         }
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that its rows have beside key, bytes and path."""
+        return list(self.shards[0].columns.names)
 
-def fitted(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
-    """The shards with the columns of the table that their rows are added to; UserError when theirs do not fit
-    those.
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """What a job's result says of files that were not read; empty when all were."""
+        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
+
+    def check_output(self, *outs: str) -> None:
+        """UserError when an output is or lies in the source: later jobs would read it as images."""
+        for out in outs:
+            if resolve(self.uri).holds(resolve(out)):
+                raise UserError(
+                    f"the output {out} lies in the data {self.uri}, and later jobs would read it as part of"
+                    f" the data; choose another --out"
+                )
+
+
+def with_table_columns(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
+    """The shards with the columns of the table ``out`` that their rows are added to.
+
+    UserError when their own columns do not fit those.
     """
     check_fit(shards[0].columns, columns, out)
     return tuple(replace(shard, columns=columns) for shard in shards)
+
+
+def as_text(name: str) -> str:
+    """A file's name as UTF-8, with bytes that are none as ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_batches(shard: Shard) -> Iterator[pa.Table]:
@@ -114,16 +149,15 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
 
 
 def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
-    return pa.table(
-        {"key": keys, "bytes": table["bytes"], "path": table["path"], **laid_out(table, shard.columns)}
-    )
+    columns = with_columns(table, shard.columns, shard.constants, shard.files[0])
+    return pa.table({"key": keys, "bytes": table["bytes"], "path": table["path"], **columns})
 
 
 def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
     some = tuple(shard.samples[row] for row in rows)
     labelled = "label" in shard.columns.names
     data, labels = tars.read(root / shard.files[0], some, labelled)
-    paths = pa.array([sample.image and sample.image.name for sample in some], pa.string())
+    paths = pa.array([sample.image and as_text(sample.image.name) for sample in some], pa.string())
     return pa.table(
         {"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})}
     )
@@ -132,7 +166,13 @@ def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
 def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
     names = [shard.files[row] for row in rows]
     data = pa.array([bytes_or_none(root / name) for name in names], pa.binary())
-    return pa.table({"bytes": data, "path": names, "label": [name.split("/", 1)[0] for name in names]})
+    paths = [as_text(name) for name in names]
+    folders = [path.split("/")[:-1] for path in paths]
+    columns = {
+        column: pa.array([parts[level] if level < len(parts) else None for parts in folders], pa.string())
+        for level, column in enumerate(shard.levels)
+    }
+    return pa.table({"bytes": data, "path": pa.array(paths, pa.string()), **columns})
 
 
 def read_shard(shard: Shard) -> pa.Table:
@@ -169,28 +209,11 @@ def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple
 def shard_keys(shard: Shard) -> pa.Array:
     """The keys of a shard's rows, known without reading it."""
     if shard.samples:
-        return pa.array([f"{shard.files[0]}:{sample.name}" for sample in shard.samples])
+        return pa.array([as_text(f"{shard.files[0]}:{sample.name}") for sample in shard.samples])
     if not shard.row_groups:
-        return pa.array(shard.files, pa.string())
-    return pa.array(
-        [f"{shard.files[0]}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)]
-    )
-
-
-def bytes_or_none(location: Location) -> bytes | None:
-    """A file's content; None when it has vanished."""
-    try:
-        return location.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
-    """A number for the bytes of every image of :func:`read_shard` that has any, by which equal files are
-    found.
-    """
-    digests = [hashlib.sha256(data).digest() for data in rows["bytes"].to_pylist() if data]
-    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
+        return pa.array([as_text(name) for name in shard.files], pa.string())
+    file = as_text(shard.files[0])
+    return pa.array([f"{file}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
 
 
 def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
@@ -200,15 +223,31 @@ def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
     return tuple(shards[i * len(shards) // count] for i in range(count)) if count < len(shards) else shards
 
 
-def key_fractions(keys: pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
-    """A number in [0, 1) for every key, uniform and always the same: rows below p are a subset with the share
-    p.
+def image_digests(rows: pa.Table) -> Shaped[np.ndarray, "R"]:
+    """Half of the SHA-256 of every image's bytes, or of its key where it has no bytes, as type S16."""
+    pairs = zip(rows["key"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
+    digests = [hashlib.sha256(data or key.encode()).digest()[:16] for key, data in pairs]
+    return np.array(digests, dtype="S16")
+
+
+def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
+    """A number for the bytes of every image that has any, by which equal files are found.
+
+    64 bits of :func:`image_digests`: enough to count equal images, not to drop one of them.
     """
-    digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
-    return np.fromiter((int.from_bytes(d[:8]) / 2**64 for d in digests), dtype=np.float64, count=len(keys))
+    found = image_digests(rows.filter(pc.greater(pc.binary_length(rows["bytes"]), 0)))
+    return found.view(">u8")[::2].astype(np.uint64)
+
+
+def key_fractions(keys: pa.Array | pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
+    """A number in [0, 1) per key, uniform and always the same: rows below p are a subset with the share p."""
+    return np.array([int.from_bytes(digest[:8]) / 2**64 for digest in _key_digests(keys)], dtype=np.float64)
 
 
 def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     """Rows that every stage keeps for validation: sha256(key) mod 10 = 0."""
-    digests = (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
-    return np.fromiter((int.from_bytes(d) % HELD_OUT_OF == 0 for d in digests), dtype=bool, count=len(keys))
+    return np.array([int.from_bytes(digest) % HELD_OUT_OF == 0 for digest in _key_digests(keys)], dtype=bool)
+
+
+def _key_digests(keys: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
+    return (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())

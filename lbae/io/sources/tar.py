@@ -2,19 +2,21 @@
 
 import posixpath
 import tarfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from lbae.errors import LbaeError, UserError
+from lbae.io.sources.listing import HIDDEN, IMAGES, is_of_macos, suffix_of
 from lbae.io.storage.location import Location
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-_LABEL = "cls"
+_LABEL = ".cls"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class TarMember:
     """Where the content of a tar's member lies."""
 
     name: str
@@ -23,55 +25,96 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """The members of one name that matter here: the image and the class."""
+class TarSample:
+    """The image and the class of one WebDataset sample."""
 
     name: str
-    image: Member | None
-    label: Member | None
+    image: TarMember | None
+    label: TarMember | None
 
 
-def samples(location: Location) -> list[Sample]:
-    """The samples of a tar, from its headers alone; UserError when it is no tar."""
-    found: dict[str, dict[str, Member]] = {}
+@dataclass(frozen=True, kw_only=True)
+class TarIndex:
+    """The samples of a tar, and how many other members it has, by suffix."""
+
+    samples: tuple[TarSample, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def index(location: Location) -> TarIndex:
+    """The samples of a tar, from its headers alone.
+
+    UserError when it is no tar, or two members have one name. Whether the first of them is an old version
+    (``tar --update``) or another image, nothing says.
+    """
+    found: dict[str, dict[str, TarMember]] = {}
+    skipped: Counter[str] = Counter()
+    for member in _members(location):
+        folder, base = posixpath.split(member.name)
+        stem, _, suffix = base.partition(".")
+        if not stem or is_of_macos(member.name):
+            skipped[suffix_of(member.name) if stem else HIDDEN] += 1
+            continue
+        sample = found.setdefault(posixpath.join(folder, stem), {})
+        if sample.setdefault(f".{suffix.lower()}", member) is not member:
+            raise UserError(
+                f"{location} has more than one member {member.name}: some of its images would be lost; give"
+                f" every sample a name of its own (extracting the tar keeps the last of each name)"
+            )
+    samples = []
+    for name, members in found.items():
+        image = next((member for suffix, member in members.items() if suffix in IMAGES), None)
+        label = members.get(_LABEL)
+        samples.append(TarSample(name=name, image=image, label=label))
+        skipped.update(suffix_of(m.name) for m in members.values() if m is not image and m is not label)
+    return TarIndex(samples=tuple(samples), skipped=skipped)
+
+
+def _members(location: Location) -> Iterator[TarMember]:
+    """The files of a tar; a link has the content of its target, or none where that is not in the tar."""
     try:
         with location.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                folder, base = posixpath.split(info.name)
-                stem, _, suffix = base.partition(".")
-                if info.isfile() and stem:
-                    member = Member(name=info.name, offset=info.offset_data, size=info.size)
-                    found.setdefault(posixpath.join(folder, stem), {})[suffix.lower()] = member
+            every = [info for info in tar if info.isfile() or info.islnk() or info.issym()]
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{location} cannot be read as an uncompressed tar: {error}") from error
-    return [
-        Sample(
-            name=name,
-            image=next((member for suffix, member in members.items() if suffix in IMAGES), None),
-            label=members.get(_LABEL),
+    files = {posixpath.normpath(info.name): info for info in every if info.isfile()}
+    for info in every:
+        folder = posixpath.dirname(info.name) if info.issym() else ""
+        target = (
+            files.get(posixpath.normpath(posixpath.join(folder, info.linkname))) if info.linkname else info
         )
-        for name, members in found.items()
-    ]
+        offset, size = (target.offset_data, target.size) if target else (0, 0)
+        yield TarMember(name=info.name, offset=offset, size=size)
 
 
 def read(
-    location: Location, wanted: tuple[Sample, ...], labelled: bool
+    location: Location, wanted: tuple[TarSample, ...], labelled: bool
 ) -> tuple[list[bytes | None], pa.Array]:
     """Image bytes, null where a sample has no image, and classes, int64; LbaeError for a class that is no
-    whole number.
+    whole number of 64 bits.
     """
     with location.open() as file:
 
-        def content(member: Member | None) -> bytes | None:
+        def content(member: TarMember | None) -> bytes | None:
             if member is None:
                 return None
             file.seek(member.offset)
             return file.read(member.size)
 
         data = [content(sample.image) for sample in wanted]
-        classes = [content(sample.label) for sample in wanted] if labelled else []
+        classes = [_class(location, sample, content(sample.label)) for sample in wanted] if labelled else []
+    return data, pa.array(classes, pa.int64())
+
+
+def _class(location: Location, sample: TarSample, text: bytes | None) -> int | None:
+    if text is None or sample.label is None:
+        return None
     try:
-        labels = pa.array([None if text is None else int(text) for text in classes], pa.int64())
-    except ValueError as error:
-        raise LbaeError(f"a .{_LABEL} member of {location} is no whole number: {error}") from error
-    return data, labels
+        value = int(text)
+        pa.scalar(value, pa.int64())
+    except (ValueError, OverflowError) as error:
+        raise LbaeError(
+            f"member {sample.label.name} of {location} holds {text[:50].decode(errors='replace')!r}; allowed:"
+            f" a whole number of 64 bits"
+        ) from error
+    return value

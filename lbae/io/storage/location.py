@@ -97,8 +97,10 @@ class Location:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, self.path)
-            except BaseException:
+            except BaseException as error:
                 temporary.unlink(missing_ok=True)
+                if isinstance(error, OSError) and error.errno and error.filename is None:  # as a full disk
+                    raise OSError(error.errno, error.strerror, self.path) from error
                 raise
         else:
             with _storage_errors(self, "written"):
@@ -212,8 +214,20 @@ def local_cache() -> Path:
 
 
 def cache_folder() -> Location:
-    """The cache that all nodes share: LBAE_CACHE, a URI, else the user's folder."""
-    return resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
+    """The folder of LBAE_CACHE, a URI that all nodes reach, else the user's own; created if it is local.
+
+    UserError when it cannot be: whoever computes for the cache should not learn so at the end.
+    """
+    folder = resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
+    if folder.is_local:
+        try:
+            os.makedirs(folder.path, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the cache {folder} cannot be created ({error}); set LBAE_CACHE to a folder that can be"
+                f" written"
+            ) from error
+    return folder
 
 
 def absolute(uri: str) -> str:

@@ -14,7 +14,7 @@ from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import CUT, plan
-from lbae.io.sources.source import Shard, Source, fitted, without
+from lbae.io.sources.source import Shard, Source, with_table_columns, without
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
@@ -46,6 +46,7 @@ def encode(
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)
+    images.check_output(out)
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
     output = Output(
         out,
@@ -62,13 +63,13 @@ def encode(
             base = assembly.open_for_append(out, manifest, settings)
             output = replace(output, base=base.manifest)
             if base.parts:
-                shards = fitted(shards, base.source_columns(), out)
+                shards = with_table_columns(shards, base.source_columns(), out)
             shards = without(shards, base.keys())
             known = _known_rows(images, shards, base)
             if not shards:
                 return {**output.unchanged(), **known}
         elif done := output.existing():
-            check_bad_share(data, done["bad"], images.rows, max_bad_fraction)
+            check_bad_share(data, done["bad"], images.rows, max_bad_fraction, out)
             return done
         started = time.monotonic()
         encoder: dict[str, Any] = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
@@ -83,9 +84,10 @@ def encode(
         still_held()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
         facts = {"model": encoder["model"], "data": images.uri, **known, **spent}
+        facts |= {"columns": images.columns, **images.left_out}
         result = assembly.publish_latents(output, parts, base, facts)
     check_bad_share(
-        data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction
+        data, sum(part.bad for part in parts), sum(shard.wanted for shard in shards), max_bad_fraction, out
     )
     return result
 

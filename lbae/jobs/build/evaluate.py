@@ -70,6 +70,8 @@ def evaluate(
         seed=seed,
     )
     inputs = read_inputs(bundle, data, train_data, latents, moments)
+    for source in (inputs.test, inputs.train) if inputs.train else (inputs.test,):
+        source.check_output(out)
     config = {
         "version": PROTOCOL_VERSION,
         **asdict(settings),
@@ -102,4 +104,5 @@ def evaluate(
         name: report[name]
         for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")
     }
+    shown |= inputs.test.left_out
     return output.publish(fingerprint=digest(files["report.json"]), rows=rows, files=files, result=shown)

@@ -124,7 +124,7 @@ def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
         return np.empty((0, *config.image_shape), dtype=np.uint8)
-    return load_images(config, plan(table.made_from("data")), count)
+    return load_images(config, plan(table.made_from("data")), count)[0]
 
 
 def _component_count(components: str, by: str | None) -> int | None:

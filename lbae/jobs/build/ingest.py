@@ -37,6 +37,7 @@ def ingest(
         distinct: keep the first of images with equal bytes, and count the others; reads the source twice.
     """
     images = plan(source, kind)
+    images.check_output(out)
     output = Output(
         out,
         image_table.KIND,
@@ -53,7 +54,7 @@ def ingest(
                 check_storage([images.uri], [out])
                 output.begin()
                 done = _written(images, output, still_held)
-    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction)
+    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 
@@ -79,6 +80,7 @@ def _written(images: Source, output: Output, still_held: Callable[[], None]) -> 
             still_held()
     still_held()
     facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
+    facts |= {"columns": images.columns, **images.left_out}
     if distinct:
         facts["equal"] = images.rows - wanted
     return image_table.publish_images(output, parts, facts)

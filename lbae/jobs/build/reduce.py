@@ -10,9 +10,15 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latents.sum_tasks import moment_sums_of
 from lbae.distributed.latents.table_scan import Scan, scan
 from lbae.distributed.latents.unique_keys import check_unique_keys
-from lbae.errors import UserError, unknown
+from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact as moments_io
-from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns, select_attributes
+from lbae.io.artifacts.attribute_columns import (
+    Attribute,
+    columns_to_scan,
+    left_out,
+    other_columns,
+    select_attributes,
+)
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.moments_artifact import Lineage
@@ -49,7 +55,7 @@ def reduce(
     table = open_latent_table(absolute(latents))
     if not table.manifest.rows:
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
-    columns = _columns(table, attributes)
+    columns = columns_to_scan(attributes, table.schema())
     # "by", always None, is what sums made by earlier versions have in their configuration.
     settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
@@ -64,7 +70,8 @@ def reduce(
             )
         if unique:
             check_unique_keys(table)
-        chosen = select_attributes(attributes, found.values)
+        others = other_columns(table.schema())
+        chosen = select_attributes(attributes, found.values, others)
         output = Output(
             out,
             moments_io.KIND,
@@ -78,18 +85,9 @@ def reduce(
         if done := output.begin():
             return done
         sums, facts = _sums(table, found, chosen, tasks)
+        if attributes == ("all",) and (unused := {**others, **left_out(found.values)}):
+            facts["left_out"] = unused
         return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
-
-
-def _columns(table: LatentTable, attributes: Names) -> list[str]:
-    """The columns to read attributes from; UserError when there is no such column."""
-    candidates = candidate_columns(table.schema())
-    if attributes == ("all",):
-        return candidates
-    asked = {name.partition("=")[0] for name in attributes if attributes != ("none",)}
-    if missing := asked - set(candidates):
-        raise unknown("attribute", min(missing), candidates)
-    return [name for name in candidates if name in asked]
 
 
 def _sums(

@@ -81,6 +81,8 @@ def train(
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
     images = plan(data, kind)
     test = plan(test_data, kind) if test_data else None
+    for source in (images, test) if test else (images,):
+        source.check_output(out, *([storage] if storage else []))
     parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
     inputs = images.folders | (test.folders if test else set())
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
@@ -131,7 +133,11 @@ def train(
             return done
         network = LatentBernoulliAutoencoder(config.model)
         network.load_state_dict(weights)
-        result = {**_result(metrics, config), "seconds": round(time.monotonic() - started, 1)}
+        result = {
+            **_result(metrics, config),
+            **images.left_out,
+            "seconds": round(time.monotonic() - started, 1),
+        }
         return model_io.save_model(output, network, config, result)
 
 

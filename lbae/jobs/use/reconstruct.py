@@ -29,8 +29,10 @@ def reconstruct(
     picture_wanted = is_picture(out)
     loaded = load_bundle(bundle)
     source = plan(data)
-    images = load_images(loaded.codec.config, source, num)
+    source.check_output(out)
+    images, bad = load_images(loaded.codec.config, source, num)
     picture, result = reconstructions(loaded, images)
+    result |= {"bad": bad, "source_images": source.rows, **source.left_out}
     if picture_wanted:
         resolve(out).write_bytes(encode_png(picture))
         return {"out": out, **result}

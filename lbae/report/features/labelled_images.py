@@ -10,12 +10,12 @@ from jaxtyping import Bool, UInt8
 from lbae.config import ModelConfig
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import (
-    MAX_CLASSES,
     Attribute,
     attributes_of,
     candidate_columns,
     column_values,
     indicators,
+    why_unusable,
 )
 from lbae.io.sources.decode import decode_rows
 from lbae.io.sources.source import Shard, read_shard
@@ -71,8 +71,8 @@ def _attributes(table: pa.Table) -> tuple[tuple[Attribute, ...], dict[str, str]]
     found: list[Attribute] = []
     unusable: dict[str, str] = {}
     for name, values in column_values(table, table.column_names).items():
-        if len(values) > MAX_CLASSES:
-            unusable[name] = f"more than {MAX_CLASSES} values"
+        if why := why_unusable(values):
+            unusable[name] = why
             continue
         try:
             found += attributes_of(name, values)

@@ -25,17 +25,21 @@ _SHOWN = 2 * _COLUMNS
 _THUMBNAIL = 64  # pixels
 
 
-def load_images(config: ModelConfig, source: Source, count: int) -> np.ndarray:
-    """The first ``count`` decodable images of a source, at the model's content size."""
+def load_images(config: ModelConfig, source: Source, count: int) -> tuple[np.ndarray, int]:
+    """The first ``count`` decodable images of a source at the model's content size, and how many bad ones
+    the batches that were read hold.
+    """
     taken: list[np.ndarray] = []
+    bad = 0
     for part in decode_every(source, config):
         taken.append(part.images[: count - sum(map(len, taken))])
+        bad += len(part.quarantine)
         if sum(map(len, taken)) == count:
             break
     images = np.concatenate(taken)
     if not len(images):
         raise UserError(f"none of the images of {source.uri} could be decoded")
-    return images
+    return images, bad
 
 
 def load_image(config: ModelConfig, uri: str) -> np.ndarray:

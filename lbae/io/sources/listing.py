@@ -1,0 +1,207 @@
+"""The files of a source: of which kind it is, which files are read, and how many others are left out.
+
+A source is of one kind. Files that are known to hold no images are left out and counted by suffix.
+"""
+
+import contextlib
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from lbae.errors import UserError
+from lbae.io.artifacts.manifest import MANIFEST
+from lbae.io.artifacts.output import WORK
+from lbae.io.images import image_size
+from lbae.io.sources import parquet as tables
+from lbae.io.storage.location import Location, resolve
+
+Kind = Literal["table", "tars", "files"]
+Files = dict[str, dict[str, Any]]
+"""What the filesystem says of files, by their names below the root."""
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
+_MORE_IMAGES = (".jfif", ".pbm", ".pnm", ".tga", ".ico", ".heic", ".heif")  # not looked for in tars
+_NO_IMAGES = re.compile(
+    r"\.(txt|caption|md|rst|json|jsonl|csv|tsv|xml|yaml|yml|toml|cfg|ini|log|html|htm|css|js|pdf|docx?|xlsx?"
+    r"|py|ipynb|sh|m|mat|npy|npz|pkl|pt|pth|safetensors|h5|hdf5|arrow|db|sqlite|lock|crc|md5|sha256"
+    r"|mp3|wav|mp4|mov|avi|mkv|webm|zip|gz|tgz|bz2|xz|zst|7z|rar)"
+)
+_NO_IMAGE_NAMES = frozenset(("license", "licence", "readme", "changelog", "makefile", "_success", "icon\r"))
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MACOS = "__MACOSX"
+HIDDEN, _LOOPS, _SPECIAL = "hidden", "links to a folder above", "no regular files"
+_LOOKED_AT = 16
+_LOOKS = 16  # at a time
+
+_Seen = TypeVar("_Seen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files a source is read from and their kind.
+
+    ``named`` is the kind that the files' names say; ``skipped`` counts the other files, by suffix.
+    """
+
+    root: str
+    kind: Kind
+    named: Kind
+    files: Files
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def list_source(location: Location, asked: Kind | None) -> Listing:
+    """List a file or a folder, links to folders included.
+
+    UserError when the folder holds no images, or images of several kinds and ``asked`` names none of them.
+    """
+    if location.is_file():
+        root, skipped = posixpath.dirname(str(location)), Counter[str]()
+        found: Files = {location.name: location.fs.info(location.path)}
+    else:
+        root = str(location)
+        found, skipped = _walk(location.path) if location.is_local else (dict(location.files()), Counter())
+        if MANIFEST in found:  # of an image table, whose quarantine holds no images
+            apart = (MANIFEST, "quarantine/", f"{WORK}/")
+            found = {name: info for name, info in found.items() if not name.startswith(apart)}
+    by_kind = _by_kind(found)
+    first: Kind = next((kind for kind, files in by_kind.items() if files), "files")
+    kind = asked or _kind_of(root, by_kind)
+    files = by_kind[kind] or found
+    if kind == "files":
+        files = {name: info for name, info in files.items() if not _is_no_image(name)} or files
+    others = [name for name in found if name not in files]
+    if kind == "tars" and not asked and (packed := [n for n in others if n.lower().endswith(_PACKED_TARS)]):
+        raise UserError(
+            f"data {root} holds tars and {len(packed)} compressed ones ({packed[0]}): decompress those, or"
+            f" leave them out with --kind tars"
+        )
+    skipped.update(suffix_of(name) for name in others)
+    if not asked and kind == "files" and not _are_images(root, files):
+        raise no_images(root, files)
+    return Listing(root=root, kind=kind, named=kind if by_kind[kind] else first, files=files, skipped=skipped)
+
+
+def no_images(uri: str, files: Iterable[str]) -> UserError:
+    """The error for a source without images, which says what was found instead."""
+    found = ", ".join(f"{n} {suffix}" for suffix, n in Counter(map(suffix_of, files)).most_common(5))
+    return UserError(
+        f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders;"
+        f" found: {found or 'no file'})"
+    )
+
+
+def suffix_of(name: str) -> str:
+    """What a file that is left out is counted under: its suffix, or its folder where that says more."""
+    if is_of_macos(name):
+        return f"{_MACOS}/"
+    return posixpath.splitext(name)[1].lower() or "no suffix"
+
+
+def is_of_macos(name: str) -> bool:
+    """Whether a file is a resource fork, which macOS adds to archives under the name of the image."""
+    return _MACOS in name.split("/")
+
+
+def look_at_each(root: str, names: Iterable[str], look: Callable[[Location], _Seen]) -> Iterator[_Seen]:
+    """What a look at every file gives, in order.
+
+    Several at a time: an object store answers late, but answers many requests at once.
+    """
+    place = resolve(root)
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        yield from pool.map(lambda name: look(place / name), names)
+
+
+def _walk(root: str) -> tuple[Files, Counter[str]]:
+    """The files below a local folder, sorted by name, and what is left out; OSError for an unreadable folder.
+
+    fsspec's ``find`` takes a link to a folder for a file, and an unreadable folder for an empty one.
+    """
+    found: Files = {}
+    skipped: Counter[str] = Counter()
+    info = resolve(root).fs.info
+
+    def walk(here: str, prefix: str, above: tuple[str, ...]) -> None:
+        with os.scandir(here) as entries:
+            listed = list(entries)
+        for entry in listed:
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                skipped[HIDDEN] += 1
+            elif entry.is_dir():
+                target = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
+                if any(f"{folder}/".startswith(f"{target.rstrip('/')}/") for folder in above):
+                    skipped[_LOOPS] += 1
+                else:
+                    walk(entry.path, f"{name}/", (*above, target))
+            elif entry.is_file() or entry.is_symlink():  # a link to nothing is a bad image
+                with contextlib.suppress(FileNotFoundError):  # it vanished meanwhile
+                    found[name] = info(entry)
+            else:
+                skipped[_SPECIAL] += 1
+
+    walk(root, "", (os.path.realpath(root),))
+    return dict(sorted(found.items())), skipped
+
+
+def _by_kind(found: Files) -> dict[Kind, Files]:
+    kinds: dict[str, Kind] = {".parquet": "table", ".tar": "tars"}
+    by_kind: dict[Kind, Files] = {"table": {}, "tars": {}, "files": {}}
+    for name, info in found.items():
+        by_kind[kinds.get(suffix_of(name), "files")][name] = info
+    return by_kind
+
+
+def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
+    """The only kind of files that hold images; UserError when there are several."""
+    kinds = {kind: list(files) for kind, files in by_kind.items() if files}
+    if len(kinds) < 2:
+        return next(iter(kinds), "files")
+    loose = [name for name in by_kind["files"] if _is_named_image(name)]
+    if not loose and _are_images(root, unknown := [n for n in by_kind["files"] if not _is_no_image(n)]):
+        loose = unknown
+    kinds["files"] = loose
+    kinds = {kind: names for kind, names in kinds.items() if names}
+    if len(kinds) > 1 and "table" in kinds and not any(look_at_each(root, kinds["table"], tables.has_images)):
+        del kinds["table"]  # facts about the images: an index of tars, a table of labels
+    if len(kinds) > 1:
+        words = {"table": "Parquet", "tars": "tar", "files": "image"}
+        counts = " and ".join(
+            f"{len(names)} {words[k]} file{'s' * (len(names) > 1)} ({names[0]})" for k, names in kinds.items()
+        )
+        raise UserError(
+            f"data {root} holds {counts}; a source is of one kind: move the others elsewhere, or leave them"
+            f" out with --kind {' or '.join(kinds)}"
+        )
+    return next(iter(kinds))
+
+
+def _is_named_image(name: str) -> bool:
+    return suffix_of(name) in (*IMAGES, *_MORE_IMAGES)
+
+
+def _is_no_image(name: str) -> bool:
+    base = posixpath.basename(name).lower()
+    return bool(_NO_IMAGES.fullmatch(suffix_of(name))) or is_of_macos(name) or base in _NO_IMAGE_NAMES
+
+
+def _are_images(root: str, names: Iterable[str]) -> bool:
+    """Whether files may be images: one is named like an image, or one of the first is one."""
+    names = list(names)
+    if any(map(_is_named_image, names)):
+        return True
+    return any(image_size(bytes_or_none(resolve(root) / name)) for name in names[:_LOOKED_AT])
+
+
+def bytes_or_none(location: Location) -> bytes | None:
+    """A file's content; None when it has vanished."""
+    try:
+        return location.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,256 @@
+"""A source is read completely or refused; what is left out is counted."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lbae.errors import UserError
+from lbae.io.images import encode_png
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard
+from tests.conftest import image_table
+
+PICTURE = encode_png(np.zeros((8, 8, 1), dtype=np.uint8))
+
+
+def write(root: Path, *names: str, data: bytes = PICTURE) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+def pack(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(PICTURE)
+            tar.addfile(info, io.BytesIO(PICTURE))
+
+
+def rows(uri: Path, kind=None) -> list[dict]:
+    return [row for shard in plan(str(uri), kind).shards for row in read_shard(shard).to_pylist()]
+
+
+def labels(uri: Path) -> dict[str, str | None]:
+    return {row["key"]: row.get("label") for row in rows(uri)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LICENSE",
+        "LICENSE.txt",
+        "README.md",
+        "Thumbs.db",
+        "a/Thumbs.db",
+        "desktop.ini",
+        "labels.csv",
+        "a/0.txt",
+        "a/0.json",
+        "a/0.caption",
+        "images.zip",
+        "__MACOSX/a/0.png",
+    ],
+)
+def test_what_is_known_to_be_no_image_is_counted_and_costs_no_label(name, tmp_path):
+    write(tmp_path, "a/0.png", "b/0.png")
+    plain = plan(str(tmp_path))
+    write(tmp_path, name, data=b"no image")
+    source = plan(str(tmp_path))
+    assert labels(tmp_path) == {"a/0.png": "a", "b/0.png": "b"}
+    assert source.skipped.total() == 1
+    assert source.left_out["skipped"].keys() == source.skipped.keys()
+    assert (source.fingerprint, plain.left_out) == (plain.fingerprint, {})
+
+
+def test_hidden_files_and_folders_are_counted(tmp_path):
+    write(tmp_path, "a/0.png", "a/.DS_Store", "a/._0.png", ".cache/0.png", ".cache/1.png")
+    assert plan(str(tmp_path)).skipped == {"hidden": 3}
+    assert labels(tmp_path) == {"a/0.png": "a"}
+
+
+def test_what_may_be_an_image_is_read_or_a_bad_image(tmp_path):
+    write(tmp_path, "a/0.png", "a/1", "a/2.photo")
+    write(tmp_path, "a/3.dat", data=b"no image")
+    assert list(labels(tmp_path)) == ["a/0.png", "a/1", "a/2.photo", "a/3.dat"]
+    assert plan(str(tmp_path)).skipped == {}
+
+
+def test_an_image_beside_class_folders_has_no_label(tmp_path):
+    write(tmp_path, "a/0.png", "b/0.png", "0.png")
+    assert labels(tmp_path) == {"0.png": None, "a/0.png": "a", "b/0.png": "b"}
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val"), ("Train", "Test"), ("training", "validation", "testing")]
+)
+def test_split_folders_are_a_column_and_class_folders_the_label(names, tmp_path):
+    for name in names:
+        write(tmp_path, f"{name}/cat/0.png", f"{name}/dog/0.png", f"{name}/0.png")
+    found = {row["key"]: (row["split"], row["label"]) for row in rows(tmp_path)}
+    for name in names:
+        assert found[f"{name}/cat/0.png"] == (name, "cat")
+        assert found[f"{name}/0.png"] == (name, None)
+
+
+def test_a_class_may_be_called_train_and_splits_may_have_no_classes(tmp_path):
+    write(tmp_path / "vehicles", "train/0.png", "ship/0.png")
+    assert labels(tmp_path / "vehicles") == {"ship/0.png": "ship", "train/0.png": "train"}
+    write(tmp_path / "splits", "train/0.png", "test/0.png")
+    assert plan(str(tmp_path / "splits")).columns == ["split"]
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    write(tmp_path / "real", "a/0.png", "a/deep/1.png")
+    write(tmp_path / "data", "c/0.png")
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "data" / "b").symlink_to("../real/a")
+    (tmp_path / "data" / "c" / "1.png").symlink_to(tmp_path / "real" / "a" / "0.png")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    expected = {
+        f"{label}/{name}": label for label, name in [(x, y) for x in "ab" for y in ("0.png", "deep/1.png")]
+    }
+    expected |= {"c/0.png": "c", "c/1.png": "c"}
+    for root in (tmp_path / "data", tmp_path / "link"):
+        assert labels(root) == expected
+        assert plan(str(root)).skipped == {}
+    assert all(row["bytes"] == PICTURE for row in rows(tmp_path / "data"))
+
+
+def test_links_in_a_circle_are_counted_and_followed_once(tmp_path):
+    write(tmp_path / "data", "a/0.png", "b/0.png")
+    (tmp_path / "data" / "a" / "here").symlink_to(".")
+    (tmp_path / "data" / "a" / "up").symlink_to("..")
+    (tmp_path / "data" / "a" / "above").symlink_to(tmp_path)
+    (tmp_path / "data" / "b" / "a").symlink_to("../a")
+    source = plan(str(tmp_path / "data"))
+    assert list(labels(tmp_path / "data")) == ["a/0.png", "b/0.png", "b/a/0.png"]
+    assert source.skipped == {"links to a folder above": 6}
+
+
+def test_a_link_to_nothing_is_a_bad_image_and_a_pipe_is_not_opened(tmp_path):
+    write(tmp_path, "0.png")
+    (tmp_path / "1.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "2.png")
+    assert [(row["key"], row["bytes"]) for row in rows(tmp_path)] == [("0.png", PICTURE), ("1.png", None)]
+    assert plan(str(tmp_path)).skipped == {"no regular files": 1}
+
+
+def test_a_name_that_is_no_utf_8_is_read_and_written_with_its_bytes(tmp_path):
+    folder = os.fsencode(tmp_path / "caf") + b"\xe9"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), os.fsdecode(b"\xff.png")).write_bytes(PICTURE)
+    (row,) = rows(tmp_path)
+    assert row == {
+        "key": r"caf\xe9/\xff.png",
+        "bytes": PICTURE,
+        "path": r"caf\xe9/\xff.png",
+        "label": r"caf\xe9",
+    }
+    write(tmp_path, r"caf\xe9/\xff.png")
+    with pytest.raises(UserError, match=r"two files of .* have one name when bytes .*rename one"):
+        plan(str(tmp_path))
+
+
+def test_tables_and_tars_may_have_names_that_are_no_utf_8(tmp_path):
+    image_table(tmp_path / "t" / "a.parquet", [PICTURE])
+    os.rename(tmp_path / "t" / "a.parquet", tmp_path / "t" / os.fsdecode(b"\xe9.parquet"))
+    pack(tmp_path / "w" / "0.tar", os.fsdecode(b"caf\xe9.png"))
+    assert [row["key"] for row in rows(tmp_path / "t")] == [r"\xe9.parquet:0"]
+    assert [(row["key"], row["path"]) for row in rows(tmp_path / "w")] == [(r"0.tar:caf\xe9", r"caf\xe9.png")]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("backup.tar", r"1 tar file \(backup.tar\) and 2 image files \(a/0.png\)"),
+        ("old.parquet", r"1 Parquet file \(old.parquet\) and 2 image files \(a/0.png\)"),
+    ],
+)
+def test_images_beside_a_tar_or_a_table_of_images_are_refused_by_name(other, message, tmp_path):
+    write(tmp_path, "a/0.png", "b/0.png")
+    if other.endswith("tar"):
+        pack(tmp_path / other, "0.png")
+    else:
+        image_table(tmp_path / other, [PICTURE])
+    with pytest.raises(
+        UserError, match=message + ".*move the others elsewhere, or leave them out with --kind"
+    ):
+        plan(str(tmp_path))
+    assert len(rows(tmp_path, "files")) == 2
+    assert plan(str(tmp_path), "files").skipped == {f".{other.split('.')[1]}": 1}
+    kind = "tars" if other.endswith("tar") else "table"
+    assert plan(str(tmp_path), kind).skipped == {".png": 2}
+
+
+def test_images_without_a_suffix_beside_a_tar_are_seen_too(tmp_path):
+    write(tmp_path, "0001", "0002")
+    pack(tmp_path / "0.TAR", "0.png")
+    with pytest.raises(UserError, match=r"1 tar file \(0.TAR\) and 2 image files \(0001\)"):
+        plan(str(tmp_path))
+    assert [row["key"] for row in rows(tmp_path, "tars")] == ["0.TAR:0"]
+
+
+def test_a_table_of_facts_beside_tars_or_images_is_no_source(tmp_path):
+
+    pack(tmp_path / "tars" / "00000.tar", "0.png", "0.json")
+    write(tmp_path / "images", "a/0.png")
+    for folder, key in (("tars", "00000.tar:0"), ("images", "a/0.png")):
+        pq.write_table(pa.table({"url": ["u"]}), tmp_path / folder / "00000.parquet")
+        write(tmp_path / folder, "00000_stats.json", data=b"{}")
+        assert [row["key"] for row in rows(tmp_path / folder)] == [key]
+    assert plan(str(tmp_path / "tars")).skipped == {".parquet": 1, ".json": 2}
+    kept = plan(str(tmp_path / "tars"), "tars")
+    assert kept.fingerprint == plan(str(tmp_path / "tars")).fingerprint
+
+
+def test_compressed_tars_beside_tars_are_refused(tmp_path):
+    pack(tmp_path / "0.tar", "0.png")
+    write(tmp_path, "1.tar.gz", data=b"x")
+    with pytest.raises(UserError, match=r"holds tars and 1 compressed ones \(1.tar.gz\): decompress"):
+        plan(str(tmp_path))
+    assert plan(str(tmp_path), "tars").skipped == {".gz": 1}
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    write(tmp_path, "a.zip", "b.zip", "readme.txt", data=b"x")
+    with pytest.raises(UserError, match=r"holds no images .*found: 2 .zip, 1 .txt"):
+        plan(str(tmp_path))
+
+
+def test_files_beside_the_parts_of_a_table_are_counted(tmp_path):
+    image_table(tmp_path / "data" / "a.parquet", [PICTURE])
+    write(tmp_path, "README.md", "data/_SUCCESS", data=b"x")
+    assert plan(str(tmp_path)).skipped == {".md": 1, "no suffix": 1}
+
+
+def test_an_output_in_the_data_is_refused(tmp_path):
+    write(tmp_path / "data", "a/0.png")
+    source = plan(str(tmp_path / "data"))
+    source.check_output(str(tmp_path / "data-latents"), str(tmp_path / "other"))
+    for out in (tmp_path / "data", tmp_path / "data" / "latents", tmp_path / "data" / "a" / "x.png"):
+        with pytest.raises(UserError, match=rf"the output {out} lies in the data .*choose another --out"):
+            source.check_output(str(out))
+    one = plan(str(tmp_path / "data" / "a" / "0.png"))
+    one.check_output(str(tmp_path / "data" / "a" / "latents"))
+
+
+def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
+    write(tmp_path, "a/0.png", "b/0.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*/b'"):
+        plan(str(tmp_path))
