@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -272,6 +273,19 @@ def image_table(
     pq.write_table(
         pa.table({"image": pa.array(images, kind), **columns}), path, row_group_size=row_group_size
     )
+
+
+def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], **links: str) -> None:
+    """Write a tar of members by name, then hard links and, where their name has a folder, symbolic links."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for link, target in links.items():
+            info = tarfile.TarInfo(f"{link}.png")
+            info.type, info.linkname = tarfile.LNKTYPE if "/" not in link else tarfile.SYMTYPE, target
+            tar.addfile(info)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -89,7 +89,7 @@ def test_reconstruct_writes_originals_above_reconstructions(job, pipeline, tmp_p
     facts = result_of(
         job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", out)
     )
-    assert facts["images"] == 20
+    assert (facts["images"], facts["bad"], facts["source_images"]) == (20, 0, 600)
     assert 0 < facts["mse"] < 0.2
     assert picture_size(out) == (16 * 58 + 2, 4 * 58 + 2)
     table = tmp_path / "table"

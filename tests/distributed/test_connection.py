@@ -120,3 +120,12 @@ def test_too_little_shared_memory_is_named(tmp_path):
         "/dev/shm has 64 MiB free; a local Ray needs 2,048 MiB there: start the container with"
         " `--shm-size=3g`" in error
     )
+
+
+def test_a_folder_whose_path_is_too_long_for_sockets_is_named_and_what_to_set(tmp_path):
+    long = tmp_path / "slurm_jobdir" / ("a_rather_long_name_of_a_folder" * 3)
+    long.mkdir(parents=True)
+    code, error = connected("local", TMPDIR=str(long))
+    assert code == 2
+    assert f"Ray cannot keep its files in {long}" in error
+    assert "set RAY_TMPDIR to a folder that can be written and has a short path" in error

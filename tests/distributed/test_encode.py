@@ -38,7 +38,7 @@ from lbae.io.sources.source import read_shard, shard_keys, without
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
 from lbae.jobs.build.encode import encode
-from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, image_table
+from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, image_table, write_tar
 from tests.s3_server import refusing_server
 
 FILES, ROWS = 24, 50
@@ -495,7 +495,10 @@ def test_every_kind_of_bad_file_is_set_aside_and_none_of_the_good(ray_session, m
     (folder / "text.jpg").write_text("not an image")
     (folder / "bomb.png").write_bytes(png_header(20_000))
     options = {"model": model, "data": str(folder), "out": str(tmp_path / "latents")}
-    with pytest.raises(LbaeError, match=r"4 of 9 images .* could not be decoded"):
+    message = (
+        r"4 of 9 images .* could not be decoded.*; the first is bomb.png \(.* pixels.*\), all are named in "
+    )
+    with pytest.raises(LbaeError, match=rf"{message}{options['out']}/quarantine"):
         encode(**options)
     keys = [row[0] for row in rows_of(options["out"])]
     assert keys == ["animated.gif", "cmyk.jpg", "deep.png", "good.jpg", "one.png"]
@@ -511,8 +514,59 @@ def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path
     cell = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     for name, label in (("a", 1), ("b", [2.5])):
         image_table(tmp_path / "data" / f"{name}.parquet", [cell], label=[label])
-    with pytest.raises(UserError, match="columns that do not fit together"):
+    with pytest.raises(
+        UserError, match=r"columns that do not fit together: 'label' is int64 in a.parquet and"
+    ):
         encode(model=model, data=str(tmp_path / "data"), out=str(tmp_path / "latents"))
+
+
+def test_the_result_says_what_was_read_and_what_was_left_out(ray_session, model, tmp_path):
+    data, out = tmp_path / "data", str(tmp_path / "latents")
+    image = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    (tmp_path / "elsewhere").mkdir()
+    for place in (data / "train" / "cat", data / "val" / "dog", tmp_path / "elsewhere"):
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in (("0.png", image), ("0.txt", b"a cat"), ("0.json", b"{}"), (".DS_Store", b"")):
+            (place / name).write_bytes(content)
+        Path(os.fsdecode(os.fsencode(place / "caf") + b"\xe9.png")).write_bytes(image)
+    (data / "val" / "linked").symlink_to(tmp_path / "elsewhere")
+    (data / "LICENSE").write_text("CC0")
+    result = encode(model=model, data=str(data), out=out)
+    assert (result["rows"], result["bad"], result["columns"]) == (6, 0, ["split", "label"])
+    assert result["skipped"] == {".json": 3, ".txt": 3, "hidden": 3, "no suffix": 1}
+    assert result["images_per_second"] > 0
+    assert read_manifest(out).result["skipped"] == result["skipped"]
+    found = {row["key"]: (row["split"], row["label"]) for row in pq.read_table(f"{out}/data").to_pylist()}
+    assert found["train/cat/0.png"] == ("train", "cat")
+    assert found[r"val/linked/caf\xe9.png"] == ("val", "linked")
+    again = encode(model=model, data=str(data), out=out, append=True)
+    assert (again["already"], again["known_rows"]) == (True, 6)
+    with pytest.raises(
+        UserError, match=r"the output .*/val/latents lies in the data .*; choose another --out"
+    ):
+        encode(model=model, data=str(data), out=str(data / "val" / "latents"))
+
+
+def test_partitions_become_columns_and_rows_are_added_to_them(ray_session, model, tmp_path):
+    data, options = tmp_path / "data", {"model": model, "out": str(tmp_path / "latents")}
+    cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
+    image_table(data / "label=cat" / "year=2024" / "a.parquet", cells)
+    encode(data=str(data), **options)
+    image_table(data / "label=dog" / "year=2025" / "a.parquet", cells)
+    encode(data=str(data), append=True, **options)
+    table = pq.read_table(tmp_path / "latents" / "data", partitioning=None)
+    assert table["label"].to_pylist() == ["cat", "cat", "dog", "dog"]
+    assert table["year"].to_pylist() == [2024, 2024, 2025, 2025]
+
+
+@pytest.mark.parametrize("text", [b"cat", b"", b"99999999999999999999"])
+def test_a_mistake_that_shows_while_encoding_keeps_its_cause(ray_session, model, tmp_path, text):
+    members = {"0.png": encode_png(np.zeros((28, 28, 1), dtype=np.uint8)), "0.cls": text}
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(
+        LbaeError, match=r"member 0.cls of .*a.tar holds '.*'; allowed: a whole number of 64 bits"
+    ):
+        encode(model=model, data=str(tmp_path / "a.tar"), out=str(tmp_path / "latents"))
 
 
 def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):

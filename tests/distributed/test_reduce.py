@@ -1,6 +1,7 @@
 """Moment sums on a real Ray: equal to those in memory, whole or by group or updated; refused inputs."""
 
 import json
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -310,3 +311,30 @@ def test_attributes_can_be_named(latents, tmp_path):
     sums, _ = load_moments(str(tmp_path / "m"))
     assert sums.attributes == ("smiling", "kind=dog")
     assert sums.sums[N, -1] == pc.sum(pa.array(SMILING)).as_py()
+
+
+def test_columns_that_are_no_attributes_are_left_out_by_name_with_the_reason(tmp_path):
+    columns = {
+        "kind": pa.array(KIND).dictionary_encode(),
+        "smiling": pa.array([None if flag is None else float(flag) for flag in SMILING]),
+        "many": [f"id{row}" for row in range(1000)],
+        "score": [row / 1000 for row in range(1000)],
+        "day": pa.array([0] * 1000, pa.date32()),
+        "imagenet": ["tench, Tinca tinca", "goldfish, Carassius auratus"] * 500,
+    }
+    latents, out = write_latents(tmp_path / "latents", LATENTS, columns), str(tmp_path / "m")
+    result = reduce(latents=latents, out=out)
+    expected = {"many": "more than 200 values", "score": "fractions", "day": "type date32[day]"}
+    assert result["left_out"] == read_manifest(out).result["left_out"] == expected
+    sums, _ = load_moments(out)
+    fish = "imagenet=goldfish, Carassius auratus", "imagenet=tench, Tinca tinca"
+    assert sums.attributes == (*NAMES, *fish)
+    wanted = f"{fish[1]},smiling,kind=cat"
+    chosen = reduce(latents=latents, out=str(tmp_path / "n"), attributes=wanted)
+    assert load_moments(str(tmp_path / "n"))[0].attributes == (fish[1], "smiling", "kind=cat")
+    assert "left_out" not in chosen
+    for name, reason in expected.items():
+        with pytest.raises(
+            UserError, match=re.escape(f"column {name!r} cannot be used as attributes ({reason})")
+        ):
+            reduce(latents=latents, out=str(tmp_path / "o"), attributes=name)

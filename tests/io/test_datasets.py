@@ -123,3 +123,10 @@ def test_other_names_and_splits_are_refused():
         plan("torchvision:mnst")
     with pytest.raises(UserError, match="unknown split 'tst'; did you mean 'test'"):
         plan("torchvision:mnist:tst")
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_what_to_set(monkeypatch):
+    monkeypatch.delenv("LBAE_CACHE", raising=False)
+    monkeypatch.setenv("HOME", "/proc")
+    with pytest.raises(UserError, match=r"the cache /proc/.cache/lbae cannot be created .*set LBAE_CACHE"):
+        plan("torchvision:mnist")

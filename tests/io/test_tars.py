@@ -1,5 +1,3 @@
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -7,18 +5,7 @@ import pytest
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard, shard_keys
-
-
-def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], **links: str) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items() if isinstance(members, dict) else members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-        for link, target in links.items():
-            info = tarfile.TarInfo(f"{link}.png")
-            info.type, info.linkname = tarfile.LNKTYPE if "/" not in link else tarfile.SYMTYPE, target
-            tar.addfile(info)
+from tests.conftest import write_tar
 
 
 @pytest.fixture
