@@ -33,7 +33,8 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
             return model.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            raise RequestError(422, first["msg"], ".".join(map(str, first["loc"])) or None) from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise RequestError(422, message, ".".join(map(str, first["loc"])) or None) from error
 
     return read
 
@@ -41,13 +42,14 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 async def _multipart(request: Request, model: Any) -> dict[str, Any]:
     async with request.form(max_files=MAX_ITEMS, max_fields=8) as form:
         files = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
-        rest = form.get("request", "{}")
-        unknown = set(form) - {"image", "request"}
-        if unknown or not files or not isinstance(rest, str):
+        texts = [part for part in form.getlist("request") if isinstance(part, str)]
+        if not files or len(texts) > 1 or len(files) + len(texts) < len(form.multi_items()):
             raise RequestError(
-                422, "a multipart request holds files named image and a text named request (JSON)", "image"
+                422,
+                "a multipart request holds files named image and at most one text named request (JSON)",
+                "image",
             )
-        fields = _json(rest.encode(), "request")
+        fields = _json(texts[0].encode(), "request") if texts else {}
         of_files = model.of_files([await file.read() for file in files])
         if twice := fields.keys() & of_files.keys():
             raise RequestError(

@@ -4,7 +4,15 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_IMAGES = 1024
@@ -24,6 +32,12 @@ def _check_file(value: Any) -> str | bytes:
 
 # Base64 in JSON, else the bytes of a multipart file. A union of both would say in errors which one failed.
 ImageFile = Annotated[str | bytes, PlainValidator(_check_file), WithJsonSchema({"type": "string"})]
+
+
+def _check_no_stream(stream: bool) -> bool:
+    if stream:
+        raise ValueError("stream is true, but images are not streamed; allowed: false, or leave it out")
+    return stream
 
 
 class RequestBody(BaseModel):
@@ -182,7 +196,9 @@ class GenerationRequest(RequestBody):
     response_format: Literal["b64_json"] = "b64_json"
     output_format: ImageFormat = "png"
     seed: Seed | None = None
-    stream: Annotated[bool, Field(description="only false: images are not streamed")] = False
+    stream: Annotated[
+        bool, AfterValidator(_check_no_stream), Field(description="only false: images are not streamed")
+    ] = False
     background: Annotated[Literal["auto", "opaque"], Field(description="not used")] = "auto"
     moderation: Annotated[str, Field(description="not used")] = "auto"
     output_compression: Annotated[int, Field(ge=0, le=100, description="not used")] = 100
@@ -195,9 +211,3 @@ class GenerationRequest(RequestBody):
     @classmethod
     def _without_nulls(cls, fields: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if value is not None}
-
-    @model_validator(mode="after")
-    def _whole_answer(self) -> Self:
-        if self.stream:
-            raise ValueError("stream is true, but images are not streamed; allowed: false, or leave it out")
-        return self

@@ -82,7 +82,7 @@ GENERATION = [
     ({"prompt": "", "user": 1}, "user"),
     ({"prompt": "", "background": "transparent"}, "background"),
     ({"prompt": "", "partial_images": 2}, "partial_images"),
-    ({"prompt": "", "stream": True}, None),
+    ({"prompt": "", "stream": True}, "stream"),
     ({"prompt": "", "count": 3}, "count"),
     ({}, "prompt"),
 ]
@@ -326,7 +326,16 @@ def test_media_types_and_json(client, path):
 
 def test_multipart(client):
     post = lambda path, **rest: client.request("POST", f"/v1/{path}", **rest)  # noqa: E731
-    assert post("encode", files={"picture": b"x"}).status_code == 422
+    for strange in (
+        {"files": {"picture": b"x"}},
+        {"files": [("image", b"x"), ("picture", b"x")]},
+        {"files": {"image": b"x"}, "data": {"format": "png"}},
+        {"files": {"image": b"x"}, "data": {"request": ["{}", '{"format": "jpeg"}']}},
+        {"files": {"image": b"x", "request": b"{}"}},
+    ):
+        refused = post("reconstruct", **strange)
+        assert refused.status_code == 422, "neither may be lost"
+        assert "files named image and at most one text named request" in refused.json()["error"]["message"]
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")

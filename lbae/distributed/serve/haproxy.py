@@ -18,9 +18,9 @@ from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
 from lbae.web.middleware import DEFAULT_LIMITS
 
-# Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and by default
-# it keeps idle connections for minutes: the next request on one gets a 500 (ray#66056). So it is told to
-# close them within a second, and replicas that stop answer for longer than that.
+# Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and it keeps
+# idle connections for minutes by default: the next request on one gets a 500 (ray#66056). So it must close
+# them within a second, and replicas that stop answer for longer than that.
 _CLOSE_IDLE_S = 1
 _DRAINING_S = 5
 _MARGIN_S = 5  # after the service's own limit: the service answers first
