@@ -36,4 +36,6 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    return error.__cause__ if type(error).__module__.startswith("ray.") else None
+    """What one of Ray's exceptions was raised from, but for the empty one that Ray Data puts there."""
+    cause = error.__cause__ if type(error).__module__.startswith("ray.") else None
+    return cause if cause and str(cause) else None
