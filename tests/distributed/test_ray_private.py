@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -88,3 +89,18 @@ def test_the_handler_of_interrupts_that_is_replaced_exists():
 def test_errors_of_workers_that_do_not_start_are_exceptions():
     for error in ray_private.worker_start_failures():
         assert issubclass(error, Exception), "a job says how many workers did not start"
+
+
+def test_actors_of_ray_data_get_their_arguments_by_value():
+    from ray.data._internal.execution.operators import actor_pool_map_operator
+    from ray.data._internal.execution.operators.map_operator import MapOperator
+
+    starts = inspect.getsource(actor_pool_map_operator.ActorPoolMapOperator._start_actor)
+    assert "ctx=self._data_context_ref" in starts
+    assert "map_transformer=self._map_transformer_ref" in starts
+    put = inspect.getsource(MapOperator._data_context_ref.func) + inspect.getsource(
+        MapOperator._map_transformer_ref.func
+    )
+    assert "ray.put(self.data_context)" in put
+    assert "ray.put(self._map_transformer)" in put
+    assert pickle.loads(pickle.dumps(ray_private._ByValue({"a": 1}))) == {"a": 1}
