@@ -92,7 +92,7 @@ def application(
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
-    least, most = _replica_range(replicas, max_replicas)
+    least, most = replica_range(replicas, max_replicas)
     cpus = 1 if cluster_cpus() > 1 else 0.5
     wait_for(math.ceil(least * cpus), "CPU", "give fewer replicas, or join a larger cluster")
     compute = {
@@ -143,7 +143,8 @@ def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
+def replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
+    """The least and the most replicas of a deployment. UserError for an empty range."""
     least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
     most = least if max_replicas is None else max_replicas
     if not 1 <= least <= most:
