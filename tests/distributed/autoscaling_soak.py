@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 import httpx
 import ray
@@ -23,6 +24,8 @@ from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
 from lbae.web.client import interpolate
 from lbae.web.middleware import Limits
+
+scaling = application._scaling
 
 PORT, REPLICAS = 18128, 3
 BUSY, IDLE = 12, 1  # streams at a time
@@ -86,16 +89,22 @@ async def watch(until: float, counts: list[int]) -> None:
         await asyncio.sleep(0.5)
 
 
+def scaling_often(*arguments: Any) -> dict[str, Any]:
+    """The product's options; Serve's own delays of 30 s up and 600 s down would let a soak see few changes."""
+    options = scaling(*arguments)
+    delays = {"upscale_delay_s": 2, "downscale_delay_s": 4, "look_back_period_s": 4, "metrics_interval_s": 1}
+    if "autoscaling_config" in options:
+        options["autoscaling_config"] |= delays
+    return options
+
+
 async def main(seconds: float, bundle: str) -> None:
     """Serve, load, and print one line of JSON."""
     image = encode_png(load_bundle(bundle, "cpu").sample(1, 0)[0])
     ray.init(
         address="local", num_cpus=4, object_store_memory=2**29, include_dashboard=False, log_to_driver=False
     )
-    # By default Serve adds a replica after 30 s and removes one after 600 s; here both must happen often.
-    application.SCALING_DELAYS.update(
-        upscale_delay_s=2, downscale_delay_s=4, look_back_period_s=4, metrics_interval_s=1
-    )
+    application._scaling = scaling_often
     limits = Limits(max_running=16)
     seen, counts = Counter(), list[int]()
     with serving(bundle, PORT, limits=limits, replicas=1, max_replicas=REPLICAS) as facts:

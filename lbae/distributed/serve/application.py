@@ -35,7 +35,6 @@ from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
 Topology = Literal["fused", "split"]
 
 REGISTRY = "BundleRegistry"
-SCALING_DELAYS = {"upscale_delay_s": 30, "downscale_delay_s": 600}  # Serve's own
 
 _INGRESS = "LBAE"
 _MAX_THREADS = 4
@@ -133,7 +132,6 @@ def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
         "min_replicas": least,
         "max_replicas": most,
         "target_ongoing_requests": limits.max_running / 4,
-        **SCALING_DELAYS,
     }
     return {
         **({"autoscaling_config": autoscaling} if most > least else {"num_replicas": least}),
