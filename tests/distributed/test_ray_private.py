@@ -4,6 +4,7 @@ import inspect
 import os
 import pickle
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import ray.train
 import ray.train.torch
 from ray import serve
 from ray.serve import _private as serve_private
+from ray.serve._private.haproxy import get_haproxy_binary
 
 from lbae.distributed.cluster import ray_private
 from lbae.distributed.serve import haproxy
@@ -58,8 +60,17 @@ def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
     for line in (
         "hard-stop-after {{ config.hard_stop_after_s }}s",
         "close-spread-time {{ config.close_spread_time_s }}s",
+        "\n    balance {{ config.balance_algorithm }}\nfrontend",  # at the end of the defaults
     ):
         assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
+
+
+def test_haproxy_takes_the_option_that_closes_connections(tmp_path):
+    config = tmp_path / "haproxy.cfg"
+    timeouts = "timeout connect 5s\n    timeout client 5s\n    timeout server 5s"
+    defaults = f"defaults\n    mode http\n    {timeouts}\n    balance {ray_private.BALANCE_AND_CLOSE}\n"
+    config.write_text(f"{defaults}frontend f\n    bind 127.0.0.1:8000\n")
+    subprocess.run([get_haproxy_binary(), "-c", "-f", str(config)], check=True, capture_output=True)
 
 
 def test_serve_deploys_without_waiting():

@@ -25,7 +25,13 @@ HAPROXY_STATE_FILE = "RAY_SERVE_HAPROXY_SERVER_STATE_FILE"
 HAPROXY_STATE_FOLDER = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"
 HAPROXY_METRICS_PORT = "RAY_SERVE_HAPROXY_METRICS_PORT"
 HAPROXY_STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+HAPROXY_BALANCE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
 INGRESS_DRAINING_S = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+
+
+# Ray writes this value into the ``defaults`` of HAProxy's configuration as it is, and has no variable for
+# other options: a second line adds one.
+BALANCE_AND_CLOSE = "leastconn\n    option httpclose"
 
 
 def address_of_last_start() -> str | None:
