@@ -12,6 +12,7 @@ error                      exit code  meaning                         a retry
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -85,8 +86,9 @@ def as_lbae_error(error: BaseException) -> LbaeError:
     message = lines[0] if lines and lines[0].startswith("CUDA error") else " ".join(" ".join(lines).split())
     numbered = isinstance(error, OSError) and error.errno is not None
     text = message if numbered else f"{type(error).__name__}: {message}".removesuffix(": ")
+    text = textwrap.shorten(text, _MOST_CHARACTERS, placeholder=" ...")
     if notes := getattr(error, "__notes__", ()):
-        text = f"{text[:_MOST_CHARACTERS]} ({', '.join(notes)})"
+        text += f" ({', '.join(notes)})"
     if is_transient(error):
         return TransientStorageError(text)
     return LbaeError(text) if numbered else UnforeseenError(text)

@@ -19,7 +19,7 @@ from lbae.core.network.training import (
     train,
     train_epoch,
 )
-from lbae.errors import UserError
+from lbae.errors import LbaeError, UserError
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 8))
 CONFIG = TrainConfig(loss="mse", batch_size=16, epochs=4, learning_rate=3e-3)

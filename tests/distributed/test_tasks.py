@@ -1,15 +1,21 @@
-"""Tasks that kill their process are given up, and errors come back as values."""
+"""Tasks that kill their process are given up, and errors say what failed on what."""
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray.data
+from ray.exceptions import RayError
 
 from lbae.distributed.cluster import tasks
-from lbae.distributed.cluster.tasks import answered, outcomes, over
-from lbae.errors import LbaeError
+from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.session import session
+from lbae.distributed.cluster.tasks import answered, configure_ray_data, outcomes, over
+from lbae.errors import LbaeError, UnforeseenError, UserError, working_on
+from lbae.io.sources.source import Shard
 
 POISON = 2
 
@@ -33,14 +39,80 @@ class Worker:
 
 @pytest.mark.slow
 def test_an_actor_that_keeps_dying_ends_the_job(ray_session, monkeypatch):
-    monkeypatch.setattr(tasks, "_STARTS_AGAIN", 2)
+    monkeypatch.setattr(tasks, "_ACTOR_RESTARTS", 2)
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 3 times"):
         list(outcomes(over([0, POISON, 1], Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)))
 
 
-def test_errors_come_back_as_themselves(ray_session):
-    def fail(task: int) -> None:
-        raise OSError(28, "No space left on device")
+def run(fail: Callable[[Any], Any], task: Any = 0, *doing: Callable[[Any], str]) -> None:
+    list(outcomes(over([task], lambda row: answered(row, fail, *doing), num_cpus=1)))
 
-    with pytest.raises(OSError, match="No space left"):
-        list(outcomes(over([0], lambda row: answered(row, fail), num_cpus=1)))
+
+def test_the_packages_own_errors_and_those_of_a_disk_come_back_as_they_are(ray_session):
+    def full(task: int) -> None:
+        raise OSError(28, "No space left on device", "/out")
+
+    def refused(task: int) -> None:
+        raise UserError("no images")
+
+    with pytest.raises(LbaeError, match=r"^\[Errno 28\] No space left on device: '/out' \(while"):
+        run(full)
+    with pytest.raises(UserError, match=r"^no images$"):
+        run(refused)
+
+
+def test_an_unforeseen_error_of_a_task_names_its_type_and_its_shard(ray_session):
+    shard = Shard(root="/data", rows=10, size=0, files=("a.parquet",), columns=pa.schema([]), first_row=20)
+
+    def fail(shard: Shard) -> None:
+        raise TypeError("boom")
+
+    message = r"^TypeError: boom \(while encoding /data/a.parquet, rows 20 to 29\)$"
+    with pytest.raises(UnforeseenError, match=message):
+        run(fail, shard, lambda shard: f"encoding {shard}")
+    with pytest.raises(UnforeseenError, match=r"^TypeError: boom \(while working on 7\)$"):
+        run(fail, 7)
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise TypeError("no model")
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row
+
+
+def test_an_actor_that_does_not_start_names_the_error_of_its_constructor(ray_session):
+    pool = ray.data.ActorPoolStrategy(size=1)
+    with pytest.raises(RayError) as caught:
+        list(outcomes(over([0], Broken, compute=pool, num_cpus=1)))
+    assert str(root_cause(caught.value)) == "TypeError: no model"
+
+
+@ray.remote
+def summing(kind: type[Exception]) -> None:
+    with working_on("summing part-00000.parquet"):
+        raise kind("boom")
+
+
+def test_an_unforeseen_error_of_a_plain_task_names_its_type_and_its_file(ray_session):
+    message = r"^TypeError: boom \(while summing part-00000.parquet\)$"
+    with pytest.raises(UnforeseenError, match=message), session():
+        ray.get(summing.remote(TypeError))
+    with pytest.raises(UserError, match=r"^boom$"), session():
+        ray.get(summing.remote(UserError))
+
+
+@pytest.mark.parametrize("kind", [TypeError, UserError])
+def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind):
+    """Ray Data appends advice on retries to what its tasks raise."""
+
+    def fail(batch: dict[str, Any]) -> None:
+        with working_on("decoding a.parquet"):
+            raise kind("boom")
+
+    configure_ray_data()
+    expected = "boom" if kind is UserError else "TypeError: boom (while decoding a.parquet)"
+    with pytest.raises(RayError, match="To change retry attempts") as caught:
+        ray.data.from_items([{"a": 1}]).map_batches(fail).take_all()
+    assert str(root_cause(caught.value)) == expected

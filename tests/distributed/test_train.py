@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,15 @@ from tensorboardX.proto.event_pb2 import Event
 from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.cluster.meter import start_meter
+from lbae.distributed.train import trainer
 from lbae.distributed.train.stream import Stream
 from lbae.distributed.train.trainer import _explained
-from lbae.distributed.train.worker import _final
-from lbae.errors import LbaeError, UserError
+from lbae.distributed.train.worker import Settings, worker_failure
+from lbae.errors import LbaeError, TransientStorageError, UnforeseenError, UserError
 from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.artifacts.output import Output
+from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.jobs.build.train import train
 from tests.conftest import QUICK_DEATH, ROOT, image_table
@@ -236,7 +241,6 @@ def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows():
     """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
     script = """
 import ray
-from lbae.io.artifacts.output import Output
 from lbae.distributed.cluster.resources import own_cpus
 
 for counted in (1, 999):
@@ -286,16 +290,42 @@ def test_what_ends_ray_trains_controller_is_named(error, message):
     assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
 
 
-def test_what_a_storage_may_mend_is_not_told_as_the_end():
-    mine, stored = UserError("no images"), LbaeError("s3://bucket/m cannot be read")
-    stored.__cause__ = OSError("slow down")
-    damaged = UserError("a.parquet cannot be read as Parquet")
-    damaged.__cause__ = OSError("no magic bytes")
-    assert [_final(error, "/s") for error in (mine, damaged)] == [mine, damaged]
-    assert _final(stored, "/s") is None
-    assert _final(OSError(errno.EIO, "Input/output error"), "/s") is None
-    assert "is full" in str(_final(FULL, "/s"))
-    assert str(_final(FloatingPointError("training loss became nan"), "/s")) == "training loss became nan"
+@pytest.mark.parametrize(
+    ("error", "restarts", "message"),
+    [
+        (UserError("no images"), False, "no images"),
+        (LbaeError("training loss became nan"), False, "training loss became nan"),
+        (FULL, False, "the storage of /s or a worker's temporary folder is full"),
+        (OSError(errno.EACCES, "Permission denied", "/s"), False, "Permission denied: '/s'"),
+        (TransientStorageError("s3://bucket/m cannot be read"), True, "s3://bucket/m cannot be read"),
+        (OSError(errno.EIO, "Input/output error"), True, "Input/output error"),
+        (RuntimeError("a peer left"), True, "RuntimeError: a peer left"),
+    ],
+    ids=repr,
+)
+def test_the_class_of_an_error_decides_whether_workers_are_restarted(error, restarts, message):
+    failure = worker_failure(error, "/s")
+    assert failure.retry_may_succeed == restarts
+    assert message in str(failure)
+
+
+@pytest.mark.slow
+def test_an_unforeseen_error_of_a_worker_names_its_type_and_the_source(
+    ray_session, tmp_path, digits, monkeypatch
+):
+    monkeypatch.setattr(trainer, "_RESTARTS", 0)
+    source = plan(str(digits))
+    settings = Settings(
+        config=presets.get("demo").replace(epochs=1),
+        source=replace(source, shards=(replace(source.shards[0], columns=None),)),
+        test=None,
+        feed="resident",
+        max_bad_fraction=0,
+        board=str(tmp_path / "board"),
+        meter=start_meter(),
+    )
+    with pytest.raises(UnforeseenError, match=rf"^\w+Error: .*NoneType.* {worked_on}$"):
+        trainer.run_workers(settings, trainer.scaling_of(1, None, "resident"), str(tmp_path / "s"), 1)
 
 
 @pytest.mark.parametrize(

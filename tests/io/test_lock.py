@@ -3,9 +3,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from botocore.exceptions import ConnectionClosedError
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.io.storage import lock
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
@@ -71,7 +70,7 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 4)
 
     def silent(*_: object) -> None:
-        raise ConnectionClosedError(endpoint_url="x")  # botocore's, no OSError
+        raise TransientStorageError("Connection was closed")
 
     with locked(out) as still_held:
         with monkeypatch.context() as patch:
@@ -84,6 +83,19 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
         with pytest.raises(
             LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"
         ):
+            wait_for_the_end(still_held)
+    monkeypatch.undo()
+
+
+def test_a_storage_that_refuses_ends_the_hold_at_once(out, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_S", 600)
+
+    def refused(*_: object) -> None:
+        raise LbaeError("Forbidden")
+
+    with locked(out) as still_held:
+        monkeypatch.setattr(Location, "read_bytes", refused)
+        with pytest.raises(LbaeError, match="since its lock could not be renewed: Forbidden"):
             wait_for_the_end(still_held)
     monkeypatch.undo()
 

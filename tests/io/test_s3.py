@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import s3fs
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.io import machine
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
@@ -28,6 +28,23 @@ def test_throttled_requests_are_tried_again(refusing):
     place.write_bytes(b"content")
     refusing.refusals = 3
     assert place.read_bytes() == b"content"
+
+
+def test_what_keeps_failing_is_transient_or_not_by_the_servers_answer(refusing, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    place = resolve("s3://bucket/file")
+    monkeypatch.setattr(place.fs, "retries", 1)
+    for code, status, transient in (
+        ("SlowDown", "503 Slow Down", True),
+        ("InternalError", "500 Internal Server Error", True),
+        ("AccessDenied", "403 Forbidden", False),
+    ):
+        refusing.code, refusing.status, refusing.refusals = code, status, 10**6
+        for call in (place.exists, place.read_bytes, place.files, lambda: place.write_bytes(b"x")):
+            with pytest.raises(LbaeError, match=r"s3://bucket/file cannot be") as caught:
+                call()
+            assert isinstance(caught.value, TransientStorageError) == transient
 
 
 def test_refused_keys_are_named(refusing):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.io.storage.location import absolute, readable, resolve
 from tests.conftest import ROOT
 
@@ -37,8 +37,8 @@ def test_files_lists_what_is_below_without_the_hidden(tmp_path):
 def test_a_kill_while_a_file_is_written_leaves_nothing_that_readers_of_folders_see(tmp_path):
     place = resolve(str(tmp_path / "part.parquet"))
     code = (
-        "import os, sys; from lbae.io import storage;"
-        " os.replace = lambda *_: os._exit(9); storage.resolve(sys.argv[1]).write_bytes(b'half')"
+        "import os, sys; from lbae.io.storage.location import resolve;"
+        " os.replace = lambda *_: os._exit(9); resolve(sys.argv[1]).write_bytes(b'half')"
     )
     assert subprocess.run([sys.executable, "-c", code, str(place)], cwd=ROOT, check=False).returncode == 9
     (left,) = tmp_path.iterdir()
@@ -96,7 +96,7 @@ def test_a_bucket_that_does_not_answer_is_named(monkeypatch):
         "written": lambda: place.write_bytes(b"x"),
         "listed": place.files,
     }.items():
-        with pytest.raises(LbaeError, match=rf"s3://bucket/x cannot be {verb}: .*127\.0\.0\.1:9"):
+        with pytest.raises(TransientStorageError, match=rf"s3://bucket/x cannot be {verb}: .*127\.0\.0\.1:9"):
             call()
     with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be (read|reached): .*127\.0\.0\.1:9"):
         place.open()

@@ -22,9 +22,16 @@ _TASK_RETRIES = 3
 _ACTOR_RESTARTS = 9
 
 
+def configure_ray_data() -> None:
+    """Make Ray Data show no progress of its own, and raise the errors of its tasks without wrapping them."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+
+
 def _as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
     """A data set with one task per row, and one row per block, so that any worker may take any task."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    configure_ray_data()
     return ray.data.from_items(
         [{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lbae.config import Config, ModelConfig
 from lbae.core.network.training import epoch_seed
+from lbae.distributed.cluster.tasks import configure_ray_data
 from lbae.errors import LbaeError, working_on
 from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import decode_rows
@@ -30,7 +31,7 @@ def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
     """The images of a source that are not held out, one row each, with its shards in another order every
     epoch.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    configure_ray_data()
     size = math.prod(config.model.image_shape)
 
     def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:

@@ -1,5 +1,4 @@
-"""The bundle artifact: model, prior, pooled factor and attribute statistics in one folder; what applications
-load.
+"""The bundle artifact, which applications load: model, prior, pooled factor and attribute statistics.
 
 Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M +
 1) / 2) and weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary,
@@ -46,7 +45,7 @@ def pack_triangles(factors: np.ndarray) -> np.ndarray:
 
 
 def unpack_triangles(packed: np.ndarray) -> np.ndarray:
-    """Inverse of :func:`pack_triangles`. LbaeError when the numbers are not finite or make no triangle."""
+    """Inverse of :func:`pack_triangles`; LbaeError for numbers that are not finite or no triangle."""
     side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
     if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
         raise LbaeError(
@@ -139,9 +138,7 @@ def _no_images(config: Config) -> np.ndarray:
 
 
 def read_pointer(uri: str) -> str:
-    """The URI of the bundle that a file names, for services that follow it. UserError when it holds no
-    absolute one.
-    """
+    """The URI of the bundle that a pointer file names; UserError when it is not an absolute one."""
     found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(
@@ -151,7 +148,7 @@ def read_pointer(uri: str) -> str:
 
 
 def move_pointer(uri: str, bundle: str) -> None:
-    """Let a file name a bundle, for the services that follow it."""
+    """Make a pointer file name a bundle; services that follow the file load it."""
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from lbae.core.latents.attribute_statistics import leading_bits
 from lbae.core.moments.bit_health import bit_health
@@ -15,6 +14,7 @@ from lbae.io.artifacts import latent_table
 from lbae.io.artifacts import moments_artifact as moments
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import open_parquet
 
 _SAMPLE_PARTS = 4
 _LEADING_BITS = 5
@@ -41,8 +41,8 @@ def describe(uri: str) -> dict[str, Any]:
         },
     }
     if parts := [name for name in manifest.files if name.startswith("data/")]:
-        with (resolve(uri) / parts[0]).open() as file:
-            facts["schema"] = {field.name: str(field.type) for field in pq.read_schema(file)}
+        with open_parquet(resolve(uri) / parts[0]) as file:
+            facts["schema"] = {field.name: str(field.type) for field in file.schema_arrow}
     if manifest.kind == moments.KIND:
         facts["bits"] = _bits(moments.load_moments(uri)[0])
     if manifest.kind == latent_table.KIND and manifest.rows:
@@ -66,8 +66,8 @@ def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
     reasons: Counter[str] = Counter()
     for name in files:
         if name.startswith("quarantine/"):
-            with (resolve(uri) / name).open() as file:
-                errors = pq.read_table(file, columns=["error"])["error"].to_pylist()
+            with open_parquet(resolve(uri) / name) as file:
+                errors = file.read(columns=["error"])["error"].to_pylist()
             reasons.update(error.partition(":")[0] for error in errors)
     return reasons
 

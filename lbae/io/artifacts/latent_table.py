@@ -33,8 +33,7 @@ _DIGEST = b"lbae.rows_digest"
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
     """Write one part file under its final name, in row groups of these lengths when any are given."""
     buffer = io.BytesIO()
-    # Latents rarely repeat: a dictionary of them would only cost time. Pages carry checksums, which reading
-    # verifies.
+    # Latents rarely repeat: a dictionary of them would only cost time. Reading verifies pages' checksums.
     plain = [column for column in table.column_names if column != "latent"]
     with pq.ParquetWriter(
         buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
@@ -75,7 +74,7 @@ def with_digest(part: pa.Table, digest: int) -> pa.Table:
 
 
 def rows_digest(schema: pa.Schema) -> int:
-    """The digest of its rows that a part carries."""
+    """The digest of a part's rows, from its metadata."""
     return int(schema.metadata[_DIGEST], 16)
 
 
@@ -115,12 +114,11 @@ class LatentTable:
 
     @property
     def model_fingerprint(self) -> str:
-        """The model that made the latents."""
+        """Fingerprint of the model that encoded the images."""
         return self.manifest.parents["model"]
 
     def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; UserError for a table of a version that did not write
-        it down."""
+        """URI of the model or of the images; UserError for a table of an older version without it."""
         if name not in self.manifest.result:
             raise UserError(
                 f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it,"
@@ -134,7 +132,7 @@ class LatentTable:
         return [name for name in self.manifest.files if name.startswith("data/")]
 
     def keys(self) -> pa.ChunkedArray:
-        """Keys of all images, of those that could not be decoded as well."""
+        """Keys of all images, including those that could not be decoded."""
         chunks = []
         for name in self.manifest.files:
             with open_parquet(resolve(self.uri) / name) as file:
@@ -155,9 +153,7 @@ class LatentTable:
             return file.schema_arrow
 
     def source_columns(self) -> pa.Schema:
-        """The columns that the source's rows brought along, without the image and its path; there must be a
-        part.
-        """
+        """The source's columns without the image and its path; the table must have a part."""
         own = ("key", "latent", "path", "image")
         return pa.schema(
             [pa.field(field.name, field.type) for field in self.schema() if field.name not in own]

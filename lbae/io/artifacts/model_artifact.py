@@ -76,7 +76,7 @@ def load_model(
 
 
 def check_model(what: str, found: str, model: Manifest) -> None:
-    """UserError when something was made with another model than this one."""
+    """UserError unless ``found`` is the fingerprint of this model."""
     if found != model.fingerprint:
         raise UserError(
             f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was"

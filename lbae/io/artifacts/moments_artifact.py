@@ -1,5 +1,4 @@
-"""The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and in ``lineage.json`` what went into
-it.
+"""The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and its sources in ``lineage.json``.
 
 An update writes the files of the next generation beside those of the last one, which the update after that
 removes, so that a reader of a manifest finds its files. Grouped moment sums are one matrix a group in
@@ -29,9 +28,7 @@ GROUPED_KIND = "grouped moment sums"
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What was summed: rows a latent table (fewer than 0: removed), how often each part file, how attributes
-    were read.
-    """
+    """What was summed: rows per latent table (negative: removed), times per part file, and attributes."""
 
     tables: Mapping[str, int]
     parts: Mapping[str, int]
@@ -96,7 +93,7 @@ def _load_sums(uri: str, name: str, manifest: Manifest) -> MomentSums:
 
 
 def load_lineage(uri: str, manifest: Manifest) -> Lineage:
-    """What went into moment sums; UserError for artifacts without a lineage file."""
+    """The lineage of moment sums; UserError for artifacts without a lineage file."""
     name = next((name for name in manifest.files if name.startswith("lineage")), None)
     if name is None:
         raise UserError(

@@ -5,9 +5,6 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt64
-
 
 def digest(*parts: bytes) -> str:
     """Fingerprint of byte strings, in order."""
@@ -21,11 +18,6 @@ def digest(*parts: bytes) -> str:
 def digest_json(value: Any) -> str:
     """Fingerprint of a JSON value."""
     return digest(json.dumps(value, sort_keys=True).encode())
-
-
-def first_64_bits(values: Iterable[bytes]) -> UInt64[np.ndarray, "K"]:
-    """The first 64 bits of the SHA-256 of each value: equal for equal values, uniform over all."""
-    return np.array([int.from_bytes(hashlib.sha256(v).digest()[:8]) for v in values], dtype=np.uint64)
 
 
 class RowDigest:

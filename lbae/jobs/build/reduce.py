@@ -14,6 +14,7 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
+from lbae.distributed.cluster.tasks import configure_ray_data
 from lbae.distributed.latents.scan import Scan, scan
 from lbae.distributed.latents.sum_tasks import Assign, Spent, by_value, grouped_sums_of, moment_sums_of
 from lbae.errors import UserError, unknown
@@ -218,7 +219,7 @@ def _by_group(
 
 def _check_unique(table: LatentTable) -> None:
     """UserError with some of the keys that occur more than once."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    configure_ray_data()
     places = [resolve(table.uri) / part for part in table.parts]
     partitions = max(2 * cluster_cpus(), table.manifest.rows // _KEYS_A_PARTITION)
     rows = ray.data.read_parquet([place.path for place in places], filesystem=places[0].fs)

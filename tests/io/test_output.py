@@ -1,35 +1,34 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from lbae.errors import OverwriteNeeded, UserError
-from lbae.io.artifacts.output import (
-    BEGUN,
-    MANIFEST,
-    WORK,
-    RowDigest,
-    begin,
-    begin_update,
-    finished,
-    publish,
-    read_manifest,
-)
+from lbae.io.artifacts.manifest import MANIFEST, read_manifest
+from lbae.io.artifacts.output import UNFINISHED, WORK, Output
+from lbae.io.storage.digests import RowDigest
 
-FACTS = {"parents": {"data": "d1"}, "config": {"train": {"epochs": 3}, "workers": 2}}
+PARENTS, CONFIG = {"data": "d1"}, {"train": {"epochs": 3}, "workers": 2}
 
 
-def made(out, **changes):
-    facts = {**FACTS, **changes}
-    assert begin(str(out), "model", facts["parents"], facts["config"], False, []) is None
-    (out / "weights").write_bytes(b"w")
-    return publish(
-        str(out), "model", fingerprint="f1", rows=5, files=["weights"], result={"loss": 1.5}, **facts
-    )
+def output(folder, **changes) -> Output:
+    return replace(Output(str(folder), "model", parents=PARENTS, config=CONFIG), **changes)
+
+
+def published(folder, **changes):
+    target = output(folder, **changes)
+    assert target.begin() is None
+    (folder / "weights").write_bytes(b"w")
+    return target.publish(fingerprint="f1", rows=5, files=["weights"], result={"loss": 1.5})
+
+
+def files_below(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_published_artifact_reads_back(tmp_path):
-    result = made(tmp_path / "m")
+    result = published(tmp_path / "m")
     manifest = read_manifest(str(tmp_path / "m"), "model")
     assert (manifest.kind, manifest.fingerprint, manifest.rows, manifest.files) == (
         "model",
@@ -42,23 +41,25 @@ def test_a_published_artifact_reads_back(tmp_path):
     assert {"lbae", "torch", "numpy", "pyarrow", "ray"} <= manifest.packages.keys()
 
 
-def test_the_same_make_is_already_there(tmp_path):
-    result = made(tmp_path / "m")
-    again = begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])
-    assert again == {**result, "already": True}
+def test_the_same_artifact_is_already_there(tmp_path):
+    result = published(tmp_path / "m")
+    for again in (output(tmp_path / "m").existing(), output(tmp_path / "m").begin()):
+        assert again == {**result, "already": True}
 
 
-def test_another_make_is_refused_by_name_and_replaced_when_told(tmp_path):
-    made(tmp_path / "m")
+def test_another_artifact_is_refused_by_name_and_replaced_with_overwrite(tmp_path):
+    published(tmp_path / "m")
     other = {"train": {"epochs": 4}, "workers": 2}
     with pytest.raises(
         UserError,
         match=r"already holds a model made otherwise \(train.epochs was 3, is now 4\); use --overwrite",
     ):
-        begin(str(tmp_path / "m"), "model", FACTS["parents"], other, False, [])
+        output(tmp_path / "m", config=other).begin()
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
-        begin(str(tmp_path / "m"), "model", {"data": "d2"}, FACTS["config"], False, [])
-    assert begin(str(tmp_path / "m"), "model", FACTS["parents"], other, True, []) is None
+        output(tmp_path / "m", parents={"data": "d2"}).existing()
+    with pytest.raises(UserError, match=r"already holds a model \(a bundle was to be written\)"):
+        output(tmp_path / "m", kind="bundle").existing()
+    assert output(tmp_path / "m", config=other, overwrite=True).begin() is None
     assert not (tmp_path / "m" / "weights").exists()
 
 
@@ -68,7 +69,7 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
     (tmp_path / "m" / name).write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="already exists and is no artifact of this package"):
-            begin(str(tmp_path / "m"), "model", {}, {}, overwrite, [])
+            output(tmp_path / "m", overwrite=overwrite).begin()
     assert (tmp_path / "m" / name).read_text() == "years of work"
 
 
@@ -85,17 +86,21 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
     ],
 )
 def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
-    out, inputs = str(tmp_path / "m"), [None, f"{tmp_path}/{read}"]
-    made(tmp_path / "m")
+    inputs = [None, f"{tmp_path}/{read}"]
+    published(tmp_path / "m")
     (tmp_path / "link").symlink_to(tmp_path / "m")
+    target = output(tmp_path / "m", parents={"data": "d2"}, inputs=inputs, overwrite=True)
     if not kept:
-        assert begin(out, "model", {"data": "d2"}, {}, True, inputs) is None
+        assert target.begin() is None
         return
-    message = rf"{inputs[1]}, which is read, lies in the output {out}, which is cleared; choose another --out"
+    message = (
+        rf"{inputs[1]}, which is read, lies in the output {target.uri}, which is cleared; choose another"
+        rf" --out"
+    )
     for call in (
-        lambda: finished(out, "model", FACTS["parents"], FACTS["config"], False, inputs),
-        lambda: begin(out, "model", {"data": "d2"}, {}, True, inputs),
-        lambda: begin_update(out, read_manifest(out), {"data": "d2"}, True, inputs),
+        replace(target, parents=PARENTS, overwrite=False).existing,
+        target.begin,
+        replace(target, base=read_manifest(target.uri)).begin,
     ):
         with pytest.raises(UserError, match=message):
             call()
@@ -103,44 +108,45 @@ def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
 
 
 def test_an_update_leaves_other_artifacts_in_its_folder_alone(tmp_path):
-    made(tmp_path / "m")
+    published(tmp_path / "m")
     (tmp_path / "m" / "stale").touch()
-    made(tmp_path / "m" / "with" / "latents")
-    begin_update(str(tmp_path / "m"), read_manifest(str(tmp_path / "m")), {"data": "d2"}, False, [])
-    left = {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*") if path.is_file()}
-    assert left == {"weights", MANIFEST, BEGUN, "with/latents/weights", f"with/latents/{MANIFEST}"}
+    published(tmp_path / "m" / "with" / "latents")
+    base = read_manifest(str(tmp_path / "m"))
+    output(tmp_path / "m", parents={"data": "d2"}, base=base).begin()
+    left = {"weights", MANIFEST, UNFINISHED, "with/latents/weights", f"with/latents/{MANIFEST}"}
+    assert files_below(tmp_path / "m") == left
 
 
 def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
-    begin(str(tmp_path / "m"), "model", {}, {}, False, [])
+    output(tmp_path / "m").begin()
     (tmp_path / "m" / "part").write_bytes(b"half")
     with pytest.raises(
         UserError, match=r"is not a finished artifact \(no manifest.json\); run the job that writes it again"
     ):
         read_manifest(str(tmp_path / "m"))
-    assert begin(str(tmp_path / "m"), "model", {}, {}, False, []) is None
+    assert output(tmp_path / "m").begin() is None
     assert not (tmp_path / "m" / "part").exists()
 
 
 def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
-    made(tmp_path / "m")
-    place = (str(tmp_path / "m"), "model", {"data": "other"}, FACTS["config"])
+    published(tmp_path / "m")
+    other = output(tmp_path / "m", parents={"data": "other"})
     with pytest.raises(OverwriteNeeded, match="use --overwrite"):
-        finished(*place, overwrite=False, inputs=[])
-    assert finished(*place, overwrite=True, inputs=[]) is None
+        other.existing()
+    assert replace(other, overwrite=True).existing() is None
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
-    assert begin(*place, overwrite=True, inputs=[]) is None
-    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}
+    assert replace(other, overwrite=True).begin() is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {UNFINISHED}
 
 
 @pytest.mark.parametrize("removals", range(4))
 def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(
     tmp_path, monkeypatch, removals
 ):
-    made(tmp_path / "m")
+    published(tmp_path / "m")
     (tmp_path / "m" / "data").mkdir()
     (tmp_path / "m" / "data" / "part").write_bytes(b"old")
-    place = (str(tmp_path / "m"), "model", {"data": "d2"}, {})
+    other = output(tmp_path / "m", parents={"data": "d2"}, resume_key={"rows": 5})
     left = iter(range(removals))
 
     def killed(real):
@@ -155,58 +161,67 @@ def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job
         for name in ("remove", "unlink", "rmdir"):
             patch.setattr(os, name, killed(getattr(os, name)))
         with pytest.raises(KeyboardInterrupt):
-            begin(*place, True, [], {"rows": 5})
+            replace(other, overwrite=True).begin()
     if not removals:
         whole = {"weights", "data", MANIFEST}
-        assert begin(str(tmp_path / "m"), "model", FACTS["parents"], FACTS["config"], False, [])["already"]
+        assert output(tmp_path / "m").begin()["already"]
         assert {path.name for path in (tmp_path / "m").iterdir()} == whole
-    assert begin(*place, not removals, [], {"rows": 5}) is None
-    assert {path.name for path in (tmp_path / "m").iterdir()} == {BEGUN}, (
+    assert replace(other, overwrite=not removals).begin() is None
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {UNFINISHED}, (
         "what is old does not count as this run's"
     )
 
 
 def test_other_artifacts_in_the_folder_are_not_replaced(tmp_path):
-    made(tmp_path / "m")
-    made(tmp_path / "m" / "with" / "latents")
+    published(tmp_path / "m")
+    published(tmp_path / "m" / "with" / "latents")
     (tmp_path / "m" / "with" / "old").touch()
-    assert begin(str(tmp_path / "m"), "model", {"data": "d2"}, {}, True, []) is None
-    left = {str(path.relative_to(tmp_path / "m")) for path in (tmp_path / "m").rglob("*") if path.is_file()}
-    assert left == {BEGUN, "with/latents/weights", f"with/latents/{MANIFEST}"}
+    assert output(tmp_path / "m", parents={"data": "d2"}, overwrite=True).begin() is None
+    left = {UNFINISHED, "with/latents/weights", f"with/latents/{MANIFEST}"}
+    assert files_below(tmp_path / "m") == left
 
 
 def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / f".{BEGUN}.0.tmp").write_bytes(b"{")
-    made(tmp_path / "m")
+    (tmp_path / "m" / f".{UNFINISHED}.0.tmp").write_bytes(b"{")
+    published(tmp_path / "m")
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
 
 
 def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tmp_path):
     def leave(**marker):
-        (folder / BEGUN).write_text(json.dumps(marker))
+        (folder / UNFINISHED).write_text(json.dumps(marker))
         (folder / WORK).mkdir(exist_ok=True)
         (folder / WORK / "shard").touch()
 
-    out, folder = str(tmp_path / "m"), tmp_path / "m"
-    made(folder)
+    folder = tmp_path / "m"
+    published(folder)
+    base = read_manifest(str(folder))
+    update = output(folder, parents={"data": "d2"}, resume_key={"rows": 5}, base=base)
     leave(kind="model", generation=1)
-    assert begin(out, "model", FACTS["parents"], FACTS["config"], False, [])["already"]
+    assert output(folder).begin()["already"]
     assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST}
     leave(kind="model")
-    begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 5})
-    assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST, BEGUN}
+    update.begin()
+    assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST, UNFINISHED}
     (folder / WORK).mkdir()
-    assert begin(out, "model", FACTS["parents"], FACTS["config"], False, [])["already"]
-    begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 5})
+    assert output(folder).begin()["already"]
+    update.begin()
     assert (folder / WORK).exists(), "an update that was killed is no leftover of what stands there"
     with pytest.raises(UserError, match=r"unfinished run with other options \(work.rows was 5, is now 6\)"):
-        begin_update(out, read_manifest(out), {"data": "d2"}, False, [], work={"rows": 6})
+        replace(update, resume_key={"rows": 6}).begin()
+    replace(update, resume_key={"rows": 6}, overwrite=True).begin()
+    assert not (folder / WORK).exists()
+    (folder / WORK).mkdir()
+    replace(update, resume_key=None).begin()
+    assert not (folder / WORK).exists(), "a job that cannot resume begins anew"
+    assert update.unchanged()["already"]
 
 
 def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_path):
     out = str(tmp_path / "t")
-    begin(out, "table", {}, {}, False, [])
+    target = Output(out, "table", parents={}, config={})
+    target.begin()
     for name in (
         "data/old",
         "data/stale",
@@ -219,15 +234,45 @@ def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_
         (tmp_path / "t" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "t" / name).touch()
     files = ["data/old", "data/new", "quarantine/new"]
-    publish(out, "table", fingerprint="f", parents={}, config={}, rows=1, files=files, result={})
-    left = {str(path.relative_to(out)) for path in (tmp_path / "t").rglob("*") if path.is_file()}
-    assert left == {*files, "elsewhere", MANIFEST}
+    target.publish(fingerprint="f", rows=1, files=files, result={})
+    assert files_below(tmp_path / "t") == {*files, "elsewhere", MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("changes", "marker"),
+    [
+        (
+            {},
+            '{"kind": "model", "parent": {"data": "d1"}, "generation": 1, "work": {"shard_rows": 9},'
+            ' "train": {"epochs": 3}, "workers": 2}',
+        ),
+        ({"update": True}, '{"parent": {"data": "d1"}, "generation": 2, "work": {"shard_rows": 9}}'),
+    ],
+    ids=["first generation", "update"],
+)
+def test_a_run_that_an_older_version_began_is_resumed(tmp_path, changes, marker):
+    folder = tmp_path / "m"
+    if changes:
+        published(folder)
+        changes = {"base": read_manifest(str(folder))}
+    (folder / WORK).mkdir(parents=True)
+    (folder / WORK / "shard").touch()
+    (folder / UNFINISHED).write_text(marker)
+    assert output(folder, resume_key={"shard_rows": 9}, **changes).begin() is None
+    assert (folder / WORK / "shard").exists()
+    with pytest.raises(OverwriteNeeded, match=r"other options \(work.shard_rows was 9, is now 8\)"):
+        output(folder, resume_key={"shard_rows": 8}, **changes).existing()
+
+
+def test_an_option_that_older_versions_stored_as_none_is_no_difference(tmp_path):
+    published(tmp_path / "m", config={"attributes": "all", "by": None})
+    assert output(tmp_path / "m", config={"attributes": "all"}).existing()["already"]
 
 
 def test_missing_wrong_newer_and_damaged_artifacts_are_named(tmp_path):
     with pytest.raises(UserError, match="it does not exist"):
         read_manifest(str(tmp_path / "nothing"))
-    made(tmp_path / "m")
+    published(tmp_path / "m")
     with pytest.raises(UserError, match="is a model; a bundle or latent table is needed here"):
         read_manifest(str(tmp_path / "m"), "bundle", "latent table")
     tree = json.loads((tmp_path / "m" / MANIFEST).read_text())
