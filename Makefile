@@ -7,7 +7,7 @@ UV := $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
 .PHONY: demo test test-all lint format bench lock licences
 
 demo: .venv/ready
-	$(BIN)/python jobs/demo.py
+	$(BIN)/lbae demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"

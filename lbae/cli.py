@@ -1,31 +1,24 @@
-"""What every job shares: a command line from a function's signature, one line of JSON, one line an error, an
-exit code.
+"""The command line of every job: ``lbae NAME OPTIONS``, or ``python jobs/NAME.py OPTIONS``.
 
-``--version`` alone says what is installed; SIGTERM, which ``ray job stop`` sends, ends a job as Ctrl-C does.
+A job ends with its result, one line of JSON or on a terminal a short table; an error is one line.
 
 Stands beside the layers.
 """
 
-import contextlib
-import difflib
-import functools
+import ast
 import importlib
 import inspect
-import io
 import json
 import logging
-import re
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
-import tyro
-
+import lbae
 from lbae import log
 from lbae.errors import (
     LbaeError,
-    OverwriteNeeded,
     UnforeseenError,
     UserError,
     as_lbae_error,
@@ -33,9 +26,11 @@ from lbae.errors import (
     unknown,
 )
 from lbae.io.machine import versions
-from lbae.jobs.options import Names
+from lbae.jobs.arguments import from_words
+from lbae.report.summary import print_summary
+from lbae.signals import sigterm_interrupts
 
-Job = Callable[..., dict[str, Any] | None]
+Job = Callable[..., dict[str, Any] | Iterator[dict[str, Any]]]
 
 # In the order of a pipeline, as `lbae --help` lists them.
 JOBS = {
@@ -59,122 +54,119 @@ JOBS = {
     "export": "lbae.jobs.inspect.export",
     "doctor": "lbae.jobs.inspect.doctor",
 }
+Command = Job | str | dict[str, Job] | dict[str, str]
+_HELP = ("-h", "--help")
+_JSON = "--json"
+_ALWAYS = "Every job takes --json: print the result as one line of JSON also on a terminal."
+_logger = logging.getLogger(__name__)
 
 
-def load_job(name: str) -> Job | dict[str, Job]:
-    """The job of this name, or its subcommands by name."""
-    job: Job | dict[str, Job] = getattr(importlib.import_module(JOBS[name]), name)
+def main(name: str | None = None) -> None:
+    """Run the job of this name, or else the one that the command line names first, and exit."""
+    run(JOBS) if name is None else run(JOBS[name], f"lbae {name}")
+
+
+def load_job(module: str) -> Job | dict[str, Job]:
+    """Return the job that a module holds under its own name, or its subcommands by name."""
+    job: Job | dict[str, Job] = getattr(importlib.import_module(module), module.rpartition(".")[2])
     return job
 
 
-def main(name: str) -> None:
-    """Run the job of this name with the command line's options, and exit."""
-    run(load_job(name))
-
-
-def call(job: Job, options: dict[str, Any], overwrite: bool = False) -> dict[str, Any] | None:
-    """Call a job with options by their names in Python, which are checked as the command line's are.
-
-    With ``overwrite`` it replaces what is of another make, but does not begin anew what is its own.
-    """
-    words = []
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        for one in value if isinstance(value, list) else [value]:
-            words += (
-                [f"--{option}" if one else f"--no-{option}"]
-                if isinstance(one, bool)
-                else [f"--{option}", str(one)]
-            )
-    try:
-        return _parse(job, words)()
-    except OverwriteNeeded:
-        if not overwrite:
-            raise
-        return _parse(job, [*words, "--overwrite"])()
-
-
-def run(job: Job | dict[str, Job]) -> None:
-    """Call ``job`` (or the one of several that the first argument names) with the command line's options,
-    print its result as the last line, and exit.
+def run(job: Command, prog: str = "lbae") -> None:
+    """Call the job with the command line's options, print its result, and exit.
 
     Exit codes: 0 done, 1 the work failed (or a result says ``"ok": false``), 2 the user's mistake, 130
-    interrupted, 143 stopped by SIGTERM; a mistake is one line, without a traceback.
+    interrupted, 143 stopped by SIGTERM.
+
+    Args:
+        job: a function, the name of the module that holds it, or several of either by name, of which the
+            command line's first word chooses one.
+        prog: what its help calls it.
     """
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        log.configure()
-        result = versions() if sys.argv[1:] == ["--version"] else _parse(*_choose(job, sys.argv[1:]))()
-    except Exception as error:
-        if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
-            logging.getLogger(__name__).error("a traceback, for a report of this error:", exc_info=error)
-        _fail(*line_and_exit_code(error))
-    except KeyboardInterrupt:
-        stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        _fail(*(("stopped", 143) if stopped else ("interrupted", 130)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if result is not None:
+    with log.on_stderr(), sigterm_interrupts() as termination:
+        try:
+            log.form()
+            words = [word for word in sys.argv[1:] if word != _JSON]
+            ok = _run(job, words, prog, _JSON in sys.argv or not sys.stdout.isatty())
+        except Exception as error:
+            if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
+                _logger.error("a traceback, for a report of this error:", exc_info=error)
+            _fail(*line_and_exit_code(error))
+        except KeyboardInterrupt:
+            _fail(*(("stopped", 143) if termination.requested else ("interrupted", 130)))
+    if not ok:
+        sys.exit(1)
+
+
+def _run(job: Command, words: list[str], prog: str, as_json: bool) -> bool:
+    """Run what the words ask for; False when a result says that something is not as it should be."""
+    if words == ["--version"]:
+        _show(versions(), prog, {}, as_json)
+        return True
+    if isinstance(job, str):
+        return _run(load_job(job), words, prog, as_json)
+    if isinstance(job, dict):
+        if not words:
+            raise UserError(f"say what to do: {', '.join(job)} (each has its own --help)")
+        if words[0] in _HELP:
+            print(_overview(job, prog))
+            return True
+        if words[0] not in job:
+            raise unknown("command", words[0], job)
+        return _run(job[words[0]], words[1:], f"{prog} {words[0]}", as_json)
+    if set(_HELP) & set(words):
+        _print_help(job, prog)
+        return True
+    bound = from_words(job, words)
+    results = bound()
+    ok = True
+    for result in [results] if isinstance(results, dict) else results:
+        _show(result, prog, bound.keywords, as_json)
+        ok = ok and result.get("ok", True)
+    return ok
+
+
+def _show(result: dict[str, Any], prog: str, options: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(result), flush=True)
-        if not result.get("ok", True):
-            sys.exit(1)
-
-
-def _stop(*_: Any) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the cleaning up short
-    raise KeyboardInterrupt  # where Ray waits, it swallows any other exception of a handler
+    else:
+        print_summary(prog.removeprefix("lbae "), result, options)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    log.error(message)
+    _logger.error(message)
     sys.exit(code)
 
 
-def _choose(job: Job | dict[str, Job], arguments: list[str]) -> tuple[Job, list[str]]:
-    if not isinstance(job, dict):
-        return job, arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        raise UserError(f"say what to do: {', '.join(job)} (each has its own --help)")
-    if arguments[0] not in job:
-        raise unknown("command", arguments[0], job)
-    return job[arguments[0]], arguments[1:]
+def _overview(jobs: dict[str, Any], prog: str) -> str:
+    """What ``--help`` prints of several jobs: a line each, without importing them."""
+    width = max(map(len, jobs)) + 2
+    lines = [f"  {name:{width}}{_purpose(job)}" for name, job in jobs.items()]
+    usage = f"usage: {prog} JOB OPTIONS, or {prog} JOB --help for the options of one"
+    return "\n".join([usage, "", *lines, "", f"{prog} --version prints versions. {_ALWAYS}"])
 
 
-def _parse(job: Callable[..., Any], arguments: list[str]) -> Callable[[], Any]:
-    """The job with its options bound; UserError in one line when they do not parse."""
-    _check_names(job, arguments)
+def _purpose(job: Job | str) -> str:
+    """The first line of a job's docstring."""
+    if isinstance(job, str):
+        file = Path(lbae.__file__).parent.parent / f"{job.replace('.', '/')}.py"
+        text = ast.get_docstring(ast.parse(file.read_text()))
+    else:
+        text = inspect.getdoc(job)
+    return (text or "").partition("\n")[0]
 
-    @functools.wraps(job)
-    def bind(*values: Any, **options: Any) -> Callable[[], Any]:
-        return functools.partial(job, *values, **options)
 
-    output = io.StringIO()
+def _print_help(job: Job, prog: str) -> None:
+    import tyro  # which only help needs
+
+    text = (inspect.getdoc(job) or "").partition("\n\nArgs:")[0]
     try:
-        with contextlib.redirect_stderr(output):
-            bound: Callable[[], Any] = tyro.cli(bind, args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()).splitlines()]
-        rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-        raise UserError(" ".join(line for line in lines[1:rule] if line)) from None
-    return bound
-
-
-def _check_names(job: Callable[..., Any], arguments: list[str]) -> None:
-    named = [p for p in inspect.signature(job).parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-    switches = ["--no-" + p.name.replace("_", "-") for p in named if isinstance(p.default, bool)]
-    known = ["--help", *("--" + p.name.replace("_", "-") for p in named)]
-    for argument in arguments:
-        option = argument.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in (*known, *switches):
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"unknown option {option}{hint} (options: {', '.join(known[1:])})")
-    for p in named:
-        option = "--" + p.name.replace("_", "-")
-        if (
-            p.annotation is not Names
-            and sum(a.partition("=")[0].replace("_", "-") == option for a in arguments) > 1
-        ):
-            raise UserError(f"{option} is given more than once, of which one would be lost; give it once")
+        tyro.cli(
+            job,
+            args=["--help"],
+            prog=prog,
+            description=f"{text}\n\n{_ALWAYS}",
+            config=[tyro.conf.UseAppendAction],
+        )
+    except SystemExit:  # after it printed
+        return

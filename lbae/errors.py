@@ -58,6 +58,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if "," in name:
+        hint = "; names are given one by one, not separated by commas"
     return UserError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
 
 

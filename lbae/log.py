@@ -1,21 +1,59 @@
-"""The form of a job's log lines: plain, or one JSON object each with ``LBAE_LOG=json`` in the environment."""
+"""A job's lines on standard error: plain, or one JSON object each with ``LBAE_LOG=json`` in the environment.
+
+The package itself only logs; a job shows its progress (INFO), and warnings and errors of all libraries.
+"""
 
 import json
 import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from lbae.errors import UserError
 
 _VARIABLE = "LBAE_LOG"
+_PACKAGE = "lbae"
+
+
+def form() -> str:
+    """Return the form that the environment asks for; UserError for one that does not exist."""
+    asked = os.environ.get(_VARIABLE, "plain")
+    if asked not in ("plain", "json"):
+        raise UserError(f"{_VARIABLE} is {asked!r}; allowed: plain, json")
+    return asked
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Show log records, warnings and uncaught errors of threads on standard error during the block."""
+    json_wanted = os.environ.get(_VARIABLE) == "json"
+    root, own, handler = logging.getLogger(), logging.getLogger(_PACKAGE), logging.StreamHandler()
+    handler.setFormatter(JsonLines() if json_wanted else PlainLines())
+    levels, hooks = (root.level, own.level), (threading.excepthook, sys.unraisablehook)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    own.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    threading.excepthook = sys.unraisablehook = _log_uncaught
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        threading.excepthook, sys.unraisablehook = hooks
+        root.removeHandler(handler)
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
 
 
 class JsonLines(logging.Formatter):
     """``{time, level, logger, message}``, the time in UTC; a traceback is part of the message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record on one line."""
+        """Return the record as one line of JSON."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {
             "time": when,
@@ -26,39 +64,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def configure() -> None:
-    """Send warnings and errors of all libraries to standard error; a logging that is configured already stays
-    as it is.
+class PlainLines(logging.Formatter):
+    """``MESSAGE`` or ``warning: MESSAGE`` of this package, ``WARNING logger: MESSAGE`` of others."""
 
-    UserError when the environment asks for another form than there is.
-    """
-    asked = os.environ.get(_VARIABLE, "plain")
-    if asked not in ("plain", "json"):
-        raise UserError(f"{_VARIABLE} is {asked!r}; allowed: plain, json")
-    logging.getLogger("lbae").setLevel(logging.INFO)
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonLines() if asked == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        message = super().format(record)
+        if record.name.partition(".")[0] != _PACKAGE:
+            return f"{record.levelname} {record.name}: {message}"
+        return message if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {message}"
 
 
-def say(message: str, level: int = logging.INFO) -> None:
-    """Tell a job's user on standard error: ``MESSAGE``, ``warning: MESSAGE``, or a line of JSON where that is
-    asked for.
-    """
-    if os.environ.get(_VARIABLE) == "json":
-        logging.getLogger("lbae").log(level, message)
-    else:
-        word = f"{logging.getLevelName(level).lower()}: " if level > logging.INFO else ""
-        print(f"{word}{message}", file=sys.stderr, flush=True)
-
-
-def warning(message: str) -> None:
-    """Say what a result suffers from."""
-    say(message, logging.WARNING)
-
-
-def error(message: str) -> None:
-    """Say why a job ends."""
-    say(message, logging.ERROR)
+def _log_uncaught(failed: Any) -> None:
+    error = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+    logging.getLogger(_PACKAGE).error("uncaught exception", exc_info=error)

@@ -21,7 +21,7 @@ def demo() -> Config:
 def mnist() -> Config:
     """The paper's MNIST network and loss (28x28 padded to 32, N = 200, BCE).
 
-    ``python jobs/train.py --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs
+    ``lbae train --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs
     take an hour on two cores with bfloat16 and end at a held-out loss of 60; all 30 take a minute and a half
     on an H100, and end at 58.9.
     """
@@ -34,7 +34,7 @@ def mnist() -> Config:
 def cifar10() -> Config:
     """The paper's CIFAR-10 network and loss (32x32, N = 600, MSE).
 
-    ``python jobs/train.py --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20
+    ``lbae train --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20
     epochs take 50 minutes on two cores with bfloat16 and end at a held-out loss of 18.5; all 60 take two and
     a half on an H100, and end at 15.3.
     """
@@ -45,7 +45,7 @@ def celeba() -> Config:
     """The paper's CelebA network and loss (centre crop to 64x64, N = 1500, MSE); for a GPU, three epochs
     trained by us.
 
-    ``python jobs/train.py --preset celeba --data torchvision:celeba --out runs/celeba``
+    ``lbae train --preset celeba --data torchvision:celeba --out runs/celeba``
     """
     return _faces(latent_dim=1500, stages=4)
 

@@ -1,17 +1,20 @@
-"""What jobs share: signals, versions, the form of log lines, options by their names in Python."""
+"""What jobs share: signals, versions, help, the form of log lines and of results."""
 
+import contextlib
 import json
+import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 
 import pytest
 
 from lbae import cli
-from lbae.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_job
 
 WAITS = """
 import time
@@ -35,14 +38,19 @@ run(job)
 """
 LOGS = """
 import logging
-from lbae import log
+import threading
+import warnings
 from lbae.cli import run
 from lbae.errors import LbaeError
 from lbae.report.progress import ProgressLine
 def job() -> dict:
     with ProgressLine("count", 3, "images") as line:
         line.update(3)
-    log.warning("look out")
+    logging.getLogger("lbae.core").warning("look out")
+    warnings.warn("of a library")
+    thread = threading.Thread(target=lambda: [].pop())
+    thread.start()
+    thread.join()
     try:
         1 / 0
     except ZeroDivisionError:
@@ -50,11 +58,6 @@ def job() -> dict:
     raise LbaeError("it\\nfailed")
 run(job)
 """
-
-
-def options(*, name: str = "", keep: bool = False, num: int = 0, some: cli.Names = ()) -> dict:
-    """A job that says what it was given."""
-    return {"name": name, "keep": keep, "num": num, "some": some}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--with-ray"]])
@@ -114,39 +117,78 @@ def logged(form: str) -> tuple[int, list[str]]:
 
 def test_log_lines_are_json_where_that_is_asked_for():
     code, lines = logged("json")
-    said, warned, first, last = (json.loads(line) for line in lines)
+    said, warned, library, thread, first, last = (json.loads(line) for line in lines)
     assert code == 1
+    assert list(said) == ["time", "level", "logger", "message"]
     assert (said["level"], said["message"]) == ("INFO", "count: 3 of 3 images")
-    assert (warned["level"], warned["message"]) == ("WARNING", "look out")
-    assert list(first) == ["time", "level", "logger", "message"]
+    assert (warned["level"], warned["logger"], warned["message"]) == ("WARNING", "lbae.core", "look out")
+    assert (library["level"], library["logger"]) == ("WARNING", "py.warnings")
+    assert "UserWarning: of a library" in library["message"]
+    assert thread["message"].endswith("IndexError: pop from empty list")
     assert (first["level"], first["logger"]) == ("ERROR", "other.package")
     assert first["message"].startswith("two\nlines\nTraceback")
     assert first["message"].endswith("ZeroDivisionError: division by zero")
-    assert (last["logger"], last["message"]) == ("lbae", "it failed")
+    assert (last["level"], last["logger"], last["message"]) == ("ERROR", "lbae.cli", "it failed")
 
 
 def test_plain_log_lines_stay_plain():
     code, lines = logged("plain")
-    assert (code, lines[:3]) == (1, ["count: 3 of 3 images", "warning: look out", "ERROR other.package: two"])
+    assert (code, lines[:2]) == (1, ["count: 3 of 3 images", "warning: look out"])
+    assert "ERROR other.package: two" in lines
     assert lines[-1] == "error: it failed"
     assert logged("xml") == (2, ["error: LBAE_LOG is 'xml'; allowed: plain, json"])
 
 
-def test_options_by_name_take_booleans():
-    assert cli.call(options, {"keep": True, "num": 3}) == {"name": "", "keep": True, "num": 3, "some": ()}
-    assert cli.call(options, {"keep": False, "name": "false"}) == {
-        "name": "false",
-        "keep": False,
-        "num": 0,
-        "some": (),
-    }
-    with pytest.raises(UserError, match="unknown option --no-num"):
-        cli.call(options, {"num": False})
-    with pytest.raises(UserError, match=r"unknown option --no-kep; did you mean --keep\?"):
-        cli.call(options, {"kep": False})
+def test_a_program_that_uses_the_package_keeps_its_logging():
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, logging.getLogger("lbae").level, threading.excepthook)
+    assert run_job("show", "nowhere").code == 2
+    after = (root.handlers, root.level, logging.getLogger("lbae").level, threading.excepthook)
+    assert after == before
 
 
-def test_an_option_given_twice_does_not_lose_a_value():
-    assert cli.call(options, {"some": ["a", "b"]})["some"] == ("a", "b")
-    with pytest.raises(UserError, match="--name is given more than once"):
-        cli.call(options, {"name": ["a", "b"]})
+def on_a_terminal(*command: str) -> tuple[int, str]:
+    """The exit code of a command, and what it writes to a pseudo-terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while part := os.read(ours, 4096):
+                text += part
+    os.close(ours)
+    return process.returncode, text.decode().replace("\r\n", "\n")
+
+
+SAMPLE_FOUR = (sys.executable, "jobs/sample.py", "--bundle", "tests/golden/v1/bundle", "--num", "4", "--out")
+
+
+def test_a_terminal_gets_a_table(tmp_path):
+    code, text = on_a_terminal(*SAMPLE_FOUR, str(tmp_path / "s.png"))
+    rows = dict(line.strip().split(maxsplit=1) for line in text.splitlines())
+    assert (code, rows["out"], rows["num"]) == (0, str(tmp_path / "s.png"), "4")
+    assert "{" not in text
+
+
+def test_a_terminal_gets_json_where_that_is_asked_for(tmp_path):
+    code, text = on_a_terminal(*SAMPLE_FOUR, str(tmp_path / "s.png"), "--json")
+    assert (code, json.loads(text)["num"]) == (0, 4)
+
+
+def test_help_lists_options_that_jobs_share():
+    done = run_job("train", "--help")
+    assert done.code == 0
+    assert "usage: lbae train" in done.out
+    for option in ("--address", "--gpus", "--overwrite", "--kind", "--max-bad-fraction"):
+        assert option in done.out
+
+
+def test_the_list_of_jobs_imports_none_of_them():
+    code = "import sys; sys.argv = ['lbae', '--help']; from lbae.cli import main; main()"
+    code += "; assert not {'torch', 'ray'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert listed == list(cli.JOBS)
+    assert all(len(line) <= 100 for line in done.stdout.splitlines() if line.startswith("  "))

@@ -1,6 +1,4 @@
-"""What ``jobs/pipeline.py`` replaces, and mistakes in its file; tests/test_cluster.py runs one from the
-start.
-"""
+"""What the pipeline replaces, and mistakes in its file; tests/test_cluster.py runs a whole one."""
 
 import json
 import re
@@ -16,16 +14,23 @@ from lbae.io.storage.lock import locked
     [
         ("data = 3 4", "is not TOML: "),
         ('dta = "x"', "unknown part of the config 'dta'; did you mean 'data'"),
-        ('data = "x"', "says nothing of out, train"),
-        ('data = "x"\nout = "y"\n[train]\npreset = "demo"\n[evaluate]', "says nothing of evaluate.data"),
+        ('data = "x"', "lacks out, train"),
+        ('data = "x"\nout = "y"\n[train]\npreset = "demo"\n[evaluate]', "lacks evaluate.data"),
         ('data = "x"\nout = "y"\ntrain = 3', "train of config .* is 3; allowed: a table"),
         ('data = "x"\nout = "y"\nevaluate = "z"\n[train]', "evaluate of config .* is 'z'; allowed: a table"),
         ('data = "x"\nout = 3\n[train]', "out of config .* is 3; allowed: a path or a URI in quotes"),
         (
             'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepoch = 3',
-            "unknown option --epoch; did you mean --epochs",
+            r"unknown option train\.epoch; did you mean train\.epochs",
         ),
-        ('data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepochs = "x"', "Error parsing --epochs"),
+        (
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepochs = "x"',
+            "train.epochs is 'x'; allowed: a whole number",
+        ),
+        (
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[fit]\nsead = 3',
+            r"unknown option fit\.sead; did you mean fit\.seed",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""The file of a pipeline: which images, where to, and a table of options for each stage that needs some."""
+"""The TOML file of a pipeline: data, output, and a table of options for each stage that needs some."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +10,9 @@ _URIS = ("data", "out", "current")
 
 
 def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
-    """What the file says: ``data``, ``out`` and perhaps ``current``, URIs, and a table of options a stage.
+    """Return ``data``, ``out`` and perhaps ``current``, which are URIs, and a table of options per stage.
 
-    UserError for what is missing, unknown or of another type; the stages check their own options.
+    UserError when something is missing, unknown or of another type. The stages check their options.
     """
     asked = read_toml(config)
     for name, value in asked.items():
@@ -28,5 +28,5 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
     missing = [name for name in ("data", "out", "train") if name not in asked]
     missing += ["evaluate.data"] if "data" not in asked.get("evaluate", {"data": None}) else []
     if missing:
-        raise UserError(f"config {config} says nothing of {', '.join(missing)}")
+        raise UserError(f"config {config} lacks {', '.join(missing)}")
     return asked

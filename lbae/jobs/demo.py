@@ -1,4 +1,4 @@
-"""The whole pipeline on the bundled MNIST sample: train, encode, reduce, fit, and a page of pictures."""
+"""Run the whole pipeline on the bundled MNIST sample and write a report page."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from lbae.jobs.build.train import train
+from lbae.jobs.options import Address, Overwrite
 from lbae.report.pages.tour import write_tour
 
 _EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, lets them be passed on
@@ -20,17 +21,17 @@ def demo(
     out: str = "runs/demo",
     epochs: int | None = None,
     workers: int | None = None,
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Run every stage in order; finished stages of the same make are kept.
+    """Train, encode, reduce and fit on the bundled MNIST sample, and write a report page.
+
+    Finished stages of the same options are kept.
 
     Args:
         out: folder for the artifacts, the pictures and the report.
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; one a GPU, or without GPUs two where there are two CPUs.
-        overwrite: replace artifacts of another make.
-        address: Ray cluster to join; found or started when not given.
+        workers: training processes; by default one per GPU, or without GPUs two if there are two CPUs.
     """
     data = str(Path(lbae.__file__).parent / "sample" / "mnist")
     model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))

@@ -1,5 +1,6 @@
-"""Progress in images (or rows) a second with the time left, on standard error."""
+"""Progress in images or rows per second with the time left, on standard error."""
 
+import logging
 import time
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,9 @@ from rich.text import Text
 
 from lbae import log
 
+_logger = logging.getLogger(__name__)
+
+
 _LOG_EVERY_S = 10.0
 
 
@@ -31,7 +35,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere (logs of submitted jobs) a plain line every ten seconds."""
+    """A live line on a terminal; elsewhere (logs of submitted jobs) a log line every ten seconds."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
@@ -39,7 +43,7 @@ class ProgressLine:
         self._note = ""
         self._began = self._started = self._updated = self._logged = time.monotonic()
         console = Console(stderr=True)
-        self._live = console.is_terminal
+        self._live = console.is_terminal and log.form() == "plain"
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,14 +69,13 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """How much per second after the first update, or including start-up when there was only one."""
+        """Units per second after the first update; with a single one, since the start."""
         if self.done == self._before:
             return self.done / max(1e-9, self._updated - self._began)
         return (self.done - self._before) / max(1e-9, self._updated - self._started)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Set how much is done, and a word on it. The rate counts from the first thing done, after
-        start-up."""
+        """Set how many units are done, and a note. The rate counts from the first one, after start-up."""
         self._updated = time.monotonic()
         if not self.done and done:
             self._started, self._before = self._updated, done
@@ -86,4 +89,4 @@ class ProgressLine:
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         if self.done > self._before:
             text += f", {self.rate:,.0f} {self.unit}/s, {(self.total - self.done) / self.rate:.0f} s left"
-        log.say(f"{text}  {self._note}".rstrip())
+        _logger.info(f"{text}  {self._note}".rstrip())

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 def test_a_machine_is_checked_and_what_to_mend_is_said(job, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    done = job("doctor", "--storage", tmp_path, "/proc/none", "--gpus", 10_000)
+    done = job("doctor", "--storage", tmp_path, "--storage", "/proc/none", "--gpus", 10_000)
     facts = json.loads(done.out)
     failed = {check["name"]: check["note"] for check in facts["checks"] if not check["ok"]}
     assert (done.code, facts["ok"]) == (1, False)

@@ -266,7 +266,7 @@ def test_unique_keys_pass(latents, tmp_path):
             {},
             "column 'age' holds -1 and 2: with -1 .unset. only 0 .unknown. and 1 .set. are allowed",
         ),
-        ({"age": [1, 2, 3, 4]}, {"attributes": "aeg"}, "unknown attribute 'aeg'; did you mean 'age'"),
+        ({"age": [1, 2, 3, 4]}, {"attributes": ("aeg",)}, "unknown attribute 'aeg'; did you mean 'age'"),
         ({"age": [1, 2, 3, 4]}, {"attributes": "age=5"}, "unknown attribute 'age=5'"),
         ({"age": [1, 2, 3, 4]}, {"by": "aeg"}, "unknown class column 'aeg'; did you mean 'age'"),
         ({"age": [1, 2, 3, 4]}, {"by": "age", "update": True}, "give it without --update"),
@@ -302,7 +302,7 @@ def test_partials_of_one_node_are_added_there(latents):
 
 
 def test_attributes_can_be_named(latents, tmp_path):
-    reduce(latents=latents, out=str(tmp_path / "m"), attributes="smiling,kind=dog")
+    reduce(latents=latents, out=str(tmp_path / "m"), attributes=("smiling", "kind=dog"))
     sums, _ = load_moments(str(tmp_path / "m"))
     assert sums.attributes == ("smiling", "kind=dog")
     assert sums.sums[N, -1] == pc.sum(pa.array(SMILING)).as_py()
@@ -324,12 +324,12 @@ def test_columns_that_are_no_attributes_are_left_out_by_name_with_the_reason(tmp
     sums, _ = load_moments(out)
     fish = "imagenet=goldfish, Carassius auratus", "imagenet=tench, Tinca tinca"
     assert sums.attributes == (*NAMES, *fish)
-    wanted = f"{fish[1]},smiling,kind=cat"
+    wanted = (fish[1], "smiling", "kind=cat")
     chosen = reduce(latents=latents, out=str(tmp_path / "n"), attributes=wanted)
-    assert load_moments(str(tmp_path / "n"))[0].attributes == (fish[1], "smiling", "kind=cat")
+    assert load_moments(str(tmp_path / "n"))[0].attributes == wanted
     assert "left_out" not in chosen
     for name, reason in expected.items():
         with pytest.raises(
             UserError, match=re.escape(f"column {name!r} cannot be used as attributes ({reason})")
         ):
-            reduce(latents=latents, out=str(tmp_path / "o"), attributes=name)
+            reduce(latents=latents, out=str(tmp_path / "o"), attributes=[name])

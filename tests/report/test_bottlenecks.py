@@ -32,14 +32,15 @@ def models(tmp_path_factory) -> dict[str, str]:
 def test_distances_of_every_bottleneck_stand_beside_the_losses(models, digits, tmp_path, monkeypatch):
     monkeypatch.setitem(bottlenecks.SETTINGS, "least_steps", 6)
     places = ("--data", digits, "--train-data", digits)
-    done = run_job("losses", "--models", *models.values(), "--out", tmp_path / "l.png", *places)
+    given = [word for model in models.values() for word in ("--models", model)]
+    done = run_job("losses", *given, "--out", tmp_path / "l.png", *places)
     assert done.code == 0, done.err
     apart = json.loads(done.out)["sample_distances"]
     assert list(apart) == [f"{kind}, N = 64" for kind in models]
     assert all(np.isfinite(value) and value > 0 for value in apart.values())
     width, height = picture_size(tmp_path / "l.png")
     assert width > 3 * height
-    done = run_job("losses", "--models", *models.values(), "--out", tmp_path / "l.png", *places[:2])
+    done = run_job("losses", *given, "--out", tmp_path / "l.png", *places[:2])
     assert done.code == 2
     assert "need both --data (test images) and --train-data" in done.error
 

@@ -43,7 +43,7 @@ from lbae.report.features.pixels import pixel_sums
 from lbae.report.pages.evaluation_page import files
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, Outcome, Pipeline, image_table
 
-FAST = ("--priors", "mixture,coins", "--metrics", "frechet")
+FAST = ("--priors", "mixture", "--priors", "coins", "--metrics", "frechet")
 
 
 def read_report(out: Path) -> dict:
@@ -335,7 +335,9 @@ def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_
     done = evaluate(
         tmp_path / "e",
         "--priors",
-        "mixture,coins",
+        "mixture",
+        "--priors",
+        "coins",
         "--protocol",
         "paper",
         data=test,
@@ -369,11 +371,11 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
     """Of an Inception that was not trained; nothing here downloads the weights of the one that was."""
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 12), few)
-    options = ("--features", "inception", "--priors", "mixture", "--metrics")
-    done = evaluate(tmp_path / "e", *options, "frechet,kernel", data=few)
+    options = ("--features", "inception", "--priors", "mixture", "--metrics", "kernel", "--metrics")
+    done = evaluate(tmp_path / "e", *options, "frechet", data=few)
     assert done.code == 2
     assert f"test images of {few}: 12; a Fréchet distance in 2048 features needs more than 2048" in done.error
-    done = evaluate(tmp_path / "e", *options, "kernel,precision,recall", data=few)
+    done = evaluate(tmp_path / "e", *options, "precision", "--metrics", "recall", data=few)
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert found["fingerprints"].keys() == {"bundle", "data", "inception"}
@@ -595,8 +597,12 @@ def test_features_that_are_not_finite_are_an_error():
             "a classifier's features: needs --train-data with labels or attributes; or ask for --features"
             " inception",
         ),
-        ({"train_data": "data"}, ("--priors", "mixtur"), "unknown prior 'mixtur'"),
-        ({"train_data": "data"}, ("--metrics", "fid"), "unknown metric 'fid'"),
+        (
+            {"train_data": "data"},
+            ("--priors", "mixtur"),
+            "--priors is 'mixtur'; allowed: mixture, hyp",
+        ),
+        ({"train_data": "data"}, ("--metrics", "fid"), "--metrics is 'fid'; allowed: frechet, kernel"),
         ({"latents": "others"}, (), "was fitted from latents"),
         ({"moments": "sums"}, (), "was fitted from moments"),
         ({"latents": "latents", "train_data": "copy"}, (), "were encoded from images"),
@@ -629,7 +635,7 @@ def test_too_few_images_get_a_kernel_distance_only(evaluate, pipeline, tmp_path)
         assert done.code == 2
         what = "test images" if data == few else "training images"
         assert f"{what} of {few}: 8; a Fréchet distance in 128 features needs more than 128" in done.error
-        assert "give more, or ask for --metrics kernel,precision,recall" in done.error
+        assert "give more, or ask for --metrics kernel --metrics precision --metrics recall" in done.error
     rest = {"train_data": pipeline.data, "latents": pipeline.latents}
     done = evaluate(tmp_path / "e", "--priors", "mixture", "--metrics", "kernel", data=few, **rest)
     assert done.code == 0, done.err

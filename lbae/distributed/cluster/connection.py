@@ -1,12 +1,10 @@
-"""How a job comes to its Ray, and what it says when it does not."""
+"""Connecting a job to Ray, and the errors that say why it cannot."""
 
 import errno
 import functools
 import logging
 import os
-import signal
 import socket
-import threading
 
 import ray
 from ray._private.services import find_bootstrap_address
@@ -14,6 +12,7 @@ from ray.exceptions import AuthenticationError
 
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
+from lbae.signals import sigterm_handler_kept
 
 _ANSWER_S = 5.0
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
@@ -26,26 +25,24 @@ _TOKEN = (
 
 def connect(address: str | None) -> None:
     """Join the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else
-    start a local Ray.
+    start a local Ray. The process's handler of SIGTERM stays.
 
-    LbaeError when nothing answers, or /dev/shm is too small for a local Ray; UserError for a cluster of other
-    versions, or when there is no token and RAY_AUTH_MODE asks for one. The process's handler of SIGTERM
-    stays.
+    Raises:
+        LbaeError: nothing answers, or /dev/shm is too small for a local Ray.
+        UserError: the cluster has other versions, or asks for a token that is not there.
     """
-    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _log_as_others_do()
     quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
     place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
     _check_answers(address)
-    free, handler = machine.shared_memory_bytes(), signal.getsignal(signal.SIGTERM)
+    free = machine.shared_memory_bytes()
     try:
-        try:
-            quiet(object_store_memory=machine.STORE_BYTES)
-            _check_shared_memory(free)
-        except (
-            ValueError
-        ):  # not for a cluster that stands; "auto" would also join the local Ray of another job
-            quiet()
+        with sigterm_handler_kept():
+            try:
+                quiet(object_store_memory=machine.STORE_BYTES)
+                _check_shared_memory(free)
+            except ValueError:  # a cluster keeps its own; "auto" would also join the local Ray of another job
+                quiet()
     except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
         raise LbaeError(
             f"no Ray cluster answers at {place}, or it refuses this machine's token ({error}); {_TOKEN}"
@@ -68,16 +65,19 @@ def connect(address: str | None) -> None:
             f" {str(error).partition(': ')[2]}Ray and Python"
             " must be the same on both; use the cluster's, or submit the job to it with `ray job submit`"
         ) from error
-    except SystemExit as stop:
-        if stop.code == signal.SIGTERM and callable(handler):
-            handler(signal.SIGTERM, None)
-        raise
-    finally:
-        # Ray puts a handler of its own there, which exits; a job's says that it was stopped, and hears no
-        # more (lbae.cli).
-        stopped, main = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, threading.main_thread()
-        if callable(handler) and not stopped and threading.current_thread() is main:
-            signal.signal(signal.SIGTERM, handler)
+
+
+def _log_as_others_do() -> None:
+    """Show only Ray's errors, in the form of all other libraries' (Ray 2.60 prints them in its own)."""
+    if os.environ.get("LBAE_LOG") == "json":
+        os.environ.setdefault("RAY_BACKEND_LOG_JSON", "1")
+    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        logger.propagate = True
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                logger.removeHandler(handler)
 
 
 def _check_answers(address: str | None) -> None:

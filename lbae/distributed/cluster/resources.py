@@ -1,5 +1,6 @@
 """Resources of the cluster: CPUs, GPUs, nodes, and waiting for them."""
 
+import logging
 import os
 import time
 from typing import Literal
@@ -7,8 +8,9 @@ from typing import Literal
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from lbae import log
 from lbae.errors import UserError
+
+_logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 
@@ -65,7 +67,7 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     if found() >= count:
         return
     patience = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
-    log.say(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}")
+    _logger.info(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}")
     request_resources(bundles=[{resource: 1}] * count)
     deadline = time.monotonic() + patience
     while found() < count and time.monotonic() < deadline:

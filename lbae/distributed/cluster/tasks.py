@@ -10,6 +10,7 @@ import ray.data
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
+from lbae.distributed.cluster.actor_arguments import pass_arguments_by_value
 from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError, UnforeseenError, as_lbae_error, working_on
 
@@ -44,6 +45,7 @@ def over(
 
     ``options`` are those of Ray Data's ``map``.
     """
+    pass_arguments_by_value()
     limit = {"max_restarts": _ACTOR_RESTARTS} if isinstance(work, type) else {"max_retries": _TASK_RETRIES}
     with warnings.catch_warnings():
         # Ray will drop options passed this way, but 2.60 has no other way to limit retries.

@@ -2,6 +2,7 @@
 images.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.latents.editing import has_unit_vectors
 from lbae.core.latents.packing import unpack
@@ -41,6 +41,8 @@ from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, TEST, 
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
 from lbae.report.features.feature_sums import Metric, drawn_rows
+
+_logger = logging.getLogger(__name__)
 
 _EDITS = 20
 _SHOWN = 10
@@ -86,7 +88,7 @@ def compare(
     _find_nearest(inputs, found)
     if same := found.overlap.get("bytes"):
         what = f"{same} test images are training images too, byte by byte"
-        log.warning(f"{what}; what was trained on looks better than it is")
+        _logger.warning(f"{what}; what was trained on looks better than it is")
     return found
 
 

@@ -1,6 +1,7 @@
 """Serving a bundle with Ray Serve until interrupted, or changing the bundle of a service that runs."""
 
 import errno
+import logging
 import math
 import os
 import socket
@@ -17,7 +18,6 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from lbae import log
 from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.serve.bundle_registry import State
@@ -25,6 +25,8 @@ from lbae.distributed.serve.deployments import SHELF, application, check_bundle
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
 from lbae.web.middleware import DEFAULT_LIMITS, Limits
+
+_logger = logging.getLogger(__name__)
 
 _APP = "lbae"
 _START_S = 600
@@ -153,7 +155,7 @@ def _wait_until_running() -> None:
                 f" {saying or 'its replicas wait for CPUs or memory'}"
             )
         if saying and saying != said:
-            log.say(f"waiting: {saying}")
+            _logger.info(f"waiting: {saying}")
         said = saying
         time.sleep(0.2)
 

@@ -9,7 +9,7 @@ unknown) or decimals, and any of these values in a dictionary.
 
 import itertools
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -133,46 +133,44 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 
-def columns_to_scan(wanted: str, schema: pa.Schema) -> list[str]:
-    """The columns whose values decide what ``wanted`` means, perhaps a few more.
+def columns_to_scan(wanted: Sequence[str], schema: pa.Schema) -> list[str]:
+    """The columns whose values say which attributes ``wanted`` names.
 
-    UserError when the list begins with no column of the table.
+    UserError for a name that begins with no column of the table.
     """
     candidates = candidate_columns(schema)
-    if wanted in ("all", "none"):
-        return candidates if wanted == "all" else []
-    parts = _nfc(wanted).split(",")
-    # A name may hold commas, so each part may begin a name, or go on with one.
-    rests = [",".join(parts[index:]) for index in range(len(parts))]
-
-    def begins(rest: str, column: str) -> bool:
-        return any(f"{text},".startswith((f"{column},", f"{column}=")) for text in (rest, rest.strip()))
-
-    if not any(begins(rests[0], _nfc(column)) for column in (*candidates, *other_columns(schema))):
-        raise unknown("attribute", wanted.split(",")[0].strip(), candidates)
-    return [column for column in candidates if any(begins(rest, _nfc(column)) for rest in rests)]
+    if tuple(wanted) in (("all",), ("none",)):
+        return candidates if tuple(wanted) == ("all",) else []
+    known, found = (*candidates, *other_columns(schema)), set()
+    for name in wanted:
+        columns = {column for column in known if f"{_nfc(name)}=".startswith(f"{_nfc(column)}=")}
+        if not columns:
+            raise unknown("attribute", name, candidates)
+        found |= columns
+    return [column for column in candidates if column in found]
 
 
 def select_attributes(
-    wanted: str, values: Mapping[str, set[Value]], others: Mapping[str, str] | None = None
+    wanted: Sequence[str], values: Mapping[str, set[Value]], others: Mapping[str, str]
 ) -> tuple[Attribute, ...]:
-    """Attributes for ``all``, ``none`` or a comma-separated list of columns and attribute names.
+    """The attributes of ``("all",)``, of ``("none",)``, or of columns and attribute names.
 
-    A name may hold commas, and be typed in either Unicode form. ``others`` are columns that cannot be
-    attributes, and why: UserError when one is asked for by name.
+    Names may be typed in either Unicode form. ``others`` are columns that cannot be attributes, and why:
+    UserError when one is asked for by name.
     """
-    if wanted == "none":
+    if tuple(wanted) == ("none",):
         return ()
     found = {
         attribute.name: attribute
         for column, seen in values.items()
         for attribute in attributes_of(column, seen)
     }
-    if wanted == "all":
+    if tuple(wanted) == ("all",):
         return tuple(found.values())
-    reasons = {**(others or {}), **left_out(values)}
+    reasons = {**others, **left_out(values)}
     chosen: dict[str, Attribute] = {}
-    for name in _names(wanted, {*found, *values, *reasons}):
+    for asked in wanted:
+        name = match_name(asked, {*found, *values, *reasons})
         if name in reasons and name not in found:
             raise UserError(
                 f"column {name!r} cannot be used as attributes ({reasons[name]}); allowed: yes/no, or up to"
@@ -185,22 +183,6 @@ def select_attributes(
 def left_out(values: Mapping[str, set[Value]]) -> dict[str, str]:
     """Columns whose values give no attributes, and why."""
     return {column: why for column, seen in values.items() if (why := why_unusable(seen))}
-
-
-def _names(wanted: str, known: set[str]) -> list[str]:
-    """The known names of a comma-separated list, each the longest that its place allows."""
-    folded = {_nfc(name) for name in known}
-    parts, names = wanted.split(","), []
-    while parts:
-        for end in range(len(parts), 0, -1):
-            text = ",".join(parts[:end])
-            if name := next((form for form in (text, text.strip()) if _nfc(form) in folded), None):
-                names.append(match_name(name, known))
-                parts = parts[end:]
-                break
-        else:
-            raise unknown("attribute", parts[0].strip(), known)
-    return names
 
 
 def _nfc(name: str) -> str:

@@ -113,7 +113,7 @@ def check_bad_share(what: str, bad: int, total: int, allowed: float, table: str 
     if bad <= allowed * total:
         return
     if table is None or not bad:
-        where = "`jobs/encode.py` names them in a quarantine table"
+        where = "`lbae encode` names them in a quarantine table"
     else:
         row = _first_of_quarantine(table)
         where = f"the first is {row['key']} ({row['error']}), all are named in {resolve(table) / _QUARANTINE}"

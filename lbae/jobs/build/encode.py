@@ -1,10 +1,10 @@
-"""Encode an image source to a latent table."""
+"""Encode images into a table of bit-packed latents."""
 
+import logging
 import time
 from dataclasses import replace
 from typing import Any
 
-from lbae import log
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.encode.encoder import assemble_parts, choose_precision, encode_shards
@@ -13,10 +13,13 @@ from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
-from lbae.io.sources.plan import CUT, Kind, plan
+from lbae.io.sources.plan import CUT, plan
 from lbae.io.sources.source import Shard, Source, with_table_columns, without
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
+
+_logger = logging.getLogger(__name__)
 
 
 def encode(
@@ -26,26 +29,20 @@ def encode(
     out: str,
     append: bool = False,
     keep_images: bool = False,
-    kind: Kind | None = None,
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
+    kind: SourceKind = None,
+    max_bad_fraction: BadFraction = 0.01,
+    overwrite: Overwrite = False,
+    gpus: Gpus = None,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Encode images into a Parquet table of bit-packed latents. A killed job, run again, continues.
+    """Encode images into a Parquet table of bit-packed latents. A killed job resumes when it is run again.
 
     Args:
         model: URI of the model artifact.
         data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
         out: URI of the latent table.
-        append: encode only images whose keys are not in the table yet, as its next generation; the others are
-            counted.
-        keep_images: keep the images' bytes in the table, as its column ``image``.
-        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
-        max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
-        overwrite: replace another artifact at ``out``.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
+        append: encode only images whose keys the table does not hold yet, as its next generation.
+        keep_images: store the bytes of the images in the table's column ``image``.
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)
@@ -104,7 +101,7 @@ def _known_rows(images: Source, rest: tuple[Shard, ...], base: latent_table.Late
     known = images.rows - sum(shard.wanted for shard in rest)
     before = base.manifest.result.get("data", "a place that it does not name")
     if known and before != images.uri:
-        log.warning(
+        _logger.warning(
             f"{known} of {images.rows} images of {images.uri} are not encoded: {base.uri}, encoded from"
             f" {before}, has their"
             " keys; if they are other images, give their files other names, or encode them into a table of"

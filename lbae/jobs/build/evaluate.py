@@ -1,4 +1,4 @@
-"""Evaluate a bundle on test images."""
+"""Score a bundle on test images, in numbers and as a page."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,11 +10,12 @@ from lbae.errors import UserError
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import cache_folder, resolve
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite
 from lbae.report.evaluation import findings as evaluation
-from lbae.report.evaluation.findings import PRIORS, Features, Settings
+from lbae.report.evaluation.findings import PRIORS, Features, PriorName, Settings
 from lbae.report.evaluation.references import Cache
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, VERSION, Rules
-from lbae.report.features.feature_sums import chosen_metrics
+from lbae.report.features.feature_sums import METRICS, Metric, chosen_metrics
 from lbae.report.pages import evaluation_page
 
 
@@ -26,45 +27,42 @@ def evaluate(
     train_data: str | None = None,
     latents: str | None = None,
     moments: str | None = None,
-    priors: str = ",".join(PRIORS),
+    priors: tuple[PriorName, ...] = PRIORS,
     features: Features = "classifier",
-    metrics: str = "frechet,kernel,precision,recall",
+    metrics: tuple[Metric, ...] = METRICS,
     protocol: Rules = "ours",
     seed: int = 0,
-    max_bad_fraction: float = 0.01,
+    max_bad_fraction: BadFraction = 0.01,
     cache: str | None = None,
-    overwrite: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    gpus: Gpus = None,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Score a bundle on test images: report.json, report.html and figures. What lacks its input is left out
-    and named.
+    """Score a bundle on test images: report.json, report.html and figures.
+
+    The report names the parts that are left out because an input is not given.
 
     Args:
         bundle: URI of the bundle.
         data: URI of the test images.
         out: URI of the evaluation, a folder.
-        train_data: URI of the training images: for a classifier, as second reference, and to find test images
-            among them.
-        latents: URI of their latent table, to see whether samples repeat it.
-        moments: URI of its moment sums, from which the other priors are fitted.
-        priors: priors to sample, separated by commas; mixture is the bundle's own.
+        train_data: URI of the training images, which train the classifier, are the second reference, and are
+            searched for test images.
+        latents: URI of the training images' latent table, which is searched for repeated latents.
+        moments: URI of that table's moment sums, to which the other priors are fitted.
+        priors: prior to sample, once per prior; mixture is the bundle's own. By default all.
         features: classifier (trained on the labels of the training images) or inception.
-        metrics: frechet, kernel, precision, recall, separated by commas.
+        metrics: distance to measure, once per metric. By default all.
         protocol: ours (images as they are; test and training images as references) or paper (JPEG on both
             sides).
         seed: seed of the samples.
-        max_bad_fraction: share of undecodable test images above which the job fails.
-        cache: URI of a folder that keeps classifiers and features of real images; else LBAE_CACHE or
+        cache: URI of a folder for classifiers and features of real images; by default LBAE_CACHE or
             ~/.cache/lbae.
-        overwrite: replace another artifact at ``out``.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     settings = Settings(
-        priors=evaluation.chosen_priors(priors),
+        priors=tuple(dict.fromkeys(priors)),
         features=features,
         metrics=chosen_metrics(metrics),
         protocol=protocol,

@@ -1,4 +1,4 @@
-"""Fit the prior and the attribute statistics, and publish the bundle."""
+"""Fit a prior to the moments and publish it with the model as a bundle."""
 
 import json
 import time
@@ -29,6 +29,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, Overwrite
 from lbae.report.figures.pictures import load_images
 from lbae.report.figures.plots import covariances, marginals
 
@@ -41,13 +42,13 @@ def fit(
     latents: str,
     moments: str,
     out: str,
-    components: str = "auto",
+    components: int | Literal["auto"] = "auto",
     by: str | None = None,
     sampler: Literal["hyperplane", "gaussian"] = "gaussian",
     seed: int = 0,
     examples: int = 0,
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Fit the prior and the attribute statistics, and publish them with the model as a bundle.
 
@@ -56,26 +57,23 @@ def fit(
         latents: URI of the latent table.
         moments: URI of the moment sums.
         out: URI of the bundle.
-        components: number of mixture components, or auto for as many as rows allow and do not remember
+        components: number of mixture components; auto takes as many as the rows allow without memorising
             training latents.
-        by: a class or yes/no column; one component a value instead of clusters.
+        by: class or yes/no column; one component per value instead of clusters.
         sampler: how a component draws latents with its moments.
         seed: seed of the clustering.
-        examples: images of the latents' source that the bundle is to hold, for people to try it on; mind
-            their licence.
-        overwrite: replace another artifact at ``out``.
-        address: Ray cluster to join; found or started when not given.
+        examples: number of source images to store in the bundle, to try it on; mind their licence.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
-    count = _component_count(components, by)
+    count = _component_count(str(components), by)
     table, sums, attributes, parents = _inputs(model, latents, moments)
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
         raise unknown("class column", by, candidate_columns(table.schema()))
     settings: dict[str, Any] = {
-        "components": components,
+        "components": str(components),
         "by": by,
         "sampler": sampler,
         "seed": seed,

@@ -1,4 +1,4 @@
-"""Any image source to an image table with Ray Data: one row is one part file of about 256 MB."""
+"""Copy any image source into an image table of Parquet files."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,11 @@ from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
-from lbae.io.sources.plan import Kind, plan
+from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Shard, Source
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, BadFraction, Overwrite, SourceKind
 from lbae.report.progress import ProgressLine
 
 
@@ -23,22 +24,17 @@ def ingest(
     source: str,
     out: str,
     distinct: bool = False,
-    kind: Kind | None = None,
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    address: str | None = None,
+    kind: SourceKind = None,
+    max_bad_fraction: BadFraction = 0.01,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
-    """Write any source of images as an image table: Parquet files of about 256 MB. A killed job, run again,
-    continues.
+    """Copy any image source into an image table: Parquet files of about 256 MB. A killed job resumes.
 
     Args:
         source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
         out: URI of the image table.
-        distinct: of images with equal bytes keep the first, and count the others; reads the source twice.
-        kind: table, tars or files: what ``source`` is, when its files' names (.parquet, .tar) do not say so.
-        max_bad_fraction: share of undecodable images above which the job fails, after writing what it has.
-        overwrite: replace another artifact at ``out``.
-        address: Ray cluster to join; found or started when not given.
+        distinct: keep the first of images with equal bytes, and count the others; reads the source twice.
     """
     images = plan(source, kind)
     images.check_output(out)

@@ -1,6 +1,4 @@
-"""Reducing a latent table to moment sums: whole, by the values of a column, or what was added since the last
-time.
-"""
+"""Reduce a latent table to exact moment sums."""
 
 import time
 from collections.abc import Iterator
@@ -33,6 +31,7 @@ from lbae.io.artifacts.moments_artifact import Lineage
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, Names, Overwrite
 from lbae.report.progress import ProgressLine
 
 _KEYS_A_PARTITION = 2**20
@@ -42,27 +41,24 @@ def reduce(
     *,
     latents: str,
     out: str,
-    attributes: str = "all",
+    attributes: Names = ("all",),
     by: str | None = None,
     update: bool = False,
     unique: bool = False,
     tasks: int | None = None,
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Reduce a latent table to exact moment sums of its bits and attributes.
 
     Args:
         latents: URI of the latent table.
         out: URI of the moment sums.
-        attributes: all, none, or a comma-separated list of columns and ``column=value`` names, which may
-            hold commas.
+        attributes: all, none, or a column or ``column=value``; may be given several times.
         by: a class or yes/no column; one set of sums for each of its values.
-        update: add to the sums at ``out`` the part files that they do not hold yet.
+        update: add the part files that the sums at ``out`` do not hold yet.
         unique: check that no key occurs twice.
-        tasks: how many tasks share the rows; by CPUs and rows when not given. The sums do not depend on it.
-        overwrite: replace another artifact at ``out``.
-        address: Ray cluster to join; found or started when not given.
+        tasks: number of tasks that share the rows; by default as CPUs and rows allow. The sums are the same.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")
@@ -72,7 +68,7 @@ def reduce(
     if not table.manifest.rows:
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
     columns = _columns(table, attributes, by)
-    settings = {"attributes": attributes, "by": by}
+    settings = {"attributes": ",".join(attributes), "by": by}
     started = time.monotonic()
     with locked(out), session(address):
         check_storage([latents], [out])
@@ -99,12 +95,12 @@ def reduce(
         if groups:
             return _by_group(table, found, groups, chosen, out, settings, started)
         sums, facts = _sums(table, found, chosen, tasks)
-        if attributes == "all" and (unused := {**others, **left_out(found.values)}):
+        if attributes == ("all",) and (unused := {**others, **left_out(found.values)}):
             facts["left_out"] = unused
         return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
 
 
-def _columns(table: LatentTable, attributes: str, by: str | None) -> list[str]:
+def _columns(table: LatentTable, attributes: Names, by: str | None) -> list[str]:
     """The columns whose values must be known; UserError when there is no such column."""
     candidates, asked = candidate_columns(table.schema()), columns_to_scan(attributes, table.schema())
     if by is not None and by not in candidates:

@@ -1,10 +1,11 @@
-"""Train an LBAE with Ray Train and publish the model."""
+"""Train the autoencoder on images and publish the model."""
 
+import logging
 import time
 from dataclasses import replace
 from typing import Any, Literal
 
-from lbae import log, presets
+from lbae import presets
 from lbae.config import Bottleneck, Config
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import Epoch
@@ -19,9 +20,12 @@ from lbae.io.artifacts import model_artifact as model_io
 from lbae.io.artifacts.checkpoints import begin_run, checkpoint_folder, known_options
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
-from lbae.io.sources.plan import Kind, plan
+from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
+
+_logger = logging.getLogger(__name__)
 
 _BOARD = "tensorboard"
 
@@ -44,11 +48,11 @@ def train(
     seed: int | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
-    kind: Kind | None = None,
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
+    kind: SourceKind = None,
+    max_bad_fraction: BadFraction = 0.01,
+    overwrite: Overwrite = False,
+    gpus: Gpus = None,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Train an LBAE on images and publish the model.
 
@@ -58,27 +62,20 @@ def train(
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
         test_data: images whose loss is measured after every epoch and decides nothing.
         recipe: modern, or the original code's optimiser settings: paper.
-        bottleneck: bernoulli, or a baseline of as many bits: continuous (N // 32 real numbers) or gaussian (a
-            VAE's).
+        bottleneck: bernoulli, or a baseline with as many bits: continuous (N // 32 real numbers) or gaussian
+            (a VAE's).
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; one a GPU, or one when there is no GPU.
-        min_workers: go on with as few when nodes are lost, and with more when they are back; else wait for
-            all. With fewer the run waits, without an end, for nodes. A batch that they cannot share evenly is
-            smaller by the rest.
-        storage: URI for checkpoints and TensorBoard, a folder of this run's own, shared by all nodes; else
-            beside ``out``.
+        workers: training processes; by default one per GPU, or one when there is no GPU.
+        min_workers: continue with as few workers when nodes are lost, and with more when they are back. By
+            default a run waits for all. A batch that the workers cannot share evenly loses the remainder.
+        storage: URI of a folder for checkpoints and TensorBoard events, of this run alone and reached by all
+            nodes; by default beside ``out``.
         latent_dim: N, bits of the latent; the preset's when not given.
         batch_size: global batch, over all workers; the preset's when not given.
         learning_rate: peak learning rate; the preset's when not given.
         seed: seed of weights and shuffling.
-        feed: images resident in the workers' memory, or streaming from Ray Data; by default what their size
-            asks for.
-        keep: checkpoints kept, the best ones by validation; the newest is kept as well.
-        kind: table, tars or files: what ``data`` is, when its files' names (.parquet, .tar) do not say so.
-        max_bad_fraction: share of undecodable images above which the job fails.
-        overwrite: replace another artifact at ``out``.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
+        feed: images resident in the workers' memory, or streaming from Ray Data; auto chooses by their size.
+        keep: checkpoints kept, the best by validation loss; the newest is kept as well.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
@@ -119,7 +116,7 @@ def train(
         scaling = scaling_of(count, min_workers, chosen_feed)
         begin_run(folder, {"parent": parents, **resolved}, overwrite, restart=overwrite and finished)
         output.begin()
-        log.say(f"feed: {chosen_feed} ({sizes})")
+        _logger.info(f"feed: {chosen_feed} ({sizes})")
         settings = Settings(
             config=config,
             source=images,

@@ -1,35 +1,34 @@
-"""Whether this machine, the Ray cluster and the storage are fit for the jobs, and what to mend where they are
-not.
-"""
+"""Check packages, memory, GPUs, cluster and storage, and say what to fix."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from lbae import log
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 from lbae.io.machine import Check
+from lbae.jobs.options import Address, Names
+
+_logger = logging.getLogger(__name__)
 
 
-def doctor(*, storage: tuple[str, ...] = (), gpus: int = 0, address: str | None = None) -> dict[str, Any]:
-    """Check packages, token, memory, GPUs, the Ray cluster and storages; one line each, exit code 1 when any
-    is not fit.
+def doctor(*, storage: Names = (), gpus: int = 0, address: Address = None) -> dict[str, Any]:
+    """Check packages, token, memory, GPUs, the Ray cluster and storages; exit code 1 when a check fails.
 
     Args:
-        storage: URIs of folders that jobs are to write to and every node must reach; a small file comes and
-            goes in each.
+        storage: URI of a folder that jobs write to; every node writes and deletes a small file there. May be
+            given several times.
         gpus: GPUs that the cluster must have or get.
-        address: Ray cluster to join; found or started when not given.
     """
     if gpus < 0:
         raise UserError(f"gpus is {gpus}; allowed: 0 or more")
     done = []
     for check in _checks(storage, gpus, address):
-        log.say(f"{'ok   ' if check.ok else 'FAILS'} {check.name}: {' '.join(check.note.split())}")
+        _logger.info(f"{'ok   ' if check.ok else 'FAILS'} {check.name}: {' '.join(check.note.split())}")
         done.append(check)
     return {"ok": all(check.ok for check in done), "checks": [asdict(check) for check in done]}
 

@@ -1,4 +1,4 @@
-"""The network as ``torch.export`` files, for programs that have PyTorch but not this package."""
+"""Export a model's encoder and decoder as torch.export files."""
 
 import io
 from typing import Any
@@ -12,6 +12,7 @@ from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
+from lbae.jobs.options import Overwrite
 
 KIND = "exported model"
 _ROWS = 3
@@ -35,7 +36,7 @@ class _Decoder(nn.Module):
         return torch.sigmoid(self.layers(latents))
 
 
-def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
+def export(*, model: str, out: str, overwrite: Overwrite = False) -> dict[str, Any]:
     """Export encoder and decoder in float32 as ``encoder.pt2`` and ``decoder.pt2``, for any number of images.
 
     The encoder takes images (K, C, H, W) in [0, 1], padded as the model's configuration says, and gives
@@ -45,7 +46,6 @@ def export(*, model: str, out: str, overwrite: bool = False) -> dict[str, Any]:
     Args:
         model: URI of the model artifact.
         out: URI of a folder for the two files.
-        overwrite: replace another artifact at ``out``.
     """
     network, config, manifest = load_network(model)
     parents = {"model": manifest.fingerprint}

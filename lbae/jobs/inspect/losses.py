@@ -1,4 +1,4 @@
-"""Losses of several training runs, and how far their samples are from test images, in one figure."""
+"""Plot the losses of several models, and their samples' distances to test images."""
 
 from collections import Counter
 from typing import Any
@@ -8,18 +8,19 @@ from lbae.io.artifacts import model_artifact as model_io
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import is_picture
 from lbae.io.storage.location import resolve
+from lbae.jobs.options import Names
 from lbae.report.features.sample_distances import sample_distances
 from lbae.report.figures import plots as figures
 
 
 def losses(
-    *, models: tuple[str, ...], out: str, data: str | None = None, train_data: str | None = None
+    *, models: Names, out: str, data: str | None = None, train_data: str | None = None
 ) -> dict[str, Any]:
     """Draw losses over epochs of several models, baselines among them, and how far their samples are from
     test images.
 
     Args:
-        models: URIs of model artifacts trained with one loss.
+        models: URI of a model artifact, once per model; all trained with one loss.
         out: a picture (*.png).
         data: URI of test images, for the samples' distances; without it losses only.
         train_data: URI of the training images, with labels.

@@ -9,6 +9,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact as moments_io
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
+from lbae.jobs.options import Overwrite
 from lbae.report.figures.plots import drift as picture
 
 _SHOWN = 10
@@ -16,7 +17,7 @@ _REMARKABLE = 4.0  # of 1,000 bits, chance alone takes 0.06 beyond
 
 
 def add(
-    left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False
+    left: str, right: str, /, *, out: str, force: bool = False, overwrite: Overwrite = False
 ) -> dict[str, Any]:
     """Add moment sums of one model: the sums over the rows of both.
 
@@ -25,13 +26,12 @@ def add(
         right: URI of moment sums.
         out: URI of the sum.
         force: also when both hold the same part files, whose rows then count twice.
-        overwrite: replace another artifact at ``out``.
     """
     return _combine(left, right, 1, out, force, overwrite)
 
 
 def subtract(
-    left: str, right: str, /, *, out: str, force: bool = False, overwrite: bool = False
+    left: str, right: str, /, *, out: str, force: bool = False, overwrite: Overwrite = False
 ) -> dict[str, Any]:
     """Remove rows from moment sums exactly, as if they had never been summed. Table and weights keep their
     trace.
@@ -41,7 +41,6 @@ def subtract(
         right: URI of the moment sums of the rows to remove.
         out: URI of the difference.
         force: also when the same part files have been removed before.
-        overwrite: replace another artifact at ``out``.
     """
     return _combine(left, right, -1, out, force, overwrite)
 

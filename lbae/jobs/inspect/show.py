@@ -1,6 +1,4 @@
-"""Describe any artifact: kind, lineage, rows, configuration, bits, quarantine, leading bits; and draw a
-picture of it.
-"""
+"""Describe an artifact, and draw a picture of it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Set and unset attributes of an image: a PNG of its reconstruction beside the edited one."""
+"""Set and unset attributes of an image."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ def edit(
         set: attribute to set, a column or column=value; may be given several times.
         unset: attribute to unset; may be given several times.
         strength: 0 (nothing changes) to 1 (a typical image with the attributes).
-        method: bits flips the bits the attributes lift most; hyperplane moves the image's hyperplane across
-            the attributes.
+        method: bits flips the bits with the largest lift; hyperplane moves the image's hyperplane to the
+            other side of the attributes.
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")

@@ -1,6 +1,4 @@
-"""Interpolate between images on the latent sphere: a strip (*.png) or an animation (*.webp), reconstructions
-at the ends.
-"""
+"""Interpolate between images: a strip of frames or an animation."""
 
 from typing import Any
 
@@ -24,8 +22,8 @@ def interpolate(
         source: image file at the start.
         target: image file at the end.
         out: a strip (*.png), or an animation that runs there and back (*.webp).
-        via: image file to pass through; may be given several times.
-        steps: number of frames from one image to the next, both included.
+        via: image file on the way; may be given several times.
+        steps: number of frames from one image to the next, including both.
     """
     suffix = out.rpartition(".")[2].lower()
     if suffix not in ("png", "webp"):

@@ -1,6 +1,4 @@
-"""Reconstruct images through the bundle: a PNG of originals above reconstructions, or an image table of
-reconstructions.
-"""
+"""Encode and decode images: originals above reconstructions, or an image table."""
 
 from typing import Any
 
@@ -11,11 +9,12 @@ from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png, is_picture
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
+from lbae.jobs.options import Overwrite
 from lbae.report.figures.pictures import load_images, reconstructions
 
 
 def reconstruct(
-    *, bundle: str, data: str, out: str, num: int = 32, overwrite: bool = False
+    *, bundle: str, data: str, out: str, num: int = 32, overwrite: Overwrite = False
 ) -> dict[str, Any]:
     """Reconstruct images.
 
@@ -24,7 +23,6 @@ def reconstruct(
         data: image table (Parquet) or folder of images.
         out: a picture (*.png), or the URI of an image table.
         num: how many images, from the first on.
-        overwrite: replace another image table at ``out``.
     """
     if num < 1:
         raise UserError(f"num is {num}; allowed: 1 or more")

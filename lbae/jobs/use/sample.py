@@ -1,6 +1,4 @@
-"""Draw new images from a bundle: a PNG grid in this process, or with Ray an image table when --out has no
-image suffix.
-"""
+"""Draw new images from a bundle: a picture or an image table."""
 
 from typing import Any
 
@@ -8,7 +6,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture, square_grid
 from lbae.io.storage.location import resolve
-from lbae.jobs.options import Names
+from lbae.jobs.options import Address, Names, Overwrite
 
 
 def sample(
@@ -19,8 +17,8 @@ def sample(
     seed: int = 0,
     given: Names = (),
     given_not: Names = (),
-    overwrite: bool = False,
-    address: str | None = None,
+    overwrite: Overwrite = False,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Draw new images.
 
@@ -28,11 +26,9 @@ def sample(
         bundle: URI of the bundle.
         out: a picture (*.png), or the URI of an image table.
         num: number of images.
-        seed: seed; image i depends on the bundle, the seed, the attributes given and i only.
-        given: attribute the images are to have, a column or column=value; may be given several times.
-        given_not: attribute the images are not to have.
-        overwrite: replace another image table at ``out``.
-        address: Ray cluster to join for a table; found or started when not given.
+        seed: image i depends only on the bundle, the seed, the attributes and i.
+        given: attribute that the images have, a column or column=value; may be given several times.
+        given_not: attribute that the images do not have; may be given several times.
     """
     if num < 1 or seed < 0:
         raise UserError(f"num is {num} and seed is {seed}; allowed: num from 1, seed from 0")

@@ -1,4 +1,4 @@
-"""Searching a latent table for the images that are nearest to one."""
+"""Find the images of a latent table that are nearest to one image."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
+from lbae.jobs.options import Address
 from lbae.report.figures.pictures import load_image, strip
 
 
@@ -25,18 +26,17 @@ def search(
     out: str | None = None,
     model: str | None = None,
     data: str | None = None,
-    address: str | None = None,
+    address: Address = None,
 ) -> dict[str, Any]:
     """Find the images of a latent table that are nearest to one image, by Hamming distance of their latents.
 
     Args:
         latents: URI of the latent table.
         image: image file.
-        k: how many to find.
-        out: picture (*.png) of the image and then those found, from the table's source.
-        model: URI of the model, where it is no longer where it was when the table was encoded.
-        data: URI of the table's source, where it has moved since.
-        address: Ray cluster to join; found or started when not given.
+        k: number of images to find.
+        out: picture (*.png) of the image, followed by those found, read from the table's source.
+        model: URI of the model, if it has moved since the table was encoded.
+        data: URI of the table's source, if it has moved since.
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")

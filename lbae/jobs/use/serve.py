@@ -1,18 +1,21 @@
-"""Serve a bundle over HTTP with Ray Serve until interrupted, or change the bundle of a running service."""
+"""Serve a bundle over HTTP, or swap the bundle of a running service."""
 
-import json
+import logging
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-from lbae import log
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.session import session
 from lbae.distributed.serve.deployments import Topology, check_bundle
 from lbae.distributed.serve.service import is_served, serving, state, swap
 from lbae.errors import UserError
+from lbae.jobs.options import Address, Gpus
 from lbae.web.middleware import Limits
 from lbae.web.middleware import api_keys as keys_of
+
+_logger = logging.getLogger(__name__)
 
 _LOOK_S = 2
 
@@ -28,12 +31,12 @@ def serve(
     topology: Topology | None = None,
     api_keys: str | None = None,
     insecure: bool = False,
-    gpus: int | None = None,
-    address: str | None = None,
-) -> Any:
+    gpus: Gpus = None,
+    address: Address = None,
+) -> Iterator[dict[str, Any]]:
     """Serve a bundle over HTTP: sampling, interpolation, attribute editing, encoding and decoding.
 
-    Where a service runs already it is to answer from ``bundle`` from now on.
+    Where a service runs already, it changes over to ``bundle``.
 
     Args:
         bundle: URI of the bundle.
@@ -49,8 +52,6 @@ def serve(
             interpolator and editor.
         api_keys: file with one API key a line; or give them in LBAE_API_KEYS, between commas.
         insecure: serve on an open interface without API keys.
-        gpus: GPUs that the cluster must have or get; without it whatever it has is used, perhaps none.
-        address: Ray cluster to join; found or started when not given.
     """
     uri = bundle or follow
     if uri is None or (bundle and follow):
@@ -75,14 +76,14 @@ def serve(
                     " unless `serve"
                     " shutdown` ends it first"
                 )
-            return swap(uri)
+            yield swap(uri)
+            return
         signal.signal(
             signal.SIGTERM, signal.default_int_handler
         )  # while it starts, too, nothing is to be left behind
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
-            print(json.dumps(facts), flush=True)
+            yield facts
             _watch()
-    return None
 
 
 def _watch() -> None:
@@ -95,12 +96,12 @@ def _watch() -> None:
             now = state(_LOOK_S)
         except Exception as error:  # Serve starts a lost shelf again, and the replicas answer meanwhile
             if not silent:
-                log.warning(f"what the service answers from is not known at present: {root_cause(error)}")
+                _logger.warning(f"what the service answers from is not known at present: {root_cause(error)}")
             silent = True
             continue
         silent = False
         if now.current != seen.current:
-            log.say(f"answers from {now.current.uri} ({now.current.fingerprint}) now")
+            _logger.info(f"answers from {now.current.uri} ({now.current.fingerprint}) now")
         if now.problem and now.problem != seen.problem:
-            log.error(f"{now.problem}; {now.current.uri} goes on")
+            _logger.error(f"{now.problem}; {now.current.uri} goes on")
         seen = now

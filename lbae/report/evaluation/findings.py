@@ -1,6 +1,7 @@
 """What an evaluation is given, what it finds, and the report of it."""
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -8,7 +9,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 import lbae
-from lbae import log
 from lbae.core.bundle import Bundle
 from lbae.core.moments.bit_health import bit_health
 from lbae.core.moments.kernel import moment_sums
@@ -17,7 +17,7 @@ from lbae.core.prior.fidelity import moment_errors
 from lbae.core.prior.memory import QUERIES
 from lbae.core.prior.prior import Prior, Sampler
 from lbae.core.prior.samplers import fair_coins, fit
-from lbae.errors import UserError, unknown
+from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import read_manifest
@@ -34,6 +34,8 @@ from lbae.report.evaluation.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, VE
 from lbae.report.features.distances import KERNEL_ROWS
 from lbae.report.features.feature_sums import KEPT, Metric
 
+_logger = logging.getLogger(__name__)
+
 KIND = "evaluation"
 Features = Literal["classifier", "inception"]
 # What distances are called, by features: only Inception's have the names that papers know.
@@ -44,7 +46,8 @@ NAMES: dict[Features, dict[str, str]] = {
 NEAREST = 3  # training images shown below a sample
 MIXTURE, COINS = "mixture", "coins"
 EDITS, ACCURACY, BESIDE = "edits", "classifier accuracy", "training images beside samples"
-PRIORS = (MIXTURE, *get_args(Sampler), COINS)
+PriorName = Literal["mixture", Sampler, "coins"]
+PRIORS: tuple[PriorName, ...] = get_args(PriorName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +124,7 @@ def _check_size(test: Source, side: int) -> None:
     text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
     if min(size) < side:
         raise UserError(f"{text}: give test images of the kind that the bundle was trained on")
-    log.warning(f"{text}; they are cropped and resized")
-
-
-def chosen_priors(names: str) -> tuple[str, ...]:
-    """Priors of a comma-separated list; UserError for one that there is not."""
-    asked = [name.strip() for name in names.split(",")]
-    for name in asked:
-        if name not in PRIORS:
-            raise unknown("prior", name, PRIORS)
-    return tuple(dict.fromkeys(asked))
+    _logger.warning(f"{text}; they are cropped and resized")
 
 
 def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
@@ -186,7 +180,7 @@ class Findings:
 
     def sampled_moments(self, latent_dim: int) -> dict[str, MomentSums]:
         """Moments of every prior's samples, and of the test images' latents."""
-        priors = {name: stream for name, stream in self.streams.items() if name in PRIORS}
+        priors: dict[str, Stream] = {name: made for name, made in self.streams.items() if name in PRIORS}
         named = {"test latents": self.streams[RECONSTRUCTIONS], **priors}
         return {name: moment_sums(stream.latents, latent_dim) for name, stream in named.items()}
 

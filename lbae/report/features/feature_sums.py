@@ -1,5 +1,6 @@
 """Features of images as sums and some rows, and what they must be to be compared."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from lbae.errors import LbaeError, UserError, unknown
+from lbae.errors import LbaeError, UserError
 
 Metric = Literal["frechet", "kernel", "precision", "recall"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -71,23 +72,19 @@ class FeatureSums:
         return {"mu": mean, "sigma": (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)}
 
 
-def chosen_metrics(names: str) -> tuple[Metric, ...]:
-    """Metrics of a comma-separated list; UserError for one that there is not."""
-    asked = [name.strip() for name in names.split(",")]
-    for name in asked:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    return tuple(metric for metric in METRICS if metric in asked)
+def chosen_metrics(names: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return the metrics once each, in the order of METRICS."""
+    return tuple(metric for metric in METRICS if metric in names)
 
 
 def check_count(count: int, dim: int, metrics: tuple[Metric, ...], what: str) -> None:
     """UserError where there are too few images for a metric."""
-    others = ",".join(metric for metric in METRICS if metric != "frechet")
+    others = " ".join(f"--metrics {metric}" for metric in METRICS if metric != "frechet")
     if "frechet" in metrics and count <= dim:
         raise UserError(
             f"{what}: {count}; a Fréchet distance in {dim} features needs more than {dim}: give more, or ask"
             f" for"
-            f" --metrics {others}"
+            f" {others}"
         )
     if count < 2 * NEIGHBOURS:
         raise UserError(f"{what}: {count}; at least {2 * NEIGHBOURS} are needed")

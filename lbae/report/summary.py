@@ -1,0 +1,83 @@
+"""The end of a job for people: what was made and where, counts, the time, and the next command."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_ROWS = {  # by job: what a row is called, and where in the result its value is
+    "demo": {
+        "report": "page",
+        "PSNR of held-out images": "reconstruction_of_held_out_images.psnr_db",
+        "components of the prior": "stages.fit.components",
+        "training seconds": "stages.train.seconds",
+        "encoding seconds": "stages.encode.seconds",
+        "reduction seconds": "stages.reduce.seconds",
+        "fitting seconds": "stages.fit.seconds",
+    },
+    "train": {
+        "model": "out",
+        "images": "images",
+        "undecodable images": "bad",
+        "best epoch": "best_epoch",
+        "validation loss": "validation_loss",
+        "images per second": "images_per_second",
+        "device": "device",
+        "seconds": "seconds",
+    },
+    "pipeline": {"bundle": "bundle", "components of the prior": "stages.fit.components", "out": "out"},
+}
+_NEXT = {  # by job: commands to go on with, of its options and its result
+    "demo": ("python -m webbrowser {page}", "lbae serve --bundle {out}/bundle"),
+    "ingest": ("lbae train --data {out} --preset mnist --out MODEL",),
+    "train": ("lbae encode --model {out} --data {data} --out LATENTS",),
+    "encode": ("lbae reduce --latents {out} --out MOMENTS",),
+    "reduce": ("lbae fit --model MODEL --latents {latents} --moments {out} --out BUNDLE",),
+    "fit": ("lbae sample --bundle {out} --out samples.png", "lbae serve --bundle {out}"),
+    "pipeline": ("lbae sample --bundle {bundle} --out samples.png", "lbae serve --bundle {bundle}"),
+}
+_LONG = 5
+
+
+def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> None:
+    """Print a short table of the job's result, and the next command."""
+    console = Console()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    leaves = dict(_leaves(result))
+    chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in leaves if name != "already"}
+    for label, name in chosen.items():
+        if name in leaves:
+            table.add_row(Text(label), Text(_text(leaves[name])))
+    if result.get("already"):
+        table.add_row("", "was finished before; nothing was left to do")
+    console.print(table)
+    for command in _NEXT.get(job, ()):
+        values = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
+        line = f"  next: {command.format_map(values)}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)  # to be copied as one line
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values with their dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, list) and (len(value) > _LONG or any(isinstance(one, dict | list) for one in value)):
+        return f"{len(value):,} entries, listed with --json"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

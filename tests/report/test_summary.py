@@ -1,0 +1,34 @@
+"""The table that a job ends with on a terminal."""
+
+from lbae.report.summary import print_summary
+
+
+def printed(capsys, *arguments) -> list[str]:
+    print_summary(*arguments)
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_trained_model_is_followed_by_its_encoding(capsys):
+    result = {"out": "/runs/model", "images": 54000, "validation_loss": 0.123456, "history": [{"number": 1}]}
+    assert printed(capsys, "train", result, {"data": "a table", "out": "model"}) == [
+        "model            /runs/model",
+        "images           54,000",
+        "validation loss  0.1235",
+        "  next: lbae encode --model /runs/model --data 'a table' --out LATENTS",
+    ]
+
+
+def test_other_jobs_show_all_that_is_short(capsys):
+    result = {"ok": True, "rows": [1, 2], "bits": {"one": "[b]a"}, "largest": [{"bit": 1}], "already": True}
+    assert printed(capsys, "any", result, {}) == [
+        "ok        yes",
+        "rows      1, 2",
+        "bits.one  [b]a",
+        "largest   1 entries, listed with --json",
+        "          was finished before; nothing was left to do",
+    ]
+
+
+def test_a_long_command_stays_on_one_line(capsys):
+    uri = f"s3://bucket/{'a' * 200}"
+    assert printed(capsys, "fit", {"out": uri}, {})[-1] == f"  next: lbae serve --bundle {uri}"
