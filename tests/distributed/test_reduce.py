@@ -329,12 +329,12 @@ def test_columns_that_are_no_attributes_are_left_out_by_name_with_the_reason(tmp
     sums, _ = load_moments(out)
     fish = "imagenet=goldfish, Carassius auratus", "imagenet=tench, Tinca tinca"
     assert sums.attributes == (*NAMES, *fish)
-    wanted = f"{fish[1]},smiling,kind=cat"
+    wanted = (fish[1], "smiling", "kind=cat")
     chosen = reduce(latents=latents, out=str(tmp_path / "n"), attributes=wanted)
-    assert load_moments(str(tmp_path / "n"))[0].attributes == (fish[1], "smiling", "kind=cat")
+    assert load_moments(str(tmp_path / "n"))[0].attributes == wanted
     assert "left_out" not in chosen
     for name, reason in expected.items():
         with pytest.raises(
             UserError, match=re.escape(f"column {name!r} cannot be used as attributes ({reason})")
         ):
-            reduce(latents=latents, out=str(tmp_path / "o"), attributes=name)
+            reduce(latents=latents, out=str(tmp_path / "o"), attributes=[name])
