@@ -101,7 +101,7 @@ def encode_here(model: str, data: str, out: str) -> None:
         latents = latent_part(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
         made = {"device": "cpu", "precision": codec.precision}
         assembly.write_shard(out, shard.index, [latents], decoded.quarantine, made)
-    parts = [assembly.assemble(out, part) for part in assembly.plan_parts(out, 1, 1)]
+    parts = [assembly.assemble(out, part) for part in assembly.plan_latent_parts(out, 1, 1)]
     assembly.publish_latents(output, parts, None, {"model": model, "data": images.uri})
 
 

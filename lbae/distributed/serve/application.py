@@ -29,7 +29,7 @@ from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
-from lbae.web.backend import Backend, BundleBackend, OnBatch
+from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
 from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
 
 Topology = Literal["fused", "split"]

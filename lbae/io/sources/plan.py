@@ -97,7 +97,9 @@ _Planned = tuple[list[Shard], Counter[str]]
 
 
 def _table_shards(listing: Listing) -> _Planned:
-    found = dict(zip(listing.files, look_at_each(listing.root, listing.files, tables.index), strict=True))
+    found = dict(
+        zip(listing.files, look_at_each(listing.root, listing.files, tables.index_parquet), strict=True)
+    )
     check_integers(
         {name: (index.columns, index.large_integers) for name, index in found.items()}, listing.root
     )
@@ -122,7 +124,9 @@ def _table_shards(listing: Listing) -> _Planned:
 
 def _tar_shards(listing: Listing) -> _Planned:
     shards, skipped = [], Counter[str]()
-    for name, index in zip(listing.files, look_at_each(listing.root, listing.files, tars.index), strict=True):
+    for name, index in zip(
+        listing.files, look_at_each(listing.root, listing.files, tars.index_tar), strict=True
+    ):
         skipped += index.skipped
         samples = index.samples
         columns = pa.schema([("label", pa.int64())] if any(sample.label for sample in samples) else [])
