@@ -90,7 +90,7 @@ async def watch(until: float, counts: list[int]) -> None:
 
 
 def scaling_often(*arguments: Any) -> dict[str, Any]:
-    """The product's options with short delays: Serve's 30 s up and 600 s down hardly scale within a soak."""
+    """The product's options with short delays; Serve waits 30 s before it adds, 600 s before it removes."""
     options = scaling(*arguments)
     delays = {"upscale_delay_s": 2, "downscale_delay_s": 4, "look_back_period_s": 4, "metrics_interval_s": 1}
     if "autoscaling_config" in options:
