@@ -16,8 +16,8 @@ from PIL import Image
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
+from tests.bundles import untrained_bundle
 from tests.conftest import Outcome, picture_size, run_job, service
-from tests.distributed.test_shelf import another
 
 ROOT = Path(__file__).parent.parent
 
@@ -296,7 +296,7 @@ def other_serve(*arguments: object) -> Outcome:
 
 @pytest.mark.slow
 def test_a_service_follows_a_file_until_it_is_told_to_stop(pipeline, tmp_path):
-    other, pointer = another(pipeline, tmp_path), tmp_path / "current"
+    other, pointer = untrained_bundle(pipeline, tmp_path), tmp_path / "current"
     pointer.write_text(pipeline.bundle)
     with service("--follow", str(pointer), "--port", "18129") as facts:
         url = facts["url"]

@@ -107,6 +107,33 @@ def test_pictures_are_made_without_ray(job):
     assert not [name for name in imports(body) if name.startswith(("ray", "lbae.distributed"))]
 
 
+def private_names_of_ray(path: Path) -> list[str]:
+    """Private modules and names of Ray that a file uses, also inside its functions."""
+    tree, found, roots = ast.parse(path.read_text()), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            for alias in node.names:
+                name = f"{module}.{alias.name}" if module else alias.name
+                if name.partition(".")[0] == "ray":
+                    found.append(name)
+                    roots.add(alias.asname or alias.name.partition(".")[0])
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if name.partition(".")[0] in roots:
+                found.append(name)
+    return [name for name in found if any(part.startswith("_") for part in name.split("."))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_private_apis_of_ray_are_used_in_one_place(path):
+    used = private_names_of_ray(path)
+    if path.name == "ray_private.py":
+        assert {"ray._private.services.find_bootstrap_address", "serve._run"} <= set(used)
+    else:
+        assert not used, f"{path} uses {used}; lbae/distributed/cluster/ray_private.py is the place for it"
+
+
 def test_every_job_has_a_script():
     assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(JOBS)
 

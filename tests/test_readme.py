@@ -15,8 +15,8 @@ import pytest
 from lbae.core.latents.packing import unpack
 from lbae.io.artifacts.latent_table import packed_latents
 from lbae.io.artifacts.manifest import read_manifest
+from tests.bundles import untrained_bundle
 from tests.conftest import ROOT, picture_size, readme_blocks, run_readme, service
-from tests.distributed.test_shelf import another
 
 BASH, PYTHON = readme_blocks("bash"), readme_blocks("python")
 README = (ROOT / "README.md").read_text()
@@ -76,7 +76,7 @@ def test_serving(pipeline, tmp_path, monkeypatch):
     serve, curl = BASH[2].strip().splitlines()
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
-    other = another(pipeline, tmp_path)
+    other = untrained_bundle(pipeline, tmp_path)
     with service(*shlex.split(serve.replace("$OUT", str(pipeline.out)).replace("8000", PORT))[2:]) as facts:
         script = "\n".join([curl, BASH[3]]).replace("8000", PORT).replace("curl ", "curl -sS --fail ")
         done = subprocess.run(

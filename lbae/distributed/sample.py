@@ -1,24 +1,19 @@
-"""Drawing images from a bundle into an image table with Ray Data: a pool of actors draws, decodes and writes
-parts.
+"""Drawing an image table from a bundle: a pool of actors draws, decodes and writes its parts.
 
-One row of the Ray data set is one part file of whole blocks of the prior, so image i is the same for any
-number of actors.
+A part is whole blocks of the prior, so image i is the same for any number of actors.
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import ray.data
+import ray
 import torch
 
 from lbae.core.bundle import Bundle
 from lbae.core.prior.prior import BLOCK, whole_blocks
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
-from lbae.distributed.cluster.resources import actor_pool, cluster_gpus, network_cpus
+from lbae.distributed.cluster.actor_pool import run_on_actors
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.output import Output
@@ -40,15 +35,12 @@ def sample_table(
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Publish ``num`` images as an image table: those of :meth:`lbae.core.bundle.Bundle.sample` for the same
-    arguments.
+    """Publish ``num`` images as an image table, the same as :meth:`lbae.core.bundle.Bundle.sample` draws.
 
     UserError for attributes that the prior does not know or that are too rare.
     """
     loaded = load_bundle(bundle, "cpu")
-    loaded.prior.draw(
-        0, 1, seed, given
-    )  # most mistakes in ``given`` show here, before anything starts or is written
+    loaded.prior.draw(0, 1, seed, given)  # shows most mistakes in ``given`` before anything is written
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
@@ -62,7 +54,17 @@ def sample_table(
         with session(address), ProgressLine("sample", num, "images") as line:
             check_storage([], [out])
             output.begin()
-            for part, tried in _parts(loaded, absolute(out), num, seed, given):
+            written = run_on_actors(
+                range(-(-num // _PART_ROWS)),
+                _Sampler,
+                lambda index: f"drawing part {index}",
+                bundle=ray.put(loaded),  # one copy per node of the bundle that was checked
+                out=absolute(out),
+                num=num,
+                seed=seed,
+                given=given,
+            )
+            for part, tried in written:
                 parts.append(part)
                 tries += tried
                 line.update(line.done + part.rows)
@@ -75,47 +77,18 @@ def sample_table(
         return image_table.publish_images(output, parts, result)
 
 
-def _parts(
-    bundle: Bundle, out: str, num: int, seed: int, given: dict[str, bool]
-) -> Iterator[tuple[Part, int]]:
-    """Parts as they are written, and the tries that their latents took."""
-    count = -(-num // _PART_ROWS)
-    actors, gpus = actor_pool(network_cpus(), cluster_gpus())
-    written = over(
-        range(count),
-        _Sampler,
-        fn_constructor_kwargs={
-            # The bundle that was checked, and one copy of its prior a node, whatever the number of actors.
-            "bundle": ray.put(bundle),
-            "out": out,
-            "num": num,
-            "seed": seed,
-            "given": given,
-            "device": "cuda" if gpus else "cpu",
-        },
-        compute=ray.data.ActorPoolStrategy(size=min(actors, count)),
-        num_cpus=1,
-        num_gpus=gpus or None,
-        runtime_env=RUNS_A_NETWORK,
-    )
-    yield from outcomes(written)
-
-
 class _Sampler:
-    """Holds the bundle; draws, decodes and writes one part."""
+    """Draws, decodes and writes one part: the part, and the number of tries that its latents took."""
 
     def __init__(
-        self, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str
+        self, *, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str
     ) -> None:
-        torch.set_num_threads(1)
-        held: Bundle = ray.get(bundle)
-        self.prior, self.codec = held.prior, held.codec.to(device)
+        torch.set_num_threads(1)  # pixels must not depend on the number of actors
+        loaded: Bundle = ray.get(bundle)
+        self.prior, self.codec = loaded.prior, loaded.codec.to(device)
         self.out, self.num, self.seed, self.given = out, num, seed, given
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._write, lambda index: f"drawing part {index}")
-
-    def _write(self, index: int) -> tuple[Part, int]:
+    def __call__(self, index: int) -> tuple[Part, int]:
         first = index * _PART_ROWS
         latents, tries = self.prior.draw(first, min(first + _PART_ROWS, self.num), self.seed, self.given)
         return image_table.write_part(self.out, index, first, self.codec.decode(latents)), tries

@@ -1,4 +1,4 @@
-"""What answers hold: images in every format, packed latents, and one result or error an item."""
+"""The contents of answers: images in every format, packed latents, and a result or an error per item."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from fastapi import Response
 from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
 from lbae.web.error_answers import RequestError
-from lbae.web.request_models import Picture
+from lbae.web.request_models import ImageFormat
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -23,10 +23,9 @@ _LARGE = 256  # frames of an animation are enlarged at most four times, and not 
 
 
 def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> None:
-    """RequestError, before anything is made, when so many square images need more pixels at once than are
-    allowed.
+    """RequestError when an answer of ``count`` square images would hold more pixels than are allowed.
 
-    ``kind`` is a format of a request, or ``animation``. Latents hold no pixels, and a stream but a few frames
+    ``kind`` is a format of a request, or ``animation``. Latents have no pixels; a stream holds a few frames
     at a time.
     """
     if kind in ("latents", "stream"):
@@ -48,27 +47,27 @@ def _frame_scale(side: int) -> int:
     return max(1, min(4, _LARGE // side))
 
 
-def picture(image: np.ndarray, kind: Picture) -> Response:
+def picture_response(image: np.ndarray, kind: ImageFormat) -> Response:
     """One image file."""
     return Response(encode_image(image, kind), media_type=MEDIA[kind])
 
 
-def sheet(images: np.ndarray) -> Response:
+def grid_response(images: np.ndarray) -> Response:
     """One PNG of all images in about as many rows as columns."""
     return Response(encode_png(square_grid(images)), media_type=MEDIA["png"])
 
 
-def strip(images: np.ndarray) -> Response:
+def strip_response(images: np.ndarray) -> Response:
     """One PNG of all images side by side."""
     return Response(encode_png(grid(images, len(images), _SCALE)), media_type=MEDIA["png"])
 
 
-def animation(frames: np.ndarray) -> Response:
-    """An animated WebP that runs there and back."""
+def animation_response(frames: np.ndarray) -> Response:
+    """An animated WebP that runs forward and back."""
     return Response(encode_webp(frames, _frame_scale(frames.shape[1])), media_type=MEDIA["webp"])
 
 
-def archive(images: np.ndarray) -> Response:
+def zip_response(images: np.ndarray) -> Response:
     """A zip of PNG files, 0000.png and so on; always the same bytes for the same images."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:  # PNG is compressed already
@@ -82,7 +81,7 @@ def latent_fields(latents: np.ndarray) -> list[dict[str, str]]:
     return [{"base64": base64.b64encode(row).decode(), "hex": row.tobytes().hex()} for row in pack(latents)]
 
 
-def image_fields(images: np.ndarray, kind: Picture) -> list[dict[str, str]]:
+def image_fields(images: np.ndarray, kind: ImageFormat) -> list[dict[str, str]]:
     """Images in base64."""
     return [
         {"image": base64.b64encode(encode_image(image, kind)).decode(), "media_type": MEDIA[kind]}
@@ -91,7 +90,7 @@ def image_fields(images: np.ndarray, kind: Picture) -> list[dict[str, str]]:
 
 
 async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
-    """Frames as NDJSON, a line each, as soon as they are made."""
+    """Frames as NDJSON, one line per frame, as soon as each is made."""
     index = 0
     async for chunk in frames:
         for frame in chunk:
@@ -101,6 +100,6 @@ async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
 
 
 def merged(good: list[dict[str, Any]], errors: dict[int, dict[str, Any]], count: int) -> dict[str, Any]:
-    """One result or error an item, in the order of the request."""
+    """A result or an error per item, in the order of the request."""
     rest = iter(good)
     return {"results": [errors[index] if index in errors else next(rest) for index in range(count)]}

@@ -1,4 +1,4 @@
-"""What the HTTP service asks of a bundle, and a bundle that answers in this process."""
+"""The backend of the HTTP service: its interface, and a bundle that answers in this process."""
 
 import asyncio
 import dataclasses
@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from fastapi import Depends, Request
 
 from lbae.config import ModelConfig, Precision
 from lbae.core.bundle import Bundle
@@ -26,8 +27,8 @@ OnBatch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What a client may want to know of the bundle that answers."""
+class BundleFacts:
+    """What clients may know of a bundle. ``conditions`` are the attributes that samples can be given."""
 
     fingerprint: str
     config: ModelConfig
@@ -39,12 +40,12 @@ class About:
     examples: np.ndarray
 
 
-def about(bundle: Bundle) -> About:
-    """The facts of a bundle; ``conditions`` are the attributes that samples can be asked to have."""
+def bundle_facts(bundle: Bundle) -> BundleFacts:
+    """The facts of a bundle."""
     statistics = bundle.attributes
     leading = leading_bits(statistics, _LEADING)
     counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
-    return About(
+    return BundleFacts(
         fingerprint=bundle.fingerprint,
         config=bundle.codec.config,
         precision=bundle.codec.precision,
@@ -60,11 +61,12 @@ def about(bundle: Bundle) -> About:
 
 
 class Backend(Protocol):
-    """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C); UserError for what makes
-    no sense.
+    """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C).
+
+    Verbs raise UserError for a request that makes no sense.
     """
 
-    about: About
+    facts: BundleFacts
 
     async def draw(
         self, count: int, seed: int, given: Mapping[str, bool], component: int | None
@@ -72,7 +74,7 @@ class Backend(Protocol):
         """Latents of the prior, or of one of its components."""
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Latents through all waypoints, ``steps`` a leg with both its ends."""
+        """Latents through all waypoints, ``steps`` per leg, with both its ends."""
 
     async def edit(
         self,
@@ -92,19 +94,27 @@ class Backend(Protocol):
         """Images of latents."""
 
     def check(self) -> None:
-        """LbaeError when it does not come on, and is to be replaced."""
+        """LbaeError when it is stuck and must be replaced."""
+
+
+def current_backend(request: Request) -> Backend:
+    """The backend for the whole of a request, even if the bundle is swapped meanwhile."""
+    backend: Backend = request.app.state.current()
+    request.state.bundle = backend.facts.fingerprint  # for a header of the answer
+    return backend
+
+
+Answering = Annotated[Backend, Depends(current_backend)]
 
 
 class BundleBackend:
-    """Answers from a bundle in this process, in threads, so that the event loop stays free; the codec in
-    batches.
-    """
+    """Runs a bundle in threads of this process; the codec takes the rows of several requests as a batch."""
 
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
-        self.about = about(bundle)
-        # One thread: every thread that multiplies gets a team of OpenMP's own, and as soon as there are more
-        # of those than cores, all of them sleep at every barrier (docs/results.md).
+        self.facts = bundle_facts(bundle)
+        # One thread: every thread that multiplies gets an OpenMP team of its own, and more teams than cores
+        # wait for each other at every barrier (docs/results.md).
         thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         size = bundle.codec.batch
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
@@ -121,7 +131,7 @@ class BundleBackend:
         return latents
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Latents through all waypoints, ``steps`` a leg with both its ends."""
+        """Latents through all waypoints, ``steps`` per leg, with both its ends."""
         return await asyncio.to_thread(interpolate, self.bundle.normals, waypoints, steps, seed)
 
     async def edit(
@@ -146,7 +156,7 @@ class BundleBackend:
         return await self._decode(latents)
 
     def check(self) -> None:
-        """LbaeError when one batch has run for longer than any takes."""
+        """LbaeError when a batch of the codec has run for more than a minute."""
         longest = max(self._encode.running_s, self._decode.running_s)
         if longest > _STUCK_S:
             raise LbaeError(f"a batch of the codec has run for {longest:.0f} s")

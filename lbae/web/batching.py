@@ -15,10 +15,13 @@ import numpy as np
 
 
 class Batcher:
-    """Calls ``run`` in ``executor`` with at most ``size`` rows at a time and gives every caller the results
-    of its rows.
+    """Runs the rows of several callers together and gives each the results of its own.
 
-    ``on_batch`` hears of every batch how many rows it has and how many requests wait behind it.
+    Args:
+        run: called in ``executor`` with at most ``size`` rows.
+        size: rows of a full batch.
+        on_batch: called with every batch's rows and the number of requests that wait behind it.
+        executor: where batches run.
     """
 
     def __init__(
@@ -35,13 +38,11 @@ class Batcher:
 
     @property
     def running_s(self) -> float:
-        """How long the present batch has run; 0 when there is none."""
+        """Seconds that the current batch has run; 0 without one."""
         return 0 if self._since is None else time.monotonic() - self._since
 
     async def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The result of every row. What ``run`` or ``on_batch`` raises is raised in all callers of that
-        batch.
-        """
+        """The result of every row. An exception of ``run`` or ``on_batch`` reaches all callers of a batch."""
         results = []
         for start in range(0, len(rows), self._size):
             results.append(asyncio.get_running_loop().create_future())
@@ -72,7 +73,7 @@ class Batcher:
                     result.set_result(part)
 
     def _next(self) -> list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]:
-        """What waits and fits, in its order, without those whose callers have gone away."""
+        """The waiting rows that fit, in their order, without those of callers that have gone."""
         batch, room = [], self._size
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting[0][0]) <= room):
             rows, result = self._waiting.popleft()

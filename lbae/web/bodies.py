@@ -1,37 +1,27 @@
-"""From the bytes of a request to its body: JSON, or files of a multipart request with the rest in its field
-``request``.
-"""
+"""From a request to its body: JSON, or multipart files with the other fields in a JSON field ``request``."""
 
-import base64
-import binascii
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from lbae.config import ModelConfig
-from lbae.core.latents.packing import packed_width, unpack
-from lbae.io.images import ImageError, decode_image
 from lbae.web.error_answers import RequestError
-from lbae.web.request_models import MAX_ITEMS, Fields, WithFiles
+from lbae.web.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
-Body = TypeVar("Body", bound=Fields)
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
+Body = TypeVar("Body", bound=RequestBody)
 
 
-def media_types(model: type[Fields]) -> tuple[str, ...]:
-    """How a body may be sent."""
-    return (JSON, MULTIPART) if issubclass(model, WithFiles) else (JSON,)
+def media_types(model: type[RequestBody]) -> tuple[str, ...]:
+    """The content types that a body may have."""
+    return (JSON, MULTIPART) if issubclass(model, BodyWithFiles) else (JSON,)
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that reads the body of a request as JSON or, where it may hold files, as multipart."""
+    """A FastAPI dependency that reads a request's body. RequestError where it does not fit the model."""
     allowed = media_types(model)
 
     async def read(request: Request) -> Body:
@@ -43,7 +33,8 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
             return model.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            raise RequestError(422, first["msg"], ".".join(map(str, first["loc"])) or None) from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise RequestError(422, message, ".".join(map(str, first["loc"])) or None) from error
 
     return read
 
@@ -51,14 +42,15 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 async def _multipart(request: Request, model: Any) -> dict[str, Any]:
     async with request.form(max_files=MAX_ITEMS, max_fields=8) as form:
         files = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
-        rest = form.get("request", "{}")
-        unknown = set(form) - {"image", "request"}
-        if unknown or not files or not isinstance(rest, str):
+        texts = [part for part in form.getlist("request") if isinstance(part, str)]
+        if not files or len(texts) > 1 or len(files) + len(texts) < len(form.multi_items()):
             raise RequestError(
-                422, "a multipart request holds files named image and a text named request (JSON)", "image"
+                422,
+                "a multipart request holds files named image and at most one text named request (JSON)",
+                "image",
             )
-        fields = _json(rest.encode(), "request")
-        of_files = model.of_files([base64.b64encode(await file.read()).decode() for file in files])
+        fields = _json(texts[0].encode(), "request") if texts else {}
+        of_files = model.of_files([await file.read() for file in files])
         if twice := fields.keys() & of_files.keys():
             raise RequestError(
                 422, "the files take the place of this field; give one or the other", min(twice)
@@ -74,33 +66,3 @@ def _json(data: bytes, param: str | None = None) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise RequestError(422, "the body is not a JSON object", param)
     return fields
-
-
-def image_of(text: str, config: ModelConfig, max_pixels: int, param: str | None = None) -> np.ndarray:
-    """A still PNG, JPEG or WebP in base64 as uint8 (H, W, C) of the content size; RequestError when it cannot
-    be one.
-    """
-    try:
-        return decode_image(_bytes_of(text, param), config, max_pixels, _FORMATS, still=True)
-    except ImageError as error:
-        raise RequestError(422, f"not an image that can be read: {error}", param) from error
-
-
-def latent_of(text: str, latent_dim: int, param: str | None = None) -> np.ndarray:
-    """A packed latent in base64 as +1 and -1, int8 (N,); RequestError for another width or padding bits."""
-    data = _bytes_of(text, param)
-    if len(data) != packed_width(latent_dim):
-        raise RequestError(
-            422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param
-        )
-    try:
-        return unpack(np.frombuffer(data, dtype=np.uint8)[None], latent_dim)[0]
-    except ValueError as error:
-        raise RequestError(422, str(error), param) from error
-
-
-def _bytes_of(text: str, param: str | None) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(422, "not valid base64", param) from error

@@ -1,12 +1,11 @@
-"""A client of the service. Functions make requests, ``Client.send`` answers them, ``AsyncClient.send`` does
-when awaited:
+"""A client of the service. Functions make requests; ``Client.send`` and ``AsyncClient.send`` answer them:
 
     with Client("http://127.0.0.1:8000") as service:
         png = service.send(sample(16, seed=0)).content
 
-Every request may be sent again without harm, so one that is told to come again (503), loses its connection,
-or whose replica dies is, for half a minute. One that takes too long is not: it would be worked on several
-times at once.
+A request changes nothing, so it is retried for half a minute when the service is full (503, not before its
+Retry-After), the connection is lost or the replica dies. A timeout is not retried: the service may still work
+on the request.
 """
 
 import base64
@@ -17,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 import httpx
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     Retrying,
     retry_if_exception,
     stop_after_attempt,
@@ -25,23 +25,30 @@ from tenacity import (
     wait_random_exponential,
 )
 
-_TIMEOUT_S = (
-    150.0  # longer than the service takes before it gives up, 120 s, so that it is the service that says so
-)
-
-_RETRY: dict[str, Any] = {
-    "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),
-    "wait": wait_random_exponential(multiplier=0.1, max=5),
-    "reraise": True,
-}
+_TIMEOUT_S = 150.0  # more than the service's own limit of 120 s: then the service says what happened
+_BACKOFF = wait_random_exponential(multiplier=0.1, max=5)
 
 
 class ServiceError(Exception):
-    """What the service refused: status, type of the error, and the field of the request that is to blame."""
+    """A refused request: status, type of error, the field to blame, and seconds to wait before a retry."""
 
-    def __init__(self, status: int, fields: dict[str, Any]) -> None:
+    def __init__(self, status: int, fields: dict[str, Any], retry_after_s: float = 0) -> None:
         super().__init__(fields.get("message"))
         self.status, self.kind, self.param = status, fields.get("type"), fields.get("param")
+        self.retry_after_s = retry_after_s
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """Seconds before a retry: what the service asks for, and a random time so that clients spread."""
+    error = state.outcome.exception() if state.outcome else None
+    return _BACKOFF(state) + (error.retry_after_s if isinstance(error, ServiceError) else 0)
+
+
+_RETRY: dict[str, Any] = {
+    "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),  # both: three attempts, and half a minute
+    "wait": _wait_s,
+    "reraise": True,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Latent:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A file, the bundle that made it, the seed it was drawn with, and how many bits an edit changed."""
+    """A file, the bundle that made it, its seed, and how many bits an edit changed."""
 
     content: bytes
     media_type: str
@@ -68,7 +75,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Call(Generic[Result]):
-    """A request, and what to make of its answer."""
+    """A request, and the function that reads its answer."""
 
     method: str
     path: str
@@ -125,7 +132,7 @@ def edit(
 
 
 def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
-    """The latent of every image file, or why there is none."""
+    """The latent of every image file, or the error."""
     fields = {"images": [_text(image) for image in images]}
     return Call(
         "POST",
@@ -136,7 +143,7 @@ def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
 
 
 def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
-    """An image file of every latent, or why there is none."""
+    """An image file of every latent, or the error."""
     return Call(
         "POST",
         "/v1/decode",
@@ -146,7 +153,7 @@ def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes
 
 
 def reconstruct(images: Sequence[bytes], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
-    """Every image file through the bottleneck and back, or why it could not be read."""
+    """Every image file encoded and decoded, or the error."""
     return Call(
         "POST", "/v1/reconstruct", {"images": [_text(image) for image in images], "format": format}, _files
     )
@@ -158,7 +165,7 @@ def attributes() -> Call[dict[str, Any]]:
 
 
 def model() -> Call[dict[str, Any]]:
-    """Facts of the bundle that answers."""
+    """Facts of the bundle."""
     return Call("GET", "/v1/model", None, lambda answer: answer.json())
 
 
@@ -194,13 +201,14 @@ def _checked(answer: httpx.Response) -> httpx.Response:
         return answer
     try:
         fields = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):  # not this service's words but a proxy's
+    except (ValueError, KeyError, TypeError):  # a proxy's answer
         fields = {"message": f"{answer.status_code} {answer.reason_phrase}", "type": None, "param": None}
-    raise ServiceError(answer.status_code, fields)
+    after = answer.headers.get("retry-after", "")
+    raise ServiceError(answer.status_code, fields, float(after) if after.isdecimal() else 0)
 
 
 def _again(error: BaseException) -> bool:
-    """Whether the service was full, or died under the request: then a proxy answers in its stead."""
+    """Whether the service was full, or died under the request and a proxy answered."""
     if isinstance(error, ServiceError):
         return error.status == 503 or (error.status >= 500 and error.kind is None)
     return isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
@@ -212,8 +220,9 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class Client:
-    """Sends requests to the service at a URL; ServiceError when it refuses, httpx's errors when it cannot be
-    reached.
+    """Sends requests to the service at a URL.
+
+    ServiceError when it refuses, httpx's errors when it cannot be reached.
     """
 
     def __init__(

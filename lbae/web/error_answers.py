@@ -25,7 +25,7 @@ TYPES = {
 
 
 class RequestError(HTTPException):
-    """A request that cannot be answered, with the field that is to blame."""
+    """A request that is refused, with the field that is to blame."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
@@ -36,16 +36,15 @@ class RequestError(HTTPException):
 
 @contextmanager
 def blames(param: str) -> Iterator[None]:
-    """A UserError inside is the fault of this field of the request."""
+    """Turn a UserError inside into a RequestError that blames this field."""
     try:
         yield
     except UserError as error:
         raise RequestError(422, str(error), param) from error
 
 
-def body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """What an error answer holds. Half a surrogate pair, which JSON may bring in a name, cannot be
-    sent back."""
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON of an error. Half a surrogate pair, which JSON may hold and UTF-8 may not, is replaced."""
     said = [text and text.encode(errors="replace").decode() for text in (message, param)]
     return {"error": {"type": TYPES.get(status, "internal"), "message": said[0], "param": said[1]}}
 
@@ -55,9 +54,9 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:
-        content = body(error.status_code, str(error.detail), getattr(error, "param", None))
+        content = error_body(error.status_code, str(error.detail), getattr(error, "param", None))
         return JSONResponse(content, error.status_code, headers=error.headers)
 
     @app.exception_handler(UserError)
     def senseless(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse(body(422, str(error)), 422)
+        return JSONResponse(error_body(422, str(error)), 422)

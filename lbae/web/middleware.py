@@ -1,6 +1,4 @@
-"""What stands before every request: API keys, the size of bodies, how many run at a time and how long; and
-its measure.
-"""
+"""Middleware of every request: API keys, limits of size, number and time, measurements, and HEAD."""
 
 import asyncio
 import hmac
@@ -16,11 +14,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lbae.errors import UserError
-from lbae.web.error_answers import RequestError, body
+from lbae.web.error_answers import RequestError, error_body
 
 KEYS_VARIABLE = "LBAE_API_KEYS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_GONE = 499  # what nginx writes of a client that went away; nobody reads it but who looks at the metrics
+_GONE = 499  # nginx's status for a client that went away; only the metrics show it
 
 # Path of the route, status, seconds.
 Observe = Callable[[str, int, float], None]
@@ -28,8 +26,7 @@ Observe = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Who may ask, how large a body and an image may be, how many pixels an answer may hold, how many
-    requests run before others get a 503, and how long."""
+    """API keys, sizes of bodies, images and answers, requests at a time (others get a 503), seconds each."""
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
@@ -43,30 +40,32 @@ DEFAULT_LIMITS = Limits()
 
 
 def api_keys(path: str | None, host: str, insecure: bool) -> tuple[str, ...]:
-    """Keys from a file, one a line, or from LBAE_API_KEYS, between commas; UserError when others could ask
-    without one.
+    """Keys from a file, one per line, or from LBAE_API_KEYS, separated by commas.
+
+    UserError when there are none and the host is open to others.
     """
     if path is not None:
         try:
-            lines = Path(path).read_text().splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # editors on Windows add a BOM
         except OSError as error:
             raise UserError(f"api_keys {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"api_keys {path} is no UTF-8 text; save it as UTF-8") from error
     else:
         lines = os.environ.get(KEYS_VARIABLE, "").split(",")
     keys = tuple(line.strip() for line in lines if line.strip())
     if path is not None and not keys:
-        raise UserError(f"api_keys {path} holds no key; it takes one a line")
+        raise UserError(f"api_keys {path} holds no key; write one per line")
     if not keys and host not in _LOOPBACK and not insecure:
         raise UserError(
-            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one a line) or"
-            f" {KEYS_VARIABLE},"
-            " or say --insecure"
+            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one per line) or"
+            f" {KEYS_VARIABLE}, or --insecure"
         )
     return keys
 
 
 class Guard:
-    """ASGI middleware around the application."""
+    """Refuses requests beyond the limits, and measures all."""
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
@@ -131,10 +130,28 @@ class Guard:
         return None
 
 
+class HeadAsGet:
+    """Answers HEAD as GET without the body, on every route: monitors and load balancers ask with HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+
+
 class _Exchange:
-    """One request and its answer on their way: how far both have come, and that the body stays within its
-    limit.
-    """
+    """The messages of one request and its answer: how far both are, and the limit of the body's size."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
@@ -143,9 +160,7 @@ class _Exchange:
         self.arrived = self.begun = self.ended = self.gone = False
 
     async def receive(self) -> Message:
-        """The next message; RequestError when the body, which need not have said how long it is, gets too
-        large.
-        """
+        """The next message. RequestError when the body is too large, whatever its header said."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self.gone = self.gone or not self.ended
@@ -168,16 +183,14 @@ class _Exchange:
 
 
 def _route_path(scope: Scope) -> str:
-    """The path below the prefix that the application is served under, which is part of both."""
+    """The path without the prefix below which the application is served."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _bundle(scope: Scope) -> str:
-    """The fingerprint of the bundle that the request was given or, where it was refused before, would have
-    been.
-    """
+    """The fingerprint of the request's bundle; for a refused request, of the current one."""
     given = scope.get("state", {}).get("bundle")
-    return str(given or scope["app"].state.current().about.fingerprint)
+    return str(given or scope["app"].state.current().facts.fingerprint)
 
 
 def _too_large(allowed: int) -> RequestError:
@@ -185,4 +198,4 @@ def _too_large(allowed: int) -> RequestError:
 
 
 def _answer(error: RequestError) -> JSONResponse:
-    return JSONResponse(body(error.status_code, error.detail), error.status_code, headers=error.headers)
+    return JSONResponse(error_body(error.status_code, error.detail), error.status_code, headers=error.headers)

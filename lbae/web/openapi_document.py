@@ -1,6 +1,4 @@
-"""The OpenAPI document: bodies that :mod:`lbae.web.bodies` reads, the one shape of all errors, and the API
-key.
-"""
+"""The OpenAPI document: the bodies that :mod:`lbae.web.bodies` reads, the shape of errors, the API key."""
 
 from typing import Any
 
@@ -14,14 +12,14 @@ from lbae.web.request_models import (
     DecodeRequest,
     EditRequest,
     EncodeRequest,
-    Fields,
     GenerationRequest,
     InterpolateRequest,
     ReconstructRequest,
+    RequestBody,
     SampleRequest,
 )
 
-_BODIES: tuple[type[Fields], ...] = (
+_BODIES: tuple[type[RequestBody], ...] = (
     *(SampleRequest, InterpolateRequest, EditRequest, EncodeRequest, DecodeRequest, ReconstructRequest),
     GenerationRequest,
 )
@@ -51,9 +49,8 @@ _FAILURE = {
 _ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
 
 
-def body(model: type[Fields]) -> dict[str, Any]:
-    """What OpenAPI says of an operation with this body; :func:`describe` brings the schema that it
-    refers to."""
+def request_body(model: type[RequestBody]) -> dict[str, Any]:
+    """The OpenAPI entry of an operation with this body; :func:`write_document` adds the schema."""
     schemas = {JSON: {"$ref": f"{_SCHEMAS}{model.__name__}"}, MULTIPART: _REST}
     return {
         "requestBody": {
@@ -64,14 +61,12 @@ def body(model: type[Fields]) -> dict[str, Any]:
 
 
 def failure(description: str) -> dict[str, Any]:
-    """What OpenAPI says of an answer that is an error."""
+    """The OpenAPI entry of an error."""
     return {"description": description, "content": {JSON: {"schema": {"$ref": f"{_SCHEMAS}Failure"}}}}
 
 
-def describe(app: FastAPI, keys: bool) -> None:
-    """Write the document of an application, whose ``/v1/`` asks for an API key, or takes one that it does not
-    need.
-    """
+def write_document(app: FastAPI, keys: bool) -> None:
+    """Give an application its document; with ``keys`` the routes below ``/v1/`` require an API key."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, schemas = models_json_schema(
         [(model, "validation") for model in _BODIES], ref_template=f"{_SCHEMAS}{{model}}"

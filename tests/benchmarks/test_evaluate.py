@@ -8,7 +8,6 @@ too.
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +16,16 @@ import ray.data
 import torch
 
 from lbae.core.latents.interpolation import interpolate
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
-from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.cluster.actor_pool import run_on_actors
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.jobs.build.evaluate import evaluate
-from lbae.report.evaluation.findings import make_priors
-from lbae.report.evaluation.looker import Looker
-from lbae.report.evaluation.references import Cache
+from lbae.report.evaluation.cache import Cache
+from lbae.report.evaluation.feature_extraction import FeatureExtractor
+from lbae.report.evaluation.settings import make_priors
 from tests.benchmarks.conftest import untrained
 from tests.conftest import SAMPLE
 
@@ -44,32 +42,29 @@ def cluster() -> Iterator[None]:
 class Idle:
     """An actor that holds what those of an evaluation hold, and does nothing."""
 
-    def __init__(self, looker: ray.ObjectRef) -> None:
-        self.looker = ray.get(looker).to("cpu")
+    def __init__(self, *, extractor: ray.ObjectRef, device: str) -> None:
+        self.extractor = ray.get(extractor).to(device)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, lambda task: task)
+    def __call__(self, task: int) -> int:
+        return task
 
 
-def start_up(looker: Looker) -> float:
+def start_up(extractor: FeatureExtractor) -> float:
     """Seconds until two such actors have answered."""
     started = time.perf_counter()
-    pool = {"compute": ray.data.ActorPoolStrategy(size=2), "num_cpus": 1, "runtime_env": RUNS_A_NETWORK}
-    list(outcomes(over(range(4), Idle, fn_constructor_kwargs={"looker": ray.put(looker)}, **pool)))
+    list(run_on_actors(range(4), Idle, extractor=ray.put(extractor)))
     return time.perf_counter() - started
 
 
-def bare(looker: Looker) -> float:
-    """Seconds for encoding, sampling, decoding and features of all that the evaluation looks at, in this
-    process.
-    """
+def bare(extractor: FeatureExtractor) -> float:
+    """Seconds for encoding, sampling, decoding and features of the same images, in this process."""
     torch.set_num_threads(2)
-    bundle, started = looker.bundle, time.perf_counter()
+    bundle, started = extractor.bundle, time.perf_counter()
     images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
     latents = bundle.encode(images)
     middles = interpolate(bundle.normals, np.concatenate([latents, latents[:1]]), 3)[1::2]
-    for drawn in (latents, middles, *(prior.sample(len(images), 0) for prior in looker.priors.values())):
-        looker.extractor.features(bundle.decode(drawn))
+    for drawn in (latents, middles, *(prior.sample(len(images), 0) for prior in extractor.priors.values())):
+        extractor.network.features(bundle.decode(drawn))
     return time.perf_counter() - started
 
 
@@ -79,35 +74,39 @@ def test_evaluation(tmp_path):
     given |= {"data": str(SAMPLE), "train_data": str(SAMPLE), "priors": ",".join(PRIORS), "cache": str(cache)}
 
     def run(name: str) -> tuple[float, float, float]:
-        """Seconds of the whole job, of looking at images, and of those in which only the driver works."""
+        """Seconds of the whole job, of feature extraction, and of those in which only the driver works."""
         started = time.perf_counter()
         evaluate(out=str(tmp_path / name), **given)
         whole = time.perf_counter() - started
         seconds = json.loads((tmp_path / name / "report.json").read_text())["seconds"]
-        return whole, seconds["look"], whole - sum(seconds[part] for part in ("networks", "look", "compare"))
+        return (
+            whole,
+            seconds["features"],
+            whole - sum(seconds[part] for part in ("networks", "features", "compare")),
+        )
 
     first, *_ = run("first")
     entry = json.loads(next((cache / "classifiers").glob("*.json")).read_text())
     classifier, _ = Cache(resolve(str(cache))).classifier(entry["made_of"])
     bundle, moments = load_bundle(made["bundle"], "cpu"), load_moments(made["moments"])[0]
-    looker = Looker(
+    extractor = FeatureExtractor(
         bundle=bundle,
         priors=make_priors(PRIORS, bundle, moments),
-        extractor=classifier,
+        network=classifier,
         classifier=classifier,
         lpips=None,
         rules="ours",
         samples=0,
         seed=0,
     )
-    starts, bases, again = [start_up(looker)], [bare(looker)], []
+    starts, bases, again = [start_up(extractor)], [bare(extractor)], []
     for turn in range(2):
         again.append(run(f"again-{turn}"))
-        starts.append(start_up(looker))
-        bases.append(bare(looker))
-    whole, looks, alone = zip(*again, strict=True)
+        starts.append(start_up(extractor))
+        bases.append(bare(extractor))
+    whole, extraction, alone = zip(*again, strict=True)
     print(f"\nevaluation: {first:.1f} s with an empty cache, then {min(whole):.1f} to {max(whole):.1f} s")
-    for name, seconds in (("the job", whole), ("looking at images", looks)):
+    for name, seconds in (("the job", whole), ("feature extraction", extraction)):
         ratios = [(s - start) / base for s in seconds for start, base in zip(starts, bases, strict=True)]
         print(
             f"{name}, less the start of actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f}"

@@ -17,8 +17,9 @@ import torch
 from lbae.core.latents.packing import packed_width, unpack
 from lbae.core.moments.kernel import BLOCK_ROWS, moment_sums
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.distributed.latents.scan import scan
-from lbae.distributed.latents.sum_tasks import Spent, moment_sums_of
+from lbae.distributed.latents.sum_tasks import moment_sums_of
+from lbae.distributed.latents.table_scan import scan
+from lbae.distributed.latents.task_statistics import TaskStatistics
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from tests.conftest import write_packed
 
@@ -82,7 +83,7 @@ def test_graph_against_the_kernel(tmp_path: Path):
             _graph(tables[4])
             for share, table in tables.items():
                 started = time.perf_counter()
-                sums, spent = _graph(table)
+                sums, statistics = _graph(table)
                 graph[share].append(time.perf_counter() - started)
                 peaks.setdefault(share, max(ray.get([_peak.remote() for _ in range(4)])))
             np.testing.assert_array_equal(sums.sums, expected.sums)
@@ -92,7 +93,7 @@ def test_graph_against_the_kernel(tmp_path: Path):
     print(
         f"\ngraph: {np.median(ratios):.2f} times the kernel's time ({min(ratios):.2f} to {max(ratios):.2f})"
     )
-    print(f"  {spent.facts()}")
+    print(f"  {statistics.facts()}")
     for share, seconds in graph.items():
         a_row = np.array(seconds[1:]) * share / graph[1][1:]
         print(
@@ -103,7 +104,7 @@ def test_graph_against_the_kernel(tmp_path: Path):
         )
 
 
-def _graph(table: LatentTable) -> tuple[MomentSums, Spent]:
+def _graph(table: LatentTable) -> tuple[MomentSums, TaskStatistics]:
     return moment_sums_of(table, scan(table, []).groups, (), None, lambda rows: None)
 
 

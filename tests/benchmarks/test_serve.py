@@ -24,7 +24,8 @@ from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
-from lbae.distributed.serve.service import controller_options, serving
+from lbae.distributed.serve.haproxy import controller_options
+from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, square_grid
 from lbae.web.client import Client, edit, interpolate, sample

@@ -14,8 +14,8 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.schema import ServeDeploySchema
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
-from lbae.distributed.serve.deployments import Deployed
-from lbae.distributed.serve.service import controller_options
+from lbae.distributed.serve.application import ServeArguments
+from lbae.distributed.serve.haproxy import controller_options
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -54,11 +54,11 @@ def test_serve_takes_its_config(config):
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
     schema = ServeDeploySchema.model_validate(tree)
     (application,) = schema.applications
-    assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), (
+    assert schema.controller_options.model_dump() == controller_options("0.0.0.0", autoscaled=True), (
         "HAProxy as serve.py sets it"
     )
-    assert Deployed(**application.args).bundle.startswith("s3://")
-    assert application.import_path == "lbae.distributed.serve.deployments:deployed"
+    assert ServeArguments(**application.args).bundle.startswith("s3://")
+    assert application.import_path == "lbae.distributed.serve.application:build_application"
 
 
 def test_ray_up_takes_its_config():
@@ -86,7 +86,7 @@ def test_prometheus_looks_where_ray_says_its_nodes_are():
 
 
 def test_the_dashboard_shows_metrics_that_there_are():
-    code = "".join(path.read_text() for path in (ROOT / "lbae" / "distributed").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "lbae" / "distributed").rglob("*.py"))
     made = {f"ray_{name}" for name in re.findall(r'"(lbae_\w+)"', code)}
     made |= {f"ray_lbae_{name}" for name in ("train_loss", "validation_loss", "images_per_second")}
     dashboard = json.loads((CLUSTER / "grafana.json").read_text())

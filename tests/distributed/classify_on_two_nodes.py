@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from lbae.config import ModelConfig
 from lbae.distributed.cluster.resources import network_cpus, node_cpus
-from lbae.distributed.evaluate.classifier_training import trained_classifier
+from lbae.distributed.evaluate.classifier_task import trained_classifier
 from lbae.distributed.train.trainer import _workers_memory
 from lbae.io.sources.plan import plan
 

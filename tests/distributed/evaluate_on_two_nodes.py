@@ -1,5 +1,5 @@
-"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while it looks at
-images.
+"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while actors extract
+features.
 
 ``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, those of the job as JSON.
 """
@@ -17,8 +17,8 @@ from ray.cluster_utils import Cluster
 from lbae.jobs.build.evaluate import evaluate
 
 
-def looking() -> set[int]:
-    """Processes of actors that have what they need to look at images."""
+def ready_actors() -> set[int]:
+    """Processes of the actors that are constructed."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -29,7 +29,7 @@ def looking() -> set[int]:
 
 
 def main(options: str) -> None:
-    """Start the nodes, evaluate, and let the second die as soon as both look."""
+    """Start the nodes, evaluate, and let the second die as soon as both have an actor."""
     one = {"num_cpus": 1, "object_store_memory": 2**29}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)
@@ -37,9 +37,9 @@ def main(options: str) -> None:
     killed = threading.Event()
 
     def kill() -> None:
-        seen: set[int] = set()
-        while len(seen) < 2:
-            seen |= looking()
+        ready: set[int] = set()
+        while len(ready) < 2:
+            ready |= ready_actors()
             time.sleep(0.1)
         cluster.remove_node(second, allow_graceful=False)
         killed.set()

@@ -1,9 +1,9 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the shelf and a replica
-are killed by turns, one in every fifth of the time. On two nodes a replica is stuck from the first fifth on,
-and a node is lost in the fourth. The bundle is swapped after a third of the time and back after two thirds.
-It prints what the clients saw and what memory the replicas took.
+``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the bundle registry and
+a replica are killed in turn, one in every fifth of the time. On two nodes a replica is stuck from the first
+fifth on, and a node is lost in the fourth. The bundle is swapped after a third of the time and back after two
+thirds. It prints what the clients saw and the memory of the replicas.
 """
 
 import asyncio
@@ -21,8 +21,9 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.serve.deployments import Topology
-from lbae.distributed.serve.service import serving, swap
+from lbae.distributed.serve.application import Topology
+from lbae.distributed.serve.running_service import swap
+from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.web import client as web
 from lbae.web.middleware import Limits
@@ -34,15 +35,17 @@ OTHER_THREADS = (
 )
 
 
-def replicas(shelf: bool = False) -> list[psutil.Process]:
-    """This process's replicas that answer, or the shelf that they ask."""
+def replicas(registry: bool = False) -> list[psutil.Process]:
+    """This process's replicas that answer, or the registry that they ask."""
     title = "ray::ServeReplica:lbae:"
     names = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # HAProxy is started anew whenever replicas come and go
             names[process] = " ".join(process.cmdline())
     mine = {process: name for process, name in names.items() if name.startswith(title)}
-    return [process for process, name in mine.items() if name.startswith(f"{title}Shelf") == shelf]
+    return [
+        process for process, name in mine.items() if name.startswith(f"{title}BundleRegistry") == registry
+    ]
 
 
 def megabytes() -> list[int]:
@@ -88,12 +91,12 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
 
 @contextmanager
 def one_node() -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills the shelf or a replica by chance, and tells which."""
-    chance, shelf = random.Random(0), itertools.cycle([True, False])
+    """Ray on one node; what kills the registry or a replica by chance, and tells which."""
+    chance, registry = random.Random(0), itertools.cycle([True, False])
 
     def kill() -> str:
-        victims = replicas(next(shelf))
-        if not victims:  # a shelf that was killed before may not be back yet
+        victims = replicas(next(registry))
+        if not victims:  # a registry that was killed before may not be back yet
             return ""
         victim = chance.choice(victims)
         name = victim.cmdline()[0].split(":")[-1].split(".")[0]

@@ -10,8 +10,15 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
 from lbae.core.prior.mixture import Candidate
-from lbae.distributed.fit.partition import _by_looks, _look_rows, _numbers, by_class, clusters, draw_subset
-from lbae.distributed.latents.scan import scan
+from lbae.distributed.fit.partition import (
+    _appearance_partition,
+    _cluster_counts,
+    _decoded_rows,
+    cluster_partitions,
+    column_partition,
+    draw_subset,
+)
+from lbae.distributed.latents.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.latent_table import open_latent_table
@@ -52,14 +59,23 @@ def test_classes_that_only_held_out_rows_have_are_refused(ray_session, tmp_path)
     with pytest.raises(
         UserError, match=rf"column 'label' is known for {held.sum()} of the 200 rows .* all of them held out"
     ):
-        by_class(draw_subset(table, found, "label"), found, "label")
+        column_partition(draw_subset(table, found, "label"), found, "label")
+
+
+@pytest.mark.parametrize("values", [list(range(201)), [None] * 201])
+def test_a_column_of_too_many_values_or_none_makes_no_components(ray_session, tmp_path, values):
+    column = {"id": pa.array(values, pa.int64())}
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(201), column))
+    found = scan(table, ["id"])
+    with pytest.raises(UserError, match="column 'id' has more than 200 distinct values, or none"):
+        column_partition(draw_subset(table, found, "id"), found, "id")
 
 
 def test_a_table_of_held_out_rows_only_is_refused(ray_session, tmp_path, codec):
     numbers = np.flatnonzero(held_out(pa.array([f"k{row}" for row in range(100)])))[:3]
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
     with pytest.raises(UserError, match="all 3 rows are held out of clustering"):
-        next(clusters(table, draw_subset(table, scan(table, []), None), codec, 0, None, 0))
+        next(cluster_partitions(table, draw_subset(table, scan(table, []), None), codec, 0, None, 0))
 
 
 def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
@@ -67,16 +83,15 @@ def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
     one = Candidate(
         components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32)
     )
-    assign = _by_looks(
-        table, codec, one
-    ).assign  # nothing decoded could be compared with a centre of four features
-    assert assign(table.read(table.parts[0])).tolist() == [0] * 10
+    # Nothing decoded could be compared with a centre of four features.
+    partitioner = _appearance_partition(table, codec, one).partitioner
+    assert partitioner(table.read(table.parts[0])).tolist() == [0] * 10
 
 
 @pytest.mark.parametrize("preset", ["mnist", "celeba256"])
 def test_images_decoded_at_a_time_are_bounded_by_their_pixels(preset):
     config = presets.get(preset).model
-    rows = _look_rows(Codec(LatentBernoulliAutoencoder(config), "float32"))
+    rows = _decoded_rows(Codec(LatentBernoulliAutoencoder(config), "float32"))
     assert 1 <= rows <= 4096
     assert rows * math.prod(config.image_shape) <= 2**24
 
@@ -84,4 +99,4 @@ def test_images_decoded_at_a_time_are_bounded_by_their_pixels(preset):
 def test_attributes_count_in_the_size_of_a_prior(ray_session, tmp_path, codec):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(4000)))
     subset = draw_subset(table, scan(table, []), None)
-    assert (_numbers(table, subset, 0)[0], _numbers(table, subset, 2000)[0]) == (200, 50)
+    assert (_cluster_counts(table, subset, 0)[0], _cluster_counts(table, subset, 2000)[0]) == (200, 50)

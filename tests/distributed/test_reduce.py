@@ -1,6 +1,4 @@
-"""Moment sums on a real Ray equal those in memory, for any sharding, by group, updated; a refusal publishes
-nothing.
-"""
+"""Moment sums on a real Ray: equal to those in memory, whole or by group or updated; refused inputs."""
 
 import json
 import re
@@ -19,8 +17,10 @@ from hypothesis import strategies as st
 
 from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
-from lbae.distributed.latents.scan import scan
-from lbae.distributed.latents.sum_tasks import Spent, deal, grouped_sums_of, moment_sums_of
+from lbae.distributed.latents.grouped_sums import write_grouped
+from lbae.distributed.latents.row_group_assignment import assign_row_groups
+from lbae.distributed.latents.sum_tasks import moment_sums_of
+from lbae.distributed.latents.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import (
@@ -31,7 +31,8 @@ from lbae.io.artifacts.latent_table import (
     write_parquet,
 )
 from lbae.io.artifacts.manifest import read_manifest
-from lbae.io.artifacts.moments_artifact import load_group, load_moments
+from lbae.io.artifacts.moments_artifact import load_moments
+from lbae.io.artifacts.output import Output
 from lbae.jobs.build.reduce import reduce
 from tests.conftest import write_latents, write_packed
 
@@ -76,53 +77,62 @@ def test_any_number_of_tasks_gives_the_sums_of_memory(latents, tmp_path, tasks):
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=60), st.integers(1, 80))
-def test_row_groups_are_dealt_out_once_in_order_and_evenly(rows, tasks):
+def test_row_groups_are_assigned_once_in_order_and_evenly(rows, tasks):
     groups = [RowGroup(part="p", index=i, rows=n, stored_bytes=0) for i, n in enumerate(rows)]
-    runs = deal(groups, tasks)
-    assert [group for run in runs for group in run] == groups
-    assert len(runs) <= tasks
-    assert all(runs)
-    assert max(sum(group.rows for group in run) for run in runs) < sum(rows) / tasks + max(rows)
+    assigned = assign_row_groups(groups, tasks)
+    assert [group for task in assigned for group in task] == groups
+    assert len(assigned) <= tasks
+    assert all(assigned)
+    assert max(sum(group.rows for group in task) for task in assigned) < sum(rows) / tasks + max(rows)
 
 
-def test_one_set_of_sums_a_value_of_a_column(latents, tmp_path):
-    result = reduce(latents=latents, out=str(tmp_path / "g"), by="kind")
-    assert result["groups"] == {"kind=cat": 250, "kind=dog": 250, "kind=eel": 250}
-    assert (result["rows"], result["ungrouped_rows"]) == (750, 250)
-    for kind in ("cat", "dog", "eel"):
-        rows = np.flatnonzero(np.array(KIND, dtype=object) == kind)
-        np.testing.assert_array_equal(
-            load_group(str(tmp_path / "g"), f"kind={kind}").sums, in_memory(rows).sums
-        )
-    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["groups", "manifest.json"]
-    with pytest.raises(UserError, match="has no group 'kind=fox'; it has kind=cat, kind=dog, kind=eel"):
-        load_group(str(tmp_path / "g"), "kind=fox")
-    assert reduce(latents=latents, out=str(tmp_path / "g"), by="kind") == {**result, "already": True}
-
-
-def test_groups_can_come_from_python(latents, tmp_path):
+def test_sums_by_group_are_those_of_the_groups_rows(latents, tmp_path):
     table = open_latent_table(latents)
     by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
-    groups = scan(table, []).groups
-    sums = grouped_sums_of(
-        table, groups, by_first_bits, 9, ["latent"], (), str(tmp_path / "scratch"), Spent()
+    grouped = write_grouped(
+        table, scan(table, []).groups, by_first_bits, 9, ["latent"], str(tmp_path / "scratch")
     )
-    found = {index: ray.get(ref) for index, ref in sums}
+    found = {index: ray.get(ref) for index, ref in grouped.sums(())}
     bits = pack(LATENTS)[:, 0] % 8
     assert sorted(found) == list(range(9))
-    for index, group in found.items():
-        np.testing.assert_array_equal(group.sums, moment_sums(pack(LATENTS[bits == index + 1]), N).sums)
+    for index, sums in found.items():
+        np.testing.assert_array_equal(sums.sums, moment_sums(pack(LATENTS[bits == index + 1]), N).sums)
+    grouped.remove()
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_sums_of_an_earlier_version_count_as_the_same_ones(latents, tmp_path):
+    """Earlier versions could reduce by a column, and wrote into every manifest which one, None for all."""
+    first = reduce(latents=latents, out=str(tmp_path / "m"), attributes="smiling")
+    assert read_manifest(str(tmp_path / "m")).config == {"attributes": "smiling", "by": None}
+    again = {"latents": latents, "out": str(tmp_path / "m"), "attributes": "smiling"}
+    assert reduce(**again) == reduce(**again, update=True) == {**first, "already": True}
+
+
+def test_grouped_sums_of_an_earlier_version_are_described_but_not_read_as_sums(tmp_path):
+    parents, config = {"latents": "l", "model": "m"}, {"attributes": "all", "by": "kind"}
+    Output(str(tmp_path / "g"), "grouped moment sums", parents=parents, config=config).publish(
+        fingerprint="f",
+        rows=750,
+        files=["groups/00000.safetensors"],
+        result={"groups": {"kind=cat": 250, "kind=dog": 500}},
+    )
+    facts = describe(str(tmp_path / "g"))
+    assert (facts["kind"], facts["rows"]) == ("grouped moment sums", 750)
+    assert facts["result"]["groups"] == {"kind=cat": 250, "kind=dog": 500}
+    with pytest.raises(UserError, match=r"g is a grouped moment sums; a moment sums is needed here"):
+        load_moments(str(tmp_path / "g"))
 
 
 @pytest.mark.slow
-def test_fifty_groups_of_1500_bits_fit_into_a_gigabyte_and_a_half_a_process(tmp_path):
+def test_fifty_groups_of_1500_bits_take_less_than_a_gigabyte_and_a_half_per_process(tmp_path):
     packed = np.random.default_rng(0).integers(0, 256, (50_000, 188), dtype=np.uint8)
     packed[:, -1] &= 15
     table = open_latent_table(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
     by_byte = lambda rows: packed_latents(rows)[:, 3].astype(np.int64) % 50  # noqa: E731
     groups = scan(table, []).groups
-    sums = grouped_sums_of(table, groups, by_byte, 50, ["latent"], (), str(tmp_path / "scratch"), Spent())
-    assert sum(ray.get(ref).count for _, ref in sums) == 50_000
+    grouped = write_grouped(table, groups, by_byte, 50, ["latent"], str(tmp_path / "scratch"))
+    assert sum(ray.get(ref).count for _, ref in grouped.sums(())) == 50_000
     peak = ray.remote(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     assert max(ray.get([peak.remote() for _ in range(8)])) < 1.5 * 2**30
 
@@ -268,8 +278,6 @@ def test_unique_keys_pass(latents, tmp_path):
         ),
         ({"age": [1, 2, 3, 4]}, {"attributes": ("aeg",)}, "unknown attribute 'aeg'; did you mean 'age'"),
         ({"age": [1, 2, 3, 4]}, {"attributes": ("age=5",)}, "unknown attribute 'age=5'"),
-        ({"age": [1, 2, 3, 4]}, {"by": "aeg"}, "unknown class column 'aeg'; did you mean 'age'"),
-        ({"age": [1, 2, 3, 4]}, {"by": "age", "update": True}, "give it without --update"),
         ({"age": [1, 2, 3, 4]}, {"tasks": 0}, "tasks is 0; allowed: 1 or more"),
     ],
 )
@@ -280,23 +288,20 @@ def test_mistakes_are_named(tmp_path, columns, options, message):
     assert not (tmp_path / "m").exists()
 
 
-def test_an_empty_table_and_too_many_groups_are_refused(tmp_path):
+def test_an_empty_table_is_refused(tmp_path):
     empty = write_latents(tmp_path / "empty", LATENTS[:0], parts=0)
     with pytest.raises(UserError, match="holds no rows; there is nothing to reduce"):
         reduce(latents=empty, out=str(tmp_path / "m"))
-    many = write_latents(tmp_path / "many", LATENTS, {"id": list(range(1000))})
-    with pytest.raises(UserError, match="column 'id' has more than 200 distinct values, or none"):
-        reduce(latents=many, out=str(tmp_path / "m"), by="id")
     assert not (tmp_path / "m").exists()
 
 
 def test_partials_of_one_node_are_added_there(latents):
     table = open_latent_table(latents)
     seen: list[int] = []
-    sums, spent = moment_sums_of(table, scan(table, []).groups, (), 12, seen.append)
+    sums, statistics = moment_sums_of(table, scan(table, []).groups, (), 12, seen.append)
     np.testing.assert_array_equal(sums.sums, moment_sums(pack(LATENTS), N).sums)
-    assert spent.tasks > 8, "more than one merge adds up"
-    assert (spent.rows, spent.moved_bytes) == (1000, 0)
+    assert statistics.tasks > 8, "more than one merge adds up"
+    assert (statistics.rows, statistics.moved_bytes) == (1000, 0)
     assert seen == sorted(seen)
     assert seen[-1] == 1000
 

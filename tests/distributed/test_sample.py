@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lbae.core.prior.prior import Prior
-from lbae.distributed.cluster.resources import actor_pool
+from lbae.distributed.cluster.actor_pool import pool_size
 from lbae.distributed.sample import sample_table
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
@@ -54,6 +54,6 @@ def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
     [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)],
 )
 def test_actors_share_gpus_as_far_as_there_are_cpus(cpus, gpus, actors):
-    found, share = actor_pool(cpus, gpus)
+    found, share = pool_size(cpus, gpus)
     assert found == actors
     assert found * share == pytest.approx(gpus)

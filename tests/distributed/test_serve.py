@@ -4,6 +4,7 @@ process."""
 import functools
 import importlib
 import itertools
+import os
 import re
 import socket
 import time
@@ -21,8 +22,9 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.serve import service as stage
-from lbae.distributed.serve.deployments import Deployed, application, share_of_gpu
-from lbae.distributed.serve.service import is_served, serving
+from lbae.distributed.serve.application import ServeArguments, application, share_of_gpu
+from lbae.distributed.serve.running_service import is_served
+from lbae.distributed.serve.service import serving
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
@@ -45,12 +47,12 @@ def config(bundle: str, **changes) -> ServeApplicationSchema:
 def test_the_config_file_builds_the_application(pipeline, monkeypatch):
     application = config(pipeline.bundle)
     target = getattr(*_imported(application.import_path))
-    assert isinstance(target(Deployed(**application.args)), ray.serve.Application)
+    assert isinstance(target(ServeArguments(**application.args)), ray.serve.Application)
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     with pytest.raises(UserError, match="there are no API keys"):
-        target(Deployed(**config(pipeline.bundle, insecure=False).args))
+        target(ServeArguments(**config(pipeline.bundle, insecure=False).args))
     with pytest.raises(ValidationError, match="replica"):
-        Deployed(**config(pipeline.bundle, replica=2).args)
+        ServeArguments(**config(pipeline.bundle, replica=2).args)
 
 
 def _imported(path: str) -> tuple[object, str]:
@@ -102,7 +104,10 @@ def test_a_port_that_is_taken_is_refused(pipeline):
         other.listen()
         port = other.getsockname()[1]
         with (
-            pytest.raises(UserError, match=f"nothing can listen at 127.0.0.1, port {port}: .*; give another"),
+            pytest.raises(
+                UserError,
+                match=f"port {port} at 127.0.0.1 is taken: process {os.getpid()} .*listens there; end it, or",
+            ),
             serving(pipeline.bundle, port),
         ):
             pass

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from tests.bundles import untrained_bundle
 from tests.conftest import ROOT
-from tests.distributed.test_shelf import another
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ from tests.distributed.test_shelf import another
 def test_no_request_fails_while_replicas_and_nodes_die_and_bundles_change(
     pipeline, tmp_path, topology, nodes, seconds
 ):
-    bundles = [pipeline.bundle, another(pipeline, tmp_path)]
+    bundles = [pipeline.bundle, untrained_bundle(pipeline, tmp_path)]
     command = [sys.executable, "-m", "tests.distributed.soak", topology, str(nodes), str(seconds), *bundles]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -26,8 +26,8 @@ def test_no_request_fails_while_replicas_and_nodes_die_and_bundles_change(
     if nodes == 2:
         assert facts["killed"] == ["stuck", "node"]
     else:
-        assert len(facts["killed"]) in {4, 5}  # a shelf may not be back yet
-        assert "Shelf" in facts["killed"]
+        assert len(facts["killed"]) in {4, 5}  # a registry may not be back yet
+        assert "BundleRegistry" in facts["killed"]
     assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts  # nothing failed, nothing was mixed
     assert min(facts["seen"][name] for name in facts["bundles"]) > 10
     assert max(facts["after_mb"]) < 1.2 * max(facts["before_mb"])

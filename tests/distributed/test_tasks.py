@@ -103,8 +103,15 @@ def test_an_unforeseen_error_of_a_plain_task_names_its_type_and_its_file(ray_ses
         ray.get(summing.remote(UserError))
 
 
-@pytest.mark.parametrize("kind", [TypeError, UserError])
-def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind):
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (TypeError, "TypeError: boom (while decoding a.parquet)"),
+        (KeyError, "KeyError: 'boom' (while decoding a.parquet)"),
+        (UserError, "boom"),
+    ],
+)
+def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind, expected):
     """Ray Data appends advice on retries to what its tasks raise."""
 
     def fail(batch: dict[str, Any]) -> None:
@@ -112,7 +119,6 @@ def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind):
             raise kind("boom")
 
     configure_ray_data()
-    expected = "boom" if kind is UserError else "TypeError: boom (while decoding a.parquet)"
     with pytest.raises(RayError, match="To change retry attempts") as caught:
         ray.data.from_items([{"a": 1}]).map_batches(fail).take_all()
     assert str(root_cause(caught.value)) == expected

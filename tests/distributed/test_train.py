@@ -35,7 +35,7 @@ from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.cluster.meter import start_meter
 from lbae.distributed.train import trainer
-from lbae.distributed.train.stream import Stream
+from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.distributed.train.trainer import _explained
 from lbae.distributed.train.worker import Settings, worker_failure
 from lbae.errors import LbaeError, TransientStorageError, UnforeseenError, UserError
@@ -86,7 +86,7 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
     four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
     table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
-    stream = Stream(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=2)
+    stream = StreamingFeed(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=2)
     epochs = [
         torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)
     ]
@@ -113,7 +113,7 @@ def test_steps_that_a_stream_misses_are_not_of_one_image():
     """After two windows that fill their batches, one image is left, and a hundred that are none."""
     model = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(8193)] + [None] * 100
-    stream = Stream(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
+    stream = StreamingFeed(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
     batches = [set(batch.flatten(1).numpy().view("<u4").ravel().tolist()) for batch in stream(0)]
     assert [len(batch) for batch in batches[:-1]] == [64] * 128
     assert len(batches[-1]) > 48
@@ -123,7 +123,7 @@ def test_a_stream_without_any_image_says_so(ray_session):
     table = ray.data.from_arrow(pa.table({"pixels": pa.nulls(100, pa.binary(4))}))
     model = ModelConfig(image_size=32, padding=15, image_channels=1)
     with pytest.raises(LbaeError, match="holds no image that can be decoded"):
-        list(Stream(table.iterator(), model, batch=8, steps=2, seed=0, epochs=1)(0))
+        list(StreamingFeed(table.iterator(), model, batch=8, steps=2, seed=0, epochs=1)(0))
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,16 @@ from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
-from lbae.report.evaluation import findings as evaluation
-from lbae.report.evaluation import streams
+from lbae.report.evaluation import report_json, streams
+from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.edits import IMAGES as EDITED
 from lbae.report.evaluation.edits import LATENTS, before_edits, measure_edits
-from lbae.report.evaluation.findings import Findings, Inputs, Settings
+from lbae.report.evaluation.findings import Findings
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import measure_paths
-from lbae.report.evaluation.references import Cache
-from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Seen, Stream
+from lbae.report.evaluation.report_json import evaluation_report
+from lbae.report.evaluation.settings import EvaluationSettings
+from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
 from lbae.report.features.feature_sums import KEPT, METRICS, FeatureSums, drawn_rows
@@ -248,8 +250,8 @@ GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(seen, device):
-    bundle, columns = seen[0].bundle.to(device), {"coarse": 20, "fine": 100}
+def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(small, device):
+    bundle, columns = small[0].bundle.to(device), {"coarse": 20, "fine": 100}
     attributes = [Attribute(name="label", column="label", yes=1, no=0)]
     attributes += [
         Attribute(name=f"{c}={i}", column=c, yes=i) for c, count in columns.items() for i in range(count)
@@ -257,7 +259,7 @@ def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_cla
     classifier = Classifier(1, tuple(attributes), {}).to(device).eval()
     with torch.no_grad():
         classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
-    latents = unpack(seen[2].streams[RECONSTRUCTIONS].latents, 11)
+    latents = unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
     before = before_edits(bundle, classifier, latents)
     before.had[:, [0, 21]], before.had[:, 22] = False, True  # and has found the second of one of them before
     found = measure_edits(bundle, classifier, before, "label", True)
@@ -330,7 +332,7 @@ def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_
 ):
     kept, test = 2_000, tmp_path / "test.parquet"
     pq.write_table(pq.read_table(SAMPLE).slice(0, kept), test)
-    for module in (streams, evaluation):
+    for module in (streams, report_json):
         monkeypatch.setattr(module, "KEPT", kept)
     done = evaluate(
         tmp_path / "e",
@@ -458,9 +460,8 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
 
 
 @pytest.fixture
-def seen() -> tuple[Inputs, Settings, Findings]:
-    """What a small evaluation found, of the golden bundle and 40 test images, each of one grey,
-    that grows."""
+def small() -> tuple[EvaluationInputs, EvaluationSettings, Findings]:
+    """A small evaluation of the golden bundle on 40 test images, each of one grey, from dark to light."""
     bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
     images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
     latents = bundle.encode(images)
@@ -472,7 +473,9 @@ def seen() -> tuple[Inputs, Settings, Findings]:
     }
     errors = pixel_sums(images, rebuilt, None) | {BAD: 0.0}
     shown = np.stack([images, rebuilt], axis=1)
-    stream.add(Seen(stream=RECONSTRUCTIONS, index=0, places=np.arange(40), sums=errors, shown=shown, **block))
+    stream.add(
+        FeatureBlock(stream=RECONSTRUCTIONS, index=0, places=np.arange(40), sums=errors, shown=shown, **block)
+    )
     found = Findings(
         streams={RECONSTRUCTIONS: stream},
         references={},
@@ -482,27 +485,29 @@ def seen() -> tuple[Inputs, Settings, Findings]:
         nearest={name: {"percentiles_1_50": [3.0, 7.0], "copies": 5} for name in (TEST, "mixture")},
         paths=measure_paths(bundle.codec, bundle.normals, latents[:4], 0),
     )
-    inputs = Inputs(bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={})
-    settings = Settings(
+    inputs = EvaluationInputs(
+        bundle=bundle, test=plan(str(SAMPLE)), train=None, latents=None, moments=None, parents={}
+    )
+    settings = EvaluationSettings(
         priors=("mixture",), features="classifier", metrics=("frechet",), protocol="ours", seed=0
     )
     return inputs, settings, found
 
 
-def files_of(seen: tuple[Inputs, Settings, Findings]) -> dict[str, bytes]:
-    inputs, _, found = seen
-    return files(inputs, evaluation.report(*seen, {}), found)
+def files_of(evaluation: tuple[EvaluationInputs, EvaluationSettings, Findings]) -> dict[str, bytes]:
+    inputs, _, found = evaluation
+    return files(inputs, evaluation_report(*evaluation), found)
 
 
-def test_a_page_says_how_near_test_images_come_to_training_latents(seen):
+def test_a_page_says_how_near_test_images_come_to_training_latents(small):
     row = f"<tr><th>{TEST}</th><td></td><td>3, 7</td><td>5</td></tr>"
-    assert row in files_of(seen)["report.html"].decode()
-    seen[2].nearest.clear()
-    assert f"<th>{TEST}</th>" not in files_of(seen)["report.html"].decode(), "nothing is known of them"
+    assert row in files_of(small)["report.html"].decode()
+    small[2].nearest.clear()
+    assert f"<th>{TEST}</th>" not in files_of(small)["report.html"].decode(), "nothing is known of them"
 
 
-def test_reconstructions_are_shown_from_all_over_a_sorted_source(seen):
-    picture = np.array(Image.open(io.BytesIO(files_of(seen)["reconstructions.png"])))
+def test_reconstructions_are_shown_from_all_over_a_sorted_source(small):
+    picture = np.array(Image.open(io.BytesIO(files_of(small)["reconstructions.png"])))
     greys = set(picture[: len(picture) // 2].flat)
     assert {0, 6 * 39} <= greys, "the first and the last"
     assert len(greys & set(range(0, 6 * 40, 6))) == 16
@@ -512,7 +517,7 @@ def test_blocks_add_up_the_same_however_they_come():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 8)).astype(np.float32)
     blocks = [
-        Seen(
+        FeatureBlock(
             stream="s",
             index=i,
             places=np.arange(50 * i, 50 * i + 50),
@@ -551,7 +556,9 @@ def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
         stream = Stream(1, rows)
         for index, start in enumerate(range(0, rows, cut)):
             some = features[start : start + cut]
-            stream.add(Seen(stream="s", index=index, places=start + np.arange(len(some)), features=some))
+            stream.add(
+                FeatureBlock(stream="s", index=index, places=start + np.arange(len(some)), features=some)
+            )
         kept.append(stream.features.features().numpy()[:, 0])
     assert len(kept[0]) == KEPT
     np.testing.assert_array_equal(kept[0], kept[1])

@@ -11,14 +11,21 @@ from lbae.errors import LbaeError
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
-from lbae.report.evaluation.references import Cache, Reference
-from lbae.report.features.classifier import from_weights, read_examples, to_weights, train_classifier
+from lbae.report.evaluation.cache import Cache, Reference
+from lbae.report.features.classifier import from_weights, to_weights
+from lbae.report.features.classifier_training import train_classifier
 from lbae.report.features.feature_sums import FeatureSums
 from lbae.report.features.inception import load_inception
+from lbae.report.features.labelled_images import LabelledImages, NoUsableLabels, read_labelled_images
 from lbae.report.features.pixels import load_lpips
 from tests.conftest import image_table
 
 CONFIG = ModelConfig(image_size=32, padding=2, image_channels=1)
+
+
+def read_all(folder) -> LabelledImages:
+    source = plan(str(folder))
+    return read_labelled_images(source.uri, source.shards, CONFIG)
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def squares(tmp_path):
         kinds.append(f"k{kind}")
         lights.append(light if index % 10 else None)
     image_table(tmp_path / "a.parquet", cells, kind=kinds, light=pa.array(lights, pa.bool_()))
-    return read_examples(plan(str(tmp_path)).shards, CONFIG)
+    return read_all(tmp_path)
 
 
 def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path):
@@ -85,20 +92,24 @@ def test_references_are_told_apart_and_damage_is_seen(tmp_path):
         cache.reference(made_of)
 
 
-def test_images_without_attributes_make_no_examples(tmp_path):
+def test_images_without_attributes_are_refused(tmp_path):
     image_table(tmp_path / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))], note=[0.5])
-    assert read_examples(plan(str(tmp_path)).shards, CONFIG) == "no label or attribute column (columns: note)"
+    with pytest.raises(
+        NoUsableLabels, match=rf"{tmp_path} has no label or attribute column \(columns: note\)"
+    ):
+        read_all(tmp_path)
 
 
 def test_columns_that_make_no_attributes_are_named_and_hinder_no_others(tmp_path):
     blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     columns = {"name": [f"n{i}" for i in range(201)], "cluster": [i % 4 - 1 for i in range(201)]}
     image_table(tmp_path / "a.parquet", [blank] * 201, **columns)
-    found = read_examples(plan(str(tmp_path)).shards, CONFIG)
     mixed = "-1 among its classes, which nearly always means unknown: make it null"
-    assert found == f"only columns that cannot be used (name: more than 200 values; cluster: {mixed})"
+    unusable = rf"only columns that cannot be used \(name: more than 200 values; cluster: {mixed}\)"
+    with pytest.raises(NoUsableLabels, match=unusable):
+        read_all(tmp_path)
     image_table(tmp_path / "a.parquet", [blank] * 201, **columns, light=[True, False, None] * 67)
-    found = read_examples(plan(str(tmp_path)).shards, CONFIG)
+    found = read_all(tmp_path)
     assert [a.name for a in found.attributes] == ["light"]
     network = train_classifier(found, epochs=1, least_steps=1, seed=0, device="cpu")
     assert found.unusable == network.unusable == from_weights(*to_weights(network)).unusable

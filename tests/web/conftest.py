@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import dataclasses
 import io
 import socket
 import threading
@@ -57,6 +58,15 @@ def bundle() -> Bundle:
         normals=Normals(factor=pooled_factor(sums), latent_dim=N),
         attributes=attribute_statistics(sums),
         examples=np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
+    )
+
+
+def renamed(bundle: Bundle, names: tuple[str, ...]) -> Bundle:
+    """The bundle with other names for its attributes "a" and "b"."""
+    return dataclasses.replace(
+        bundle,
+        prior=dataclasses.replace(bundle.prior, attributes=names),
+        attributes=dataclasses.replace(bundle.attributes, names=names),
     )
 
 
@@ -138,8 +148,13 @@ def url(bundle: Bundle) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(bundle: Bundle) -> Client:
-    return Client(bundle, Limits())
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def client(bundle: Bundle, limits: Limits) -> Client:
+    return Client(bundle, limits)
 
 
 def image_file(seed: int, size: tuple[int, int] = (16, 16), kind: str = "png") -> bytes:

@@ -14,7 +14,7 @@ from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.packing import pack, unpack
 from lbae.io.images import square_grid
-from lbae.web import answers, app
+from lbae.web import answers, base64_fields, inputs
 from lbae.web.middleware import Limits
 from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
@@ -119,7 +119,7 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
 
 def test_few_images_are_decoded_at_a_time(client, monkeypatch):
     """An image of as many pixels as are allowed takes 300 MB while it is decoded."""
-    running, seen, guard, read = 0, [], threading.Lock(), app.image_of
+    running, seen, guard, read = 0, [], threading.Lock(), inputs.image_of
 
     def watched(*arguments, **options):
         nonlocal running
@@ -131,7 +131,7 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
             running -= 1
         return read(*arguments, **options)
 
-    monkeypatch.setattr(app, "image_of", watched)
+    monkeypatch.setattr(inputs, "image_of", watched)
     asks = [{"image": b64(image_file(seed))} for seed in range(12)]
     batches = [("POST", "/v1/encode", {"json": {"images": [ask["image"]]}}) for ask in asks]
     edits = [("POST", "/v1/edit", {"json": {"item": ask, "set": ["a"]}}) for ask in asks]
@@ -142,9 +142,9 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "body", "module", "work", "calls"),
     [
-        ("encode", {"images": [b64(image_file(1))] * 3}, app, "image_of", 3),
-        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, app, "image_of", 1),
-        ("sample", {"n": 1, "format": "zip"}, answers, "archive", 1),
+        ("encode", {"images": [b64(image_file(1))] * 3}, inputs, "image_of", 3),
+        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, inputs, "image_of", 1),
+        ("sample", {"n": 1, "format": "zip"}, answers, "zip_response", 1),
         ("decode", {"latents": ["AAAA"]}, answers, "image_fields", 1),
     ],
 )
@@ -171,6 +171,36 @@ def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
     assert codes == [504] * 12
     assert 1 <= at_once <= 4
     assert len(begun) == at_once + calls
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("sample", {"n": 1, "format": "jpeg"}),
+        ("edit", {"item": {"latent": "AAAA"}, "set": ["a"]}),
+        ("decode", {"latents": ["AAAA"]}),
+        ("images/generations", {"prompt": ""}),
+    ],
+)
+def test_pictures_are_encoded_off_the_event_loop(client, monkeypatch, path, body):
+    threads, encode = [], answers.encode_image
+
+    def watched(*arguments):
+        threads.append(threading.current_thread().name)
+        return encode(*arguments)
+
+    monkeypatch.setattr(answers, "encode_image", watched)
+    assert client.post(f"/v1/{path}", body).status_code == 200
+    assert threads
+    assert all(name.startswith("writer") for name in threads)
+
+
+def test_uploaded_files_are_not_encoded_as_base64(client, monkeypatch):
+    monkeypatch.setattr(base64_fields, "decode_base64", lambda *_: 1 / 0)
+    for path, request in (("encode", {}), ("edit", {"set": ["a"]}), ("interpolate", {"steps": 2})):
+        files = [("image", image_file(seed)) for seed in range(2 if path == "interpolate" else 1)]
+        data = {"request": json.dumps(request)}
+        assert client.request("POST", f"/v1/{path}", files=files, data=data).status_code == 200
 
 
 def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):

@@ -3,6 +3,7 @@ import asyncio
 import httpx
 import numpy as np
 import pytest
+import tenacity
 from tenacity import stop_after_delay
 
 from lbae.core.latents.packing import pack
@@ -90,6 +91,16 @@ def test_lost_connections_and_full_services_are_tried_again(bundle, monkeypatch)
     monkeypatch.setitem(web._RETRY, "stop", stop_after_delay(0.5))
     with pytest.raises(web.ServiceError, match="503 Service Unavailable"):
         send(bundle, web.sample(1, seed=1), faults=[503] * 100)
+
+
+def test_a_retry_waits_as_long_as_the_service_asks(monkeypatch):
+    slept, answers = [], [httpx.Response(503, headers={"retry-after": after}) for after in ("1", "7", "soon")]
+    answers.append(httpx.Response(200, json={"fingerprint": "abc"}))
+    monkeypatch.setattr(tenacity.nap.time, "sleep", slept.append)
+    with web.Client("http://test", transport=httpx.MockTransport(lambda _: answers.pop(0))) as service:
+        assert service.send(web.model()) == {"fingerprint": "abc"}
+    assert [int(seconds) for seconds in slept[:2]] == [1, 7]
+    assert len(slept) == 3
 
 
 def test_work_that_takes_too_long_is_not_sent_again(bundle):

@@ -97,8 +97,8 @@ def test_a_slow_client_over_http(bundle):
 
 
 def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch):
-    client = Client(bundle, Limits(max_seconds=0.2))
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(1))
+    client = Client(bundle, Limits(max_seconds=1))
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(3))
     answer = client.post("/v1/sample", {"n": 1})
     assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout")
     assert client.seen == [("/v1/sample", 504)]
@@ -227,6 +227,9 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
     assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
+    for saved in ("\ufeffone\r\ntwo\r\n", "one\ntwo"):  # as editors on Windows save it, and without an end
+        file.write_text(saved, encoding="utf-8")
+        assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
     monkeypatch.setitem(os.environ, KEYS_VARIABLE, "three, four")
     assert api_keys(None, "0.0.0.0", insecure=False) == ("three", "four")
     file.write_text("\n")
@@ -234,3 +237,6 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
         api_keys(str(file), "127.0.0.1", insecure=False)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         api_keys(str(tmp_path / "none"), "127.0.0.1", insecure=False)
+    file.write_text("one", encoding="utf-16")
+    with pytest.raises(UserError, match="is no UTF-8 text; save it as UTF-8"):
+        api_keys(str(file), "127.0.0.1", insecure=False)

@@ -35,6 +35,21 @@ def test_a_prompt_names_attributes(images, bundle):
 
 
 @pytest.mark.parametrize(
+    "extra",
+    [
+        {"stream": False},
+        {"quality": "standard", "style": "natural", "user": "u", "response_format": "b64_json"},
+        {"background": "auto", "moderation": "auto", "output_compression": 100, "partial_images": 0},
+        dict.fromkeys(["n", "size", "response_format", "output_format", "quality", "stream", "user"]),
+    ],
+)
+def test_fields_that_change_nothing_are_ignored(client, extra):
+    plain = client.post("/v1/images/generations", {"prompt": "a", "seed": 1}).json()
+    found = client.post("/v1/images/generations", {"prompt": "a", "seed": 1, **extra}).json()
+    assert found["data"] == plain["data"]
+
+
+@pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
         ({"prompt": "a cat"}, openai.UnprocessableEntityError, "unknown attribute 'a cat'"),
@@ -50,6 +65,11 @@ def test_a_prompt_names_attributes(images, bundle):
             "model 'dall-e-3' does not exist; allowed: lbae",
         ),
         ({"prompt": "a", "response_format": "url"}, openai.UnprocessableEntityError, "b64_json"),
+        (
+            {"prompt": "a", "stream": True},
+            openai.UnprocessableEntityError,
+            "stream is true, but images are not streamed; allowed: false",
+        ),
         ({"prompt": "a", "n": 0}, openai.UnprocessableEntityError, "greater than or equal to 1"),
     ],
 )

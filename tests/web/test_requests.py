@@ -2,10 +2,12 @@
 field.
 """
 
+import base64
 import dataclasses
 import io
 import json
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -15,7 +17,7 @@ from tests.web.conftest import Client, b64, image_file
 
 GOOD = {"image": b64(image_file(1))}
 LATENT = {"latent": "AAAA"}
-LONG = "a" * 257
+LONG = "a" * 4097
 
 SAMPLE = [
     *[({"n": n}, "n") for n in (0, 1025, "5", True, 2.5, None)],
@@ -70,7 +72,7 @@ BATCHES = [
     ("decode", {"latents": ["A"], "format": "zip"}, "format"),
 ]
 GENERATION = [
-    *[({"prompt": prompt}, "prompt") for prompt in (3, "a" * 4001, "a cat", "a, not a")],
+    *[({"prompt": prompt}, "prompt") for prompt in (3, "a" * 32_001, "a cat", "a, not a")],
     *[({"prompt": "", "n": n}, "n") for n in (0, 1025, "1", True)],
     *[({"prompt": "", "seed": seed}, "seed") for seed in (-1, "1")],
     *[({"prompt": "", "size": size}, "size") for size in ("15x15", 16, LONG)],
@@ -78,6 +80,10 @@ GENERATION = [
     ({"prompt": "", "response_format": "url"}, "response_format"),
     ({"prompt": "", "output_format": "gif"}, "output_format"),
     ({"prompt": "", "user": 1}, "user"),
+    ({"prompt": "", "background": "transparent"}, "background"),
+    ({"prompt": "", "partial_images": 2}, "partial_images"),
+    ({"prompt": "", "stream": True}, "stream"),
+    ({"prompt": "", "count": 3}, "count"),
     ({}, "prompt"),
 ]
 CASES = [
@@ -102,8 +108,9 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
     [
         ("sample", {"component": 2}, "component is 2; allowed: 0 to 1"),
         ("sample", {"given": {"aa": True}}, "unknown attribute 'aa'; did you mean 'a'? (known: a, b)"),
-        ("sample", {"given": {LONG: True}}, "at most 256 characters"),
+        ("sample", {"given": {LONG: True}}, "at most 4096 characters"),
         ("sample", {"n": "5"}, "valid integer"),
+        ("images/generations", {"prompt": "", "stream": True}, "stream is true, but images are not streamed"),
         ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
         ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
         ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
@@ -119,6 +126,83 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
 )
 def test_what_it_says(client, path, body, message):
     assert message in client.post(f"/v1/{path}", body).json()["error"]["message"]
+
+
+def wrapped(data: bytes) -> str:
+    return base64.encodebytes(data).decode()
+
+
+def url_safe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda data: f"data:image/png;base64,{b64(data)}",
+        lambda data: f"DATA:image/png;charset=utf-8;BASE64,{wrapped(data)}",
+        wrapped,
+        lambda data: wrapped(data).replace("\n", "\r\n"),
+        url_safe,
+        lambda data: url_safe(data).rstrip("="),
+        lambda data: f" {b64(data).rstrip('=')}\n",
+    ],
+    ids=[
+        "data URI",
+        "data URI with parameters",
+        "lines",
+        "CRLF",
+        "URL-safe",
+        "unpadded URL-safe",
+        "unpadded",
+    ],
+)
+def test_base64_is_read_as_programs_write_it(client, text):
+    images = (image_file(seed, kind="jpeg") for seed in range(99))
+    image = next(data for data in images if len(data) % 3 == 1 and {"-", "_"} < set(url_safe(data)))
+    good, found = client.post("/v1/encode", {"images": [b64(image), text(image)]}).json()["results"]
+    assert "error" not in good
+    assert found == good
+    latents = client.post("/v1/decode", {"latents": [good["base64"], text(base64.b64decode(good["base64"]))]})
+    first, second = latents.json()["results"]
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("https://example.com/a.png", "not valid base64; URLs are not fetched"),
+        ("data:image/png,%89PNG", "a data: URI that is not in base64; allowed: data:image/png;base64,"),
+        ("data:", "a data: URI that is not in base64"),
+        ("AAAAA", "not valid base64"),
+        ("AA=A", "not valid base64"),
+        ("é", "not valid base64"),
+    ],
+)
+def test_what_is_no_base64_is_told_so(client, text, message):
+    (result,) = client.post("/v1/encode", {"images": [text]}).json()["results"]
+    assert message in result["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/page.js", "/style.css", "/v1/models"])
+def test_head_is_answered_as_get_without_the_body(client, path):
+    head, get = (client.request(method, path) for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (200, b"")
+    assert get.content
+    same = ("content-type", "content-length", "x-bundle")
+    assert [head.headers[name] for name in same] == [get.headers[name] for name in same]
+
+
+def test_head_over_a_socket_leaves_the_connection_usable(url):
+    with httpx.Client(base_url=url) as connection:
+        answers = [connection.request(method, "/readyz") for method in ("HEAD", "GET", "HEAD")]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert answers[1].json()["bundle"] == "abc"
+
+
+def test_head_where_there_is_no_get(client):
+    answer = client.request("HEAD", "/v1/sample")
+    assert (answer.status_code, answer.content) == (405, b"")
 
 
 def test_an_impossible_condition(bundle):
@@ -242,7 +326,16 @@ def test_media_types_and_json(client, path):
 
 def test_multipart(client):
     post = lambda path, **rest: client.request("POST", f"/v1/{path}", **rest)  # noqa: E731
-    assert post("encode", files={"picture": b"x"}).status_code == 422
+    for strange in (
+        {"files": {"picture": b"x"}},
+        {"files": [("image", b"x"), ("picture", b"x")]},
+        {"files": {"image": b"x"}, "data": {"format": "png"}},
+        {"files": {"image": b"x"}, "data": {"request": ["{}", '{"format": "jpeg"}']}},
+        {"files": {"image": b"x", "request": b"{}"}},
+    ):
+        refused = post("reconstruct", **strange)
+        assert refused.status_code == 422, "neither may be lost"
+        assert "files named image and at most one text named request" in refused.json()["error"]["message"]
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")

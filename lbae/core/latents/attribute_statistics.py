@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import linalg, special
 
+from lbae.core.latents.attribute_names import match_name
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.errors import UserError, unknown
+from lbae.errors import UserError
 
 # Of the lifts of one attribute taken for real, the share that may be chance (Benjamini and Hochberg 1995).
 FALSE_DISCOVERY_RATE = 0.05
@@ -36,9 +37,7 @@ class AttributeStatistics:
 
     def index(self, name: str) -> int:
         """Position of an attribute that varies; UserError for an unknown or a constant one."""
-        if name not in self.names:
-            raise unknown("attribute", name, self.names)
-        position = self.names.index(name)
+        position = self.names.index(match_name(name, self.names))
         if min(self.set_count[position], self.unset_count[position]) == 0:
             raise UserError(
                 f"attribute {name!r} has one value only in the training latents, so nothing is known of its"

@@ -146,6 +146,7 @@ def _asked(
         )
     if not set_ and not unset:
         raise UserError("no attribute to set or unset was given")
-    if clash := set(set_) & set(unset):
-        raise UserError(f"attribute {min(clash)!r} is both set and unset")
-    return {statistics.index(name): 1 for name in set_} | {statistics.index(name): -1 for name in unset}
+    setting, unsetting = ([statistics.index(name) for name in names] for names in (set_, unset))
+    if clash := set(setting) & set(unsetting):
+        raise UserError(f"attribute {statistics.names[min(clash)]!r} is both set and unset")
+    return dict.fromkeys(setting, 1) | dict.fromkeys(unsetting, -1)

@@ -13,8 +13,6 @@ without VNNI add them in. The counts over all blocks are int64; their largest us
 than 2**61 rows.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Int8, UInt8
@@ -23,8 +21,6 @@ from torch import Tensor
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.core.moments.moment_sums import MomentSums
 
-Backend = Literal["int8", "float32"]
-
 BLOCK_ROWS = 2**15  # 50 MB unpacked at N = 1500
 # Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste
 # less, wider ones are quicker a product.
@@ -32,34 +28,26 @@ _STRIP = 512
 _CPU_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
-def best_backend(device: torch.device) -> Backend:
-    """int8 products with int32 sums where the hardware has them, else float32."""
-    if device.type == "cuda":
-        return "int8"
-    return "int8" if any(torch.cpu.get_capabilities().get(name) for name in _CPU_INT8) else "float32"
+def has_int8_products() -> bool:
+    """Whether this CPU multiplies int8 with int32 sums natively; without that, float32 is faster."""
+    return any(torch.cpu.get_capabilities().get(name) for name in _CPU_INT8)
 
 
 class MomentAccumulator:
-    """Adds up blocks of rows; its memory is one unpacked block and the sums, whatever the number of rows."""
+    """The moment sums of blocks of rows, on CPUs, in memory for one unpacked block and the sums."""
 
     def __init__(
-        self,
-        latent_dim: int,
-        attributes: tuple[str, ...] = (),
-        device: torch.device | str = "cpu",
-        backend: Backend | None = None,
-        block_rows: int = BLOCK_ROWS,
+        self, latent_dim: int, attributes: tuple[str, ...] = (), block_rows: int = BLOCK_ROWS
     ) -> None:
         self.latent_dim, self.attributes, self.block_rows = latent_dim, attributes, _round_up(block_rows)
-        self.device = torch.device(device)
-        self.backend: Backend = backend or best_backend(self.device)
+        self._int8 = has_int8_products()
         flags = 2 * len(attributes) + 1
         self._bytes = packed_width(latent_dim), packed_width(flags)
         width = _round_up(sum(self._bytes))
         first = 8 * self._bytes[0]
         self._used = np.r_[:latent_dim, first : first + flags]
-        self._bits = torch.empty((width, 8, self.block_rows), dtype=torch.uint8, device=self.device)
-        self._counts = torch.zeros((8 * width, 8 * width), dtype=torch.int64, device=self.device)
+        self._bits = torch.empty((width, 8, self.block_rows), dtype=torch.uint8)
+        self._counts = torch.zeros((8 * width, 8 * width), dtype=torch.int64)
 
     def unpack(
         self,
@@ -67,11 +55,13 @@ class MomentAccumulator:
         present: Bool[np.ndarray, "K A"],
         absent: Bool[np.ndarray, "K A"],
     ) -> Int8[Tensor, "C R"]:
-        """[b; p; q; 1] of a block as columns of 0 and 1, with zeros between and behind; the next call
-        overwrites them.
+        """Columns of 0 and 1 that hold [b; p; q; 1] of a block, padded with zeros.
 
-        ValueError when the packed width is not N's, when a padding bit is set, and for more than
-        ``block_rows`` rows.
+        The next call overwrites them.
+
+        Raises:
+            ValueError: when the packed width is not N's, when a padding bit is set, or when the block has
+                more than ``block_rows`` rows.
         """
         check_packed(packed, self.latent_dim)
         rows, (latent_bytes, flag_bytes) = len(packed), self._bytes
@@ -84,14 +74,13 @@ class MomentAccumulator:
             np.packbits(flags, axis=1, bitorder="little")
         ).T
         bits = self._bits[:, :, : columns.shape[1]]
-        shifts = torch.arange(8, dtype=torch.uint8, device=self.device)[:, None]
-        torch.bitwise_right_shift(columns.to(self.device)[:, None], shifts, out=bits)
+        shifts = torch.arange(8, dtype=torch.uint8)[:, None]
+        torch.bitwise_right_shift(columns[:, None], shifts, out=bits)
         return bits.bitwise_and_(1).flatten(0, 1).view(torch.int8)
 
     def add(self, bits: Int8[Tensor, "C R"]) -> None:
         """Add what :meth:`unpack` gave."""
-        columns = bits if self.backend == "int8" else bits.float()
-        multiply = torch._int_mm if self.backend == "int8" else torch.mm
+        columns, multiply = (bits, torch._int_mm) if self._int8 else (bits.float(), torch.mm)
         for start in range(0, len(columns), _STRIP):
             product = multiply(columns[start : start + _STRIP], columns[start:].T)
             self._counts[start : start + _STRIP, start:] += product.to(torch.int32)
@@ -99,7 +88,7 @@ class MomentAccumulator:
     def sums(self) -> MomentSums:
         """The sums over all rows so far."""
         n = self.latent_dim
-        sums = self._counts.cpu().numpy()[np.ix_(self._used, self._used)]
+        sums = self._counts.numpy()[np.ix_(self._used, self._used)]
         for row in range(len(sums)):
             sums[row:, row] = sums[row, row:]
         counts, rows = sums[:n, -1].copy(), sums[-1, -1]
@@ -116,9 +105,7 @@ class MomentAccumulator:
 
 
 def _round_up(size: int) -> int:
-    """To a multiple of 8, as int8 products on GPUs ask (of bytes: 64 columns, so that a strip is never too
-    narrow).
-    """
+    """The next multiple of 8. Of bytes: a width of whole groups of 64 columns leaves no narrow last strip."""
     return -size % 8 + size
 
 
@@ -128,15 +115,11 @@ def moment_sums(
     attributes: tuple[str, ...] = (),
     present: Bool[np.ndarray, "K A"] | None = None,
     absent: Bool[np.ndarray, "K A"] | None = None,
-    device: torch.device | str = "cpu",
-    backend: Backend | None = None,
 ) -> MomentSums:
-    """Sums over the rows of packed latents and of attribute indicators (set: ``present``, known to be unset:
-    ``absent``).
-    """
+    """Sums over packed latents and their attributes: set (``present``), or known to be unset (``absent``)."""
     if present is None or absent is None:
         present = absent = np.zeros((len(packed), len(attributes)), dtype=bool)
-    total = MomentAccumulator(latent_dim, attributes, device, backend, min(BLOCK_ROWS, max(1, len(packed))))
+    total = MomentAccumulator(latent_dim, attributes, min(BLOCK_ROWS, max(1, len(packed))))
     for start in range(0, len(packed), total.block_rows):
         block = slice(start, start + total.block_rows)
         total.add(total.unpack(packed[block], present[block], absent[block]))

@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64
 
-from lbae.errors import UserError, unknown
+from lbae.core.latents.attribute_names import match_given
+from lbae.errors import UserError
 
 Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 
@@ -70,10 +71,8 @@ class Prior:
         """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its
         errors.
         """
-        for name in given:
-            if name not in self.attributes:
-                raise unknown("attribute", name, self.attributes)
-        wanted = {1 + self.attributes.index(name): value for name, value in given.items()}
+        matched = match_given(given, self.attributes)
+        wanted = {1 + self.attributes.index(name): value for name, value in matched.items()}
         latents = np.empty((stop - start, self.latent_dim), dtype=np.int8)
         step = 1 if len(self.weights) == 1 else _BLOCKS
         first, end = start // BLOCK, whole_blocks(stop) // BLOCK

@@ -7,9 +7,9 @@ import os
 import socket
 
 import ray
-from ray._private.services import find_bootstrap_address
 from ray.exceptions import AuthenticationError
 
+from lbae.distributed.cluster.ray_private import address_of_last_start
 from lbae.errors import LbaeError, UserError
 from lbae.io import machine
 from lbae.signals import sigterm_handler_kept
@@ -85,7 +85,7 @@ def _check_answers(address: str | None) -> None:
     minutes.
     """
     asked = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS")  # as ray.init chooses
-    place = asked or find_bootstrap_address(None) or ""
+    place = asked or address_of_last_start() or ""
     host, _, port = place.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:  # to be started, or an address of another kind
         return

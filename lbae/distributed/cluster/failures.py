@@ -17,8 +17,7 @@ def root_cause(error: BaseException) -> LbaeError:
     node died, Ray's message is all there is: its last line, which is that of a traceback.
     """
     found = _innermost(error)
-    if _RETRY_HINT.search(str(found)):
-        found.args = (_RETRY_HINT.sub("", str(found)),)
+    found.args = tuple(_RETRY_HINT.sub("", arg) if isinstance(arg, str) else arg for arg in found.args)
     if not isinstance(found, RayError):
         return as_lbae_error(found)
     lines = str(found).strip().splitlines() or [repr(found)]
@@ -37,4 +36,6 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    return error.__cause__ if type(error).__module__.startswith("ray.") else None
+    """What one of Ray's exceptions was raised from, but for the empty one that Ray Data puts there."""
+    cause = error.__cause__ if type(error).__module__.startswith("ray.") else None
+    return cause if cause and str(cause) else None

@@ -16,31 +16,31 @@ _POLL_S = 0.5
 
 @ray.remote(num_cpus=0)
 class Meter:
-    """Counts what workers have done, for the driver's progress line."""
+    """Counts the work that workers have done, for the driver's progress line."""
 
     def __init__(self) -> None:
         self._done = self._total = 0
         self._note = ""
         self._failure: LbaeError | None = None
 
-    def begin(self, done: int, total: int) -> None:
-        """Set what was done before and what is to do in all."""
+    def set_progress(self, done: int, total: int) -> None:
+        """Set the work done so far and the total."""
         self._done, self._total = done, total
 
     def add(self, done: int) -> None:
-        """Count."""
+        """Count further work as done."""
         self._done += done
 
-    def say(self, note: str) -> None:
-        """Set a word on it."""
+    def set_note(self, note: str) -> None:
+        """Set the note beside the progress."""
         self._note = note
 
     def fail(self, error: LbaeError) -> None:
-        """Set why the work cannot go on."""
+        """Record the error that ends the work, unless one is recorded."""
         self._failure = self._failure or error
 
     def failure(self) -> LbaeError | None:
-        """Why it cannot go on."""
+        """The recorded error."""
         return self._failure
 
     def read(self) -> tuple[int, int, str]:
@@ -49,16 +49,14 @@ class Meter:
 
 
 def start_meter() -> Any:
-    """A :class:`Meter` on the driver's node, so that it lives as long as the driver, whichever other node
-    dies.
-    """
+    """A :class:`Meter` on the driver's node, where it survives the death of any other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Meter.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def watched(meter: Any, line: ProgressLine) -> Iterator[None]:
-    """Show a :class:`Meter` on a progress line while the main thread waits for something else."""
+    """Show a :class:`Meter` on a progress line, by a thread, until the block ends."""
     stop = threading.Event()
 
     def poll() -> None:

@@ -1,8 +1,12 @@
-"""The environment of processes that run a network."""
+"""The environment of processes that run a network on CPUs, and tasks that run in one."""
 
-# Of processes that run a network on CPUs: glibc is to keep what is freed, in one arena for all threads.
-# Activations are megabytes; by default such blocks come from the kernel and go back one by one, so that every
-# layer of every batch waits for zeroed pages, and a training step takes 1.4 times as long (docs/results.md).
+from typing import Any
+
+import ray
+
+# glibc must keep freed memory, in one arena for all threads. Activations are megabytes; by default such
+# blocks come from the kernel and go back one by one, so every layer of every batch waits for zeroed pages,
+# and a training step takes 1.4 times as long (docs/results.md).
 RUNS_A_NETWORK = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
@@ -10,3 +14,11 @@ RUNS_A_NETWORK = {
         "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     }
 }
+
+
+def network_task(function: Any) -> Any:
+    """A Ray task of one CPU that may run a network.
+
+    All such tasks share one kind of worker process, which has its libraries imported for the next task.
+    """
+    return ray.remote(num_cpus=1, runtime_env=RUNS_A_NETWORK)(function)

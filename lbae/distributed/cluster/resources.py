@@ -1,4 +1,4 @@
-"""Resources of the cluster: CPUs, GPUs, nodes, and waiting for them."""
+"""Resources of the cluster: its CPUs, GPUs and nodes, and waiting for them."""
 
 import logging
 import os
@@ -13,8 +13,6 @@ from lbae.errors import UserError
 _logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-
-_ACTORS_A_GPU = 4  # a GPU runs the network faster than one CPU decodes or compresses image files
 
 
 def cluster_cpus() -> int:
@@ -33,16 +31,15 @@ def node_cpus(gpus: int = 0) -> int:
 
 
 def network_cpus() -> int:
-    """Whole CPUs of the nodes that have GPUs, if any has, else of all: of those on which actors run a
-    network.
-    """
+    """Whole CPUs of the nodes on which actors run a network: those with GPUs where any has, else all."""
     with_gpus = [node for node in nodes() if node.get("GPU", 0)]
     return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes()))
 
 
 def own_cpus() -> int:
-    """Whole CPUs of this process's node as Ray counts them, which a container's quota bounds, if it may run
-    on as many.
+    """Whole CPUs that this process may use, at most as many as Ray counts on its node.
+
+    Ray counts what a container's quota allows; the process may be bound to fewer cores.
     """
     here = ray.get_runtime_context().get_node_id()
     counted = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
@@ -55,10 +52,10 @@ def cluster_gpus() -> int:
 
 
 def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
-    """Wait until the cluster has ``count`` CPUs or GPUs, which its autoscaler, if it has one, is asked for.
+    """Wait until the cluster has ``count`` CPUs or GPUs; an autoscaler is asked for them.
 
-    It waits as long as Ray Train does for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a
-    minute; then UserError with the ``remedy``.
+    The limit is that of Ray Train for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a
+    minute. After that, UserError with the ``remedy``.
     """
 
     def found() -> int:
@@ -66,42 +63,24 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
 
     if found() >= count:
         return
-    patience = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
-    _logger.info(f"waiting up to {patience:g} s for {count} {resource}s; the cluster has {found()}")
+    timeout = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
+    _logger.info(f"waiting up to {timeout:g} s for {count} {resource}s; the cluster has {found()}")
     request_resources(bundles=[{resource: 1}] * count)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while found() < count and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     request_resources(bundles=[])
     if found() < count:
         raise UserError(
-            f"{count} {resource}s are needed; the cluster has {found()} after {patience:g} s: {remedy}"
+            f"{count} {resource}s are needed; the cluster has {found()} after {timeout:g} s: {remedy}"
         )
 
 
 def wait_for_gpus(count: int) -> None:
-    """:func:`wait_for` the GPUs that a job's ``gpus`` ask for. UserError for fewer than 1."""
+    """Wait until the cluster has the GPUs that a job's ``gpus`` asks for; UserError for fewer than 1."""
     if count < 1:
         raise UserError(f"gpus is {count}; allowed: 1 or more, or leave it out")
     wait_for(count, "GPU", "start nodes that have them, or leave --gpus out to take what there is")
-
-
-def actor_pool(cpus: int, gpus: int) -> tuple[int, float]:
-    """How many actors of one CPU run a network over files, and each one's share of a GPU.
-
-    They may take every CPU: what they work on is handed out by the driver, so no task waits for a CPU that
-    they hold.
-    """
-    if not gpus:
-        return cpus, 0
-    sharing = max(1, min(_ACTORS_A_GPU, cpus // gpus))
-    return gpus * sharing, 1 / sharing
-
-
-def network_device() -> tuple[str, float]:
-    """Kind of device on which actors and tasks run a network, and each one's share of a GPU."""
-    share = actor_pool(network_cpus(), cluster_gpus())[1]
-    return "cuda" if share else "cpu", share
 
 
 def cluster_nodes() -> int:

@@ -1,9 +1,7 @@
-"""Encoding an image source to a latent table with Ray Data: a pool of actors reads, decodes and encodes
-shards.
+"""Encoding an image source to a latent table: a pool of actors reads, decodes and encodes shards.
 
-One row of a Ray data set is one shard of the source and leaves one file; then one row is one part file made
-of those. What is there when the job is killed is not done again, and no row is lost, doubled or moved,
-whatever the number of actors.
+An actor writes one file per shard; afterwards tasks assemble part files from those. A killed job continues
+with the shards that have no file. Rows are the same, and in the same order, for any number of actors.
 """
 
 import collections
@@ -14,21 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
 import torch
 from ray.util.metrics import Counter
 
 from lbae.config import Precision
 from lbae.core.latents.packing import pack
 from lbae.core.network.codec import best_precision
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
-from lbae.distributed.cluster.resources import (
-    actor_pool,
-    cluster_gpus,
-    cluster_nodes,
-    network_cpus,
-    node_cpus,
-)
+from lbae.distributed.cluster.actor_pool import network_device, run_on_actors
+from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.cluster.tasks import answered, outcomes, over
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts import latent_table
@@ -43,9 +34,7 @@ from lbae.report.progress import ProgressLine
 def encode_shards(
     encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]
 ) -> dict[str, Any]:
-    """Encode the shards that are not finished yet; how many images that were on every node, and how many a
-    second.
-    """
+    """Encode the shards that have no file yet; the images encoded on each node, and images per second."""
     finished = assembly.finished_shards(encoder["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.wanted for shard in shards)
@@ -53,7 +42,7 @@ def encode_shards(
     with ProgressLine("encode", total, "images") as line:
         before = total - sum(shard.wanted for shard in missing)
         line.update(before)
-        for node, rows in outcomes(_over_actors(missing, encoder)) if missing else ():
+        for node, rows in run_on_actors(missing, _ShardEncoder, lambda shard: f"encoding {shard}", **encoder):
             by_node[node] += rows
             line.update(before + by_node.total())
             still_held()
@@ -64,36 +53,20 @@ def encode_shards(
 
 
 def choose_precision(out: str) -> Precision:
-    """The precision of a table: that of its finished shards, else what the actors' device does best.
+    """The precision of a table: that of its finished shards, else the best of the actors' device.
 
-    One for all of them: nodes may differ, and a killed job may be continued on others.
+    It is one for all actors: nodes may differ, and a killed job may continue on others.
     """
     if (found := assembly.precision(out)) is not None:
         return found
-    _, gpus = actor_pool(network_cpus(), cluster_gpus())
-    if not gpus:
+    device, share = network_device()
+    if device == "cpu":
         return best_precision(torch.device("cpu"))
-    return ray.get(ray.remote(best_precision).options(num_gpus=gpus).remote(torch.device("cuda")))
-
-
-def _over_actors(shards: list[Shard], encoder: dict[str, Any]) -> ray.data.Dataset:
-    cpus, gpus = network_cpus(), cluster_gpus()
-    most, share = actor_pool(cpus, gpus)
-    actors = min(most, len(shards))
-    threads = max(1, min(cpus // actors, node_cpus(min(1, gpus))))
-    return over(
-        shards,
-        _Encoder,
-        fn_constructor_kwargs={**encoder, "device": "cuda" if gpus else "cpu", "threads": threads},
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=share or None,
-        runtime_env=RUNS_A_NETWORK,
-    )
+    return ray.get(ray.remote(best_precision).options(num_gpus=share).remote(torch.device(device)))
 
 
 def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part]:
-    """Make part files of the finished shards, at least one for every node."""
+    """Assemble part files from the files of the shards, at least one per node."""
     plans = assembly.plan_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
     if len(plans) == 1:  # starting a worker takes longer than the work
         return [assembly.assemble(out, plans[0])]
@@ -104,15 +77,13 @@ def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part
     return list(outcomes(over(plans, assemble, num_cpus=1)))
 
 
-class _Encoder:
-    """Holds the model; makes of a shard its file. While a batch is encoded the next ones are read and
-    decoded.
+class _ShardEncoder:
+    """Encodes one shard to its file, while threads read and decode the next batches.
+
+    Returns the node and the number of rows.
     """
 
-    def __init__(
-        self, model: str, out: str, keep_images: bool, precision: Precision, device: str, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, *, model: str, out: str, keep_images: bool, precision: Precision, device: str) -> None:
         self.codec = load_model(model, precision, torch.device(device))
         self.model = read_manifest(model).fingerprint
         self.out, self.keep_images = out, keep_images
@@ -120,14 +91,12 @@ class _Encoder:
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "precision": self.codec.precision,
         }
-        self.pool, self.ahead = ThreadPoolExecutor(threads), threads
+        self.ahead = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(self.ahead)
         self.node = ray.get_runtime_context().get_node_id()
         self.encoded = Counter("lbae_encoded_images", description="Images encoded or set aside.")
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._write, lambda shard: f"encoding {shard}")
-
-    def _write(self, shard: Shard) -> tuple[str, int]:
+    def __call__(self, shard: Shard) -> tuple[str, int]:
         latents, quarantine = [], []
         for decoded in self._decoded(shard):
             latents.append(self._latents(decoded))

@@ -1,5 +1,6 @@
-"""How latents come to components: by a column, or by what their images look like, learned on a subset of the
-table.
+"""Partitions of a latent table into components: by a column, or by the appearance of the decoded images.
+
+They are learned on a subset of the table that fits in memory.
 """
 
 import math
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from jaxtyping import Bool, Int8
 
@@ -16,25 +18,25 @@ from lbae.core.latents.packing import unpack
 from lbae.core.network.codec import Codec
 from lbae.core.prior.appearance import appearance
 from lbae.core.prior.mixture import Candidate, nearest_center, try_clusters, try_partition
-from lbae.distributed.latents.scan import Scan
-from lbae.distributed.latents.sum_tasks import Assign, Run, by_value, deal
+from lbae.distributed.latents.grouped_sums import Partitioner
+from lbae.distributed.latents.row_group_assignment import assign_row_groups
+from lbae.distributed.latents.table_scan import Scan
 from lbae.errors import UserError
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.attribute_columns import MAX_CLASSES
+from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 from lbae.io.sources.source import held_out, key_fractions
 
 _CANDIDATES = (200, 50, 10, 1)
-_ROWS_A_BIT = 3  # a component has at least N / 3 rows on average
+_ROWS_PER_BIT = 3  # a component has at least N / 3 rows on average
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
-_LOOK_ROWS, _LOOK_VALUES = 2**12, 2**24  # images decoded at a time at most, and their pixels' channels
+_DECODED_ROWS, _DECODED_VALUES = 2**12, 2**24  # images decoded at a time at most, and their pixels' channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Rows that fit in memory, drawn uniformly, with their latents; ``held`` are those no component is fitted
-    to.
-    """
+    """Rows drawn uniformly, as many as fit in memory, and their latents; ``held`` are held out of fitting."""
 
     rows: pa.Table
     latents: Int8[np.ndarray, "K N"]
@@ -42,12 +44,14 @@ class Subset:
 
 
 def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
-    """A uniform subset of the rows, the same for any number of tasks and, as tables may be sorted by class,
-    any order.
+    """A uniform subset of the rows: the same for any number of tasks and any order of the table.
+
+    Tables are often sorted by class.
     """
     share = min(1.0, _SUBSET_ROWS / found.rows)
     columns = ["key", "latent", *([by] if by else [])]
-    rows = pa.concat_tables(ray.get([_pick.remote(table, run, columns, share) for run in deal(found.groups)]))
+    tasks = [_draw.remote(table, groups, columns, share) for groups in assign_row_groups(found.groups)]
+    rows = pa.concat_tables(ray.get(tasks))
     rows = rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
     return Subset(
         rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held=held_out(rows["key"])
@@ -55,8 +59,8 @@ def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
 
 
 @ray.remote
-def _pick(table: LatentTable, run: Run, columns: list[str], share: float) -> pa.Table:
-    batches = table.batches(run, columns)
+def _draw(table: LatentTable, groups: list[RowGroup], columns: list[str], share: float) -> pa.Table:
+    batches = table.batches(groups, columns)
     if share == 1:
         return pa.concat_tables(batches)
     return pa.concat_tables(rows.filter(pa.array(key_fractions(rows["key"]) < share)) for rows in batches)
@@ -64,43 +68,62 @@ def _pick(table: LatentTable, run: Run, columns: list[str], share: float) -> pa.
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How rows come to components, and the pooled covariance with the share of it that a component takes."""
+    """The component of every row, the covariance pooled within components, and how far they shrink to it."""
 
     count: int
-    assign: Assign
+    partitioner: Partitioner
     columns: list[str]
     within: np.ndarray
     shrinkage: float
     facts: dict[str, Any]
 
 
-def by_class(subset: Subset, found: Scan, by: str) -> Partition:
-    """One component a value of a column; rows without a value belong to none."""
-    values, assign = by_value(by, found.values[by])
-    labels = assign(subset.rows)
+def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
+    """One component per value of a column; rows without a value belong to none.
+
+    UserError for more values than a class column may have, and for a column known of held-out rows only.
+    """
+    if not 0 < len(found.values[column]) <= MAX_CLASSES:
+        raise UserError(
+            f"column {column!r} has more than {MAX_CLASSES} distinct values, or none; --by makes"
+            " one component per value"
+        )
+    values = pa.array(sorted(found.values[column]))
+
+    def partitioner(rows: pa.Table) -> np.ndarray:
+        return pc.fill_null(pc.index_in(rows[column].cast(values.type), values), -1).to_numpy()
+
+    labels = partitioner(subset.rows)
     known = labels >= 0
     if not (known & ~subset.held).any():
         raise UserError(
-            f"column {by!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
-            f" learn from, all of"
-            " them held out: too few for one component a value"
+            f"column {column!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
+            " learn from, all of them held out: too few for one component per value"
         )
     tried: Candidate = ray.get(_try_classes.remote(subset.latents[known], subset.held[known], labels[known]))
     return Partition(
         count=len(values),
-        assign=assign,
-        columns=["latent", by],
+        partitioner=partitioner,
+        columns=["latent", column],
         within=tried.within,
         shrinkage=tried.shrinkage,
         facts=tried.facts(),
     )
 
 
-def clusters(
+def cluster_partitions(
     table: LatentTable, subset: Subset, codec: Codec, attributes: int, count: int | None, seed: int
 ) -> Iterator[Partition]:
-    """The number of clusters asked for; else the most that rows and bundle size allow, then fewer, as far as
-    one goes on.
+    """Partitions by k-means on the appearance of the decoded images, each computed when it is asked for.
+
+    Args:
+        table: the latent table.
+        subset: the rows to learn from.
+        codec: decodes latents.
+        attributes: number of attributes in the prior, which count in its size.
+        count: number of clusters; None for several partitions, from as many as rows and bundle size allow
+            down.
+        seed: seed of the clustering.
     """
     train = subset.latents[~subset.held]
     if count and count > len(train):
@@ -109,23 +132,22 @@ def clusters(
         )
     if not len(train):
         raise UserError(f"all {len(subset.held)} rows are held out of clustering; give a table of more rows")
-    shared, step = ray.put(codec), _look_rows(codec)
-    looks = ray.get([_look.remote(shared, train[i : i + step]) for i in range(0, len(train), step)])
-    known = [
-        ray.put(array)
-        for array in (train, np.concatenate(looks), subset.latents[subset.held][:_HELD_OUT_ROWS])
-    ]
-    for number in [count] if count else _numbers(table, subset, attributes):
-        yield _by_looks(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
+    shared, step = ray.put(codec), _decoded_rows(codec)
+    tasks = [_appearance.remote(shared, train[i : i + step]) for i in range(0, len(train), step)]
+    appearances = np.concatenate(ray.get(tasks))
+    unseen = subset.latents[subset.held][:_HELD_OUT_ROWS]
+    known = [ray.put(array) for array in (train, appearances, unseen)]
+    for number in [count] if count else _cluster_counts(table, subset, attributes):
+        yield _appearance_partition(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
 
 
-def _by_looks(table: LatentTable, codec: Codec, candidate: Candidate) -> Partition:
+def _appearance_partition(table: LatentTable, codec: Codec, candidate: Candidate) -> Partition:
     centers = candidate.centers
     assert centers is not None
-    step = _look_rows(codec)
+    step = _decoded_rows(codec)
 
-    def assign(rows: pa.Table) -> np.ndarray:
-        if len(centers) == 1:  # of which no image need be decoded
+    def partitioner(rows: pa.Table) -> np.ndarray:
+        if len(centers) == 1:  # no image needs decoding
             return np.zeros(len(rows), dtype=np.int64)
         chunks = (rows.slice(start, step) for start in range(0, len(rows), step))
         latents = (unpack(packed_latents(chunk), table.latent_dim) for chunk in chunks)
@@ -133,7 +155,7 @@ def _by_looks(table: LatentTable, codec: Codec, candidate: Candidate) -> Partiti
 
     return Partition(
         count=len(centers),
-        assign=assign,
+        partitioner=partitioner,
         columns=["latent"],
         within=candidate.within,
         shrinkage=candidate.shrinkage,
@@ -141,23 +163,22 @@ def _by_looks(table: LatentTable, codec: Codec, candidate: Candidate) -> Partiti
     )
 
 
-def _look_rows(codec: Codec) -> int:
-    return min(_LOOK_ROWS, max(1, _LOOK_VALUES // math.prod(codec.config.image_shape)))
+def _decoded_rows(codec: Codec) -> int:
+    return min(_DECODED_ROWS, max(1, _DECODED_VALUES // math.prod(codec.config.image_shape)))
 
 
-def _numbers(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
-    """Numbers of clusters to try, most first: with enough rows a component, in a bundle that is not too
-    large.
+def _cluster_counts(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
+    """Numbers of clusters to try, most first, with enough rows per component and a prior of limited size.
 
-    One, where no rows are held out that say whether more would remember.
+    One, where no rows are held out to say whether more would memorize.
     """
     rows, bits = table.manifest.rows, table.latent_dim
-    most = min(_ROWS_A_BIT * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
+    most = min(_ROWS_PER_BIT * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
     return [number for number in _CANDIDATES if number <= max(1, most)] if subset.held.any() else [1]
 
 
 @ray.remote
-def _look(codec: Codec, latents: np.ndarray) -> np.ndarray:
+def _appearance(codec: Codec, latents: np.ndarray) -> np.ndarray:
     return appearance(codec.decode(latents))
 
 

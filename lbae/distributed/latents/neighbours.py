@@ -1,6 +1,4 @@
-"""The nearest latents of a table: every task finds those in a run of row groups, the driver keeps the nearest
-of all.
-"""
+"""The nearest latents of a table: each task searches some row groups, the driver keeps the nearest of all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +9,17 @@ from jaxtyping import Int64, UInt8
 
 from lbae.core.latents.hamming import nearest
 from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.distributed.latents.row_group_assignment import assign_row_groups
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
-from lbae.io.sources.plan import runs
 
 _TASK_ROWS = 2**20
-# What is found is one number, so that the smallest are the nearest, and of those equally far the first.
+# A distance and a row make one number, so the smallest are the nearest and, of equal distances, the first.
 _ROW_BITS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A latent that was found: its distance in bits, and its row in a row group of a part of the table."""
+    """A latent that was found: its distance in bits, and its row in a row group of a part file."""
 
     distance: int
     part: str
@@ -42,7 +40,7 @@ class Nearest:
         return self.found >> _ROW_BITS
 
     def hits(self, query: int) -> list[Hit]:
-        """Where the latents nearest to one query stand."""
+        """The latents nearest to one query."""
         starts = np.cumsum([0, *(group.rows for group in self.groups)])
         found = []
         for distance, row in zip(self.distances[query], self.found[query] & (2**_ROW_BITS - 1), strict=True):
@@ -55,13 +53,14 @@ class Nearest:
 
 
 def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
-    """The k latents of a table nearest to each of some packed ones; of those equally far the first."""
+    """The k latents of a table nearest to each of some packed ones; of equal distances the first."""
     groups = [group for part in table.parts for group in table.footer(part, [])[0]]
-    starts = np.cumsum([0, *(group.rows for group in groups)])
-    most = min(_TASK_ROWS, -(-table.manifest.rows // cluster_cpus()))
-    cut = runs([group.rows for group in groups], [0] * len(groups), most, 1)
+    tasks = max(cluster_cpus(), -(-table.manifest.rows // _TASK_ROWS))
     shared = ray.put(table), ray.put(packed)
-    partial = [_nearest.remote(*shared, groups[first:last], int(starts[first]), k) for first, last in cut]
+    partial, start = [], 0
+    for assigned in assign_row_groups(groups, tasks):
+        partial.append(_nearest.remote(*shared, assigned, start, k))
+        start += sum(group.rows for group in assigned)
     found = np.empty((len(packed), 0), dtype=np.int64)
     for part in partial:
         found = np.sort(np.concatenate([found, ray.get(part)], axis=1), axis=1)[:, :k]
@@ -72,6 +71,7 @@ def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> 
 def _nearest(
     table: LatentTable, packed: UInt8[np.ndarray, "Q B"], groups: Sequence[RowGroup], start: int, k: int
 ) -> Int64[np.ndarray, "Q k"]:
+    """Distances and rows as one number; ``start`` is the table's row at which the row groups begin."""
     found = np.empty((len(packed), 0), dtype=np.int64)
     for rows in table.batches(groups, ["latent"]):
         distances, places = nearest(packed, packed_latents(rows), k)

@@ -1,37 +1,33 @@
-"""Which bundle a service answers from: one deployment loads bundles, the replicas that answer take them from
-it.
+"""The bundle registry of a service: one deployment that loads bundles and assigns them to replicas.
 
-Every replica asks the shelf once a second which bundles to hold and from which of them to answer. A new
-bundle is answered from once all that ask hold it, and the one before it is held until the requests that use
-it have ended.
+Every replica sends a heartbeat once a second and gets its assignment: the bundle versions to hold and the one
+to serve. A new version is served once all live replicas hold it; the version before it is held until requests
+that use it must have ended. The replica's side is :mod:`lbae.distributed.serve.replica_bundles`.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
 import ray
-from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import KIND, load_bundle, read_pointer
 from lbae.io.artifacts.manifest import read_manifest
-from lbae.web.backend import Backend
 
-_ASK_S = 1.0
-_AGAIN_S = 5.0
-_GONE_S = 10.0
+_POLL_S = 1.0  # between two looks at the pointer
+_RETRY_S = 5.0  # the same while it names a bundle that cannot be served
+_DEAD_S = 10.0  # a replica without a heartbeat for as long is not waited for
 
 logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
-class Edition:
-    """A bundle, and the how manyth it is that the service answers from."""
+class BundleVersion:
+    """A bundle version; ``number`` increases with each swap."""
 
     number: int
     uri: str
@@ -39,26 +35,32 @@ class Edition:
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a replica is to hold, and what to answer from."""
+class Assignment:
+    """The versions that a replica holds, and the one that it serves."""
 
-    hold: tuple[Edition, ...]
-    answer: Edition
+    hold: tuple[BundleVersion, ...]
+    serve: BundleVersion
 
 
 @dataclass(frozen=True)
-class State:
-    """What the service answers from, what it changes over to, and why it did not take up what it
-    was told to."""
+class RegistryState:
+    """The version that is served, the one that replicas change to, and why the newest request failed."""
 
-    current: Edition
-    next: Edition
+    current: BundleVersion
+    next: BundleVersion
     problem: str | None
 
 
+@dataclass(frozen=True)
+class _Heartbeat:
+    at: float
+    held: frozenset[str]
+
+
 def _load(uri: str) -> Bundle:
-    """A bundle with all that replicas would else compute, and keep, each for itself; UserError where that
-    fails.
+    """Load a bundle and compute its matrices, so that replicas share them through the object store.
+
+    UserError when it cannot be served.
     """
     bundle = load_bundle(uri, "cpu")
     try:
@@ -68,222 +70,162 @@ def _load(uri: str) -> Bundle:
     return bundle
 
 
-class Shelf:
-    """Keeps bundles in the object store, from where the replicas of a node share their large matrices.
+class BundleRegistry:
+    """Keeps bundles in the object store, where the replicas of a node share their large matrices.
 
-    ``uri`` is a bundle's or, to ``follow`` it, that of a file that holds a bundle's URI. Replicas learn why
-    it cannot be read when they ask; a shelf that was started again can do without it, since they know what
-    they answer from.
+    Args:
+        uri: URI of a bundle, or with ``follow`` of a pointer file that holds a bundle's URI.
+        follow: swap to the new bundle when the pointer file changes.
+        keep_s: seconds that a replaced version is held.
+
+    A first bundle that cannot be read is not raised here: the heartbeat reports it. A restarted registry may
+    not need it, because the replicas' heartbeats say which version they serve.
     """
 
     def __init__(self, uri: str, follow: bool, keep_s: float) -> None:
         self._pointer, self._keep_s = uri if follow else None, keep_s
         self._bundles: dict[str, ray.ObjectRef] = {}
         self._image_shape: tuple[int, int, int] | None = None
-        self._current: Edition | None = None
-        self._next: Edition | None = None
-        self._retired: dict[Edition, float] = {}
-        self._asked: dict[str, tuple[float, frozenset[str]]] = {}
+        self._current: BundleVersion | None = None
+        self._next: BundleVersion | None = None
+        self._retired: dict[BundleVersion, float] = {}
+        self._heartbeats: dict[str, _Heartbeat] = {}
         self._loading = asyncio.Lock()
         self._problem: str | None = None
         self._following: asyncio.Task[None] | None = None
         try:
             first = read_pointer(uri) if follow else uri
-            self._current = self._next = self._put(0, first, _load(first))
+            self._current = self._next = self._store(0, first, _load(first))
         except (LbaeError, OSError) as error:
             self._problem = str(error)
 
-    def _put(self, number: int, uri: str, bundle: Bundle) -> Edition:
-        self._image_shape = self._image_shape or bundle.codec.config.image_shape
-        if bundle.fingerprint not in self._bundles:
-            self._bundles[bundle.fingerprint] = ray.put(bundle)
-        return Edition(number, uri, bundle.fingerprint)
+    async def swap(self, uri: str) -> BundleVersion | LbaeError:
+        """Make all replicas change to the bundle at a URI.
 
-    async def swap(self, uri: str) -> Edition | LbaeError:
-        """Let all replicas change over to the bundle at a URI. Errors are returned: if raised, Serve would
-        log them.
+        Errors are returned: Serve would log a raised one with its traceback.
         """
         if self._pointer:
             return UserError(
                 f"this service follows {self._pointer}; write the URI of the bundle into that file"
             )
-        return await self._change_over(uri)
+        return await self._swap(uri)
 
-    async def _change_over(self, uri: str) -> Edition | LbaeError:
+    async def heartbeat(
+        self, replica: str, held: frozenset[str], serving: BundleVersion | None
+    ) -> Assignment:
+        """The assignment of a replica that holds bundles of these fingerprints and serves this version.
+
+        LbaeError when there is no bundle to serve.
+        """
+        if serving and self._is_behind(serving):
+            await self._recover(serving)
+        current, next_ = self._versions()
+        if self._pointer and not self._following:
+            self._following = asyncio.create_task(self._follow(self._pointer))
+        now = time.monotonic()
+        self._heartbeats[replica] = _Heartbeat(now, held)
+        self._heartbeats = {name: beat for name, beat in self._heartbeats.items() if now - beat.at < _DEAD_S}
+        if next_ != current and all(next_.fingerprint in beat.held for beat in self._heartbeats.values()):
+            self._retired[current] = now
+            self._current = current = next_
+        self._retired = {
+            version: since for version, since in self._retired.items() if now - since < self._keep_s
+        }
+        hold = {version.fingerprint: version for version in (*self._retired, current, next_)}
+        self._bundles = {name: bundle for name, bundle in self._bundles.items() if name in hold}
+        return Assignment(tuple(hold.values()), current)
+
+    async def fetch(self, version: BundleVersion) -> list[ray.ObjectRef]:
+        """The reference to a version's bundle, in a list because Ray would resolve a bare reference.
+
+        LbaeError when its URI holds another bundle by now.
+        """
+        await self._ensure_loaded(version)
+        return [self._bundles[version.fingerprint]]
+
+    def state(self) -> RegistryState:
+        """What the service serves. LbaeError when there is no bundle to serve."""
+        return RegistryState(*self._versions(), self._problem)
+
+    def _store(self, number: int, uri: str, bundle: Bundle) -> BundleVersion:
+        self._image_shape = self._image_shape or bundle.codec.config.image_shape
+        if bundle.fingerprint not in self._bundles:
+            self._bundles[bundle.fingerprint] = ray.put(bundle)
+        return BundleVersion(number, uri, bundle.fingerprint)
+
+    async def _swap(self, uri: str) -> BundleVersion | LbaeError:
         async with self._loading:
             try:
                 bundle = await asyncio.to_thread(_load, uri)
-                if self._image_shape and bundle.codec.config.image_shape != self._image_shape:
-                    raise UserError(
-                        f"bundle {uri} makes images of {bundle.codec.config.image_shape} (height, width,"
-                        f" channels); allowed:"
-                        f" {self._image_shape}, as those of the bundle that this service started with"
-                    )
+                self._check_shape(uri, bundle)
             except (LbaeError, OSError) as error:
                 self._problem = str(error)
                 return error if isinstance(error, LbaeError) else LbaeError(str(error))
             self._problem = None
             if self._next is None:
-                self._current = self._next = self._put(0, uri, bundle)
+                self._current = self._next = self._store(0, uri, bundle)
             elif bundle.fingerprint != self._next.fingerprint:
-                self._next = self._put(self._next.number + 1, uri, bundle)
+                self._next = self._store(self._next.number + 1, uri, bundle)
             return self._next
 
-    async def ask(self, replica: str, held: frozenset[str], answering: Edition | None) -> Orders:
-        """Orders for a replica that holds the bundles of these fingerprints. LbaeError when there is none to
-        hold.
-        """
-        if answering and self._knows_less(answering):
-            await self._adopt(answering)
-        current, next_ = self._known()
-        if self._pointer and not self._following:
-            self._following = asyncio.create_task(self._follow(self._pointer))
-        now = time.monotonic()
-        self._asked[replica] = now, held
-        self._asked = {
-            name: (when, what) for name, (when, what) in self._asked.items() if now - when < _GONE_S
-        }
-        if next_ != current and all(next_.fingerprint in what for _, what in self._asked.values()):
-            self._retired[current] = now
-            self._current = current = next_
-        self._retired = {
-            edition: since for edition, since in self._retired.items() if now - since < self._keep_s
-        }
-        hold = {edition.fingerprint: edition for edition in (*self._retired, current, next_)}
-        self._bundles = {name: bundle for name, bundle in self._bundles.items() if name in hold}
-        return Orders(tuple(hold.values()), current)
+    def _check_shape(self, uri: str, bundle: Bundle) -> None:
+        found, allowed = bundle.codec.config.image_shape, self._image_shape
+        if allowed and found != allowed:
+            raise UserError(
+                f"bundle {uri} makes images of {found} (height, width, channels); allowed: {allowed}, the"
+                " shape of the bundle that this service started with"
+            )
 
-    async def _adopt(self, answering: Edition) -> None:
-        """Go on from what a replica answers from, where this shelf was started again and knows of nothing
-        that late.
-        """
+    def _is_behind(self, serving: BundleVersion) -> bool:
+        """Whether a replica serves a newer version than any this registry knows: it was restarted."""
+        return self._next is None or serving.number > self._next.number
+
+    async def _recover(self, serving: BundleVersion) -> None:
+        """Continue from the version that a replica serves."""
         async with self._loading:
-            if self._knows_less(answering):  # the replica before in line may have said the same
-                await self._fetch(answering)
-                self._current = self._next = answering
+            if self._is_behind(serving):  # an earlier heartbeat may have brought the same version
+                await self._ensure_loaded(serving)
+                self._current = self._next = serving
                 self._problem = None
 
-    def _knows_less(self, answering: Edition) -> bool:
-        return self._next is None or answering.number > self._next.number
-
-    async def _fetch(self, edition: Edition) -> None:
-        if edition.fingerprint not in self._bundles:
-            bundle = await asyncio.to_thread(_load, edition.uri)
-            if bundle.fingerprint != edition.fingerprint:
+    async def _ensure_loaded(self, version: BundleVersion) -> None:
+        if version.fingerprint not in self._bundles:
+            bundle = await asyncio.to_thread(_load, version.uri)
+            if bundle.fingerprint != version.fingerprint:
                 raise LbaeError(
-                    f"{edition.uri} holds another bundle now, {bundle.fingerprint}, than"
-                    f" {edition.fingerprint}"
+                    f"{version.uri} holds bundle {bundle.fingerprint} now; {version.fingerprint} is needed"
                 )
-            self._put(edition.number, edition.uri, bundle)
+            self._store(version.number, version.uri, bundle)
 
-    async def take(self, edition: Edition) -> list[ray.ObjectRef]:
-        """A bundle, by reference: a bare reference would be replaced by what it refers to."""
-        await self._fetch(edition)
-        return [self._bundles[edition.fingerprint]]
-
-    def state(self) -> State:
-        """For who watches the service. LbaeError when there is no bundle to answer from."""
-        return State(*self._known(), self._problem)
-
-    def _known(self) -> tuple[Edition, Edition]:
+    def _versions(self) -> tuple[BundleVersion, BundleVersion]:
         if self._current is None or self._next is None:
-            raise LbaeError(f"there is no bundle to answer from: {self._problem}")
+            raise LbaeError(f"there is no bundle to serve: {self._problem}")
         return self._current, self._next
 
     async def _follow(self, pointer: str) -> None:
+        """Watch the pointer file for as long as the registry lives."""
         refused: tuple[str, str] | None = None
         while True:
-            await asyncio.sleep(_AGAIN_S if self._problem else _ASK_S)
+            await asyncio.sleep(_RETRY_S if self._problem else _POLL_S)
             before = self._problem
             try:
-                refused = await self._look(pointer, refused)
-            except (
-                Exception
-            ) as error:  # storage fails in ways of its own; what is served goes on, and so does following
+                refused = await self._poll(pointer, refused)
+            except Exception as error:  # any storage error: what is served stays, and so does the watch
                 refused, self._problem = None, str(error)
             if self._problem and self._problem != before:
-                logger.warning("the bundle goes on that was served before: %s", self._problem)
+                logger.warning("the service keeps its bundle: %s", self._problem)
 
-    async def _look(self, pointer: str, refused: tuple[str, str] | None) -> tuple[str, str] | None:
-        """Change over where the pointer names another bundle, but not again to one that was refused; which
-        one that is.
+    async def _poll(self, pointer: str, refused: tuple[str, str] | None) -> tuple[str, str] | None:
+        """Swap when the pointer names another bundle; the URI and fingerprint of one that was refused.
+
+        A refused bundle is not loaded again before the pointer or its manifest changes.
         """
         uri = await asyncio.to_thread(read_pointer, pointer)
-        _, next_ = self._known()
+        _, next_ = self._versions()
         found = uri, (await asyncio.to_thread(read_manifest, uri, KIND)).fingerprint
         if found[1] == next_.fingerprint:
             self._problem = None
             return None
         if found == refused:
             return refused
-        return found if isinstance(await self._change_over(uri), UserError) else None
-
-
-class Shelved:
-    """The bundles that a replica holds, each opened as a backend, and the one that it answers from."""
-
-    def __init__(
-        self, shelf: DeploymentHandle, replica: str, opened: Callable[[Edition], Awaitable[Backend]]
-    ) -> None:
-        self._shelf, self._replica, self._opened = shelf, replica, opened
-        self._held: dict[str, Backend] = {}
-        self._opening: dict[str, asyncio.Task[Backend]] = {}
-        self._answers: Edition | None = None
-
-    async def start(self) -> None:
-        """Open what the shelf says, and do as it says from now on."""
-        orders = await self._obey()
-        await self.of(orders.answer)
-        self._answers = orders.answer
-        self._obeying = asyncio.create_task(self._keep_obeying())
-
-    def current(self) -> Backend:
-        """What to answer from. It stays good for the whole of a request."""
-        assert self._answers is not None
-        return self._held[self._answers.fingerprint]
-
-    async def of(self, edition: Edition) -> Backend:
-        """A certain bundle's backend, which another replica's answer needs."""
-        if edition.fingerprint in self._held:
-            return self._held[edition.fingerprint]
-        return await asyncio.shield(self._open(edition))  # others wait for the same, and may wait for longer
-
-    def _open(self, edition: Edition) -> asyncio.Task[Backend]:
-        if edition.fingerprint not in self._opening:
-            task = asyncio.create_task(self._opened_as_held(edition))
-            task.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # logged already; nobody may wait
-            self._opening[edition.fingerprint] = task
-        return self._opening[edition.fingerprint]
-
-    async def _opened_as_held(self, edition: Edition) -> Backend:
-        try:
-            self._held[edition.fingerprint] = backend = await self._opened(edition)
-        except Exception as error:
-            logger.warning("%s cannot open bundle %s: %s", self._replica, edition.uri, error)
-            raise
-        finally:
-            del self._opening[edition.fingerprint]
-        return backend
-
-    async def _obey(self) -> Orders:
-        """Ask, and begin what is to be done: a bundle that takes long to open is no reason not to
-        ask again."""
-        orders: Orders = await self._shelf.ask.remote(self._replica, frozenset(self._held), self._answers)
-        for edition in orders.hold:
-            if edition.fingerprint not in self._held:
-                self._open(edition)
-        if orders.answer.fingerprint in self._held:
-            self._answers = orders.answer
-        wanted = {edition.fingerprint for edition in (*orders.hold, *filter(None, [self._answers]))}
-        self._held = {name: backend for name, backend in self._held.items() if name in wanted}
-        return orders
-
-    async def _keep_obeying(self) -> None:
-        while True:
-            await asyncio.sleep(_ASK_S)
-            try:
-                await self._obey()
-            except Exception as error:  # Serve starts a lost shelf again; until then what is held will do
-                logger.warning("the shelf of bundles does not answer (%s); %s goes on", error, self._replica)
+        return found if isinstance(await self._swap(uri), UserError) else None

@@ -10,16 +10,16 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+from ray.train import ControllerError, TrainingFailedError
 from torch import Tensor
 
 from lbae.config import Config
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
 from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
-from lbae.distributed.train.stream import dataset
+from lbae.distributed.train.streaming_feed import streamed_images
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources.source import Source
@@ -86,13 +86,6 @@ def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.Scali
     return ray.train.ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=share)
 
 
-class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """None: Ray Train's ends the process with exit code 1 and without a word; a job says that it was
-        interrupted.
-        """
-
-
 class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
     """Ends a run in Ray Train's controller when workers failed in a way that a restart would repeat.
 
@@ -116,11 +109,11 @@ def run_workers(
     os.environ.setdefault(*_LOOKS)
     elastic = isinstance(scaling.num_workers, tuple)  # then nodes are meant to be lost
     restarts = max(_RESTARTS, config.train.epochs) if elastic else _RESTARTS
-    trainer = _Trainer(
+    trainer = without_sigint_handler(ray.train.torch.TorchTrainer)(
         work,
         train_loop_config={"settings": settings},
         scaling_config=scaling,
-        datasets={ROWS: dataset(images, config)} if settings.feed == "streaming" else None,
+        datasets={ROWS: streamed_images(images, config)} if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
             name=_RUN,
             storage_path=place,
@@ -166,7 +159,7 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
         )
     if isinstance(error, ControllerError):
         failed = error.controller_failure  # Ray Train retries it only where workers do not start
-        if not isinstance(failed, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
+        if not isinstance(failed, worker_start_failures()):
             return worker_failure(failed, folder)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"

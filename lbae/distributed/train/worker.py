@@ -34,7 +34,7 @@ from lbae.core.network.training import (
 )
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.resources import own_cpus
-from lbae.distributed.train.stream import Stream
+from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
 from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out
@@ -125,7 +125,7 @@ def _work(settings: Settings) -> None:
         done, total = (
             epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs)
         )
-        ray.get(meter.begin.remote(done, total))
+        ray.get(meter.set_progress.remote(done, total))
     train(
         state,
         ray.train.torch.prepare_model(network, parallel_strategy_kwargs=data_parallel(device)),
@@ -207,7 +207,7 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
     batch = _batch(config, trained // world, trained, world)
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
-    stream = Stream(
+    stream = StreamingFeed(
         rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs
     )
     facts = {"images": trained, "bad": bad}
@@ -250,7 +250,7 @@ class _Reporter:
 
     def report(self, state: TrainState) -> None:
         """Report the epoch that has just ended."""
-        if isinstance(self._images.feed, Stream):
+        if isinstance(self._images.feed, StreamingFeed):
             (missed,) = _total(self._images.feed.bad)
             bad = self._images.facts["bad"] + missed
             check_bad_share(
@@ -284,7 +284,7 @@ class _Reporter:
         epoch = state.history[-1]
         losses = {name: value for name in _LOSSES if (value := getattr(epoch, name)) is not None}
         note = ", ".join(f"{_LOSSES[name]} {value:.2f}" for name, value in losses.items())
-        self._settings.meter.say.remote(f"epoch {epoch.number}, {note}")
+        self._settings.meter.set_note.remote(f"epoch {epoch.number}, {note}")
         numbers = {**losses, "images_per_second": self._facts["images_per_second"]}
         for name, value in numbers.items():
             self._gauges[name].set(value)

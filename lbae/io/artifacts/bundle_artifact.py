@@ -139,7 +139,7 @@ def _no_images(config: Config) -> np.ndarray:
 
 def read_pointer(uri: str) -> str:
     """The URI of the bundle that a pointer file names; UserError when it is not an absolute one."""
-    found = readable(uri, "pointer").read_bytes().decode(errors="replace").strip()
+    found = readable(uri, "pointer").read_bytes().decode("utf-8-sig", errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(
             f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle"

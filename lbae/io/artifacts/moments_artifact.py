@@ -1,14 +1,13 @@
 """The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and its sources in ``lineage.json``.
 
 An update writes the files of the next generation beside those of the last one, which the update after that
-removes, so that a reader of a manifest finds its files. Grouped moment sums are one matrix a group in
-``groups/``.
+removes, so that a reader of a manifest finds its files.
 """
 
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from lbae.io.storage.digests import digest, digest_json
 from lbae.io.storage.location import resolve
 
 KIND = "moment sums"
-GROUPED_KIND = "grouped moment sums"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +79,12 @@ def _fingerprint(moments: MomentSums) -> str:
 def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
     """Moment sums and their manifest."""
     manifest = read_manifest(uri, KIND)
-    return _load_sums(
-        uri, next(name for name in manifest.files if name.startswith("sums")), manifest
-    ), manifest
-
-
-def _load_sums(uri: str, name: str, manifest: Manifest) -> MomentSums:
+    name = next(name for name in manifest.files if name.startswith("sums"))
     sums = safetensors.numpy.load((resolve(uri) / name).read_bytes())["sums"]
-    names = tuple(manifest.result["attributes"])
-    return MomentSums(sums=sums, latent_dim=int(manifest.result["latent_dim"]), attributes=names)
+    attributes = tuple(manifest.result["attributes"])
+    return MomentSums(
+        sums=sums, latent_dim=int(manifest.result["latent_dim"]), attributes=attributes
+    ), manifest
 
 
 def load_lineage(uri: str, manifest: Manifest) -> Lineage:
@@ -105,40 +100,3 @@ def load_lineage(uri: str, manifest: Manifest) -> Lineage:
         parts=tree["parts"],
         attributes=tuple(Attribute(**attribute) for attribute in tree["attributes"]),
     )
-
-
-def save_groups(
-    out: str,
-    names: Sequence[str],
-    groups: Iterable[tuple[int, MomentSums]],
-    *,
-    parents: dict[str, str],
-    config: dict[str, Any],
-    result: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Publish one set of sums a group. They are written as they come, so that one is in memory at a time;
-    ``result`` is asked for after the last."""
-    rows, fingerprints, facts = [0] * len(names), [""] * len(names), {}
-    for index, moments in groups:
-        (resolve(out) / _group_file(index)).write_bytes(safetensors.numpy.save({"sums": moments.sums}))
-        rows[index], fingerprints[index] = moments.count, _fingerprint(moments)
-        facts = {"latent_dim": moments.latent_dim, "attributes": list(moments.attributes)}
-    return Output(out, GROUPED_KIND, parents=parents, config=config).publish(
-        fingerprint=digest_json([list(names), fingerprints]),
-        rows=sum(rows),
-        files=[_group_file(index) for index in range(len(names))],
-        result={**facts, "groups": dict(zip(names, rows, strict=True)), **result()},
-    )
-
-
-def load_group(uri: str, name: str) -> MomentSums:
-    """The sums of one group of grouped moment sums, by its name (``column=value``)."""
-    manifest = read_manifest(uri, GROUPED_KIND)
-    names = list(manifest.result["groups"])
-    if name not in names:
-        raise UserError(f"{uri} has no group {name!r}; it has {', '.join(names)}")
-    return _load_sums(uri, _group_file(names.index(name)), manifest)
-
-
-def _group_file(index: int) -> str:
-    return f"groups/{index:05d}.safetensors"

@@ -5,16 +5,17 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.evaluate.evaluation import find
+from lbae.distributed.evaluate.evaluation_run import run_evaluation
 from lbae.errors import UserError
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import cache_folder, resolve
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite
-from lbae.report.evaluation import findings as evaluation
-from lbae.report.evaluation.findings import PRIORS, Features, PriorName, Settings
-from lbae.report.evaluation.references import Cache
-from lbae.report.evaluation.streams import RECONSTRUCTIONS, VERSION, Rules
+from lbae.report.evaluation.cache import Cache
+from lbae.report.evaluation.inputs import read_inputs
+from lbae.report.evaluation.report_json import KIND, evaluation_report
+from lbae.report.evaluation.settings import PRIORS, EvaluationSettings, Features, PriorName
+from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
 from lbae.report.features.feature_sums import METRICS, Metric, chosen_metrics
 from lbae.report.pages import evaluation_page
 
@@ -61,18 +62,18 @@ def evaluate(
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
-    settings = Settings(
+    settings = EvaluationSettings(
         priors=tuple(dict.fromkeys(priors)),
         features=features,
         metrics=chosen_metrics(metrics),
         protocol=protocol,
         seed=seed,
     )
-    inputs = evaluation.read_inputs(bundle, data, train_data, latents, moments)
+    inputs = read_inputs(bundle, data, train_data, latents, moments)
     for source in (inputs.test, inputs.train) if inputs.train else (inputs.test,):
         source.check_output(out)
     config = {
-        "version": VERSION,
+        "version": PROTOCOL_VERSION,
         **asdict(settings),
         "priors": list(settings.priors),
         "metrics": list(settings.metrics),
@@ -80,7 +81,7 @@ def evaluate(
     images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
     output = Output(
         out,
-        evaluation.KIND,
+        KIND,
         parents=inputs.parents,
         config=config,
         inputs=[bundle, latents, moments, *images],
@@ -91,8 +92,8 @@ def evaluate(
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
         check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
-        found, networks = find(inputs, settings, kept, max_bad_fraction)
-        report = evaluation.report(inputs, settings, found, networks)
+        found = run_evaluation(inputs, settings, kept, max_bad_fraction)
+        report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)
     if done := output.begin():
         return done

@@ -5,35 +5,27 @@ import time
 from typing import Any, Literal
 
 import numpy as np
-import ray
 
 from lbae.config import ModelConfig
-from lbae.core.latents.attribute_statistics import attribute_statistics, known_mean
-from lbae.core.latents.normals import pooled_factor
+from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.fidelity import covariance, moment_errors
-from lbae.core.prior.prior import Sampler
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.fit.components import Moments, choose_prior, one_component
-from lbae.distributed.fit.partition import by_class, clusters, draw_subset
-from lbae.distributed.latents.scan import scan
+from lbae.distributed.fit.prior_candidates import Moments
+from lbae.distributed.fit.table_fit import FitSettings, fit_table, read_fit_inputs
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts import model_artifact as model_io
-from lbae.io.artifacts.attribute_columns import Attribute, candidate_columns
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
-from lbae.io.artifacts.manifest import read_manifest
-from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
+from lbae.io.artifacts.attribute_columns import candidate_columns
+from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
-from lbae.io.storage.location import absolute, resolve
+from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, Overwrite
 from lbae.report.figures.pictures import load_images
 from lbae.report.figures.plots import covariances, marginals
-
-_SHOWN: tuple[Sampler, ...] = ("hyperplane", "direct")  # beside the prior in the figures, as in slide 16
 
 
 def fit(
@@ -67,7 +59,8 @@ def fit(
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(str(components), by)
-    table, sums, attributes, parents = _inputs(model, latents, moments)
+    inputs = read_fit_inputs(model, latents, moments)
+    table, sums = inputs.table, inputs.sums
     if count and count > sums.count:
         raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
     if by is not None and by not in candidate_columns(table.schema()):
@@ -84,9 +77,13 @@ def fit(
     codec = model_io.load_model(model, device="cpu")
     images = _examples(table, codec.config, examples)
     with locked(out):
-        inputs = [model, latents, moments]
         output = Output(
-            out, bundle_io.KIND, parents=parents, config=settings, inputs=inputs, overwrite=overwrite
+            out,
+            bundle_io.KIND,
+            parents=inputs.parents,
+            config=settings,
+            inputs=[model, latents, moments],
+            overwrite=overwrite,
         )
         if done := output.existing():
             return done
@@ -94,74 +91,35 @@ def fit(
         with session(address):
             check_storage([latents], [out])
             output.begin()
-            pooled = ray.remote(pooled_factor).remote(sums)
-            alone = {name: one_component.remote(name, sums) for name in _SHOWN}
-            found = scan(table, [by] if by else [])
-            subset = draw_subset(table, found, by)
-            partitions = (
-                [by_class(subset, found, by)]
-                if by
-                else clusters(table, subset, codec, len(attributes), count, seed)
-            )
-            scratch = str(resolve(out) / "by-component")
-            fitted, tried = choose_prior(
-                table, found, subset, partitions, attributes, known_mean(sums), sampler, scratch
-            )
-            drawn = {f"{sampler}, {len(fitted.prior.weights)} components": fitted.moments}
-            drawn |= {f"{name}, 1 component": ray.get(task) for name, task in alone.items()}
-            pooled = ray.get(pooled)
+            chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed)
+            found = fit_table(inputs, codec, chosen, str(resolve(out) / "by-component"))
+        prior, drawn = found.fitted.prior, found.moments
         fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
         result = {
-            "components": len(fitted.prior.weights),
+            "components": len(prior.weights),
             "sampler": sampler,
             "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-            "tried": tried,
+            "tried": found.tried,
             "fidelity": fidelity,
             "seconds": round(time.monotonic() - started, 1),
         }
         return bundle_io.save_bundle(
             output,
             model=model,
-            prior=fitted.prior,
-            pooled_factor=pooled,
+            prior=prior,
+            pooled_factor=found.pooled_factor,
             attributes=attribute_statistics(sums),
             examples=images,
             rows=sums.count,
             result=result,
-            report=_report(sums, drawn, {"overall": fidelity, "tried": tried, "components": fitted.facts}),
+            report=_report(
+                sums, drawn, {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
+            ),
         )
-
-
-def _inputs(
-    model: str, latents: str, moments: str
-) -> tuple[LatentTable, MomentSums, tuple[Attribute, ...], dict[str, str]]:
-    """The table, its sums with their attributes, all fingerprints; UserError when they do not belong
-    together.
-    """
-    model_manifest = read_manifest(model, model_io.KIND)
-    table = open_latent_table(absolute(latents))
-    sums, moments_manifest = load_moments(moments)
-    model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
-    model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
-    lineage = load_lineage(moments, moments_manifest)
-    if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
-        raise UserError(
-            f"moment sums {moments} are of latents {', '.join(lineage.tables)}, not of {latents} alone"
-            f" ({table.manifest.fingerprint}); reduce that table first"
-        )
-    if sums.count < 2:
-        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
-    manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
-    return (
-        table,
-        sums,
-        lineage.attributes,
-        {name: manifest.fingerprint for name, manifest in manifests.items()},
-    )
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
-    """The first images of what the latents were encoded from."""
+    """The first images of the source that the latents were encoded from."""
     if count < 0:
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
@@ -174,16 +132,14 @@ def _component_count(components: str, by: str | None) -> int | None:
     if components == "auto":
         return None
     if by is not None:
-        raise UserError("give --components or --by, not both: --by makes one component a class")
+        raise UserError("give --components or --by, not both: --by makes one component per class")
     if not components.isdigit() or int(components) < 1:
         raise UserError(f"components is {components!r}; allowed: auto, or a whole number from 1")
     return int(components)
 
 
 def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:
-    """Files about the prior: every figure, and slide 16's two pictures of the training latents against what
-    is drawn.
-    """
+    """Files about the prior: its figures, and slide 16's two plots of training latents against drawn ones."""
     return {
         "fidelity.json": json.dumps(facts, indent=1).encode(),
         "marginals.png": marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),

@@ -1,4 +1,4 @@
-"""Attribute edits measured: how often a classifier sees what was asked for, and what else changed."""
+"""Measuring attribute edits: how often a classifier finds the attribute, and what else changed."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,13 @@ METHODS = ("bits", "hyperplane", "paper")
 LATENTS = 1_024  # that edits choose from
 IMAGES = 128
 SHOWN = 8
+EDITS = "edits"
+_MOST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """Figures by method of one attribute being set or unset, and images: those edited, then by
-    each method."""
+    """Figures, by method, of setting or unsetting an attribute; images before, then by each method."""
 
     attribute: str
     value: bool
@@ -30,15 +31,37 @@ class Edits:
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """Latents that edits start from, their images, and which attributes the classifier finds in them."""
+    """Latents that edits start from, their images, and the attributes that the classifier finds in them."""
 
     latents: Int8[np.ndarray, "K N"]
     images: UInt8[np.ndarray, "K H W C"]
     had: Bool[np.ndarray, "K A"]
 
 
+def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, bool]], dict[str, str]]:
+    """The edits to measure, as attributes and values; what is left out, with why.
+
+    Every attribute that lifts some bits is set, and unset where it is no class of a label.
+    """
+    sizes = {
+        classifier.attributes[i].name: len(indices) for _, indices in classifier.columns for i in indices
+    }
+    known = [name for name in bundle.attributes.lifted if name in sizes]
+    wanted = [(name, value) for name in known for value in ((True,) if sizes[name] > 1 else (True, False))]
+    if not wanted:
+        return [], {EDITS: "the bundle has no attributes that the classifier knows and that lift any bits"}
+    left_out = {}
+    if len(wanted) > _MOST:
+        left_out[EDITS] = f"{len(wanted) - _MOST} of {len(wanted)}: the first {_MOST} are measured"
+    if not has_unit_vectors(bundle.attributes, bundle.normals):
+        left_out["hyperplane edits"] = (
+            "the bundle, of an older version, has no unit vectors of attributes: fit it again"
+        )
+    return wanted[:_MOST], left_out
+
+
 def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarray, "K N"]) -> Before:
-    """What all edits of some latents share."""
+    """The state before any edit, which all edits of some latents share."""
     images = bundle.decode(latents)
     return Before(latents=latents, images=images, had=classifier.decide(classifier.features(images)))
 
@@ -46,13 +69,12 @@ def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarra
 def measure_edits(
     bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool
 ) -> Edits | None:
-    """Edit, at full strength, the first latents whose images do not have the attribute as asked; None when
-    all have it.
+    """Edit, at full strength, the first latents whose images lack the attribute; None when none lacks it.
 
-    Of a label's classes the one that an image has is unset where another is set. ``success`` is the share of
-    edited images that the classifier finds as asked; ``others`` the share of decisions on other columns that
-    changed (None where the data has one column); ``pixels`` the root mean square change of pixels in [0, 1].
-    The paper's rule can only set.
+    Setting a class of a label unsets the class that the image has. ``success`` is the share of edited images
+    in which the classifier finds the attribute as asked; ``others`` the share of decisions on other columns
+    that changed (None where the data has one column); ``pixels`` the root mean square change of pixels in
+    [0, 1]. The paper's rule can only set.
     """
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)

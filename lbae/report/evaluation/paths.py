@@ -1,6 +1,4 @@
-"""Interpolation measured: are the ends exact, do bits flip once, how evenly do pixels change; against the
-paper's code.
-"""
+"""Measuring interpolation against the paper's code: exact ends, bits that flip once, even steps of pixels."""
 
 from dataclasses import dataclass
 
@@ -18,9 +16,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Figures of one way of interpolating, averaged over pairs, and the first paths as images, one after
-    another.
-    """
+    """Figures of one method of interpolation, averaged over pairs, and the first paths as images."""
 
     facts: dict[str, float]
     images: np.ndarray
@@ -29,10 +25,9 @@ class Paths:
 def measure_paths(
     codec: Codec, normals: Normals, latents: Int8[np.ndarray, "K N"], seed: int
 ) -> dict[str, Paths]:
-    """Both ways between the first latent and the second, the third and the fourth, and so on; ours and the
-    paper's.
+    """The paths between each two consecutive latents, by our method and the paper's.
 
-    The paper's gets the same unit vectors, and its frames stand between the true ends, as in its code.
+    The paper's method gets the same unit vectors. Its frames stand between the true ends, as in its code.
     """
     vectors = normals.factor[1 : 1 + normals.latent_dim]
     pairs = [latents[i : i + 2] for i in range(0, len(latents) - 1, 2)]

@@ -1,4 +1,4 @@
-"""Images in lossy formats: what they take, and what is left of them."""
+"""Rate and error of images in lossy formats."""
 
 import io
 from collections.abc import Sequence
@@ -22,9 +22,7 @@ def psnr(mse: float) -> float:
 def rate_curve(
     images: Images, form: Format, qualities: Sequence[int] = _QUALITIES
 ) -> list[tuple[float, float]]:
-    """Bits a pixel and PSNR of images in a lossy format, from the lowest quality up; headers count, as they
-    are stored.
-    """
+    """Bits per pixel, with headers, and PSNR of images in a lossy format, from the lowest quality up."""
     curve = []
     for quality in qualities:
         size, error = 0, 0.0
@@ -39,7 +37,7 @@ def rate_curve(
 def recompressed(
     image: UInt8[np.ndarray, "H W C"], form: Format, **options: int
 ) -> tuple[int, UInt8[np.ndarray, "H W C"]]:
-    """Bytes that an image takes in a lossy format, and what it then looks like."""
+    """The bytes that an image takes in a lossy format, and the image decoded from them."""
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.save(buffer, form, **options)

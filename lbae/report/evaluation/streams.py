@@ -1,4 +1,4 @@
-"""What was seen of images, block by block and stream by stream, added up."""
+"""Streams of images: the features, sums and latents of their blocks, added up in order."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64, UInt8, UInt64
 from lbae.report.features.feature_sums import KEPT, FeatureSums, drawn_rows
 
 Rules = Literal["ours", "paper"]
-VERSION = 3  # of both protocols; figures of another one compare with none of this
+PROTOCOL_VERSION = 3  # figures of different versions cannot be compared
 
 TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = (
     "test images",
@@ -23,12 +23,11 @@ RIGHT, KNOWN, BAD = "right", "known", "undecodable"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One block of a stream: its images' places in it and features, perhaps packed latents, sums, and images
-    to show.
+class FeatureBlock:
+    """The features of one block of a stream, with the places of its images in the stream.
 
-    ``digests`` are of the images' files; a source's undecodable images have a place and perhaps a digest, but
-    no features.
+    Some blocks also have packed latents, digests of the image files, sums over the images, and images to
+    show. An undecodable image has a place and perhaps a digest, but no features.
     """
 
     stream: str
@@ -42,7 +41,7 @@ class Seen:
 
 
 class Stream:
-    """The blocks of one stream of at most so many rows, added up in their order however they come."""
+    """The blocks of a stream of at most ``rows`` rows, added up in order in whatever order they arrive."""
 
     def __init__(self, dim: int, rows: int) -> None:
         self.features = FeatureSums.empty(dim)
@@ -51,12 +50,12 @@ class Stream:
         self._shown: list[np.ndarray] = []
         self._latents: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
-        self._waiting: dict[int, Seen] = {}
+        self._waiting: dict[int, FeatureBlock] = {}
         self._next = 0
 
-    def add(self, seen: Seen) -> None:
-        """Add a block, as soon as all before it are there."""
-        self._waiting[seen.index] = seen
+    def add(self, arrived: FeatureBlock) -> None:
+        """Add a block as soon as all blocks before it have arrived."""
+        self._waiting[arrived.index] = arrived
         while (block := self._waiting.pop(self._next, None)) is not None:
             self.features.add(block.features, np.isin(block.places, self._kept))
             self.sums.update(block.sums)
@@ -67,15 +66,15 @@ class Stream:
 
     @property
     def shown(self) -> UInt8[np.ndarray, "K *P H W C"]:
-        """Images to show; of reconstructions pairs (P = 2) of an image and what became of it."""
+        """Images to show; of reconstructions pairs (P = 2) of an image and its reconstruction."""
         return np.concatenate(self._shown)
 
     @property
     def latents(self) -> UInt8[np.ndarray, "K B"]:
-        """All of them, packed."""
+        """All latents, packed."""
         return np.concatenate(self._latents)
 
     @property
     def digests(self) -> UInt64[np.ndarray, "R"]:
-        """Of the bytes of all images that have any."""
+        """Digests of the bytes of all images that have any."""
         return np.concatenate(self._digests)

@@ -1,51 +1,35 @@
-"""A small classifier of a data set's attributes: its features stand in for Inception's, and it says what
-edits changed.
+"""A small classifier of a data set's attributes: its features replace Inception's, and it judges edits.
 
-It needs labels or attributes, but no weights from anywhere. Distances in its features compare priors of one
-data set with each other and with nothing published.
+It is trained on labels or attributes and needs no weights from elsewhere. Distances in its features compare
+priors of one data set with each other, and with nothing published.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import safetensors.torch
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lbae.config import ModelConfig
 from lbae.core.network.codec import autocast, best_precision
-from lbae.errors import UserError
-from lbae.io.artifacts.attribute_columns import (
-    Attribute,
-    attributes_of,
-    candidate_columns,
-    column_values,
-    indicators,
-    why_unusable,
-)
-from lbae.io.sources.decode import decode_rows
-from lbae.io.sources.source import Shard, read_shard
+from lbae.io.artifacts.attribute_columns import Attribute
 
 FEATURES = 128
-SETTINGS = {"epochs": 6, "least_steps": 120, "seed": 0}
-_BATCH = 256
-_LEARNING_RATE = 3e-3
+BATCH = 256
 
 Images = UInt8[np.ndarray, "K H W C"]
 Indicators = Bool[np.ndarray, "K A"]
 
 
 class Classifier(nn.Module):
-    """uint8 images (K, H, W, C) to features (K, 128), the input of a linear head with one logit an attribute.
+    """Features (K, 128) of uint8 images (K, H, W, C), and a linear head with one logit per attribute.
 
-    ``unusable`` are columns of its training images that make no attributes, with why.
+    ``unusable`` names the columns of its training images that make no attributes, and says why.
     """
 
     num_features = FEATURES
@@ -72,9 +56,7 @@ class Classifier(nn.Module):
 
     @property
     def columns(self) -> list[tuple[str, list[int]]]:
-        """The columns of the data and which attributes each became: the classes of a label, or one that is
-        set or not.
-        """
+        """The columns of the data and the indices of their attributes: one, or one per class of a label."""
         numbered = groupby(enumerate(self.attributes), key=lambda item: item[1].column)
         return [(column, [index for index, _ in items]) for column, items in numbered]
 
@@ -82,15 +64,16 @@ class Classifier(nn.Module):
     def features(self, images: Images) -> Tensor:
         """Features (K, 128) in batches of one shape, so that none depends on the other images."""
         taken = [torch.empty((0, FEATURES))]
-        for start in range(0, len(images), _BATCH):
-            chunk = torch.from_numpy(images[start : start + _BATCH])
-            rows = torch.arange(_BATCH) % len(chunk)
+        for start in range(0, len(images), BATCH):
+            chunk = torch.from_numpy(images[start : start + BATCH])
+            rows = torch.arange(BATCH) % len(chunk)
             taken.append(self(chunk[rows])[: len(chunk)].cpu())
         return torch.cat(taken)
 
     def loss(self, features: Tensor, present: Tensor, absent: Tensor) -> Tensor:
-        """Cross-entropy a known column, summed over columns, averaged over images; ``present`` and ``absent``
-        are 0 or 1.
+        """Cross-entropy of the known columns, summed over columns and averaged over images.
+
+        ``present`` and ``absent`` are 0 or 1.
         """
         logits, total = self.head(features), features.new_zeros(())
         for _, indices in self.columns:
@@ -103,7 +86,7 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def decide(self, features: Tensor) -> Indicators:
-        """Which attributes images have by their features: of a label's classes exactly one."""
+        """The attributes that images have by their features; of a label's classes exactly one."""
         logits = self.head(features.to(self.head.weight.device)).cpu().numpy()
         has = logits > 0
         for _, indices in self.columns:
@@ -112,7 +95,7 @@ class Classifier(nn.Module):
         return has
 
     def correct(self, has: Indicators, present: Indicators, absent: Indicators) -> dict[str, tuple[int, int]]:
-        """Of every column how many images are decided as they are, and how many are known."""
+        """For each column the number of images decided right, and the number for which it is known."""
         found = {}
         for column, indices in self.columns:
             known = (present | absent)[:, indices].all(axis=1)
@@ -127,99 +110,6 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Modul
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Images with which of some attributes they have, and which they are known not to have.
-
-    ``unusable`` are columns that make no attributes, with why.
-    """
-
-    images: Images
-    attributes: tuple[Attribute, ...]
-    present: Indicators
-    absent: Indicators
-    unusable: Mapping[str, str]
-
-
-def read_examples(shards: Sequence[Shard], config: ModelConfig) -> Examples | str:
-    """The decodable images of some shards with all their attributes; where they have none, what they have
-    instead.
-    """
-    images, rows = [], []
-    others: dict[str, None] = {}
-    for shard in shards:
-        decoded = decode_rows(read_shard(shard), config)
-        images.append(decoded.images)
-        others |= dict.fromkeys(decoded.rows.column_names[2:])  # after key and path
-        rows.append(decoded.rows.select(candidate_columns(decoded.rows.schema)))
-    table = pa.concat_tables(rows, promote_options="default")
-    found: list[Attribute] = []
-    unusable: dict[str, str] = {}
-    for name, seen in column_values(table, table.column_names).items():
-        if why := why_unusable(seen):
-            unusable[name] = why
-            continue
-        try:
-            found += attributes_of(name, seen)
-        except UserError:  # a mistake where columns are chosen, but here nobody asked for this one
-            unusable[name] = "-1 among its classes, which nearly always means unknown: make it null"
-    if unusable and not found:
-        return (
-            f"only columns that cannot be used"
-            f" ({'; '.join(f'{name}: {why}' for name, why in unusable.items())})"
-        )
-    if not found:
-        return f"no label or attribute column (columns: {', '.join(others) or 'none but the image'})"
-    attributes = tuple(found)
-    present, absent = indicators(table, attributes)
-    return Examples(
-        images=np.concatenate(images),
-        attributes=attributes,
-        present=present,
-        absent=absent,
-        unusable=unusable,
-    )
-
-
-def train_classifier(
-    examples: Examples,
-    *,
-    epochs: int,
-    least_steps: int,
-    seed: int,
-    device: str,
-    on_epoch: Callable[[int, int, float], None] = lambda done, total, loss: None,
-) -> Classifier:
-    """A classifier of the attributes, trained on that device, for more epochs where these have few steps.
-
-    Half of the batches of colour images are mirrored. ``on_epoch`` hears of epochs done and in all, and the
-    mean loss.
-    """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    images, flip = examples.images, examples.images.shape[3] == 3
-    network = Classifier(images.shape[3], examples.attributes, examples.unusable).to(device)
-    present, absent = (torch.from_numpy(x).float().to(device) for x in (examples.present, examples.absent))
-    steps = max(1, len(images) // _BATCH)
-    epochs = max(epochs, -(-least_steps // steps))
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=epochs * steps)
-    for epoch in range(epochs):
-        order, total = rng.permutation(len(images)), 0.0
-        for step in range(steps):
-            index = order[step * _BATCH : (step + 1) * _BATCH]
-            batch = torch.from_numpy(images[index])
-            seen = network(batch.flip(2) if flip and rng.random() < 0.5 else batch)
-            loss = network.loss(seen, present[index], absent[index])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        on_epoch(epoch + 1, epochs, total / steps)
-    return network.cpu().eval()
 
 
 def to_weights(network: Classifier) -> tuple[dict[str, Any], bytes]:

@@ -1,6 +1,4 @@
-"""How far two sets of images are apart by their features: torch-fidelity's distances, from sums wherever sums
-suffice.
-"""
+"""Distances of two sets of images in features: torch-fidelity's, from sums where sums suffice."""
 
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
@@ -13,7 +11,7 @@ _CHUNK = 1_000
 
 
 def distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric, ...]) -> dict[str, float]:
-    """The metrics asked for, by name.
+    """The metrics by name.
 
     ``frechet`` is the squared Wasserstein distance of two Gaussians (Heusel et al. 2017); ``kernel`` the
     unbiased squared maximum mean discrepancy (Binkowski et al. 2018), with its deviation over subsets where
@@ -27,9 +25,8 @@ def distances(reference: FeatureSums, images: FeatureSums, metrics: tuple[Metric
         ]
     if "kernel" in metrics:
         rows = min(KERNEL_ROWS, *map(len, pair))
-        subsets = (
-            KERNEL_SUBSETS if rows < max(map(len, pair)) else 1
-        )  # where each is the whole set they are all the same
+        # One subset where each would be the whole set.
+        subsets = KERNEL_SUBSETS if rows < max(map(len, pair)) else 1
         kernel = kid_features_to_metric(*pair, kid_subsets=subsets, kid_subset_size=rows, verbose=False)
         found["kernel"] = kernel[KEY_METRIC_KID_MEAN]
         if subsets > 1:

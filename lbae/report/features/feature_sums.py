@@ -1,4 +1,4 @@
-"""Features of images as sums and some rows, and what they must be to be compared."""
+"""Sums of image features and a sample of their rows, and how many a metric needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,18 +12,16 @@ from lbae.errors import LbaeError, UserError
 
 Metric = Literal["frechet", "kernel", "precision", "recall"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-# Features that are kept; those of other images only enter the sums.
-KEPT = 10_000
+KEPT = 10_000  # images whose features are kept; those of all others only enter the sums
 NEIGHBOURS = 3  # of precision and recall
 
 Features = Float32[np.ndarray, "K D"]
 
 
 def drawn_rows(rows: int, most: int) -> Int64[np.ndarray, "R"]:
-    """The rows that stand for all where ``most`` can be looked at: always the same draw, in a random order.
+    """At most ``most`` rows, in random order and always the same.
 
-    Neither the first nor every so manyth, for sources come sorted by class, or with one of every class in
-    turn.
+    Random rows, because sources are often sorted by class or hold the classes in turn.
     """
     return np.random.default_rng(0).choice(rows, min(rows, most), replace=False)
 
@@ -39,11 +37,11 @@ class FeatureSums:
 
     @classmethod
     def empty(cls, dim: int) -> "FeatureSums":
-        """Of no images yet."""
+        """The sums of no images."""
         return cls(count=0, total=np.zeros(dim), products=np.zeros((dim, dim)))
 
     def add(self, features: Features, keep: Bool[np.ndarray, "K"]) -> None:
-        """Add the features of some images, and keep those of some. LbaeError when any are not finite."""
+        """Add features of images, and keep those that ``keep`` marks; LbaeError when any are not finite."""
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
             raise LbaeError(
@@ -56,18 +54,18 @@ class FeatureSums:
         self.count += len(features)
 
     def drawn(self, most: int) -> "FeatureSums":
-        """Of at most so many of the images whose features are kept."""
+        """The sums of at most ``most`` of the images whose features are kept, drawn at random."""
         features = np.concatenate(self.kept)
         sums, rows = FeatureSums.empty(features.shape[1]), drawn_rows(len(features), most)
         sums.add(features[rows], np.ones(len(rows), dtype=bool))
         return sums
 
     def features(self) -> torch.Tensor:
-        """Those kept."""
+        """The features that are kept."""
         return torch.from_numpy(np.concatenate(self.kept))
 
     def statistics(self) -> dict[str, np.ndarray]:
-        """Mean and covariance, by the names torch-fidelity gives them."""
+        """Mean and covariance under the names that torch-fidelity uses."""
         mean = self.total / self.count
         return {"mu": mean, "sigma": (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)}
 
@@ -78,13 +76,12 @@ def chosen_metrics(names: Iterable[Metric]) -> tuple[Metric, ...]:
 
 
 def check_count(count: int, dim: int, metrics: tuple[Metric, ...], what: str) -> None:
-    """UserError where there are too few images for a metric."""
+    """Raise UserError when there are too few images for a metric."""
     others = " ".join(f"--metrics {metric}" for metric in METRICS if metric != "frechet")
     if "frechet" in metrics and count <= dim:
         raise UserError(
             f"{what}: {count}; a Fréchet distance in {dim} features needs more than {dim}: give more, or ask"
-            f" for"
-            f" {others}"
+            f" for {others}"
         )
     if count < 2 * NEIGHBOURS:
         raise UserError(f"{what}: {count}; at least {2 * NEIGHBOURS} are needed")

@@ -1,4 +1,4 @@
-"""Inception's features, by torch-fidelity: those of the FID that papers report."""
+"""Inception's features from torch-fidelity, as in the FID that papers report."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ _BATCH = 64
 
 
 class Inception(nn.Module):
-    """uint8 images (K, H, W, C) to the 2,048 features of the last pooling."""
+    """The 2,048 features of the last pooling layer for uint8 images (K, H, W, C)."""
 
     num_features = FEATURES
 
@@ -28,7 +28,7 @@ class Inception(nn.Module):
 
     @torch.inference_mode()
     def features(self, images: UInt8[np.ndarray, "K H W C"]) -> Tensor:
-        """Features (K, 2048), some images at a time; all three channels of grey images are alike."""
+        """Features (K, 2048), in batches; a grey image becomes three equal channels."""
         device = next(self.network.parameters()).device
         taken = [torch.empty((0, FEATURES))]
         for start in range(0, len(images), _BATCH):
@@ -38,10 +38,10 @@ class Inception(nn.Module):
 
 
 def load_inception() -> tuple[Inception, str]:
-    """The network and its fingerprint, with weights from torch's cache (TORCH_HOME), downloaded when they are
-    not there.
+    """The network and its fingerprint.
 
-    LbaeError that says what to put where when they cannot be had.
+    The weights come from torch's cache (TORCH_HOME), else they are downloaded into it. LbaeError says which
+    file to put where when neither works.
     """
     weights = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(URL_INCEPTION_V3))
     if not weights.exists():
@@ -60,8 +60,9 @@ def load_inception() -> tuple[Inception, str]:
 
 
 def only_tensors(path: Path) -> None:
-    """LbaeError when a file of weights holds more than tensors: the libraries that load it would run what is
-    in it.
+    """Raise LbaeError when a file of weights holds more than tensors.
+
+    The libraries that load it would unpickle, and so run, whatever it holds.
     """
     try:
         torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""Reconstructions against their images, pixel by pixel: torchmetrics' measures."""
+"""Errors of reconstructions against their images, pixel by pixel, with torchmetrics."""
 
 import os
 from pathlib import Path
@@ -20,8 +20,9 @@ _CHUNK = 256
 
 
 def load_lpips(config: ModelConfig) -> LearnedPerceptualImagePatchSimilarity | None:
-    """LPIPS by AlexNet for colour images that are large enough, where torch's cache (TORCH_HOME) holds its
-    weights.
+    """LPIPS with AlexNet, else None.
+
+    It needs colour images that are large enough, and the weights in torch's cache (TORCH_HOME).
     """
     weights = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(AlexNet_Weights.DEFAULT.url))
     if config.image_channels != 3 or config.content_size < _LPIPS_SIDE or not weights.exists():
@@ -34,9 +35,7 @@ def load_lpips(config: ModelConfig) -> LearnedPerceptualImagePatchSimilarity | N
 def pixel_sums(
     images: Images, rebuilt: Images, lpips: LearnedPerceptualImagePatchSimilarity | None
 ) -> dict[str, float]:
-    """Sums over images of their mean squared errors (pixels in [0, 1]), structural similarities and, if
-    given, LPIPS.
-    """
+    """Sums over images of squared error (pixels in [0, 1]), structural similarity and, if given, LPIPS."""
     sums = {"mse": 0.0, "ssim": 0.0} | ({"lpips": 0.0} if lpips else {})
     for start in range(0, len(images), _CHUNK):
         a, b = (_floats(x[start : start + _CHUNK]) for x in (images, rebuilt))

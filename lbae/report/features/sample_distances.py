@@ -1,7 +1,7 @@
-"""Models with different bottlenecks, by the distance of their samples to test images (slides 10 and 11).
+"""Distances of the samples of models with different bottlenecks to test images (slides 10 and 11).
 
-Every prior is one Gaussian without components, so that bottlenecks are compared and not priors. It runs in
-this process, at float32, for data sets that fit into its memory.
+Every prior is one Gaussian without components, because bottlenecks are compared and not priors. All runs in
+this process, at float32; the data sets must fit into its memory.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,9 +18,11 @@ from lbae.io.artifacts.model_artifact import read_network
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import spread
-from lbae.report.features.classifier import FEATURES, SETTINGS, Classifier, read_examples, train_classifier
+from lbae.report.features.classifier import FEATURES, Classifier
+from lbae.report.features.classifier_training import SETTINGS, train_classifier
 from lbae.report.features.distances import distances
 from lbae.report.features.feature_sums import FeatureSums, check_count
+from lbae.report.features.labelled_images import read_labelled_images
 
 _ROWS, _BATCH = 60_000, 256
 
@@ -28,7 +30,7 @@ Images = UInt8[np.ndarray, "K H W C"]
 
 
 def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> dict[str, float]:
-    """Fréchet classifier distances to test images of as many samples of every model, by the models' names.
+    """The Fréchet classifier distance of each model's samples, as many as there are test images, to these.
 
     UserError when models make images of different shapes, training images have no labels, or there are too
     few images.
@@ -40,19 +42,9 @@ def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> d
     config = next(iter(networks.values())).config
     test, train = plan(data), plan(train_data)
     check_count(test.rows, FEATURES, ("frechet",), f"test images of {test.uri}")
-    examples = read_examples(spread(train.shards, _ROWS), config)
-    if isinstance(examples, str):
-        raise UserError(
-            f"a classifier of the training images needs labels or attributes; {train_data} has {examples}"
-        )
+    examples = read_labelled_images(train_data, spread(train.shards, _ROWS), config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = train_classifier(
-        examples,
-        epochs=SETTINGS["epochs"],
-        least_steps=SETTINGS["least_steps"],
-        seed=SETTINGS["seed"],
-        device=device,
-    )
+    classifier = train_classifier(examples, **SETTINGS, device=device)
     reference = _sums(classifier, (part.images for part in decode_every(test, config)))
     made = {name: _samples(network, examples.images, reference.count) for name, network in networks.items()}
     apart = {

@@ -8,22 +8,24 @@ import numpy as np
 
 from lbae.core.prior.fidelity import covariance
 from lbae.io.images import encode_png, grid
-from lbae.report.evaluation.edits import METHODS, SHOWN
-from lbae.report.evaluation.findings import NEAREST, PRIORS, Findings, Inputs
+from lbae.report.evaluation.edits import SHOWN
+from lbae.report.evaluation.findings import NEAREST, Findings
+from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.paths import FRAMES
-from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN
+from lbae.report.evaluation.settings import PRIORS
+from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST
 from lbae.report.figures import plots as figures
-from lbae.report.pages.html import Section, page
+from lbae.report.pages.evaluation_sections import EDIT_PICTURE, EDITED, PRIOR_PICTURE, sections
+from lbae.report.pages.html import page
 
-_COLUMNS, _SAMPLES, _EDITED = 16, 32, 5
-_PER_PRIOR, _EDIT = "samples-", "edit-"
+_COLUMNS, _SAMPLES = 16, 32
 
 
-def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
+def files(inputs: EvaluationInputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
     """Every file of the evaluation by its name."""
     pictures = {name: encode_png(picture) for name, picture in _pictures(found)}
     shown = pictures | dict(_figures(inputs, report, found))
-    text = page(f"Evaluation of bundle {inputs.bundle.fingerprint[:12]}", list(_sections(report, shown)))
+    text = page(f"Evaluation of bundle {inputs.bundle.fingerprint[:12]}", list(sections(report, shown)))
     return {
         "report.json": json.dumps(report, indent=2).encode(),
         "report.html": text.encode(),
@@ -33,23 +35,24 @@ def files(inputs: Inputs, report: dict[str, Any], found: Findings) -> dict[str, 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
     pairs = found.streams[RECONSTRUCTIONS].shown
-    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(
-        int
-    )  # a source may be sorted by class
+    # Spread over the source, which may be sorted by class.
+    spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(int)
     images, rebuilt = pairs[spread].swapaxes(0, 1)
     yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))
     for name, stream in found.streams.items():
         if name in PRIORS:
-            yield f"{_PER_PRIOR}{name}", grid(stream.shown[:_SAMPLES], _COLUMNS)
+            yield f"{PRIOR_PICTURE}{name}", grid(stream.shown[:_SAMPLES], _COLUMNS)
     if found.neighbours is not None:
         yield "nearest", grid(found.neighbours, len(found.neighbours) // (1 + NEAREST))
     for name, path in found.paths.items():
         yield f"interpolation-{name}", grid(path.images, FRAMES)
-    for number, edit in enumerate(found.edits[:_EDITED], start=1):
-        yield f"{_EDIT}{number}", grid(edit.shown, min(SHOWN, edit.images))
+    for number, edit in enumerate(found.edits[:EDITED], start=1):
+        yield f"{EDIT_PICTURE}{number}", grid(edit.shown, min(SHOWN, edit.images))
 
 
-def _figures(inputs: Inputs, report: dict[str, Any], found: Findings) -> Iterable[tuple[str, bytes]]:
+def _figures(
+    inputs: EvaluationInputs, report: dict[str, Any], found: Findings
+) -> Iterable[tuple[str, bytes]]:
     names, rows = report["names"], report["distances"]
     bars = {name: row[TEST]["frechet"] for name, row in rows.items() if "frechet" in row.get(TEST, {})}
     if bars:
@@ -68,218 +71,3 @@ def _figures(inputs: Inputs, report: dict[str, Any], found: Findings) -> Iterabl
         yield "marginals", figures.marginals(target.mean, {name: drawn[name].mean for name in chosen})
         sampled = {name: covariance(drawn[name].mean, drawn[name].second) for name in chosen}
         yield "covariances", figures.covariances(covariance(target.mean, target.second), sampled)
-
-
-def _sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
-    yield _distances(report, shown)
-    yield _reconstructions(report, shown)
-    for name in shown:
-        if name.startswith(_PER_PRIOR):
-            prior = name.removeprefix(_PER_PRIOR)
-            yield Section(title=f"Samples: {prior}", text=_WHAT[prior], pictures=[shown[name]])
-    if "nearest" in shown:
-        text = (
-            "Samples of the bundle's prior, above the training images with the nearest latents, nearest"
-            " first."
-        )
-        yield Section(title="Does it remember?", text=text, pictures=[shown["nearest"]])
-    yield from _latents(report, shown)
-    yield _interpolation(report, shown)
-    if report["edits"]:
-        yield _edits(report, shown)
-    if report["left_out"]:
-        yield Section(title="What is left out", rows=list(report["left_out"].items()))
-    told = (
-        {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
-    )
-    told |= {"seconds": report["seconds"]}
-    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
-    yield Section(title="What this rests on", text=_TERMS, rows=rows)
-
-
-def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    names, accuracy = report["names"], report["classifier_accuracy"]
-    right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
-    known = f"right on test images: {right}" if right else "the test images do not tell how often it is right"
-    looked = "Inception's features"
-    if report["features"] == "classifier":
-        looked = f"features of a small classifier ({known}), so comparable within this data set only"
-    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
-    header, *rows = _filled(
-        [
-            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-            *(_distance_row(report, name) for name in measured),
-        ]
-    )
-    return Section(
-        title="Distances",
-        text=f"In {looked}; protocol {report['protocol']}. Smaller distances are better, larger precision"
-        f" and recall."
-        " Nearest: 1st and 50th percentile of the distance to the nearest training latent, in bits; copies"
-        " are exact ones;"
-        " samples nearer than test images, or with more copies, repeat training images.",
-        header=header,
-        rows=rows,
-        pictures=_some(shown, "distances", "precision-recall"),
-    )
-
-
-def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    rates = report["rates"]
-    taken = {
-        form: "never as bad" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()
-    }
-    return Section(
-        title="Reconstructions",
-        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits a pixel;"
-        f" image formats,"
-        f" at the same {rates['psnr_db']} dB and headers included, take {_plain(taken)}.",
-        rows=_worded(report["reconstructions"]),
-        pictures=_some(shown, "reconstructions", "rates"),
-    )
-
-
-def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
-    yield Section(title="How the bits of test images are used", rows=_worded(report["bits"]))
-    if report["moments_of_samples"]:
-        yield Section(
-            title="Moments of samples",
-            text="Against those of the training latents, root mean square error; of test latents it is what"
-            " chance and"
-            " unseen images make of it.",
-            header=["latents", "means", "pairs"],
-            rows=[(name, f["means_rms"], f["pairs_rms"]) for name, f in report["moments_of_samples"].items()],
-            pictures=_some(shown, "marginals", "covariances"),
-        )
-
-
-def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    ways = report["interpolation"]
-    return Section(
-        title="Interpolation",
-        text=f"Paths between pairs of test images, {FRAMES} frames: ours above; below the paper's code,"
-        f" which shows the true"
-        " ends before and after its own. Steps are root mean square changes of pixels from frame to frame.",
-        header=["", *ways],
-        rows=[(text, *(facts[fact] for facts in ways.values())) for fact, text in _FACTS.items()],
-        pictures=_some(shown, *(f"interpolation-{way}" for way in ways)),
-    )
-
-
-def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    return Section(
-        title="Attribute edits",
-        text="Share of images in which the classifier then finds what was asked; in brackets the bits"
-        " flipped, the root mean"
-        " square change of pixels and, where there are other columns, the share of those that it finds"
-        " changed. Pictures"
-        f" of the first {_EDITED} edits, a block an edit: before, then by {', '.join(METHODS)}, as far as"
-        f" these can.",
-        header=["edit", "images", *METHODS],
-        rows=[_edit_row(edit) for edit in report["edits"]],
-        pictures=[content for name, content in shown.items() if name.startswith(_EDIT)],
-    )
-
-
-_TERMS = (
-    "Rows used: of how many images at most a figure is made that does not use all; drawn at random, always"
-    " the same."
-    " Overlap: test images whose file is a training image's byte by byte, and those with a training image's"
-    " key, which says"
-    " nothing where keys are numbers of rows."
-)
-_LAST = ("precision", "recall", "nearest", "copies")
-_TOLD = (
-    "priors",
-    "features",
-    "metrics",
-    "protocol",
-    "version",
-    "seed",
-    "images",
-    "rows_used",
-    "undecodable",
-    "overlap",
-)
-_WHAT = {
-    "mixture": "The bundle's own prior.",
-    "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
-    "gaussian": "Thresholds on a correlated Gaussian (dichotomised Gaussian); one component.",
-    "paper": "The paper's sampler, with the repair of its code.",
-    "direct": "Signs of a Gaussian with the latents' mean and covariance (slide 16).",
-    "independent": "Every bit on its own, as often +1 as in training.",
-    "coins": "Fair coins.",
-}
-_WORDS = {
-    "mse": "mean squared error, pixels in [0, 1]",
-    "psnr_db": "peak signal-to-noise ratio, dB",
-    "ssim": "structural similarity",
-    "lpips": "LPIPS",
-    "mean_abs": "mean of |E[b]|",
-    "dead": "bits that never vary",
-    "entropy": "mean entropy of a bit, bits",
-    "redundancy": "mean squared correlation of pairs",
-    "effective_rank": "effective rank",
-}
-_FACTS = {
-    "wrong_bits_an_end": "wrong bits at an end",
-    "flips_of_hamming": "flips along the path, of the ends' Hamming distance",
-    "largest_step_of_flips": "largest step, share of all flips",
-    "largest_step_of_mean": "largest step of pixels, of the mean one",
-    "length_of_direct": "length of the path in pixels, of the direct way",
-}
-
-
-def _worded(facts: dict[str, float]) -> list[tuple[str, float]]:
-    return [(_WORDS.get(name, name), value) for name, value in facts.items()]
-
-
-def _some(shown: dict[str, bytes], *names: str) -> list[bytes]:
-    return [shown[name] for name in names if name in shown]
-
-
-def _title(attribute: str, value: bool) -> str:
-    return attribute if value else f"no {attribute}"
-
-
-def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
-    """Without the columns that say nothing: of metrics that were not asked for, of images that were not
-    given.
-    """
-    return list(zip(*(column for column in zip(*table, strict=True) if set(column[1:]) != {""}), strict=True))
-
-
-def _distance_row(report: dict[str, Any], name: str) -> list[object]:
-    to = report["distances"].get(name, {})
-    test, training, near = to.get(TEST, {}), to.get(TRAIN, {}), report["nearest"].get(name, {})
-    figures = [
-        test.get("frechet"),
-        training.get("frechet"),
-        test.get("kernel"),
-        test.get("precision"),
-        test.get("recall"),
-    ]
-    percentiles = ", ".join(f"{value:.0f}" for value in near.get("percentiles_1_50", ()))
-    return [
-        name,
-        *("" if value is None else f"{value:.4g}" for value in figures),
-        percentiles,
-        near.get("copies", ""),
-    ]
-
-
-def _edit_row(edit: dict[str, Any]) -> list[object]:
-    cells = []
-    for method in METHODS:
-        if facts := edit.get(method):
-            others = "" if facts["others"] is None else f", {facts['others']:.1%}"
-            cells.append(f"{facts['success']:.0%} ({facts['bits']:.0f}, {facts['pixels']:.3f}{others})")
-        else:
-            cells.append("")
-    return [_title(edit["attribute"], edit["value"]), edit["images"], *cells]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {inner}" for key, inner in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,8 +1,8 @@
-"""What evaluations of one data set share, kept in a cache: its classifier, and features of real images.
+"""A cache of what evaluations of one data set share: its classifier, and features of real images.
 
-An entry is named by all that it depends on: ``KIND/NAME.json`` says what that is, and names the file of its
-arrays by their digest. Both are written whole or not at all, and no file of arrays ever changes, so
-evaluations share a cache at any time.
+``KIND/NAME.json`` is named by the digest of all that the entry depends on, and names the file of arrays by
+the digest of its content. Both are written whole, and no file of arrays ever changes, so evaluations share a
+cache without locks.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ from lbae.errors import LbaeError
 from lbae.io.sources.source import Source
 from lbae.io.storage.digests import digest, digest_json
 from lbae.io.storage.location import Location
-from lbae.report.evaluation.streams import VERSION
+from lbae.report.evaluation.streams import PROTOCOL_VERSION
 from lbae.report.features.classifier import Classifier, from_weights, to_weights
 from lbae.report.features.feature_sums import FeatureSums
 
@@ -27,43 +27,42 @@ Facts = Mapping[str, Any]
 
 
 def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
-    """All that a source's images depend on as they are decoded for a bundle, and the version of the
-    protocols.
-    """
+    """All that the decoded images of a source depend on, and the version of the protocols."""
     versions = {name: importlib.metadata.version(name) for name in ("pillow", "torch")}
-    return {"version": VERSION, "data": source.fingerprint, "shape": list(config.image_shape), **versions}
+    shape = list(config.image_shape)
+    return {"version": PROTOCOL_VERSION, "data": source.fingerprint, "shape": shape, **versions}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Features of real images, and sums over these images."""
+    """Features of real images, and sums over them."""
 
     features: FeatureSums
     sums: dict[str, float]
 
 
 class Cache:
-    """A folder of classifiers and references. What they depend on is any JSON object.
+    """A folder of classifiers and references, by what they depend on (any JSON object).
 
-    Reading raises LbaeError where a file is not what was written.
+    Reading raises LbaeError for a file whose content is not what was written.
     """
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
 
     def classifier(self, made_of: Facts) -> tuple[Classifier, str] | None:
-        """A classifier and its fingerprint; None when there is none yet."""
+        """A classifier and its fingerprint; None when the cache has none."""
         found = self._read("classifiers", made_of)
         return (from_weights(*found), fingerprint(*found)) if found else None
 
     def keep_classifier(self, made_of: Facts, network: Classifier) -> str:
-        """Keep a classifier; its fingerprint."""
+        """Keep a classifier; return its fingerprint."""
         shape, weights = to_weights(network)
         self._write("classifiers", made_of, shape, weights)
         return fingerprint(shape, weights)
 
     def reference(self, made_of: Facts) -> Reference | None:
-        """What is known of some images; None when nothing is yet."""
+        """The features and sums of some images; None when the cache has none."""
         found = self._read("features", made_of)
         if found is None:
             return None
@@ -73,7 +72,7 @@ class Cache:
         return Reference(features=features, sums=facts["sums"])
 
     def keep_reference(self, made_of: Facts, reference: Reference) -> None:
-        """Keep what is known of some images."""
+        """Keep the features and sums of some images."""
         features = reference.features
         arrays = {
             "total": features.total,
@@ -112,5 +111,5 @@ def _file(content: bytes) -> str:
 
 
 def fingerprint(shape: Facts, weights: bytes) -> str:
-    """Of a classifier, by what :func:`lbae.report.features.classifier.to_weights` gives."""
+    """The fingerprint of a classifier from :func:`lbae.report.features.classifier.to_weights`."""
     return digest(weights, json.dumps(shape).encode())

@@ -1,6 +1,4 @@
-"""Training images that do not fit into memory: Ray Data decodes them anew every epoch, workers shuffle them
-in windows.
-"""
+"""Training images that do not fit in memory: Ray Data decodes them every epoch, workers shuffle windows."""
 
 import itertools
 import math
@@ -27,10 +25,8 @@ _WINDOW_BATCHES, _WINDOW_ROWS = 8, 4096
 _DECODE_CPUS = 0.5
 
 
-def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
-    """The images of a source that are not held out, one row each, with its shards in another order every
-    epoch.
-    """
+def streamed_images(source: image_source.Source, config: Config) -> ray.data.Dataset:
+    """The images of a source that are not held out, one per row; the order of shards differs every epoch."""
     configure_ray_data()
     size = math.prod(config.model.image_shape)
 
@@ -54,13 +50,12 @@ def dataset(source: image_source.Source, config: Config) -> ray.data.Dataset:
     )
 
 
-class Stream:
-    """A feed of one worker's part of :func:`dataset`, in windows of several batches that are shuffled.
+class StreamingFeed:
+    """The batches of one worker's share of :func:`streamed_images`, shuffled in windows of several batches.
 
-    Every image comes once an epoch, but for the last that fill no batch. Where a worker gets fewer than
-    ``steps`` batches, since images could not be decoded, images of a window come again: workers must take
-    equally many steps. Ray Data needs seconds to start an epoch: it begins with the next of the ``epochs``
-    while the worker checks the last one.
+    Every image comes once per epoch, except the last ones that fill no batch. Workers must take equally many
+    steps: one that gets fewer than ``steps`` batches, because images could not be decoded, repeats images of
+    a window. Ray Data needs seconds to start an epoch, so it starts the next while the worker validates.
     """
 
     def __init__(
@@ -79,33 +74,31 @@ class Stream:
         self.bad = 0
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Batches of one epoch."""
+        """The batches of one epoch."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         given = self.bad = 0
-        seen = torch.empty(0)
+        recent = torch.empty(0)
         for window in self._windows(generator):
             batches = min(len(window) // self.batch, self.steps - given)
-            if (
-                batches
-            ):  # what Ray Data has beyond the last step is taken as well, so that it can begin the next epoch
+            # Windows beyond the last step are consumed too, so that Ray Data can start the next epoch.
+            if batches:
                 yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
-            if (
-                len(window) > len(seen) // 2
-            ):  # the last may be one image, of which a batch spoils BatchNorm's statistics
-                seen = window
-        if not len(seen):
+            # The last window may be a single image; a batch of it would spoil BatchNorm's statistics.
+            if len(window) > len(recent) // 2:
+                recent = window
+        if not len(recent):
             raise LbaeError(
                 "a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction"
             )
         while given < self.steps:
-            again = torch.randint(len(seen), (self.batch,), generator=generator)
-            yield seen[again]
+            repeated = torch.randint(len(recent), (self.batch,), generator=generator)
+            yield recent[repeated]
             given += 1
         self._tables = self._started() if epoch + 1 < self._epochs else None
 
     def _started(self) -> Iterator[pa.Table]:
-        """The tables of an epoch, of which Ray Data makes the first ones from now on."""
+        """The tables of an epoch, which Ray Data starts to produce now."""
         tables = iter(
             self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1)
         )
@@ -113,7 +106,7 @@ class Stream:
         return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
 
     def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Shuffled windows; what fills no batch is carried over into the next."""
+        """Shuffled windows; images that fill no batch are carried over into the next one."""
         rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
         held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
         parts = [held]

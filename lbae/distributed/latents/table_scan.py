@@ -1,6 +1,4 @@
-"""A first look at the part files of a latent table, by Ray tasks: their row groups, digests, and values of
-columns.
-"""
+"""The scan of a latent table that comes before a pass over it: footers, digests, and values of columns."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +12,7 @@ from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a first look at some part files gives: row groups, a digest a part, the distinct values of some
-    columns.
-    """
+    """The row groups and digests of part files, and the distinct values of some of their columns."""
 
     groups: list[RowGroup]
     digests: dict[str, str]
@@ -24,20 +20,20 @@ class Scan:
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """The number of rows of all row groups."""
         return sum(group.rows for group in self.groups)
 
 
 def scan(table: LatentTable, columns: list[str]) -> Scan:
-    """Footers of all part files, and the distinct values of ``columns``."""
+    """Scan all part files of a table, and the distinct values of ``columns``, by Ray tasks."""
     chunks = min(2 * cluster_cpus(), len(table.parts))
     found: list[Scan] = ray.get([_scan.remote(table, table.parts[i::chunks], columns) for i in range(chunks)])
     return Scan(
         groups=sorted(
-            (group for one in found for group in one.groups), key=lambda group: (group.part, group.index)
+            (group for some in found for group in some.groups), key=lambda group: (group.part, group.index)
         ),
-        digests={part: name for one in found for part, name in one.digests.items()},
-        values={name: merge_values(one.values[name] for one in found) for name in columns},
+        digests={part: digest for some in found for part, digest in some.digests.items()},
+        values={name: merge_values(some.values[name] for some in found) for name in columns},
     )
 
 
@@ -49,6 +45,6 @@ def _scan(table: LatentTable, parts: list[str], columns: list[str]) -> Scan:
         of_part, digests[part] = table.footer(part, ["latent", *columns])
         groups += of_part
         if columns:
-            for name, seen in column_values(table.read(part, columns), columns).items():
-                values[name] = merge_values([values[name], seen])
+            for name, found in column_values(table.read(part, columns), columns).items():
+                values[name] = merge_values([values[name], found])
     return Scan(groups=groups, digests=digests, values=values)

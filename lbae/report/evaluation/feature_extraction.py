@@ -1,6 +1,6 @@
-"""What an evaluation looks at: test images, what a bundle makes of them, and samples, as features and sums.
+"""Features and sums of the images of an evaluation: test and training images, reconstructions and samples.
 
-One call looks at one block of one stream of images; blocks do not depend on who looks at them.
+One call makes one block of a stream. Blocks do not depend on the process that makes them.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ from lbae.report.evaluation.streams import (
     RIGHT,
     TEST,
     TRAIN,
+    FeatureBlock,
     Rules,
-    Seen,
 )
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.feature_sums import drawn_rows
@@ -43,8 +43,8 @@ BLOCK_ROWS = 8 * BLOCK
 SHOWN = 256
 
 
-class Extractor(Protocol):
-    """A network whose features are compared; they are ``num_features`` numbers."""
+class FeatureNetwork(Protocol):
+    """A network whose features, ``num_features`` numbers per image, are compared."""
 
     num_features: int
 
@@ -53,88 +53,84 @@ class Extractor(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looker:
-    """What it takes to look: a bundle, priors by name, the networks, the protocol's rules, a seed.
+class FeatureExtractor:
+    """Makes blocks of features from a bundle, its priors by name, networks, a protocol and a seed.
 
-    ``samples`` are drawn of every prior: as many as the source of test images has rows.
+    ``samples`` is the number of samples of each prior: as many as the source of test images has rows.
     """
 
     bundle: Bundle
     priors: Mapping[str, Prior]
-    extractor: Extractor
+    network: FeatureNetwork
     classifier: Classifier | None
     lpips: LearnedPerceptualImagePatchSimilarity | None
     rules: Rules
     samples: int
     seed: int
 
-    def to(self, device: str) -> "Looker":
-        """The same with its networks on a device."""
-        for network in (self.extractor, self.classifier, self.lpips):
+    def to(self, device: str) -> "FeatureExtractor":
+        """The same with all networks on a device."""
+        for network in (self.network, self.classifier, self.lpips):
             if isinstance(network, torch.nn.Module):
                 network.to(device)
         return replace(self, bundle=self.bundle.to(device))
 
-    def at_test(self, shard: Shard, index: int, reference: bool) -> list[Seen]:
-        """Test images (if their features are not known) and their reconstructions."""
+    def test_block(self, shard: Shard, index: int, reference: bool) -> list[FeatureBlock]:
+        """Reconstructions of a shard of test images, and with ``reference`` the test images themselves."""
         rows = read_shard(shard)
         decoded = decode_rows(rows, self.bundle.codec.config)
-        images, places, seen = decoded.images, _places(rows, decoded, shard.start), []
+        images, places = decoded.images, _places(rows, decoded, shard.start)
         latents = self.bundle.encode(images)
         rebuilt = self.bundle.decode(latents)
-        if reference:
-            seen.append(
-                replace(self._look(TEST, index, places, images), sums=self._right(images, decoded.rows))
-            )
         errors = pixel_sums(images, rebuilt, self.lpips) | {BAD: float(len(decoded.quarantine))}
         shown = np.isin(places, drawn_rows(self.samples, SHOWN))
-        look = replace(
-            self._look(RECONSTRUCTIONS, index, places, rebuilt),
+        made = replace(
+            self._block(RECONSTRUCTIONS, index, places, rebuilt),
             latents=pack(latents),
             digests=file_digests(rows),
             sums=errors,
             shown=np.stack([images[shown], rebuilt[shown]], axis=1),
         )
-        return [*seen, look]
+        if not reference:
+            return [made]
+        tested = self._block(TEST, index, places, images)
+        return [replace(tested, sums=self._right(images, decoded.rows)), made]
 
-    def at_training(self, shard: Shard, index: int, start: int) -> list[Seen]:
-        """Training images, the first of which has place ``start`` among those looked at."""
+    def training_block(self, shard: Shard, index: int, start: int) -> list[FeatureBlock]:
+        """A shard of training images, the first of which has place ``start`` in the stream."""
         rows = read_shard(shard)
         decoded = decode_rows(rows, self.bundle.codec.config)
-        look = self._look(TRAIN, index, _places(rows, decoded, start), decoded.images)
-        return [replace(look, sums={BAD: float(len(decoded.quarantine))})]
+        block = self._block(TRAIN, index, _places(rows, decoded, start), decoded.images)
+        return [replace(block, sums={BAD: float(len(decoded.quarantine))})]
 
-    def at_samples(self, name: str, index: int) -> list[Seen]:
-        """Samples of a prior."""
+    def sample_block(self, name: str, index: int) -> list[FeatureBlock]:
+        """A block of samples of a prior."""
         first = index * BLOCK_ROWS
         latents, _ = self.priors[name].draw(first, min(first + BLOCK_ROWS, self.samples), self.seed, {})
         images, places = self.bundle.decode(latents), first + np.arange(len(latents))
-        look = self._look(name, index, places, images)
-        return [replace(look, latents=pack(latents), shown=images[places < SHOWN])]
+        block = self._block(name, index, places, images)
+        return [replace(block, latents=pack(latents), shown=images[places < SHOWN])]
 
-    def at_midpoints(self, packed: UInt8[np.ndarray, "K B"], index: int) -> Seen:
-        """The middles of paths between a block of latents, from each to the next and from the last to the
-        first.
-        """
+    def midpoint_block(self, packed: UInt8[np.ndarray, "K B"], index: int) -> FeatureBlock:
+        """The middles of paths between latents, from each to the next and from the last to the first."""
         latents = unpack(packed, self.bundle.codec.config.latent_dim)
         around = np.concatenate([latents, latents[:1]])
         middles = self.bundle.decode(interpolate(self.bundle.normals, around, 3, self.seed + index)[1::2])
-        return self._look(MIDPOINTS, index, index * BLOCK_ROWS + np.arange(len(latents)), middles)
+        return self._block(MIDPOINTS, index, index * BLOCK_ROWS + np.arange(len(latents)), middles)
 
-    def _look(self, stream: str, index: int, places: Int64[np.ndarray, "K"], images: Images) -> Seen:
+    def _block(self, stream: str, index: int, places: Int64[np.ndarray, "K"], images: Images) -> FeatureBlock:
         if self.rules == "paper":
             compressed = [recompressed(image, "jpeg")[1] for image in images]
             images = np.array(compressed, dtype=np.uint8).reshape(images.shape)
-        return Seen(
-            stream=stream, index=index, places=places, features=self.extractor.features(images).numpy()
+        return FeatureBlock(
+            stream=stream, index=index, places=places, features=self.network.features(images).numpy()
         )
 
     def _right(self, images: Images, rows: pa.Table) -> dict[str, float]:
-        """Of every column of the classifier's how many images are classified right, and of how many it is
-        known.
+        """For each of the classifier's columns the number of images decided right, and of those known.
 
-        It is known of none where the images have no such column, or one that cannot hold the training images'
-        values.
+        None is known where the images have no such column, or one of a type that cannot hold the values of
+        the training images.
         """
         network = self.classifier
         if network is None:
@@ -151,7 +147,7 @@ class Looker:
 
 
 def _places(rows: pa.Table, decoded: Decoded, start: int) -> Int64[np.ndarray, "K"]:
-    """Where the images that could be decoded stand in their stream."""
+    """The places in their stream of the images that could be decoded."""
     bad = pc.is_in(rows["key"], value_set=decoded.quarantine["key"].combine_chunks()).to_numpy()
     places: np.ndarray = start + np.flatnonzero(~bad)
     return places

@@ -1,0 +1,114 @@
+"""Every private API of Ray that this package uses, read in Ray 2.60.
+
+No other module uses one (``tests/test_layers.py``). ``tests/distributed/test_ray_private.py`` checks each
+against the installed Ray and says what breaks. Ray Serve and Ray Train are imported where they are used,
+because most jobs need neither.
+"""
+
+import functools
+from typing import Any, TypeVar
+
+import ray
+import ray.cloudpickle
+
+Trainer = TypeVar("Trainer")
+
+# Environment variables that Ray Serve's actors read when they start HAProxy (`ray.serve._private.constants`).
+HAPROXY_ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
+HAPROXY_TIMEOUT_SERVER_S = "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"
+HAPROXY_HARD_STOP_AFTER_S = "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"
+HAPROXY_CLOSE_SPREAD_TIME_S = "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S"
+HAPROXY_CONFIG_FILE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
+HAPROXY_SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
+HAPROXY_METRICS_SOCKET = "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"
+HAPROXY_STATE_FILE = "RAY_SERVE_HAPROXY_SERVER_STATE_FILE"
+HAPROXY_STATE_FOLDER = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"
+HAPROXY_METRICS_PORT = "RAY_SERVE_HAPROXY_METRICS_PORT"
+HAPROXY_STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+HAPROXY_BALANCE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
+INGRESS_DRAINING_S = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+
+
+# Ray writes this value into the ``defaults`` of HAProxy's configuration as it is, and has no variable for
+# other options: a second line adds one.
+BALANCE_AND_CLOSE = "leastconn\n    option httpclose"
+
+
+def address_of_last_start() -> str | None:
+    """The address that this machine's last ``ray start`` wrote down; ``ray.init`` would join it."""
+    from ray._private.services import find_bootstrap_address
+
+    address: str | None = find_bootstrap_address(None)
+    return address
+
+
+def serve_address() -> tuple[str, int] | None:
+    """Host and port of the Ray Serve that runs on the connected cluster; None without one.
+
+    Asks the controller by name: Serve's client in this process may still be that of a Serve which has ended.
+    """
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
+    found = ray.get(controller.get_http_config.remote())
+    return found.host, found.port
+
+
+def deploy(application: Any, name: str) -> None:
+    """Deploy an application at ``/`` and return at once; ``serve.run`` would wait for it without a limit."""
+    from ray import serve
+
+    serve._run(application, name=name, route_prefix="/", _blocking=False)
+
+
+def without_sigint_handler(trainer: type[Trainer]) -> type[Trainer]:
+    """A trainer class that leaves SIGINT alone.
+
+    Ray Train's handler ends the process with exit code 1 and no message; a job says that it was interrupted.
+    """
+    return type(trainer.__name__, (trainer,), {"_register_sigint_handler": lambda self, controller: None})
+
+
+def worker_start_failures() -> tuple[type[Exception], ...]:
+    """The errors of Ray Train's controller when workers could not be started."""
+    from ray.train.v2._internal.exceptions import (
+        WorkerGroupStartupFailedError,
+        WorkerGroupStartupTimeoutError,
+    )
+
+    return WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+
+
+class _ByValue:
+    """Arrives as the value. Pickled beforehand, so that Ray's core sees no references inside it either."""
+
+    def __init__(self, value: Any) -> None:
+        self._pickled = ray.cloudpickle.dumps(value)
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return ray.cloudpickle.loads, (self._pickled,)
+
+
+def pass_arguments_by_value() -> None:
+    """Let actors of Ray Data in this process get their arguments by value; calling it again is harmless.
+
+    By reference, as Ray Data does it, every pool of actors that may restart makes Ray's core print an error
+    ("has constructor arguments in the object store and max_restarts > 0"), and an actor could not restart
+    once the node that holds the arguments is lost.
+    """
+    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+    for reference, name in (
+        ("_data_context_ref", "data_context"),
+        ("_map_transformer_ref", "_map_transformer"),
+    ):
+        argument = functools.cached_property(functools.partial(_argument, name))
+        argument.__set_name__(ActorPoolMapOperator, reference)
+        setattr(ActorPoolMapOperator, reference, argument)
+
+
+def _argument(name: str, operator: Any) -> _ByValue:
+    return _ByValue(getattr(operator, name))

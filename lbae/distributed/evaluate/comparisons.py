@@ -1,0 +1,132 @@
+"""The comparisons of an evaluation: one Ray task per distance, edit, rate curve or share of the images."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+
+from lbae.core.bundle import Bundle
+from lbae.core.latents.packing import unpack
+from lbae.distributed.cluster.actor_pool import network_device
+from lbae.distributed.cluster.network_env import network_task
+from lbae.distributed.evaluate.memorization import find_memorization
+from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
+from lbae.report.evaluation.cache import Reference
+from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits, plan_edits
+from lbae.report.evaluation.findings import Findings, classifier_accuracy
+from lbae.report.evaluation.inputs import EvaluationInputs
+from lbae.report.evaluation.paths import PAIRS, Paths, measure_paths
+from lbae.report.evaluation.rates import FORMATS, rate_curve
+from lbae.report.evaluation.settings import EvaluationSettings
+from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
+from lbae.report.features.classifier import Classifier
+from lbae.report.features.distances import distances
+from lbae.report.features.feature_sums import Metric, drawn_rows
+
+_logger = logging.getLogger(__name__)
+
+
+def compare(
+    inputs: EvaluationInputs,
+    settings: EvaluationSettings,
+    classifier: Classifier | None,
+    streams: Mapping[str, Stream],
+    references: Mapping[str, Reference],
+) -> Findings:
+    """All that follows from the features and latents; without a classifier neither accuracy nor edits."""
+    made = streams[RECONSTRUCTIONS]
+    tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
+    bundle = ray.put(inputs.bundle)
+    device, share = network_device()
+    pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
+    paths = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
+    edits: list[ray.ObjectRef] = []
+    accuracy: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    if classifier is not None:
+        planned, left_out = plan_edits(inputs.bundle, classifier)
+        chosen = tested[drawn_rows(len(tested), LATENTS)]
+        edits = _start_edits(bundle, classifier, chosen, planned) if planned else []
+        accuracy, unusable = classifier_accuracy(references[TEST].sums, classifier)
+        left_out |= unusable
+    rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
+    apart = _start_distances(settings, streams, references)
+    overlap = start_overlap(inputs.test, inputs.train, made)
+    memorization = find_memorization(inputs, streams)
+    same = overlap_counts(overlap, made)
+    if count := same.get("bytes"):
+        what = f"{count} test images are training images too, byte by byte"
+        _logger.warning(f"{what}; what was trained on looks better than it is")
+    return Findings(
+        streams=streams,
+        references=references,
+        distances={
+            name: {reference: ray.get(task) for reference, task in tasks.items()}
+            for name, tasks in apart.items()
+        },
+        accuracy=accuracy,
+        rates={form: ray.get(task) for form, task in rates.items()},
+        nearest=memorization.nearest,
+        neighbours=memorization.neighbours,
+        paths=ray.get(paths),
+        edits=[edit for edit in ray.get(edits) if edit],
+        overlap=same,
+        left_out=left_out | memorization.left_out,
+    )
+
+
+_distances, _rates = network_task(distances), network_task(rate_curve)
+
+
+def _start_distances(
+    settings: EvaluationSettings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
+) -> dict[str, dict[str, ray.ObjectRef]]:
+    """Tasks by name of the images and of the reference; against training images only the Fréchet distance.
+
+    Sums suffice for that. Training images are measured in the number of test images, like all others: more
+    of them would come nearer than a perfect sampler can.
+    """
+    handles = {name: ray.put(reference.features) for name, reference in references.items()}
+    most = references[TEST].features.count
+    images = {TRAIN: ray.put(references[TRAIN].features.drawn(most))} if TRAIN in references else {}
+    images |= {name: ray.put(stream.features) for name, stream in streams.items()}
+    wanted: dict[str, tuple[Metric, ...]] = {
+        TEST: settings.metrics,
+        TRAIN: tuple(metric for metric in settings.metrics if metric == "frechet"),
+    }
+    return {
+        name: {
+            reference: _distances.remote(handle, features, wanted[reference])
+            for reference, handle in handles.items()
+            if reference != name and wanted[reference]
+        }
+        for name, features in images.items()
+    }
+
+
+@network_task
+def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
+    return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
+
+
+def _start_edits(
+    bundle: ray.ObjectRef, classifier: Classifier, latents: np.ndarray, planned: list[tuple[str, bool]]
+) -> list[ray.ObjectRef]:
+    network, (device, share) = ray.put(classifier), network_device()
+    before = _before.options(num_gpus=share).remote(bundle, network, device, latents)
+    task: Any = _edits.options(num_gpus=share)
+    return [task.remote(bundle, network, device, before, name, value) for name, value in planned]
+
+
+@network_task
+def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
+    return before_edits(bundle.to(device), classifier.to(device), latents)
+
+
+@network_task
+def _edits(
+    bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool
+) -> Edits | None:
+    return measure_edits(bundle.to(device), classifier.to(device), before, attribute, value)

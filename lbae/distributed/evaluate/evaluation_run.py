@@ -1,0 +1,101 @@
+"""Evaluating a bundle on Ray: actors extract features of images, then tasks compare them.
+
+No figure depends on the number of actors or nodes.
+"""
+
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+from lbae.distributed.evaluate.comparisons import compare
+from lbae.distributed.evaluate.feature_actors import extract_features, hardware
+from lbae.distributed.evaluate.networks import load_networks
+from lbae.io.sources.decode import check_bad_share
+from lbae.io.sources.source import Source, spread
+from lbae.report.evaluation.cache import Cache, Reference, decoding
+from lbae.report.evaluation.feature_extraction import FeatureExtractor
+from lbae.report.evaluation.findings import Findings, left_out_by
+from lbae.report.evaluation.inputs import EvaluationInputs
+from lbae.report.evaluation.settings import EvaluationSettings, make_priors
+from lbae.report.evaluation.streams import BAD, RECONSTRUCTIONS, TEST, TRAIN, Stream
+from lbae.report.features.feature_sums import check_count
+
+_TRAINING_ROWS = 100_000
+
+
+def run_evaluation(
+    inputs: EvaluationInputs, settings: EvaluationSettings, cache: Cache, max_bad_fraction: float
+) -> Findings:
+    """All findings; UserError for too few images, or for more undecodable test images than allowed."""
+    clock = [time.monotonic()]
+    config = inputs.bundle.codec.config
+    networks = load_networks(inputs.train, config, settings.features, cache)
+    sources = _real_images(inputs, settings)
+    for name, source in sources.items():
+        what = f"{name} of {source.uri}"
+        check_count(source.rows, networks.features.num_features, settings.metrics, what)
+    clock.append(time.monotonic())
+
+    extractor = FeatureExtractor(
+        bundle=inputs.bundle,
+        priors=make_priors(settings.priors, inputs.bundle, inputs.moments),
+        network=networks.features,
+        classifier=networks.classifier,
+        lpips=networks.lpips,
+        rules=settings.protocol,
+        samples=inputs.test.rows,
+        seed=settings.seed,
+    )
+    clock.append(time.monotonic())
+
+    runs_on = hardware()
+    same = {"networks": networks.fingerprints, "rules": settings.protocol, **runs_on}
+    made_of = {
+        name: decoding(source, config) | {"role": name, "rows": source.rows, **same}
+        for name, source in sources.items()
+    }
+    streams, references = _features(extractor, sources, made_of, cache)
+    bad = int(streams[RECONSTRUCTIONS].sums[BAD])
+    check_bad_share(inputs.test.uri, bad, inputs.test.rows, max_bad_fraction)
+    for name, reference in references.items():
+        what = f"{name} of {sources[name].uri} that can be decoded"
+        check_count(reference.features.count, networks.features.num_features, settings.metrics, what)
+    clock.append(time.monotonic())
+
+    found = compare(inputs, settings, networks.classifier, streams, references)
+    clock.append(time.monotonic())
+    seconds = (round(now - before, 1) for before, now in itertools.pairwise(clock))
+    return replace(
+        found,
+        left_out=left_out_by(inputs, settings) | networks.left_out | found.left_out,
+        fingerprints=networks.fingerprints,
+        hardware=runs_on | {"bundle_precision": inputs.bundle.codec.precision},
+        seconds=dict(zip(("networks", "priors", "features", "compare"), seconds, strict=True)),
+    )
+
+
+def _real_images(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[str, Source]:
+    """The sources of the references: all test images, and in our protocol about 100,000 training images."""
+    sources = {TEST: inputs.test}
+    if inputs.train and settings.protocol == "ours":
+        sources[TRAIN] = replace(inputs.train, shards=spread(inputs.train.shards, _TRAINING_ROWS))
+    return sources
+
+
+def _features(
+    extractor: FeatureExtractor, sources: dict[str, Source], made_of: dict[str, dict[str, Any]], cache: Cache
+) -> tuple[dict[str, Stream], dict[str, Reference]]:
+    """The streams of what the bundle makes, and the references, from the cache where it has them."""
+    known = {name: cache.reference(facts) for name, facts in made_of.items()}
+    streams = extract_features(
+        extractor, sources[TEST], {name: source for name, source in sources.items() if known[name] is None}
+    )
+    references = {}
+    for name, facts in made_of.items():
+        if (reference := known[name]) is None:
+            stream = streams.pop(name)
+            reference = Reference(features=stream.features, sums=dict(stream.sums))
+            cache.keep_reference(facts, reference)
+        references[name] = reference
+    return streams, references

@@ -1,0 +1,97 @@
+"""Extracting the features of an evaluation on Ray: actors make blocks of streams, the driver adds them up."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from lbae.core.network.codec import best_precision
+from lbae.distributed.cluster.actor_pool import network_device, run_on_actors
+from lbae.distributed.cluster.network_env import network_task
+from lbae.io.sources.source import Source
+from lbae.report.evaluation.feature_extraction import BLOCK_ROWS, FeatureExtractor
+from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
+from lbae.report.features.feature_sums import drawn_rows
+from lbae.report.progress import ProgressLine
+
+# What an actor does: makes blocks with the extractor that it holds.
+Task = partial[list[FeatureBlock]]
+
+
+def hardware() -> dict[str, str]:
+    """The kind of device on which actors run networks, and the precision at which classifiers run there."""
+    device, share = network_device()
+    precision = network_task(best_precision).options(num_gpus=share).remote(torch.device(device))
+    return {"device": device, "classifier_precision": ray.get(precision)}
+
+
+def extract_features(
+    extractor: FeatureExtractor, test: Source, references: dict[str, Source]
+) -> dict[str, Stream]:
+    """The streams of all that the bundle makes, and of those real images that ``references`` names."""
+    tasks: list[Task] = [
+        partial(FeatureExtractor.test_block, shard=shard, index=i, reference=TEST in references)
+        for i, shard in enumerate(test.shards)
+    ]
+    if train := references.get(TRAIN):
+        starts = np.cumsum([0, *(shard.rows for shard in train.shards)])
+        tasks += [
+            partial(FeatureExtractor.training_block, shard=shard, index=i, start=int(starts[i]))
+            for i, shard in enumerate(train.shards)
+        ]
+    tasks += [
+        partial(FeatureExtractor.sample_block, name=name, index=i)
+        for name in extractor.priors
+        for i in range(-(-extractor.samples // BLOCK_ROWS))
+    ]
+    rows = dict.fromkeys([RECONSTRUCTIONS, *extractor.priors], test.rows)
+    rows |= {role: source.rows for role, source in references.items()}
+    dim = extractor.network.num_features
+    streams = {name: Stream(dim, count) for name, count in rows.items()}
+    shared = ray.put(extractor)
+    with ProgressLine("features", len(tasks), "blocks") as line:
+        for blocks in run_on_actors(tasks, _BlockMaker, _doing, extractor=shared):
+            for block in blocks:
+                streams[block.stream].add(block)
+            line.update(line.done + 1)
+    midpoints = _midpoints(shared, streams[RECONSTRUCTIONS].latents, dim)
+    return {RECONSTRUCTIONS: streams.pop(RECONSTRUCTIONS), MIDPOINTS: midpoints, **streams}
+
+
+def _doing(task: Task) -> str:
+    """What a task does, such as ``sample_block name='mixture', index=3``, for the message of an error."""
+    return f"{task.func.__name__} {', '.join(f'{name}={value}' for name, value in task.keywords.items())}"
+
+
+class _BlockMaker:
+    """Does tasks with the extractor that it holds."""
+
+    def __init__(self, *, extractor: ray.ObjectRef, device: str) -> None:
+        loaded: FeatureExtractor = ray.get(extractor)
+        self.extractor = loaded.to(device)
+
+    def __call__(self, task: Task) -> list[FeatureBlock]:
+        return task(self.extractor)
+
+
+def _midpoints(extractor: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
+    """Middles of paths between test images.
+
+    Their order is random, so the pairs are the same however shards are cut or images sorted.
+    """
+    stream, (device, share) = Stream(dim, len(packed)), network_device()
+    mixed = packed[drawn_rows(len(packed), len(packed))]
+    task: Any = _midpoint_block.options(num_gpus=share)
+    for handle in [
+        task.remote(extractor, device, mixed[start : start + BLOCK_ROWS], start // BLOCK_ROWS)
+        for start in range(0, len(mixed), BLOCK_ROWS)
+    ]:
+        stream.add(ray.get(handle))
+    return stream
+
+
+@network_task
+def _midpoint_block(extractor: FeatureExtractor, device: str, packed: np.ndarray, index: int) -> FeatureBlock:
+    return extractor.to(device).midpoint_block(packed, index)

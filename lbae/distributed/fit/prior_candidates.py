@@ -1,0 +1,113 @@
+"""Fitting priors, one per partition of the table, and the choice of the one that is published.
+
+The moment sums of each component are made by tasks, and a task per component turns them into a factor.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.prior.component import fit_component
+from lbae.core.prior.fidelity import expected_moments
+from lbae.core.prior.memory import QUERIES, nearest_facts, remembers
+from lbae.core.prior.prior import Prior, Sampler
+from lbae.core.prior.samplers import fit as fit_prior
+from lbae.distributed.fit.partition import Partition, Subset
+from lbae.distributed.latents.grouped_sums import write_grouped
+from lbae.io.artifacts.attribute_columns import Attribute
+from lbae.io.artifacts.latent_table import LatentTable, RowGroup
+from lbae.report.progress import ProgressLine
+
+Moments = tuple[np.ndarray, np.ndarray]  # E[y] and E[y yT]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedPrior:
+    """A prior, facts about each component, and the moments of the prior's latents."""
+
+    prior: Prior
+    facts: list[dict[str, Any]]
+    moments: Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorFitter:
+    """What all candidate priors of one table share.
+
+    ``attribute_means`` stand in where a component knows no value of an attribute. ``scratch`` is the URI of a
+    folder for the rows by component.
+    """
+
+    table: LatentTable
+    row_groups: list[RowGroup]
+    attributes: tuple[Attribute, ...]
+    attribute_means: np.ndarray
+    sampler: Sampler
+    scratch: str
+
+    def choose(
+        self, partitions: Iterable[Partition], subset: Subset
+    ) -> tuple[FittedPrior, list[dict[str, Any]]]:
+        """The first prior that does not memorize training latents, else the last; facts about all fitted."""
+        known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
+        held_out = nearest_facts(unseen, known) if len(unseen) else None
+        tried = []
+        for partition in partitions:
+            fitted = self._fit(partition)
+            drawn = nearest_facts(fitted.prior.sample(QUERIES, 0), known)
+            memorizes = held_out is not None and remembers(drawn, held_out)
+            facts = {"nearest": drawn, "nearest_held_out": held_out, "remembers": memorizes}
+            tried.append({**partition.facts, **facts})
+            if not memorizes:
+                break
+        return fitted, tried
+
+    def _fit(self, partition: Partition) -> FittedPrior:
+        facts, factors = [], []
+        moments = np.zeros((self.table.latent_dim + 1, self.table.latent_dim))
+        with ProgressLine("fit", partition.count, "components") as line:
+            tasks = self._component_tasks(partition)
+            for done, component in enumerate(sorted(tasks), 1):
+                if fitted := ray.get(tasks.pop(component)):
+                    of_component, factor, its_moments = fitted
+                    facts.append({"component": component, **of_component})
+                    factors.append(factor)
+                    moments += of_component["rows"] * its_moments
+                line.update(done)
+        rows = np.array([of_component["rows"] for of_component in facts], dtype=np.float64)
+        names = tuple(attribute.name for attribute in self.attributes)
+        prior = Prior(
+            sampler=self.sampler, weights=rows / rows.sum(), factors=np.stack(factors), attributes=names
+        )
+        means = moments[0] / rows.sum(), moments[1:] / rows.sum()
+        return FittedPrior(prior=prior, facts=facts, moments=means)
+
+    def _component_tasks(self, partition: Partition) -> dict[int, ray.ObjectRef]:
+        """The task of each component: only its factor comes back to this process, not its sums."""
+        columns = dict.fromkeys([*partition.columns, *(attribute.column for attribute in self.attributes)])
+        settings = self.sampler, ray.put(partition.within), partition.shrinkage, self.attribute_means
+        grouped = write_grouped(
+            self.table, self.row_groups, partition.partitioner, partition.count, list(columns), self.scratch
+        )
+        tasks = {
+            component: _fit_component.remote(sums, *settings)
+            for component, sums in grouped.sums(self.attributes)
+        }
+        grouped.remove()
+        return tasks
+
+
+@ray.remote
+def _fit_component(sums: MomentSums, *settings: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """The result of :func:`fit_component`; None for a component without rows."""
+    return fit_component(sums, *settings) if sums.count else None
+
+
+@ray.remote
+def single_gaussian_moments(sampler: Sampler, sums: MomentSums) -> Moments:
+    """The moments of a prior of one component, fitted to the sums."""
+    return expected_moments(fit_prior(sampler, sums))

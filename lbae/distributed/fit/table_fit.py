@@ -1,0 +1,119 @@
+"""Fitting a latent table on Ray: the prior by components, baselines to compare it with, the pooled factor."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from lbae.core.latents.attribute_statistics import known_mean
+from lbae.core.latents.normals import pooled_factor
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.network.codec import Codec
+from lbae.core.prior.prior import Sampler
+from lbae.distributed.fit.partition import Partition, cluster_partitions, column_partition, draw_subset
+from lbae.distributed.fit.prior_candidates import (
+    FittedPrior,
+    Moments,
+    PriorFitter,
+    single_gaussian_moments,
+)
+from lbae.distributed.latents.table_scan import scan
+from lbae.errors import UserError
+from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts.attribute_columns import Attribute
+from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
+from lbae.io.storage.location import absolute
+
+_BASELINES: tuple[Sampler, ...] = ("hyperplane", "direct")  # compared with the prior, as in slide 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitInputs:
+    """A latent table, its moment sums and their attributes, and the fingerprints of all that was read."""
+
+    table: LatentTable
+    sums: MomentSums
+    attributes: tuple[Attribute, ...]
+    parents: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """The components of a prior, by number (None for as many as fit) or by a column; its sampler and seed."""
+
+    components: int | None
+    by: str | None
+    sampler: Sampler
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFit:
+    """The fitted prior, facts about all candidates, moments of priors by name, and the pooled factor."""
+
+    fitted: FittedPrior
+    tried: list[dict[str, Any]]
+    moments: dict[str, Moments]
+    pooled_factor: np.ndarray
+
+
+def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
+    """Open the inputs; UserError when they do not belong together."""
+    model_manifest = read_manifest(model, model_io.KIND)
+    table = open_latent_table(absolute(latents))
+    sums, moments_manifest = load_moments(moments)
+    model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
+    model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
+    lineage = load_lineage(moments, moments_manifest)
+    if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
+        raise UserError(
+            f"moment sums {moments} are of latents {', '.join(lineage.tables)}, not of {latents} alone"
+            f" ({table.manifest.fingerprint}); reduce that table first"
+        )
+    if sums.count < 2:
+        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
+    manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
+    return FitInputs(
+        table=table,
+        sums=sums,
+        attributes=lineage.attributes,
+        parents={name: manifest.fingerprint for name, manifest in manifests.items()},
+    )
+
+
+def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: str) -> TableFit:
+    """Fit the prior of a table.
+
+    Args:
+        inputs: the table and its moment sums.
+        codec: decodes latents, whose images are clustered.
+        settings: the components to fit.
+        scratch: URI of a folder for the rows by component.
+    """
+    table, sums, by = inputs.table, inputs.sums, settings.by
+    pooled = ray.remote(pooled_factor).remote(sums)
+    baselines = {name: single_gaussian_moments.remote(name, sums) for name in _BASELINES}
+    found = scan(table, [by] if by else [])
+    subset = draw_subset(table, found, by)
+    if by:
+        partitions: Iterable[Partition] = [column_partition(subset, found, by)]
+    else:
+        partitions = cluster_partitions(
+            table, subset, codec, len(inputs.attributes), settings.components, settings.seed
+        )
+    fitter = PriorFitter(
+        table=table,
+        row_groups=found.groups,
+        attributes=inputs.attributes,
+        attribute_means=known_mean(sums),
+        sampler=settings.sampler,
+        scratch=scratch,
+    )
+    fitted, tried = fitter.choose(partitions, subset)
+    moments = {f"{settings.sampler}, {len(fitted.prior.weights)} components": fitted.moments}
+    moments |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
+    return TableFit(fitted=fitted, tried=tried, moments=moments, pooled_factor=ray.get(pooled))

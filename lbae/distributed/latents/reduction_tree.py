@@ -1,0 +1,89 @@
+"""Adding up moment sums where they are made: on each node first, then one sum per node travels."""
+
+import functools
+import operator
+from collections import defaultdict
+from collections.abc import Sequence
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.distributed.latents.task_statistics import TaskStatistics
+
+_FAN_IN = 8
+
+# What a task of the tree reports beside its sums: the node that holds them, and its statistics.
+Report = tuple[str, TaskStatistics]
+
+
+class ReductionTree:
+    """The sum of several partial sums; ``root`` is its reference once all have been added.
+
+    Each partial comes from a task with two results: moment sums, which stay on their node, and a
+    :data:`Report`, which the caller waits for and hands to :meth:`completed`.
+    """
+
+    def __init__(
+        self, index: int, sums_bytes: int, partials: Sequence[tuple[ray.ObjectRef, ray.ObjectRef]]
+    ) -> None:
+        self.index, self._sums_bytes = index, sums_bytes
+        self.root: ray.ObjectRef | None = None
+        # By report: the sums of a running task, and the nodes that hold what it adds up.
+        self._running: dict[ray.ObjectRef, tuple[ray.ObjectRef, tuple[str, ...]]] = {
+            report: (sums, ()) for sums, report in partials
+        }
+        self._held: dict[str, list[ray.ObjectRef]] = defaultdict(list)
+
+    @property
+    def running(self) -> list[ray.ObjectRef]:
+        """Reports of the tasks that have not completed."""
+        return list(self._running)
+
+    def completed(self, report: ray.ObjectRef) -> TaskStatistics:
+        """Take in a completed task, start the merges that it makes possible, and return its statistics."""
+        sums, sources = self._running.pop(report)
+        node, statistics = ray.get(report)
+        statistics.moved_bytes = self._sums_bytes * sum(source != node for source in sources)
+        self._held[node].append(sums)
+        for merge in self._next_merges():
+            nodes, parts = zip(*merge, strict=True)
+            here = NodeAffinitySchedulingStrategy(nodes[0], soft=True)
+            merged, merge_report = _merge.options(scheduling_strategy=here).remote(*parts)
+            self._running[merge_report] = merged, nodes
+        if not self._running:
+            ((node, (self.root,)),) = ((node, held) for node, held in self._held.items() if held)
+            statistics.moved_bytes += self._sums_bytes * (node != this_node())
+        return statistics
+
+    def _next_merges(self) -> list[list[tuple[str, ray.ObjectRef]]]:
+        """The (node, sums) pairs of each merge: a full fan of one node while other tasks still run.
+
+        Once none runs, whatever is left on each node; after that, across nodes.
+        """
+        least = 2 if not self._running else _FAN_IN
+        merges = [
+            [(node, held.pop()) for _ in range(min(len(held), _FAN_IN))]
+            for node, held in self._held.items()
+            if len(held) >= least
+        ]
+        # The root is wanted here: where this process's node holds a sum, the others come to it.
+        holders = sorted(
+            (node for node, held in self._held.items() if held), key=lambda node: node != this_node()
+        )
+        if not self._running and not merges and len(holders) > 1:
+            merges = [[(node, self._held[node].pop()) for node in holders[:_FAN_IN]]]
+        return merges
+
+
+@ray.remote(num_returns=2, num_cpus=0)
+def _merge(*parts: MomentSums) -> tuple[MomentSums, Report]:
+    statistics = TaskStatistics()
+    with statistics.timed("merge"):
+        total = functools.reduce(operator.add, parts)
+    return total, (this_node(), statistics)
+
+
+def this_node() -> str:
+    """Ray's identifier of the node that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())

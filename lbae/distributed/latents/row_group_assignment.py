@@ -1,0 +1,30 @@
+"""The assignment of a table's row groups to tasks."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.io.artifacts.latent_table import RowGroup
+
+# A task that is lost costs about a second or two at this size; starting one takes under a tenth of that.
+TASK_ROWS = 2**18
+
+
+def assign_row_groups(groups: Sequence[RowGroup], tasks: int | None = None) -> list[list[RowGroup]]:
+    """The row groups of each task: in order, about equal rows per task, no task without any.
+
+    Args:
+        groups: the row groups of a table.
+        tasks: the largest number of tasks; by default enough for about 2**18 rows per task, in full rounds
+            of all CPUs.
+    """
+    total = max(1, sum(group.rows for group in groups))
+    if tasks is None:
+        cpus = cluster_cpus()
+        tasks = cpus * -(-total // (cpus * TASK_ROWS))
+    assigned: dict[int, list[RowGroup]] = defaultdict(list)
+    before = 0
+    for group in groups:
+        assigned[before * tasks // total].append(group)
+        before += group.rows
+    return list(assigned.values())

@@ -1,0 +1,220 @@
+"""The HTTP application as a Ray Serve application.
+
+The fused topology runs every verb in the deployment that takes the requests. The split topology runs each
+verb in a deployment of its own (:mod:`lbae.distributed.serve.split_topology`).
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import ray
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve as ray_serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from lbae.core.bundle import Bundle
+from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
+from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
+from lbae.distributed.serve.metrics import observe_batches, observe_requests
+from lbae.distributed.serve.replica_bundles import OpenBackend, ReplicaBundles
+from lbae.distributed.serve.split_topology import VERBS, VerbDeployment, open_remote_backend
+from lbae.errors import UserError
+from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.storage.location import absolute
+from lbae.web.app import create_app
+from lbae.web.backend import Backend, BundleBackend, OnBatch
+from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
+
+Topology = Literal["fused", "split"]
+
+REGISTRY = "BundleRegistry"
+
+_INGRESS = "LBAE"
+_MAX_THREADS = 4
+_ROOMY_CPUS = 4  # from here on a second replica takes nothing from the first
+_MAX_HEARTBEATS = 1000
+_HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
+
+
+class ServeArguments(BaseModel):
+    """The application's arguments in a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bundle: str
+    follow: bool = False
+    replicas: int | None = None
+    max_replicas: int | None = None
+    topology: Topology = "fused"
+    insecure: bool = False
+
+
+def build_application(arguments: ServeArguments) -> Application:
+    """The application of a Serve config file, for ``serve deploy``.
+
+    API keys come from LBAE_API_KEYS and are required unless ``insecure``.
+    """
+    limits = Limits(keys=api_keys(None, "a host in the Serve config", arguments.insecure))
+    options = arguments.model_dump(exclude={"insecure"})
+    return application(options.pop("bundle"), **options, limits=limits)
+
+
+def application(
+    bundle: str,
+    *,
+    follow: bool = False,
+    replicas: int | None = None,
+    max_replicas: int | None = None,
+    topology: Topology = "fused",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Application:
+    """The Serve application that answers from a bundle.
+
+    Args:
+        bundle: URI of the bundle, or with ``follow`` of a pointer file that holds its URI.
+        follow: swap to the new bundle when the pointer file changes.
+        replicas: replicas of every deployment; by default two where there are four CPUs, else one.
+        max_replicas: autoscale up to as many while requests wait.
+        topology: ``fused`` runs every verb in one deployment. ``split`` runs each in its own: it pays only
+            where verbs scale apart, as with few GPUs for the codec; on one node fused is faster.
+        limits: of the HTTP application.
+
+    Raises:
+        UserError: the cluster has no CPU for every replica, also after a while in which nodes may join.
+    """
+    uri = absolute(bundle)
+    check_bundle(uri, follow)
+    least, most = replica_range(replicas, max_replicas)
+    cpus = 1 if cluster_cpus() > 1 else 0.5
+    wait_for(math.ceil(least * cpus), "CPU", "give fewer replicas, or join a larger cluster")
+    compute = {
+        "num_cpus": cpus,
+        "num_gpus": share_of_gpu(cluster_gpus(), most),
+        "runtime_env": RUNS_A_NETWORK,
+    }
+    # A replica's share of its node. A batch keeps no more than a few threads busy.
+    threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
+
+    def build() -> FastAPI:
+        return create_app(lambda: _open(topology, threads), limits, observe_requests())
+
+    def scaled(deployment: Any, name: str, runs_codec: bool) -> Any:
+        actor = compute if runs_codec else {"num_cpus": 0}
+        return deployment.options(name=name, ray_actor_options=actor, **_scaling(least, most, limits))
+
+    registry = ray_serve.deployment(
+        BundleRegistry,
+        name=REGISTRY,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=_MAX_HEARTBEATS,
+        **_HEALTH,
+    ).bind(uri, follow, keep_s=limits.max_seconds)
+    verbs = [
+        scaled(ray_serve.deployment(VerbDeployment), name, name == "Codec").bind(
+            _bundles_opener(threads), registry
+        )
+        for name in (VERBS if topology == "split" else ())
+    ]
+    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), _INGRESS, not verbs)
+    return ingress.options(max_queued_requests=_max_requests(limits)).bind(registry, *verbs)
+
+
+def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
+    """Options of a deployment with this many replicas, autoscaled where the two differ."""
+    autoscaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": limits.max_running / 4,
+    }
+    return {
+        **({"autoscaling_config": autoscaling} if most > least else {"num_replicas": least}),
+        **_HEALTH,
+        "max_ongoing_requests": _max_requests(limits),
+        "graceful_shutdown_timeout_s": limits.max_seconds,
+    }
+
+
+def replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
+    """The least and the most replicas of a deployment. UserError for an empty range."""
+    least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
+    most = least if max_replicas is None else max_replicas
+    if not 1 <= least <= most:
+        raise UserError(
+            f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and max_replicas no lower"
+        )
+    return least, most
+
+
+def _max_requests(limits: Limits) -> int:
+    """Room for the requests that the application runs, and for those that it answers with a 503."""
+    return 2 * limits.max_running
+
+
+def share_of_gpu(gpus: int, replicas: int) -> float:
+    """The fraction of a GPU that lets every replica be placed; replicas share GPUs rather than wait."""
+    return 1 / math.ceil(replicas / gpus) if gpus else 0
+
+
+def check_bundle(uri: str, follow: bool) -> str:
+    """The fingerprint of the bundle at a URI, or with ``follow`` of the one that the pointer file names.
+
+    UserError when there is none.
+    """
+    return read_manifest(bundle_io.read_pointer(uri) if follow else uri, bundle_io.KIND).fingerprint
+
+
+class _Ingress:
+    """Takes requests. Serve starts the deployments that it is bound to first."""
+
+    app: FastAPI
+
+    def __init__(self, *dependencies: DeploymentHandle) -> None:
+        pass
+
+    def check_health(self) -> None:
+        """Raise when the backend is stuck; Serve then replaces this replica."""
+        self.app.state.current().check()
+
+
+async def _open(topology: Topology, threads: int) -> Callable[[], Backend]:
+    """What gives the ingress its current backend."""
+    bundles = _replica_bundles(_open_local_backend(threads) if topology == "fused" else open_remote_backend)
+    await bundles.start()
+    return bundles.current
+
+
+def _bundles_opener(threads: int) -> Callable[[], ReplicaBundles]:
+    return lambda: _replica_bundles(_open_local_backend(threads))
+
+
+def _replica_bundles(open_backend: OpenBackend) -> ReplicaBundles:
+    context = ray_serve.get_replica_context()
+    return ReplicaBundles(_registry(), context.replica_id.to_full_id_str(), open_backend)
+
+
+def _registry() -> DeploymentHandle:
+    return ray_serve.get_deployment_handle(REGISTRY, ray_serve.get_replica_context().app_name)
+
+
+def _open_local_backend(threads: int) -> OpenBackend:
+    torch.set_num_threads(threads)
+    registry, on_batch = _registry(), observe_batches()
+
+    async def opened(version: BundleVersion) -> Backend:
+        (reference,) = await registry.fetch.remote(version)
+        return await asyncio.to_thread(_local_backend, await reference, on_batch)
+
+    return opened
+
+
+def _local_backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
+    # Ray's view of GPUs, not torch's: torch also sees GPUs that belong to other actors.
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    return BundleBackend(bundle.to(device), on_batch)

@@ -1,0 +1,55 @@
+"""The service that runs on the connected Ray: what it serves, and swapping its bundle."""
+
+import time
+from typing import Any
+
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from lbae.distributed.serve.application import REGISTRY
+from lbae.distributed.serve.bundle_registry import RegistryState
+from lbae.errors import LbaeError
+from lbae.io.storage.location import absolute
+
+APP = "lbae"
+_SWAP_S = 600
+_POLL_S = 0.2
+_NOT_RUNNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DELETING)
+
+
+def is_served() -> bool:
+    """Whether a service of this package runs; the rest of one that could not start does not count."""
+    found = ray_serve.status().applications.get(APP)
+    return found is not None and found.status not in _NOT_RUNNING
+
+
+def state(timeout_s: float = 60) -> RegistryState:
+    """What the service serves. LbaeError without a bundle to serve, TimeoutError without an answer."""
+    found: RegistryState = _registry().state.remote().result(timeout_s=timeout_s)
+    return found
+
+
+def swap(bundle: str) -> dict[str, Any]:
+    """Swap the bundle, and wait until all replicas serve the new one.
+
+    UserError or LbaeError when the bundle cannot be served; the service keeps its bundle then.
+    """
+    before = state().current
+    wanted = _registry().swap.remote(absolute(bundle)).result(timeout_s=_SWAP_S)
+    if isinstance(wanted, LbaeError):
+        raise wanted
+    until = time.monotonic() + _SWAP_S
+    while (now := state()).current.fingerprint != wanted.fingerprint:
+        if now.next != wanted:
+            raise LbaeError(f"bundle {bundle} is not served: a later swap, to {now.next.uri}, replaced it")
+        if time.monotonic() > until:
+            raise LbaeError(
+                f"not all replicas hold bundle {bundle} after {_SWAP_S} s; {before.uri} is still served"
+            )
+        time.sleep(_POLL_S)
+    return {"bundle": wanted.fingerprint, "before": before.fingerprint}
+
+
+def _registry() -> DeploymentHandle:
+    return ray_serve.get_deployment_handle(REGISTRY, APP)

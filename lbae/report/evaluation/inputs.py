@@ -1,0 +1,83 @@
+"""The artifacts that an evaluation reads, and whether they belong together."""
+
+import logging
+from dataclasses import dataclass
+
+from lbae.core.bundle import Bundle
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.errors import UserError
+from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.moments_artifact import load_moments
+from lbae.io.images import image_size
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import Source, read_batches
+from lbae.io.storage.location import absolute
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationInputs:
+    """A bundle and test images, and if given the training images, their latents and moment sums."""
+
+    bundle: Bundle
+    test: Source
+    train: Source | None
+    latents: LatentTable | None
+    moments: MomentSums | None
+    parents: dict[str, str]
+
+
+def read_inputs(
+    bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None
+) -> EvaluationInputs:
+    """Open the inputs.
+
+    UserError when the bundle was not fitted from these latents or moments, when the latents were not encoded
+    from these training images, or when the test images are too small for the bundle.
+    """
+    manifest = read_manifest(bundle, bundle_io.KIND)
+    table = open_latent_table(absolute(latents)) if latents else None
+    sums, sums_manifest = load_moments(moments) if moments else (None, None)
+    for name, uri, found in (
+        ("latents", latents, table and table.manifest),
+        ("moments", moments, sums_manifest),
+    ):
+        if found and found.fingerprint != manifest.parents[name]:
+            raise UserError(
+                f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is"
+                f" {found.fingerprint}"
+            )
+    test, train = plan(data), plan(absolute(train_data)) if train_data else None
+    if train and table and train.fingerprint != table.manifest.parents["data"]:
+        raise UserError(
+            f"latents {latents} were encoded from images {table.manifest.parents['data']}; training images"
+            f" {train_data} are"
+            f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out"
+            f" --latents"
+        )
+    loaded = bundle_io.load_bundle(bundle, "cpu")
+    _check_size(test, loaded.codec.config.content_size)
+    parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
+    parents |= {"train_data": train.fingerprint} if train else {}
+    parents |= {"latents": table.manifest.fingerprint} if table else {}
+    parents |= {"moments": sums_manifest.fingerprint} if sums_manifest else {}
+    return EvaluationInputs(
+        bundle=loaded, test=test, train=train, latents=table, moments=sums, parents=parents
+    )
+
+
+def _check_size(test: Source, side: int) -> None:
+    """UserError when the first readable test image is smaller than the bundle's; a warning when larger."""
+    batches = (batch["bytes"] for shard in test.shards for batch in read_batches(shard))
+    size = next((size for cells in batches for cell in cells if (size := image_size(cell.as_py()))), None)
+    if size is None:
+        raise UserError(f"none of the test images of {test.uri} can be read: give test images")
+    if size == (side, side):
+        return
+    text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"
+    if min(size) < side:
+        raise UserError(f"{text}: give test images of the kind that the bundle was trained on")
+    _logger.warning(f"{text}; they are cropped and resized")

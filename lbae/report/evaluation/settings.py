@@ -1,0 +1,42 @@
+"""How a bundle is evaluated: priors, features, metrics and protocol, by name."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lbae.core.bundle import Bundle
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.prior.prior import Prior, Sampler
+from lbae.core.prior.samplers import fair_coins, fit
+from lbae.report.evaluation.streams import Rules
+from lbae.report.features.feature_sums import Metric
+
+Features = Literal["classifier", "inception"]
+# The names of distances by features: only those in Inception's features have the names that papers use.
+DISTANCE_NAMES: dict[Features, dict[str, str]] = {
+    "classifier": {"frechet": "Fréchet classifier distance", "kernel": "kernel classifier distance"},
+    "inception": {"frechet": "FID", "kernel": "KID"},
+}
+MIXTURE, COINS = "mixture", "coins"
+PriorName = Literal["mixture", Sampler, "coins"]
+PRIORS: tuple[PriorName, ...] = get_args(PriorName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """All that the figures of an evaluation depend on, except the artifacts."""
+
+    priors: tuple[str, ...]
+    features: Features
+    metrics: tuple[Metric, ...]
+    protocol: Rules
+    seed: int
+
+
+def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
+    """The priors by name: the bundle's own, fair coins, and the others fitted to the moments, if given."""
+    made = {MIXTURE: bundle.prior, COINS: fair_coins(bundle.codec.config.latent_dim)}
+    return {
+        name: made[name] if name in made else fit(name, moments)  # type: ignore[arg-type]
+        for name in names
+        if name in made or moments
+    }

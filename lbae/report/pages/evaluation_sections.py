@@ -1,0 +1,220 @@
+"""The sections of an evaluation's page, from its report and its pictures."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lbae.report.evaluation.edits import METHODS
+from lbae.report.evaluation.paths import FRAMES
+from lbae.report.evaluation.streams import TEST, TRAIN
+from lbae.report.pages.html import Section
+
+# Names of the pictures of samples and of edits begin with these.
+PRIOR_PICTURE, EDIT_PICTURE = "samples-", "edit-"
+EDITED = 5  # edits shown
+
+
+def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
+    """The sections of the page; ``shown`` are its pictures and figures by name."""
+    yield _distances(report, shown)
+    yield _reconstructions(report, shown)
+    for name in shown:
+        if name.startswith(PRIOR_PICTURE):
+            prior = name.removeprefix(PRIOR_PICTURE)
+            yield Section(title=f"Samples: {prior}", text=_WHAT[prior], pictures=[shown[name]])
+    if "nearest" in shown:
+        text = (
+            "Samples of the bundle's prior, above the training images with the nearest latents, nearest"
+            " first."
+        )
+        yield Section(title="Does it remember?", text=text, pictures=[shown["nearest"]])
+    yield from _latents(report, shown)
+    yield _interpolation(report, shown)
+    if report["edits"]:
+        yield _edits(report, shown)
+    if report["left_out"]:
+        yield Section(title="What is left out", rows=list(report["left_out"].items()))
+    told = (
+        {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
+    )
+    told |= {"seconds": report["seconds"]}
+    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
+    yield Section(title="What this rests on", text=_TERMS, rows=rows)
+
+
+def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
+    names, accuracy = report["names"], report["classifier_accuracy"]
+    right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
+    known = f"right on test images: {right}" if right else "the test images do not tell how often it is right"
+    compared = "Inception's features"
+    if report["features"] == "classifier":
+        compared = f"features of a small classifier ({known}), comparable within this data set only"
+    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
+    header, *rows = _filled(
+        [
+            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
+            *(_distance_row(report, name) for name in measured),
+        ]
+    )
+    return Section(
+        title="Distances",
+        text=f"In {compared}; protocol {report['protocol']}. Smaller distances are better, and larger"
+        " precision and recall. Nearest: 1st and 50th percentile of the distance to the nearest training"
+        " latent, in bits. Copies: latents equal to a training latent. Samples that are nearer than test"
+        " images, or have more copies, repeat training images.",
+        header=header,
+        rows=rows,
+        pictures=_some(shown, "distances", "precision-recall"),
+    )
+
+
+def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
+    rates = report["rates"]
+    taken = {
+        form: "never as bad" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()
+    }
+    return Section(
+        title="Reconstructions",
+        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits per pixel."
+        f" At the same {rates['psnr_db']} dB, image formats with their headers take {_plain(taken)}.",
+        rows=_worded(report["reconstructions"]),
+        pictures=_some(shown, "reconstructions", "rates"),
+    )
+
+
+def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
+    yield Section(title="How the bits of test images are used", rows=_worded(report["bits"]))
+    if report["moments_of_samples"]:
+        yield Section(
+            title="Moments of samples",
+            text="Root mean square error against the moments of the training latents. For test latents it"
+            " shows the effect of chance and of unseen images.",
+            header=["latents", "means", "pairs"],
+            rows=[(name, f["means_rms"], f["pairs_rms"]) for name, f in report["moments_of_samples"].items()],
+            pictures=_some(shown, "marginals", "covariances"),
+        )
+
+
+def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
+    ways = report["interpolation"]
+    return Section(
+        title="Interpolation",
+        text=f"Paths of {FRAMES} frames between pairs of test images: ours above, the paper's code below,"
+        " which shows the true ends before and after its own frames. Steps are root mean square changes of"
+        " pixels from frame to frame.",
+        header=["", *ways],
+        rows=[(text, *(facts[fact] for facts in ways.values())) for fact, text in _FACTS.items()],
+        pictures=_some(shown, *(f"interpolation-{way}" for way in ways)),
+    )
+
+
+def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
+    return Section(
+        title="Attribute edits",
+        text="Share of edited images in which the classifier finds the attribute as asked; in brackets the"
+        " bits flipped, the root mean square change of pixels and, where there are other columns, the share"
+        f" of those that changed. Pictures of the first {EDITED} edits, one block per edit: before, then by"
+        f" {', '.join(METHODS)} where the method can do the edit.",
+        header=["edit", "images", *METHODS],
+        rows=[_edit_row(edit) for edit in report["edits"]],
+        pictures=[content for name, content in shown.items() if name.startswith(EDIT_PICTURE)],
+    )
+
+
+_TERMS = (
+    "Rows used: the largest number of images in a figure that does not use all of them; drawn at random,"
+    " always the same. Overlap: test images whose bytes, and those whose key, a training image has too. Keys"
+    " mean nothing where they are numbers of rows."
+)
+_LAST = ("precision", "recall", "nearest", "copies")
+_TOLD = (
+    "priors",
+    "features",
+    "metrics",
+    "protocol",
+    "version",
+    "seed",
+    "images",
+    "rows_used",
+    "undecodable",
+    "overlap",
+)
+_WHAT = {
+    "mixture": "The bundle's own prior.",
+    "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
+    "gaussian": "Thresholds on a correlated Gaussian (dichotomised Gaussian); one component.",
+    "paper": "The paper's sampler, with the repair of its code.",
+    "direct": "Signs of a Gaussian with the latents' mean and covariance (slide 16).",
+    "independent": "Every bit on its own, as often +1 as in training.",
+    "coins": "Fair coins.",
+}
+_WORDS = {
+    "mse": "mean squared error, pixels in [0, 1]",
+    "psnr_db": "peak signal-to-noise ratio, dB",
+    "ssim": "structural similarity",
+    "lpips": "LPIPS",
+    "mean_abs": "mean of |E[b]|",
+    "dead": "bits that never vary",
+    "entropy": "mean entropy of a bit, bits",
+    "redundancy": "mean squared correlation of pairs",
+    "effective_rank": "effective rank",
+}
+_FACTS = {
+    "wrong_bits_an_end": "wrong bits at an end",
+    "flips_of_hamming": "flips along the path, of the ends' Hamming distance",
+    "largest_step_of_flips": "largest step, share of all flips",
+    "largest_step_of_mean": "largest step of pixels, of the mean one",
+    "length_of_direct": "length of the path in pixels, of the direct way",
+}
+
+
+def _worded(facts: dict[str, float]) -> list[tuple[str, float]]:
+    return [(_WORDS.get(name, name), value) for name, value in facts.items()]
+
+
+def _some(shown: dict[str, bytes], *names: str) -> list[bytes]:
+    return [shown[name] for name in names if name in shown]
+
+
+def _title(attribute: str, value: bool) -> str:
+    return attribute if value else f"no {attribute}"
+
+
+def _filled(table: list[list[Any]]) -> list[tuple[Any, ...]]:
+    """The table without its empty columns, such as metrics that were not asked for."""
+    return list(zip(*(column for column in zip(*table, strict=True) if set(column[1:]) != {""}), strict=True))
+
+
+def _distance_row(report: dict[str, Any], name: str) -> list[object]:
+    to = report["distances"].get(name, {})
+    test, training, near = to.get(TEST, {}), to.get(TRAIN, {}), report["nearest"].get(name, {})
+    figures = [
+        test.get("frechet"),
+        training.get("frechet"),
+        test.get("kernel"),
+        test.get("precision"),
+        test.get("recall"),
+    ]
+    percentiles = ", ".join(f"{value:.0f}" for value in near.get("percentiles_1_50", ()))
+    return [
+        name,
+        *("" if value is None else f"{value:.4g}" for value in figures),
+        percentiles,
+        near.get("copies", ""),
+    ]
+
+
+def _edit_row(edit: dict[str, Any]) -> list[object]:
+    cells = []
+    for method in METHODS:
+        if facts := edit.get(method):
+            others = "" if facts["others"] is None else f", {facts['others']:.1%}"
+            cells.append(f"{facts['success']:.0%} ({facts['bits']:.0f}, {facts['pixels']:.3f}{others})")
+        else:
+            cells.append("")
+    return [_title(edit["attribute"], edit["value"]), edit["images"], *cells]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {inner}" for key, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,64 @@
+"""Images and packed latents in the fields of a request: base64 in JSON, bytes of a multipart file."""
+
+import base64
+import binascii
+
+import numpy as np
+
+from lbae.config import ModelConfig
+from lbae.core.latents.packing import packed_width, unpack
+from lbae.io.images import ImageError, decode_image
+from lbae.web.error_answers import RequestError
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def image_of(
+    field: str | bytes, config: ModelConfig, max_pixels: int, param: str | None = None
+) -> np.ndarray:
+    """The image in a field as uint8 (H, W, C) of the content size.
+
+    RequestError unless it is a still PNG, JPEG or WebP of at most ``max_pixels``.
+    """
+    data = field if isinstance(field, bytes) else decode_base64(field, param)
+    try:
+        return decode_image(data, config, max_pixels, _FORMATS, still=True)
+    except ImageError as error:
+        raise RequestError(422, f"not an image that can be read: {error}", param) from error
+
+
+def latent_of(field: str, latent_dim: int, param: str | None = None) -> np.ndarray:
+    """The packed latent in a field as +1 and -1, int8 (N,).
+
+    RequestError for another width, or bits set behind the last one.
+    """
+    data = decode_base64(field, param)
+    if len(data) != packed_width(latent_dim):
+        raise RequestError(
+            422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param
+        )
+    try:
+        return unpack(np.frombuffer(data, dtype=np.uint8)[None], latent_dim)[0]
+    except ValueError as error:
+        raise RequestError(422, str(error), param) from error
+
+
+def decode_base64(text: str, param: str | None = None) -> bytes:
+    """The bytes of a base64 text as programs write it.
+
+    It may be a ``data:`` URI, wrapped in lines, URL-safe, or without padding. RequestError for anything
+    else.
+    """
+    if text[:5].lower() == "data:":
+        header, _, text = text.partition(",")
+        if not header.lower().endswith(";base64"):
+            raise RequestError(
+                422, "a data: URI that is not in base64; allowed: data:image/png;base64,...", param
+            )
+    digits = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        hint = "; URLs are not fetched" if text[:4].lower() == "http" else ""
+        raise RequestError(422, f"not valid base64{hint}", param) from error

@@ -1,0 +1,63 @@
+"""From the images and latents of a request to arrays, read in threads so that the event loop stays free."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lbae.web.backend import Backend
+from lbae.web.base64_fields import image_of, latent_of
+from lbae.web.error_answers import RequestError, error_body
+from lbae.web.middleware import Limits
+from lbae.web.request_models import ImageOrLatent
+from lbae.web.threads import Field, in_reader
+
+# What could be read, and an error by position for what could not.
+Batch = tuple[list[np.ndarray], dict[int, dict[str, Any]]]
+
+
+async def latents_of(items: list[ImageOrLatent], param: str, backend: Backend, limits: Limits) -> np.ndarray:
+    """The latents of images and packed latents, in their order; RequestError for the first bad one."""
+    config = backend.facts.config
+    latents = np.empty((len(items), config.latent_dim), dtype=np.int8)
+    images = {}
+    for index, item in enumerate(items):
+        name = param if len(items) == 1 else f"{param}.{index}"
+        if item.latent is not None:
+            unpacked = functools.partial(latent_of, latent_dim=config.latent_dim, param=f"{name}.latent")
+            (latents[index],) = await in_reader(_all, [item.latent], unpacked)
+        elif item.image is not None:
+            read = functools.partial(
+                image_of, config=config, max_pixels=limits.max_pixels, param=f"{name}.image"
+            )
+            (images[index],) = await in_reader(_all, [item.image], read)
+    if images:
+        latents[list(images)] = await backend.encode(np.stack(list(images.values())))
+    return latents
+
+
+async def read_images(fields: Sequence[Field], backend: Backend, limits: Limits) -> Batch:
+    """The images of a batch."""
+    read = functools.partial(image_of, config=backend.facts.config, max_pixels=limits.max_pixels)
+    return await in_reader(_each, fields, read)
+
+
+async def read_latents(fields: Sequence[Field], backend: Backend) -> Batch:
+    """The unpacked latents of a batch."""
+    read = functools.partial(latent_of, latent_dim=backend.facts.config.latent_dim)
+    return await in_reader(_each, fields, read)
+
+
+def _all(fields: list[Field], read: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
+    return [read(field) for field in fields]
+
+
+def _each(fields: list[Field], read: Callable[[Any], np.ndarray]) -> Batch:
+    found, errors = [], {}
+    for index, field in enumerate(fields):
+        try:
+            found.append(read(field))
+        except RequestError as error:
+            errors[index] = error_body(error.status_code, str(error.detail), str(index))
+    return found, errors

@@ -1,0 +1,33 @@
+"""Bundles for the tests of the service, made from the ``pipeline`` fixture's."""
+
+import dataclasses
+from pathlib import Path
+
+from lbae.config import Config
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.io.artifacts.bundle_artifact import load_bundle, save_bundle
+from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.model_artifact import load_network, save_model
+from lbae.io.artifacts.output import Output
+from tests.conftest import Pipeline
+
+
+def untrained_bundle(pipeline: Pipeline, out: Path, scale: float = 1.0, **changes: object) -> str:
+    """The pipeline's bundle with an untrained network, and its normals' factor times ``scale``."""
+    config = load_network(pipeline.model)[1]
+    config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
+    output = Output(f"{out}/model", "model", parents={}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
+    first, manifest = load_bundle(pipeline.bundle, "cpu"), read_manifest(pipeline.bundle)
+    save_bundle(
+        Output(f"{out}/bundle", "bundle", parents={}, config=manifest.config),
+        model=f"{out}/model",
+        prior=first.prior,
+        pooled_factor=scale * first.normals.factor,
+        attributes=first.attributes,
+        examples=first.examples,
+        rows=manifest.rows,
+        result={},
+        report={},
+    )
+    return f"{out}/bundle"

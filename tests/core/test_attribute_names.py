@@ -1,0 +1,37 @@
+import unicodedata
+
+import pytest
+
+from lbae.core.latents.attribute_names import match_given, match_name
+from lbae.errors import UserError
+
+NFC, NFD = unicodedata.normalize("NFC", "label=café"), unicodedata.normalize("NFD", "label=café")
+
+
+@pytest.mark.parametrize("name", [NFC, NFD, "label=tench, Tinca tinca", "not safe", "label= lead", "a" * 300])
+def test_a_known_name_means_itself(name):
+    assert match_name(name, ["other", name]) == name
+
+
+@pytest.mark.parametrize(("asked", "known"), [(NFC, NFD), (NFD, NFC)])
+def test_a_name_in_the_other_unicode_form_is_found(asked, known):
+    assert match_name(asked, ["label=cafe", known]) == known
+
+
+def test_two_names_that_look_alike_are_told_apart_only_exactly():
+    both = [NFC, NFD]
+    assert [match_name(name, both) for name in both] == both
+    forms = ["\u1ed9", unicodedata.normalize("NFD", "\u1ed9")]
+    with pytest.raises(UserError, match=r"ambiguous: 2 names .*give one of them exactly"):
+        match_name("\u00f4\u0323", forms)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match="unknown attribute 'label=caf'; did you mean 'label=café'"):
+        match_name("label=caf", [NFC])
+
+
+def test_both_forms_of_a_name_are_one_condition():
+    assert match_given({NFC: True, NFD: True, "b": False}, [NFD, "b"]) == {NFD: True, "b": False}
+    with pytest.raises(UserError, match="asked for and excluded"):
+        match_given({NFC: True, NFD: False}, [NFD])

@@ -1,0 +1,22 @@
+"""Replicas come and go under streams and kept connections, and no request fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_replicas_come_and_go(pipeline):
+    command = [sys.executable, "-m", "tests.distributed.autoscaling_soak", "120", pipeline.bundle]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout.splitlines()[-1])
+    counts = facts["replicas"]
+    assert max(counts) > 1, "they came"
+    assert counts[-1] < max(counts) or sorted(counts) != counts, "and went"
+    assert set(facts["seen"]) == {"stream", "short"}, facts
+    assert min(facts["seen"].values()) > 20

@@ -1,0 +1,100 @@
+"""Ports that a start finds taken: by a service of one's own that was killed, and by strangers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from lbae.distributed.serve import haproxy
+from lbae.distributed.serve.processes import ancestors, listener, processes, read_process
+from tests.conftest import ROOT, service
+
+PORT = 18129
+
+
+def proxies(port: int) -> list[psutil.Process]:
+    """HAProxy processes that listen on a port."""
+    found = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "haproxy"]
+    listening = psutil.CONN_LISTEN
+    return [
+        process
+        for process in found
+        if any(c.laddr.port == port and c.status == listening for c in process.net_connections("tcp"))
+    ]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
+    command = ["jobs/serve.py", "--bundle", pipeline.bundle, "--port", str(PORT), "--address", "local"]
+    killed = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert json.loads(killed.stdout.readline())["url"].endswith(f":{PORT}")
+    (proxy,) = proxies(PORT)
+    raylet = next(parent for parent in proxy.parents() if parent.name() == "raylet")
+    assert proxy.pid not in haproxy.end_orphans(), "the proxy of a running service"
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: not raylet.is_running())
+    assert proxy.is_running(), "if HAProxy ends with its Ray, end_orphans() can go"
+    with service("--bundle", pipeline.bundle, "--port", str(PORT)) as facts:
+        assert not proxy.is_running()
+        assert httpx.get(f"{facts['url']}/readyz").status_code == 200
+    assert proxies(PORT) == []
+
+
+def test_who_listens_is_named():
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))
+        port = other.getsockname()[1]
+        assert listener(port) == "another process", "a socket that is bound only"
+        other.listen()
+        assert listener(port).startswith(f"process {os.getpid()} ({sys.executable} ")
+
+
+def test_a_process_is_read_with_its_ancestors():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        wait_for(lambda: read_process(child.pid).name == "sleep")
+        found = read_process(child.pid)
+        assert (found.parent, found.user, found.command) == (os.getpid(), os.getuid(), ("sleep", "60"))
+        assert found in list(processes())
+        assert next(ancestors(found)).pid == os.getpid()
+        child.send_signal(signal.SIGKILL)
+        wait_for(lambda: read_process(child.pid) is None)  # a zombie until its parent asks for it
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "orphan"),
+    [
+        ("haproxy", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", True),
+        ("haproxy", "/tmp/haproxy-serve/node/haproxy.cfg", True),
+        ("haproxy", "/etc/haproxy/haproxy.cfg", False),
+        ("haproxy", f"/tmp/haproxy-serve-{os.getuid() + 1}/node/haproxy.cfg", False),
+        ("other", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", False),
+    ],
+)
+def test_only_proxies_of_this_users_services_are_ended(tmp_path, name, argument, orphan):
+    """A stand-in that only sleeps, by HAProxy's name and arguments."""
+    stand_in = tmp_path / name
+    stand_in.symlink_to(os.path.realpath(sys.executable))
+    code = "import time; print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [stand_in, "-c", code, "-f", argument], stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        assert (process.pid in haproxy.end_orphans()) == orphan
+        if not orphan:
+            assert process.poll() is None
+            process.kill()

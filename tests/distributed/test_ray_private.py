@@ -1,0 +1,117 @@
+"""The private APIs of Ray that the package uses, against the installed Ray: each failure says what breaks."""
+
+import inspect
+import os
+import pickle
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import ray
+import ray.train
+import ray.train.torch
+from ray import serve
+from ray.serve import _private as serve_private
+from ray.serve._private.haproxy import get_haproxy_binary
+
+from lbae.distributed.cluster import ray_private
+from lbae.distributed.serve import haproxy
+
+CONSTANTS = Path(serve_private.__file__).with_name("constants.py").read_text()
+HAPROXY = Path(serve_private.__file__).with_name("haproxy.py").read_text()
+VARIABLES = {
+    name: value
+    for name, value in vars(ray_private).items()
+    if name.startswith(("HAPROXY_", "INGRESS_")) and isinstance(value, str)
+}
+
+
+def test_the_version_that_was_read_is_the_installed_one():
+    assert (
+        re.search(r"read in Ray (\d+\.\d+)", ray_private.__doc__)[1] == ray.__version__.rpartition(".")[0]
+    ), "read lbae/distributed/cluster/ray_private.py against this Ray, and write its version there"
+
+
+def test_the_address_of_the_last_start_can_be_read():
+    parameters = inspect.signature(ray._private.services.find_bootstrap_address).parameters
+    assert list(parameters) == ["temp_dir"], "connect() reads the address of the last `ray start` with it"
+    assert ray_private.address_of_last_start() is None or ":" in ray_private.address_of_last_start()
+
+
+@pytest.mark.parametrize("variable", VARIABLES.values(), ids=VARIABLES)
+def test_serve_reads_the_environment_variable(variable):
+    assert f'"{variable}"' in CONSTANTS, f"Ray Serve reads no {variable} any more; serve.py sets it"
+
+
+def test_haproxy_is_started_with_the_configuration_in_our_folder(monkeypatch):
+    """Else a start recognises no HAProxy that a killed service left behind."""
+    assert '[haproxy_bin, "-db", "-f", self.config_file_path]' in HAPROXY
+    monkeypatch.setattr(haproxy, "cluster_nodes", lambda: 1)
+    options = haproxy.controller_options("127.0.0.1")
+    folder = f"/tmp/haproxy-serve-{os.getuid()}"
+    variables = options["runtime_env"]["env_vars"]
+    assert variables[ray_private.HAPROXY_CONFIG_FILE].startswith(f"{folder}/")
+    assert '"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/tmp/haproxy-serve/haproxy.cfg"' in CONSTANTS
+
+
+def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
+    template = Path(serve_private.__file__).with_name("haproxy_templates.py").read_text()
+    for line in (
+        "hard-stop-after {{ config.hard_stop_after_s }}s",
+        "close-spread-time {{ config.close_spread_time_s }}s",
+        "\n    balance {{ config.balance_algorithm }}\nfrontend",  # at the end of the defaults
+    ):
+        assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
+
+
+def test_haproxy_takes_the_option_that_closes_connections(tmp_path):
+    config = tmp_path / "haproxy.cfg"
+    timeouts = "timeout connect 5s\n    timeout client 5s\n    timeout server 5s"
+    defaults = f"defaults\n    mode http\n    {timeouts}\n    balance {ray_private.BALANCE_AND_CLOSE}\n"
+    config.write_text(f"{defaults}frontend f\n    bind 127.0.0.1:8000\n")
+    subprocess.run([get_haproxy_binary(), "-c", "-f", str(config)], check=True, capture_output=True)
+
+
+def test_serve_deploys_without_waiting():
+    parameters = inspect.signature(serve._run).parameters
+    assert {"name", "route_prefix", "_blocking"} <= set(parameters), "deploy() must not wait for ever"
+
+
+def test_the_controller_of_serve_tells_its_address():
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+    from ray.serve._private.controller import ServeController
+    from ray.serve.config import HTTPOptions
+
+    assert callable(ServeController.get_http_config), "serve_address() asks the controller for it"
+    assert {"host", "port"} <= set(HTTPOptions.model_fields)
+    assert (SERVE_CONTROLLER_NAME, SERVE_NAMESPACE) == ("SERVE_CONTROLLER_ACTOR", "serve")
+
+
+def test_the_handler_of_interrupts_that_is_replaced_exists():
+    trainer = ray.train.torch.TorchTrainer
+    assert list(inspect.signature(trainer._register_sigint_handler).parameters) == ["self", "controller"]
+    replaced = ray_private.without_sigint_handler(trainer)
+    assert issubclass(replaced, trainer)
+    module = inspect.getmodule(trainer._register_sigint_handler)
+    assert "self._register_sigint_handler(" in inspect.getsource(module), "Ctrl-C would end a job mutely"
+
+
+def test_errors_of_workers_that_do_not_start_are_exceptions():
+    for error in ray_private.worker_start_failures():
+        assert issubclass(error, Exception), "a job says how many workers did not start"
+
+
+def test_actors_of_ray_data_get_their_arguments_by_value():
+    from ray.data._internal.execution.operators import actor_pool_map_operator
+    from ray.data._internal.execution.operators.map_operator import MapOperator
+
+    starts = inspect.getsource(actor_pool_map_operator.ActorPoolMapOperator._start_actor)
+    assert "ctx=self._data_context_ref" in starts
+    assert "map_transformer=self._map_transformer_ref" in starts
+    put = inspect.getsource(MapOperator._data_context_ref.func) + inspect.getsource(
+        MapOperator._map_transformer_ref.func
+    )
+    assert "ray.put(self.data_context)" in put
+    assert "ray.put(self._map_transformer)" in put
+    assert pickle.loads(pickle.dumps(ray_private._ByValue({"a": 1}))) == {"a": 1}
