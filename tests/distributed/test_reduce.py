@@ -103,9 +103,9 @@ def test_sums_by_group_are_those_of_the_groups_rows(latents, tmp_path):
 
 def test_sums_of_an_earlier_version_count_as_the_same_ones(latents, tmp_path):
     """Earlier versions could reduce by a column, and wrote into every manifest which one, None for all."""
-    first = reduce(latents=latents, out=str(tmp_path / "m"), attributes="smiling")
+    first = reduce(latents=latents, out=str(tmp_path / "m"), attributes=("smiling",))
     assert read_manifest(str(tmp_path / "m")).config == {"attributes": "smiling", "by": None}
-    again = {"latents": latents, "out": str(tmp_path / "m"), "attributes": "smiling"}
+    again = {"latents": latents, "out": str(tmp_path / "m"), "attributes": ("smiling",)}
     assert reduce(**again) == reduce(**again, update=True) == {**first, "already": True}
 
 

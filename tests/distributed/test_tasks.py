@@ -57,7 +57,7 @@ def test_the_packages_own_errors_and_those_of_a_disk_come_back_as_they_are(ray_s
 
     with pytest.raises(LbaeError, match=r"^\[Errno 28\] No space left on device: '/out' \(while"):
         run(full)
-    with pytest.raises(UserError, match=r"^no images$"):
+    with pytest.raises(UserError, match=r"^no images(\n|$)"):
         run(refused)
 
 
@@ -84,9 +84,8 @@ class Broken:
 
 def test_an_actor_that_does_not_start_names_the_error_of_its_constructor(ray_session):
     pool = ray.data.ActorPoolStrategy(size=1)
-    with pytest.raises(RayError) as caught:
+    with pytest.raises(UnforeseenError, match=r"^TypeError: no model$"):
         list(outcomes(over([0], Broken, compute=pool, num_cpus=1)))
-    assert str(root_cause(caught.value)) == "TypeError: no model"
 
 
 @ray.remote
@@ -99,7 +98,7 @@ def test_an_unforeseen_error_of_a_plain_task_names_its_type_and_its_file(ray_ses
     message = r"^TypeError: boom \(while summing part-00000.parquet\)$"
     with pytest.raises(UnforeseenError, match=message), session():
         ray.get(summing.remote(TypeError))
-    with pytest.raises(UserError, match=r"^boom$"), session():
+    with pytest.raises(UserError, match=r"^boom(\n|$)"), session():
         ray.get(summing.remote(UserError))
 
 
