@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.prior.mixture import (
     cluster_centers,
     nearest_center,
@@ -82,7 +82,7 @@ def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
 def test_shrinking_keeps_means_and_moves_correlations(amount):
     latents, label = clouds(600, 3)
     within = within_covariance(latents, label)
-    sums = moment_sums(pack(latents[label == 1]), 32)
+    sums = sum_packed(pack(latents[label == 1]), 32)
     second = shrink(sums.mean, sums.second, within, amount)
     np.testing.assert_array_equal(np.diag(second), 1)
 

@@ -18,8 +18,9 @@ from lbae.core.latents.normals import Normals
 def interpolate(
     normals: Normals, waypoints: Int8[np.ndarray, "P N"], steps: int, seed: int = 0
 ) -> Int8[np.ndarray, "F N"]:
-    """A path of latents through all waypoints, each exact; ``steps`` a leg with both its ends, F = (P -
-    1)(steps - 1) + 1.
+    """Return a path of latents through all waypoints, each exact.
+
+    Each leg has ``steps`` frames, both its ends included: F = (P - 1)(steps - 1) + 1.
 
     The frames are the latents of slerp between typical normals, at places between which equally many bits
     flip (give or take one): at equal angles a single step can hold a third of all flips.

@@ -25,7 +25,7 @@ from jaxtyping import Float64, Int8
 from scipy import linalg, special
 from scipy.linalg import blas
 
-from lbae.core.latents.attribute_statistics import joint_moments
+from lbae.core.moments.attribute_statistics import joint_moments
 from lbae.core.moments.moment_sums import MomentSums, moment_matrix
 from lbae.core.prior.hyperplane import hyperplane_factor
 
@@ -91,8 +91,9 @@ class Normals:
         rng: np.random.Generator,
         sides: Int8[np.ndarray, "A"] | None = None,
     ) -> Normal:
-        """The mean of such draws. It gives the latent back too; bits that the others speak against have small
-        margins.
+        """The mean of 64 draws from N(0, I) given the latent.
+
+        It gives the latent back too; a bit that the other bits make unlikely has a small margin.
         """
         draws = itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS, _SWEEPS + _AVERAGED)
         return self._solve(np.mean(list(draws), axis=0))

@@ -1,5 +1,4 @@
-"""The LBAE network: strided convolutions, one residual pair a stage, a binary bottleneck, the mirrored
-decoder.
+"""The LBAE network: strided convolutions, one residual pair per stage, a binary bottleneck, mirrored decoder.
 
 After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), sigmoid output. Unlike
 it, the first decoder layer is not narrowed (its MNIST decoder squeezes 200 bits into 16 reals), and only

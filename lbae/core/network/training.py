@@ -35,7 +35,7 @@ _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels
 
 @runtime_checkable
 class Feed(Protocol):
-    """The images of one worker: ``steps`` batches of ``batch`` images an epoch."""
+    """The images of one worker: ``steps`` batches of ``batch`` images per epoch."""
 
     batch: int
     steps: int

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float64, Int8
 from scipy import linalg
 
-from lbae.core.prior.gaussian import gaussian_thresholds, with_thresholds
+from lbae.core.prior.gaussian import negative_thresholds, with_thresholds
 from lbae.core.prior.hyperplane import gram_matrix
 
 Mean = Float64[np.ndarray, "N"]
@@ -44,7 +44,7 @@ def direct_factor(mean: Mean, second: Second) -> Matrix:
 
 def independent_factor(mean: Mean, rows: int) -> Matrix:
     """Every bit on its own, as often +1 as in ``rows`` rows, but at least half a row's share."""
-    return with_thresholds(gaussian_thresholds(mean, rows), np.eye(len(mean)))
+    return with_thresholds(negative_thresholds(mean, rows), np.eye(len(mean)))
 
 
 _PAPER_THRESHOLD, _ROUNDS = 0.12, 10

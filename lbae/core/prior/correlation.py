@@ -2,7 +2,7 @@
 
 The problem: the symmetric X nearest to G in the Frobenius norm with unit diagonal and eigenvalues >= floor.
 Its dual is an unconstrained, once differentiable, convex problem in the N multipliers of the diagonal;
-Newton's method on it converges quadratically, one eigendecomposition a step. Fixing the boundary's row as
+Newton's method on it converges quadratically, one eigendecomposition per step. Fixing the boundary's row as
 well would make the means exact at the price of the pairs (docs/results.md); the dichotomised Gaussian has
 exact means and better pairs.
 """
@@ -35,9 +35,9 @@ def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOpe
     preconditioner.
 
     W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U
-    the positive eigenvectors the first part is ((U UT) o (U UT)) h: a product of matrices once a step and one
-    with a vector a try. The preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010). In float32:
-    a step is asked for to a tenth at most.
+    the positive eigenvectors the first part is ((U UT) o (U UT)) h: one matrix product per step, and one
+    product with a vector per try. The preconditioner is the Hessian's diagonal (Borsdorf and
+    Higham 2010). In float32, because a step is solved to a tenth at most.
     """
     positive = values > 0
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)

@@ -4,8 +4,8 @@ means.
 Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation of x_i and x_j is the tetrachoric
 one, with which both bits are +1 as often as in the latents:
 
-    P(x > h, y > k) = Phi(-h) Phi(-k) + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2
-    cos^2 u)) du
+    P(x > h, y > k) = Phi(-h) Phi(-k)
+        + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2 cos^2 u)) du
 """
 
 import numpy as np
@@ -89,8 +89,9 @@ def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
 def gaussian_correlation(
     mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int
 ) -> Float64[np.ndarray, "N N"]:
-    """Tetrachoric correlations of bits with these moments, not repaired; an empty cell of a pair counts half
-    a row.
+    """Tetrachoric correlations of bits with these moments, not repaired.
+
+    An empty cell of a pair counts as half a row.
     """
     share = (mean + 1) / 2
     i, j = np.triu_indices(len(mean), 1)
@@ -104,9 +105,10 @@ def gaussian_correlation(
     return correlation
 
 
-def gaussian_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
-    """-t for bits with these means; a bit that never varies over ``rows`` rows counts as half a row the other
-    way.
+def negative_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
+    """Return -t for bits with these means.
+
+    A bit that never varies over ``rows`` rows counts as half a row the other way.
     """
     half = 0.5 / rows
     return special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))

@@ -1,11 +1,13 @@
 """The prior: a mixture of samplers that all threshold correlated Gaussians, drawn block by block.
 
 Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its
-first entry are the attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0;
-z], z ~ N(0, I):
+first entry are the attributes and the latent of one draw. The samplers differ in the first entry of
+r = [r_0; z], z ~ N(0, I):
 
-    hyperplane (slides 12-15), paper    r_0 = |N(0, 1)|    the boundary's positive side; no product of signs
-    changes all others                          r_0 = 1            column 0 of F holds the negative thresholds
+    hyperplane, paper   r_0 = |N(0, 1)|   flipping r to the positive side changes no product of signs
+    all others          r_0 = 1           column 0 of F holds the negative thresholds
+
+The hyperplane sampler is that of slides 12-15.
 
 sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
 """
@@ -26,7 +28,7 @@ Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
 # Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole,
-# and products have one shape a prior. Rows of one component fill a product of BLOCK rows; the few that each
+# and products have one shape per prior. Rows of one component fill a product of BLOCK rows; the few that each
 # component of a mixture has in a block are collected over _BLOCKS of them, for products of _ROWS rows.
 BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
@@ -36,8 +38,9 @@ MAX_TRIES = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A mixture: component c is drawn with its weight, then attributes and latent from its factor; M = 1 + A
-    + N.
+    """A mixture: component c is drawn with its weight, then attributes and latent from its factor.
+
+    M = 1 + A + N.
     """
 
     sampler: Sampler

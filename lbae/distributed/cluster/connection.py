@@ -18,8 +18,7 @@ _ANSWER_S = 5.0
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
 _TOKEN = (
     "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
-    " client"
-    " (`ray get-auth-token --generate` makes one for a new cluster)"
+    " client (`ray get-auth-token --generate` makes one for a new cluster)"
 )
 
 

@@ -22,7 +22,7 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
     start a local Ray.
 
     A Ray that is connected already (a notebook's, a test's) is used and left connected. ``gpus`` are waited
-    for as in :func:`wait_for`: an autoscaling cluster has GPU nodes only while a job asks for them.
+    for as in :func:`wait_for_gpus`: an autoscaling cluster has GPU nodes only while a job asks for them.
 
     Raises:
         LbaeError: What a task raised, see :func:`root_cause`, or the connection failed, see :func:`connect`.

@@ -1,4 +1,4 @@
-"""Training as a Ray Train job: data-parallel workers, a checkpoint an epoch, a published model at the end."""
+"""Training as a Ray Train job: data-parallel workers, one checkpoint per epoch, a published model."""
 
 import math
 import os
@@ -16,9 +16,9 @@ from torch import Tensor
 from lbae.config import Config
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.train.streaming_feed import streamed_images
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
@@ -118,7 +118,7 @@ def run_workers(
             name=_RUN,
             storage_path=place,
             storage_filesystem=filesystem,
-            worker_runtime_env=RUNS_A_NETWORK,
+            worker_runtime_env=TORCH_RUNTIME_ENV,
             callbacks=[_NoRestart(settings.meter)],
             failure_config=ray.train.FailureConfig(max_failures=restarts, controller_failure_limit=_STARTS),
             checkpoint_config=ray.train.CheckpointConfig(

@@ -123,7 +123,7 @@ def _work(settings: Settings) -> None:
     reporter.restore(state)
     if rank == 0:
         done, total = (
-            epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs)
+            epochs * reporter.images_per_epoch for epochs in (len(state.history), config.train.epochs)
         )
         ray.get(meter.set_progress.remote(done, total))
     train(
@@ -231,7 +231,7 @@ class _Reporter:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
         self._settings, self._images, self._rank = settings, images, rank
-        self.images_an_epoch = (
+        self.images_per_epoch = (
             images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
         )
         self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
@@ -258,7 +258,7 @@ class _Reporter:
             )
             self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
         now = time.monotonic()
-        self._facts["images_per_second"] = round(self.images_an_epoch / (now - self._since), 1)
+        self._facts["images_per_second"] = round(self.images_per_epoch / (now - self._since), 1)
         self._since = now
         metrics = {
             **self._facts,
