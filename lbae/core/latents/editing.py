@@ -1,6 +1,4 @@
-"""Setting and unsetting attributes of latents (slide 6): by flipping bits, or by moving the hyperplane's
-normal.
-"""
+"""Setting and unsetting attributes of latents (slide 6), by flipping bits or by moving the hyperplane."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -83,8 +81,7 @@ def edit_hyperplane(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Set and unset attributes by moving the hyperplane of every latent across the attributes' unit vectors
-    V_a.
+    """Set and unset attributes by moving each latent's hyperplane across the attributes' unit vectors V_a.
 
     Its normal is the mean normal of the latent with all attributes asked for on their other side, moved by
     :func:`move_across`. Where the bits say clearly that a latent has the attributes as asked, that normal

@@ -1,5 +1,4 @@
-"""Interpolation on the sphere (slide 5): between typical normals of latents, so that the bits flip one after
-another.
+"""Interpolation on the sphere between typical normals of latents, so that bits flip one by one (slide 5).
 
 Slerp between normals a and b passes sin((1 - s) w) a + sin(s w) b up to length. The side of bit i on it, with
 margins A_i = |<V_i, a>| and B_i = |<V_i, b>| and other signs at the ends, is zero where sin(s w) / sin((1 -

@@ -1,5 +1,4 @@
-"""Normals of hyperplanes that split the unit vectors into given latents, as typical as N(0, I) makes them
-(slides 5, 17).
+"""Typical normals r ~ N(0, I) of hyperplanes that split the unit vectors into given latents (slides 5, 17).
 
 The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT); a latent says which sign each side has. No
 eigenvalue of V VT is below f, so x = u + e with u ~ N(0, V VT - f I) and e ~ N(0, f I), and two draws repeat
@@ -43,8 +42,9 @@ Normal = Float64[np.ndarray, "M"]
 
 
 def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
-    """V over [boundary; bits; attributes], M = 1 + N + A: lower triangular, unit rows, V VT with eigenvalues
-    >= the floor.
+    """Return V over [boundary; bits; attributes], M = 1 + N + A: lower triangular with unit rows.
+
+    No eigenvalue of V VT is below the floor.
 
     The attributes come last, so that a factor without them is the same factor's leading block.
     """
@@ -57,8 +57,7 @@ def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Normals:
-    """Normals of latents of N bits under one factor V over [boundary; bits; attributes], as
-    :func:`pooled_factor` makes it.
+    """Normals of latents of N bits under one factor V of :func:`pooled_factor`.
 
     ``sides`` are +1 and -1, or 0 where either will do; those of the attributes, (A,), are free when not
     given.
@@ -103,8 +102,9 @@ class Normals:
         return self.factor[1 : 1 + self.latent_dim] @ normal
 
     def latents(self, normals: Float64[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
-        """The latents whose bits are the sides of these normals, the boundary on the positive one; sign(0) =
-        +1.
+        """Return the latents whose bits are the sides of these normals, with sign(0) = +1.
+
+        The boundary is on the positive side.
         """
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))
 

@@ -52,9 +52,7 @@ class AttributeStatistics:
 
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
-        """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery
-        rate.
-        """
+        """Bits with a significant lift per attribute, by z = lift / error at the false discovery rate."""
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
         return _discoveries(2 * special.ndtr(-z))
@@ -158,8 +156,9 @@ def joint_moments(
 
 
 def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
-    """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often
-    the bit is +1.
+    """The ``count`` bits per attribute with the largest lift, up or down.
+
+    Each has its lift, standard error, and share of +1 with the attribute set and unset.
 
     Attributes that lift no bit are left out, as those of one value only.
     """

@@ -114,8 +114,6 @@ class LatentBernoulliAutoencoder(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction logits of the images, (K, C, H, W), and what their codes add to the loss; nothing
-        for bits.
-        """
+        """Reconstruction logits of the images, (K, C, H, W), and the loss of their codes: 0 for bits."""
         codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
         return self.decode_logits(codes), price

@@ -40,8 +40,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def to_network(images: Tensor, config: ModelConfig) -> Tensor:
-    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels
-    last.
+    """Return uint8 images (K, H, W, C) of the content size as padded float32 (K, C, H', W') in [0, 1].
+
+    The memory format is channels last.
     """
     pixels = images.permute(0, 3, 1, 2).float().div_(255)
     pad = config.padding
@@ -68,9 +69,7 @@ class Codec:
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's
-        object store.
-        """
+        """Pickle the weights as arrays in memory order, which Ray's object store shares between processes."""
         state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
         return _from_arrays, (self.config, state, self.precision, str(self.device))
 

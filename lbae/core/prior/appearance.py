@@ -1,5 +1,4 @@
-"""What images look like, as vectors to cluster: histograms of gradient orientations, and where which colours
-lie.
+"""What images look like, as vectors to cluster: histograms of gradient orientations, and mean colours.
 
 Latents that are near in Hamming distance show alike colours; images with alike gradients show alike things.
 Orientation histograms follow Dalal and Triggs (2005), with the square root of Arandjelovic and Zisserman

@@ -24,8 +24,7 @@ def fit_component(
     shrinkage: float,
     attribute_means: Float64[np.ndarray, "A"],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
-    """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one
-    row.
+    """Facts, factor, and [E[y]; E[y yT]] of the factor's draws (P = 1 + N), from sums of at least one row.
 
     A component with very few rows for its bits is shrunk toward ``within``
     (:func:`lbae.core.prior.mixture.shrink`). A component without labels for an attribute uses its overall

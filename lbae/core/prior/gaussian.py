@@ -1,5 +1,4 @@
-"""The dichotomised Gaussian (Macke et al. 2009): bits are thresholded Gaussians with exactly the latents'
-means.
+"""The dichotomised Gaussian (Macke et al. 2009): thresholded Gaussians with exactly the latents' means.
 
 Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation of x_i and x_j is the tetrachoric
 one, with which both bits are +1 as often as in the latents:
@@ -24,8 +23,9 @@ _CHUNK = 2**16
 def tetrachoric(
     first: Float64[np.ndarray, "P"], second: Float64[np.ndarray, "P"], both: Float64[np.ndarray, "P"]
 ) -> Float64[np.ndarray, "P"]:
-    """Correlations of bivariate Gaussians whose upper quadrants at the thresholds of P(b_i), P(b_j) have
-    P(b_i, b_j).
+    """Correlations of bivariate Gaussians that set both bits with probability P(b_i, b_j).
+
+    The thresholds are those of P(b_i) and P(b_j).
 
     Newton's method on the angle asin(rho), bracketed; all pairs at once, in chunks that fit a processor's
     cache.

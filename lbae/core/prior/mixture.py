@@ -73,8 +73,7 @@ def shrink(
     within: Float64[np.ndarray, "N N"],
     amount: float,
 ) -> Float64[np.ndarray, "N N"]:
-    """E[y yT] of a cluster with its correlations moved by ``amount`` toward those of the pooled covariance
-    ``within``.
+    """E[y yT] of a cluster, its correlations moved by ``amount`` toward those of the pooled ``within``.
 
     Correlations and not covariances are mixed, so that every bit keeps its own mean and variance.
     """

@@ -71,8 +71,9 @@ class Prior:
     def draw(
         self, start: int, stop: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
-        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its
-        errors.
+        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and the number of tries of their blocks.
+
+        Raises the errors of :meth:`sample_given`.
         """
         matched = match_given(given, self.attributes)
         wanted = {1 + self.attributes.index(name): value for name, value in matched.items()}
@@ -110,18 +111,15 @@ class Prior:
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
     ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
-        """For every latent of a block the component and the first normals of its first try that is
-        as wanted."""
+        """The component and first normals of the first accepted try of every latent of a block."""
         size = 1 + len(self.attributes)
         components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
         for attempt in range(MAX_TRIES // BLOCK):
             rng = _stream(seed, index, 1 + attempt)  # a 0 at the end would give the stream of (seed, index)
-            chosen, normals = (
-                rng.choice(len(self.weights), size=BLOCK, p=self.weights),
-                self._normals(rng, size),
-            )
+            chosen = rng.choice(len(self.weights), size=BLOCK, p=self.weights)
+            normals = self._normals(rng, size)
             tries += int(pending.sum())
             taken = pending & self._has(chosen, normals, wanted)
             components[taken], heads[taken] = chosen[taken], normals[taken]
@@ -174,8 +172,9 @@ class Prior:
 def _products(
     factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "R M"], size: int
 ) -> Float32[np.ndarray, "R {size}"]:
-    """The last ``size`` entries of F r. F is triangular: a strip of its rows needs the normals up to its end
-    only.
+    """The last ``size`` entries of F r.
+
+    F is triangular: a strip of its rows needs only the normals up to its end.
     """
     products = np.empty((len(normals), size), dtype=np.float32)
     first = len(factor) - size

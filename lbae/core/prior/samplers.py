@@ -42,8 +42,9 @@ def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: 
 
 
 def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
-    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows. What never varies there stays as it
-    is.
+    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows.
+
+    What never varies in those rows stays as it is.
     """
     if sampler == "paper":
         factor = paper_factor(moment_matrix(mean, second))

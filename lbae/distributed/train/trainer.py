@@ -38,8 +38,9 @@ _RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds th
 
 
 def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
-    """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and
-    the sizes.
+    """Return the feed, and a text of the sizes that it was chosen by.
+
+    ``auto`` is resident if the decoded images take little of the memory of the workers' nodes.
     """
     size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
@@ -58,8 +59,9 @@ def _workers_memory(workers: int) -> float:
 
 
 def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
-    """UserError when the batch cannot be shared by the workers, the least is more than all, or none could
-    decode.
+    """UserError if the workers cannot share the batch, or ``least`` is not possible.
+
+    It is at most ``count``; with a streaming feed on CPUs, later workers would take those that decode.
     """
     if config.train.batch_size % count:
         raise UserError(
@@ -70,8 +72,7 @@ def check_workers(count: int, least: int | None, config: Config, feed: FeedKind)
     if least not in (None, count) and feed == "streaming" and not cluster_gpus():
         raise UserError(
             f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start"
-            f" later take the"
-            " CPUs that decode the stream; give --feed resident, or leave --min-workers out"
+            " later take the CPUs that decode the stream; give --feed resident, or leave --min-workers out"
         )
 
 
@@ -163,10 +164,8 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
             return worker_failure(failed, folder)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
-            f" tries; the"
-            f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower"
-            f" --workers, or try"
-            f" again later ({str(failed).splitlines()[0]})"
+            f" tries; the cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold:"
+            f" lower --workers, or try again later ({str(failed).splitlines()[0]})"
         )
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     return root_cause(next(iter(workers.values()), error))

@@ -1,6 +1,4 @@
-"""What every worker of a training run does: its images, the loop, and after every epoch a report with a
-checkpoint.
-"""
+"""The work of one training worker: its images, the loop, and a report with a checkpoint per epoch."""
 
 import errno
 import io
@@ -45,11 +43,8 @@ FeedKind = Literal["resident", "streaming"]
 STATE = "state.pt"  # of a checkpoint
 ROWS = "train"  # the Ray data set of a streaming run
 
-_LOSSES = {
-    "train_loss": "loss",
-    "validation_loss": "held out",
-    "test_loss": "test",
-}  # of an epoch, as its line says them
+# Losses of an epoch: the name in its facts, and the name on its line.
+_LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}
 _HELD_OUT = 10_000  # images of a streaming run, over all workers
 _WATCHED = 1024  # held-out images whose bits are looked at
 _SHOWN = 16
@@ -155,9 +150,7 @@ def _total(*counts: int) -> list[int]:
 def _decoded(
     settings: Settings, source: image_source.Source, rank: int, world: int
 ) -> tuple[Tensor, Tensor, int]:
-    """This worker's share of a source, without those held out and those; and how many of all workers' are no
-    images.
-    """
+    """This worker's trained and held-out images of a source, and all workers' count of undecodable ones."""
     trained, held_out = (
         [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
     )
@@ -221,9 +214,7 @@ def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
 
 
 class _Reporter:
-    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to
-    Ray's metrics.
-    """
+    """Reports every epoch to TensorBoard, Ray's metrics, and Ray Train with a checkpoint to resume from."""
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
         device = ray.train.torch.get_device()
