@@ -96,8 +96,8 @@ def _check_answers(address: str | None) -> None:
     except OSError as error:
         raise LbaeError(
             f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the"
-            " last `ray start`: start it again, give another address, or forget it with `ray stop` (or --address"
-            " local)"
+            " last `ray start`: start it again, give another address, or forget it with `ray stop`"
+            " (or --address local)"
         ) from error
 
 
