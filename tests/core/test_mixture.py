@@ -66,8 +66,8 @@ def test_held_out_score_of_one_component_is_a_gaussian_density():
 
 def test_without_held_out_latents_there_is_no_score_and_full_shrinkage():
     latents, label = clouds(100, 2)
-    candidate = try_partition(latents, label, latents[:0])
-    assert candidate.facts() == {"components": 2, "held_out_nats": None, "shrinkage": 0.5}
+    scored = try_partition(latents, label, latents[:0])
+    assert scored.facts() == {"components": 2, "held_out_nats": None, "shrinkage": 0.5}
 
 
 def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
