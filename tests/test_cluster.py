@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.io.artifacts.bundle_artifact import read_pointer
 from lbae.io.artifacts.latent_table import open_latent_table, packed_latents
 from lbae.io.artifacts.manifest import read_manifest
@@ -179,7 +179,7 @@ def check_sums(files: Iterable[int] = range(FILES)) -> None:
     assert sorted(rows["key"].to_pylist()) == keys
     sums, _ = load_moments(f"{OUT}/moments")
     present = np.array(rows["label"].to_pylist())[:, None] == np.arange(10)
-    oracle = moment_sums(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
+    oracle = sum_packed(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
     np.testing.assert_array_equal(sums.sums, oracle.sums)
 
 

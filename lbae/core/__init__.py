@@ -1,3 +1,1 @@
-"""The mathematics, the network and the single-process training loop: NumPy, SciPy and torch; no Ray, no
-files.
-"""
+"""The mathematics, the network and the single-process training loop, without Ray or files."""

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Int8, UInt8
 
-from lbae.core.latents.attribute_statistics import AttributeStatistics
 from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.normals import Normals
+from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 
@@ -32,7 +32,7 @@ class Bundle:
     examples: Images
 
     def to(self, device: torch.device | str) -> "Bundle":
-        """The same with its codec on another device; its network moves there."""
+        """Return this bundle with its codec on another device; the network itself moves there."""
         return replace(self, codec=self.codec.to(device))
 
     def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
@@ -48,14 +48,16 @@ class Bundle:
         return self.decode(self.encode(images))
 
     def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
-        """``count`` new images, with attributes as ``given``; image i depends on the bundle, seed, ``given``
-        and i only.
+        """``count`` new images, with attributes as ``given``.
+
+        Image i depends only on the bundle, seed, ``given`` and i.
         """
         return self.decode(self.prior.sample_given(count, seed, given or {})[0])
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
-        """A path through the reconstructions of two or more images, ``steps`` frames a leg with both its
-        ends.
+        """Frames of a path through the reconstructions of two or more images.
+
+        Each leg has ``steps`` frames, both its ends included.
         """
         return self.decode(interpolate(self.normals, self.encode(images), steps))
 

@@ -1,1 +1,1 @@
-"""One thin file a stage that wraps single-process code with Ray; the only place that imports Ray."""
+"""Rooms of Ray code, one per stage or shared; the only place that imports Ray."""

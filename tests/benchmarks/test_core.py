@@ -8,7 +8,7 @@ from scipy import linalg, optimize, special, stats
 from lbae import presets
 from lbae.core.latents.normals import Normals, pooled_factor
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision, to_network
@@ -30,7 +30,7 @@ def latents() -> np.ndarray:
 
 
 def test_nearest_correlation(compare, latents):
-    matrix = gram_matrix(moment_sums(pack(latents[:2000]), N).moment_matrix)
+    matrix = gram_matrix(sum_packed(pack(latents[:2000]), N).moment_matrix)
     compare(
         lambda: nearest_correlation(matrix, 1e-6),
         lambda: [np.linalg.eigh(matrix) for _ in range(8)],
@@ -69,7 +69,7 @@ def test_fit(compare, latents, repair):
     packed = pack(latents)
 
     def ours() -> np.ndarray:
-        moments = moment_sums(packed, N)
+        moments = sum_packed(packed, N)
         if repair == "clipped":
             return clipped_factor(moments)
         return hyperplane_factor(moments.moment_matrix, SAMPLING_FLOOR)
@@ -86,14 +86,14 @@ def bare_loop(prior: Prior, dtype: type[np.floating]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sampling(compare, latents, dtype):
-    prior = fit_sampler("hyperplane", moment_sums(pack(latents), N))
+    prior = fit_sampler("hyperplane", sum_packed(pack(latents), N))
     meaning = f"as fast as bare {dtype.__name__} randn, product and sign"
     compare(lambda: prior.sample(16 * BLOCK, 0), lambda: bare_loop(prior, dtype), meaning)
 
 
 def test_sampling_a_mixture(compare, latents):
     """Fifty components, whose rows a block draws together: five of 256 a component."""
-    one = fit_sampler("hyperplane", moment_sums(pack(latents), N))
+    one = fit_sampler("hyperplane", sum_packed(pack(latents), N))
     mixture = Prior(
         sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0)
     )
@@ -157,7 +157,7 @@ def test_encoding(compare):
 
 def test_normals(compare, latents):
     """One typical normal; what depends on the factor only is made before."""
-    normals = Normals(factor=pooled_factor(moment_sums(pack(latents), N)), latent_dim=N)
+    normals = Normals(factor=pooled_factor(sum_packed(pack(latents), N)), latent_dim=N)
     rng = np.random.default_rng(0)
     sides = rng.standard_normal(N + 1)
 

@@ -23,7 +23,7 @@ from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
-from lbae.distributed.latents.neighbours import nearest_in
+from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.io.artifacts.latent_table import KIND, open_latent_table, write_parquet
 from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.artifacts.output import Output

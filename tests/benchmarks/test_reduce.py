@@ -15,11 +15,11 @@ import ray
 import torch
 
 from lbae.core.latents.packing import packed_width, unpack
-from lbae.core.moments.kernel import BLOCK_ROWS, moment_sums
+from lbae.core.moments.moment_accumulator import BLOCK_ROWS, sum_packed
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.distributed.latents.sum_tasks import moment_sums_of
-from lbae.distributed.latents.table_scan import scan
-from lbae.distributed.latents.task_statistics import TaskStatistics
+from lbae.distributed.latent_table.sum_tasks import moment_sums_of
+from lbae.distributed.latent_table.table_scan import scan
+from lbae.distributed.latent_table.task_statistics import TaskStatistics
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from tests.conftest import write_packed
 
@@ -42,7 +42,7 @@ def block() -> np.ndarray:
 def test_kernel_against_a_bare_product(compare, block):
     left = torch.from_numpy(unpack(block, N))
     compare(
-        lambda: moment_sums(block, N), lambda: torch._int_mm(left.T, left), "as fast as one bare int8 product"
+        lambda: sum_packed(block, N), lambda: torch._int_mm(left.T, left), "as fast as one bare int8 product"
     )
 
 
@@ -50,7 +50,7 @@ def test_kernel_against_float64(compare, block):
     """NumPy sums an eighth of the rows, already unpacked, eight times: all of them do not fit as float64."""
     latents = unpack(block[: len(block) // 8], N).astype(np.float64)
     compare(
-        lambda: moment_sums(block, N),
+        lambda: sum_packed(block, N),
         lambda: [latents.T @ latents for _ in range(8)],
         "as fast as float64 NumPy",
     )
@@ -78,7 +78,7 @@ def test_graph_against_the_kernel(tmp_path: Path):
         kernel, peaks = [], {}
         for _ in range(6):
             started = time.perf_counter()
-            expected = moment_sums(bits, N)
+            expected = sum_packed(bits, N)
             kernel.append(time.perf_counter() - started)
             _graph(tables[4])
             for share, table in tables.items():
@@ -105,7 +105,7 @@ def test_graph_against_the_kernel(tmp_path: Path):
 
 
 def _graph(table: LatentTable) -> tuple[MomentSums, TaskStatistics]:
-    return moment_sums_of(table, scan(table, []).groups, (), None, lambda rows: None)
+    return moment_sums_of(table, scan(table, []).row_groups, (), None, lambda rows: None)
 
 
 @ray.remote

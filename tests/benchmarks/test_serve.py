@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.haproxy import controller_options
 from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
@@ -144,7 +144,7 @@ def test_memory_of_a_replica(tmp_path):
     same model.
     """
     made = untrained(tmp_path, "celeba", components="10")
-    environment = {**os.environ, **RUNS_A_NETWORK["env_vars"]}
+    environment = {**os.environ, **TORCH_RUNTIME_ENV["env_vars"]}
     command = [sys.executable, "-c", ALONE, made["model"]]
     alone = int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     with serving(made["bundle"], PORT, replicas=2), Client(f"http://127.0.0.1:{PORT}") as service:

@@ -2,7 +2,7 @@
 preset.
 
 A rate is that of the second epoch with all that ends it: the held-out images, and for the jobs checkpoint and
-TensorBoard. ``python -m tests.benchmarks.test_train``, with ``RUNS_A_NETWORK`` in its environment, is the
+TensorBoard. ``python -m tests.benchmarks.test_train``, with ``TORCH_RUNTIME_ENV`` in its environment, is the
 bare loop.
 """
 
@@ -32,7 +32,7 @@ from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision, to_network
 from lbae.core.network.training import initial_state, reconstruction_loss, training_step
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.jobs.build.train import train
 from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
@@ -51,7 +51,7 @@ def bare() -> float:
     """Images a second of two threads in a process with a worker's memory settings."""
     command, environment = (
         [sys.executable, "-m", "tests.benchmarks.test_train"],
-        {**os.environ, **RUNS_A_NETWORK["env_vars"]},
+        {**os.environ, **TORCH_RUNTIME_ENV["env_vars"]},
     )
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -70,7 +70,7 @@ def bare_in_a_worker(folder: Path) -> float:
         loop,
         train_loop_config={"rate": str(folder / "rate")},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name="bare", storage_path=str(folder), worker_runtime_env=RUNS_A_NETWORK),
+        run_config=RunConfig(name="bare", storage_path=str(folder), worker_runtime_env=TORCH_RUNTIME_ENV),
     )
     trainer.fit()
     return float((folder / "rate").read_text())

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lbae.core.latents.attribute_statistics import (
+from lbae.core.latents.packing import pack
+from lbae.core.moments.attribute_statistics import (
     FALSE_DISCOVERY_RATE,
     AttributeStatistics,
     _discoveries,
@@ -12,8 +13,7 @@ from lbae.core.latents.attribute_statistics import (
     joint_moments,
     leading_bits,
 )
-from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.errors import UserError
 
 BITS = 24
@@ -36,7 +36,7 @@ def statistics_of(
 ) -> AttributeStatistics:
     names = tuple("abcdef"[: present.shape[1]])
     return attribute_statistics(
-        moment_sums(pack(latents), BITS, names, present, ~present if absent is None else absent)
+        sum_packed(pack(latents), BITS, names, present, ~present if absent is None else absent)
     )
 
 
@@ -129,7 +129,7 @@ def test_an_attribute_says_nothing_of_which_rows_know_it():
     latents = np.where(rng.random((len(a), BITS)) < 0.5, np.int8(1), np.int8(-1))
     latents[:, 0] = np.where(known, 1, -1)
     latents[:, 1] = np.where(rng.random(len(a)) < np.where(a, 0.8, 0.2), 1, -1)
-    sums = moment_sums(pack(latents), BITS, ("a",), (a & known)[:, None], (~a & known)[:, None])
+    sums = sum_packed(pack(latents), BITS, ("a",), (a & known)[:, None], (~a & known)[:, None])
     mean, second = joint_moments(sums)
     covariance = second[0, 1:] - mean[0] * mean[1:]
     assert covariance[0] == pytest.approx(0, abs=1e-12)
@@ -139,9 +139,9 @@ def test_an_attribute_says_nothing_of_which_rows_know_it():
     np.testing.assert_array_equal(second[1:, 1:], sums.second)
 
 
-def test_an_attribute_that_is_nowhere_known_is_set_as_often_as_elsewhere():
+def test_an_attribute_without_labels_uses_its_overall_mean():
     nowhere = np.zeros((len(LATENTS), 1), dtype=bool)
-    sums = moment_sums(pack(LATENTS), BITS, ("a",), nowhere, nowhere)
+    sums = sum_packed(pack(LATENTS), BITS, ("a",), nowhere, nowhere)
     mean, second = joint_moments(sums, np.array([-0.9]))
     assert mean[0] == -0.9
     np.testing.assert_allclose(second[0, 1:], -0.9 * sums.mean)
@@ -149,7 +149,7 @@ def test_an_attribute_that_is_nowhere_known_is_set_as_often_as_elsewhere():
 
 
 def test_no_attributes_are_no_trouble():
-    assert attribute_statistics(moment_sums(pack(LATENTS), BITS)).lift.shape == (0, BITS)
+    assert attribute_statistics(sum_packed(pack(LATENTS), BITS)).lift.shape == (0, BITS)
 
 
 def test_significance_is_benjamini_hochberg():

@@ -3,18 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.latents.editing import edit_bits, edit_hyperplane, move_across
 from lbae.core.latents.normals import Normals, pooled_factor
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.attribute_statistics import attribute_statistics
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.errors import UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT, STATISTICS, statistics_of
 from tests.core.test_normals import correlated
 
 NORMALS = Normals(
-    factor=pooled_factor(moment_sums(pack(LATENTS), BITS, ("a", "b"), PRESENT, ~PRESENT)),
+    factor=pooled_factor(sum_packed(pack(LATENTS), BITS, ("a", "b"), PRESENT, ~PRESENT)),
     latent_dim=BITS,
 )
 
@@ -77,7 +77,7 @@ def test_an_edit_of_one_image_does_not_depend_on_its_neighbours(edit):
 @pytest.mark.parametrize("method", ["bits", "hyperplane"])
 def test_distinct_inputs_stay_distinct(method):
     latents, present = correlated(60, 3000)
-    sums = moment_sums(pack(latents), 60, ("a", "b"), present, ~present)
+    sums = sum_packed(pack(latents), 60, ("a", "b"), present, ~present)
     others = np.unique(latents[~present[:, 0]], axis=0)[:300]
     if method == "bits":
         edited = edit_bits(attribute_statistics(sums), others, ["a"])

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.prior.fidelity import expected_moments, moment_errors
 from lbae.core.prior.gaussian import upper_quadrant
 from lbae.core.prior.prior import Prior, Sampler
@@ -24,12 +24,12 @@ def skewed_latents(rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian", "paper", "direct", "independent"])
 def test_formulas_agree_with_draws(sampler: Sampler):
-    one = fit_sampler(sampler, moment_sums(pack(skewed_latents(500)), N))
-    other = fit_sampler(sampler, moment_sums(pack(-skewed_latents(300)), N))
+    one = fit_sampler(sampler, sum_packed(pack(skewed_latents(500)), N))
+    other = fit_sampler(sampler, sum_packed(pack(-skewed_latents(300)), N))
     prior = Prior(
         sampler=sampler, weights=np.array([0.7, 0.3]), factors=np.concatenate([one.factors, other.factors])
     )
-    drawn = moment_sums(pack(prior.sample(DRAWS, seed=0)), N)
+    drawn = sum_packed(pack(prior.sample(DRAWS, seed=0)), N)
     errors = moment_errors(*expected_moments(prior), drawn.mean, drawn.second)
     assert errors["means_max"] < 5 / np.sqrt(DRAWS)
     assert errors["pairs_max"] < 5 / np.sqrt(DRAWS)

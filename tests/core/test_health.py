@@ -3,11 +3,11 @@ import pytest
 
 from lbae.core.latents.packing import pack
 from lbae.core.moments.bit_health import bit_health, sampled_bit_health
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 
 
 def health(latents: np.ndarray) -> dict[str, float]:
-    return bit_health(moment_sums(pack(latents.astype(np.int8)), latents.shape[1]))
+    return bit_health(sum_packed(pack(latents.astype(np.int8)), latents.shape[1]))
 
 
 def test_health_of_known_bits():

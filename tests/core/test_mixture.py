@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.prior.mixture import (
     cluster_centers,
     nearest_center,
@@ -66,8 +66,8 @@ def test_held_out_score_of_one_component_is_a_gaussian_density():
 
 def test_without_held_out_latents_there_is_no_score_and_full_shrinkage():
     latents, label = clouds(100, 2)
-    candidate = try_partition(latents, label, latents[:0])
-    assert candidate.facts() == {"components": 2, "held_out_nats": None, "shrinkage": 0.5}
+    scored = try_partition(latents, label, latents[:0])
+    assert scored.facts() == {"components": 2, "held_out_nats": None, "shrinkage": 0.5}
 
 
 def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
@@ -82,7 +82,7 @@ def test_the_pooled_covariance_is_that_about_the_means_of_the_clusters():
 def test_shrinking_keeps_means_and_moves_correlations(amount):
     latents, label = clouds(600, 3)
     within = within_covariance(latents, label)
-    sums = moment_sums(pack(latents[label == 1]), 32)
+    sums = sum_packed(pack(latents[label == 1]), 32)
     second = shrink(sums.mean, sums.second, within, amount)
     np.testing.assert_array_equal(np.diag(second), 1)
 

@@ -5,7 +5,7 @@ from scipy import linalg, stats
 
 from lbae.core.latents.normals import NORMALS_FLOOR, Normals, pooled_factor
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 
 
 def correlated(bits: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def correlated(bits: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 LATENTS, PRESENT = correlated(80, 4000)
-SUMS = moment_sums(pack(LATENTS), 80, ("a", "b"), PRESENT, ~PRESENT)
+SUMS = sum_packed(pack(LATENTS), 80, ("a", "b"), PRESENT, ~PRESENT)
 NORMALS = Normals(factor=pooled_factor(SUMS), latent_dim=80)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior import prior as prior_module
 from lbae.core.prior.hyperplane import gram_matrix
@@ -39,7 +39,7 @@ def correlated(count: int, n: int, seed: int = 0, offset: float = 0.5) -> np.nda
 
 
 def sums_of(latents: np.ndarray) -> MomentSums:
-    return moment_sums(pack(latents), latents.shape[1])
+    return sum_packed(pack(latents), latents.shape[1])
 
 
 def test_hyperplane_moments_follow_the_arcsine_law():
@@ -194,7 +194,7 @@ def with_attribute(count: int = 4000, n: int = 12):
     noise = np.random.default_rng(1).normal(size=count)
     present = np.stack([latents[:, 0] + latents[:, 1] + noise > 1, noise > 2], axis=1)
     known = np.arange(count) % 4 > 0
-    sums = moment_sums(
+    sums = sum_packed(
         pack(latents), n, ("smiling", "rare"), present & known[:, None], ~present & known[:, None]
     )
     return latents[known], present[known], sums
@@ -224,16 +224,16 @@ def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed)
 def test_impossible_and_unknown_attributes_are_named(monkeypatch):
     latents = correlated(100, 6)
     never = np.zeros((100, 1), dtype=bool)
-    prior = fit_sampler("gaussian", moment_sums(pack(latents), 6, ("winged",), never, ~never))
+    prior = fit_sampler("gaussian", sum_packed(pack(latents), 6, ("winged",), never, ~never))
     with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
         prior.sample_given(4, 0, {"wingd": True})
     monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
     for value, message in ((True, "with winged .*: hardly any"), (False, "with not winged .*: nearly every")):
         always = fit_sampler(
-            "gaussian", moment_sums(pack(latents), 6, ("winged",), never != value, never == value)
+            "gaussian", sum_packed(pack(latents), 6, ("winged",), never != value, never == value)
         )
         other = fit_sampler(
-            "gaussian", moment_sums(pack(latents), 6, ("winged",), never == value, never != value)
+            "gaussian", sum_packed(pack(latents), 6, ("winged",), never == value, never != value)
         )
         with pytest.raises(UserError, match=rf"256 of 256 latents {message} training row has it"):
             other.sample_given(4, 0, {"winged": value})

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from lbae.config import ModelConfig
-from lbae.distributed.cluster.resources import network_cpus, node_cpus
+from lbae.distributed.cluster.resources import node_cpus, torch_cpus
 from lbae.distributed.evaluate.classifier_task import trained_classifier
 from lbae.distributed.train.trainer import _workers_memory
 from lbae.io.sources.plan import plan
@@ -26,7 +26,7 @@ def main(data: str) -> None:
     cluster.add_node(num_cpus=2, num_gpus=1, **options)
     ray.init(address=cluster.address, log_to_driver=False)
     trained = trained_classifier(plan(data), ModelConfig(image_size=32, padding=2, image_channels=1))
-    cpus = [node_cpus(), node_cpus(1), network_cpus()]
+    cpus = [node_cpus(), node_cpus(1), torch_cpus()]
     (memory,) = (node["Resources"]["memory"] for node in ray.nodes() if "GPU" in node["Resources"])
     of_one_node = _workers_memory(1) == memory < _workers_memory(2) == ray.cluster_resources()["memory"]
     columns = [column for column, _ in trained.columns]

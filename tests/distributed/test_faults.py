@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from tests.conftest import ROOT, write_latents
 
 ROWS, N = 200_000, 400
@@ -27,7 +27,7 @@ def test_sums_survive_on_two_nodes(tmp_path):
     assert done.returncode == 0, done.stderr
     runs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [run["victim"] for run in runs] == ["worker", "node"]
-    expected = moment_sums(pack(latents), N).sums
+    expected = sum_packed(pack(latents), N).sums
     for run in runs:
         np.testing.assert_array_equal(np.load(tmp_path / f"{run['victim']}.npy"), expected)
         assert run["tasks"] == 20

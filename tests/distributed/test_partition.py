@@ -9,7 +9,7 @@ import pytest
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
-from lbae.core.prior.mixture import Candidate
+from lbae.core.prior.mixture import ScoredPartition
 from lbae.distributed.fit.partition import (
     _appearance_partition,
     _cluster_counts,
@@ -18,7 +18,7 @@ from lbae.distributed.fit.partition import (
     column_partition,
     draw_subset,
 )
-from lbae.distributed.latents.table_scan import scan
+from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.latent_table import open_latent_table
@@ -80,7 +80,7 @@ def test_a_table_of_held_out_rows_only_is_refused(ray_session, tmp_path, codec):
 
 def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(30)))
-    one = Candidate(
+    one = ScoredPartition(
         components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32)
     )
     # Nothing decoded could be compared with a centre of four features.

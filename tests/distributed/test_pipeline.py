@@ -13,9 +13,9 @@ from scipy.special import ndtr
 
 import lbae
 from lbae import presets
-from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.latents.packing import unpack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.attribute_statistics import attribute_statistics
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError, UserError
@@ -77,7 +77,7 @@ def test_sums_are_the_same_for_any_number_of_tasks(pipeline, tmp_path, tasks):
     rows = pa.concat_tables(table.read(part) for part in table.parts)
     label = np.array(rows["label"].to_pylist())
     present = label[:, None] == np.arange(10)
-    expected = moment_sums(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
+    expected = sum_packed(packed_latents(rows), table.latent_dim, sums.attributes, present, ~present)
     assert sums.attributes == tuple(f"label={i}" for i in range(10))
     np.testing.assert_array_equal(sums.sums, expected.sums)
     assert read_manifest(str(tmp_path / "m")).fingerprint == pipeline.results[2]["fingerprint"]
@@ -209,7 +209,7 @@ def test_one_row_makes_no_prior(pipeline, tmp_path):
     _, manifest = load_moments(pipeline.moments)
     table = open_latent_table(pipeline.latents)
     moments, lineage = str(tmp_path / "m"), Lineage(tables={table.manifest.fingerprint: 1}, parts={})
-    one = moment_sums(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
+    one = sum_packed(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
     parents = {"model": manifest.parents["model"]}
     save_moments(Output(moments, "moment sums", parents=parents, config={}), one, lineage, {})
     with pytest.raises(UserError, match=r"sums 1 row; a prior needs at least 2"):

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
-from lbae.distributed.latents.grouped_sums import write_grouped
-from lbae.distributed.latents.row_group_assignment import assign_row_groups
-from lbae.distributed.latents.sum_tasks import moment_sums_of
-from lbae.distributed.latents.table_scan import scan
+from lbae.core.moments.moment_accumulator import sum_packed
+from lbae.distributed.latent_table.grouped_sums import write_grouped
+from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
+from lbae.distributed.latent_table.sum_tasks import moment_sums_of
+from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import (
@@ -50,7 +50,7 @@ def in_memory(rows: slice | np.ndarray = slice(None)):
     classes = np.array(["cat", "dog", "eel"], dtype=object)
     present = np.concatenate([kind == classes, smiling == np.array([True])], axis=1)
     absent = np.concatenate([(kind != classes) & (kind != None), smiling == np.array([False])], axis=1)  # noqa: E711
-    return moment_sums(pack(LATENTS[rows]), N, NAMES, present, absent)
+    return sum_packed(pack(LATENTS[rows]), N, NAMES, present, absent)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,13 +90,13 @@ def test_sums_by_group_are_those_of_the_groups_rows(latents, tmp_path):
     table = open_latent_table(latents)
     by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
     grouped = write_grouped(
-        table, scan(table, []).groups, by_first_bits, 9, ["latent"], str(tmp_path / "scratch")
+        table, scan(table, []).row_groups, by_first_bits, 9, ["latent"], str(tmp_path / "scratch")
     )
     found = {index: ray.get(ref) for index, ref in grouped.sums(())}
     bits = pack(LATENTS)[:, 0] % 8
     assert sorted(found) == list(range(9))
     for index, sums in found.items():
-        np.testing.assert_array_equal(sums.sums, moment_sums(pack(LATENTS[bits == index + 1]), N).sums)
+        np.testing.assert_array_equal(sums.sums, sum_packed(pack(LATENTS[bits == index + 1]), N).sums)
     grouped.remove()
     assert not (tmp_path / "scratch").exists()
 
@@ -130,7 +130,7 @@ def test_fifty_groups_of_1500_bits_take_less_than_a_gigabyte_and_a_half_per_proc
     packed[:, -1] &= 15
     table = open_latent_table(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
     by_byte = lambda rows: packed_latents(rows)[:, 3].astype(np.int64) % 50  # noqa: E731
-    groups = scan(table, []).groups
+    groups = scan(table, []).row_groups
     grouped = write_grouped(table, groups, by_byte, 50, ["latent"], str(tmp_path / "scratch"))
     assert sum(ray.get(ref).count for _, ref in grouped.sums(())) == 50_000
     peak = ray.remote(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -169,7 +169,7 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
     assert (result["rows"], result["added_rows"], result["tables"]) == (1040, 40, {"grown": 1040})
     present = np.tile([False, True, False, True], (40, 1))
     absent = np.tile([True, False, True, False], (40, 1))
-    added = moment_sums(pack(-LATENTS[:40]), N, NAMES, present, absent)
+    added = sum_packed(pack(-LATENTS[:40]), N, NAMES, present, absent)
     sums, manifest = load_moments(out)
     np.testing.assert_array_equal(sums.sums, (in_memory() + added).sums)
     assert manifest.generation == 2
@@ -298,8 +298,8 @@ def test_an_empty_table_is_refused(tmp_path):
 def test_partials_of_one_node_are_added_there(latents):
     table = open_latent_table(latents)
     seen: list[int] = []
-    sums, statistics = moment_sums_of(table, scan(table, []).groups, (), 12, seen.append)
-    np.testing.assert_array_equal(sums.sums, moment_sums(pack(LATENTS), N).sums)
+    sums, statistics = moment_sums_of(table, scan(table, []).row_groups, (), 12, seen.append)
+    np.testing.assert_array_equal(sums.sums, sum_packed(pack(LATENTS), N).sums)
     assert statistics.tasks > 8, "more than one merge adds up"
     assert (statistics.rows, statistics.moved_bytes) == (1000, 0)
     assert seen == sorted(seen)

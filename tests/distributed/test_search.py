@@ -9,7 +9,7 @@ import torch
 from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.distributed.latents.neighbours import nearest_in
+from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.io.artifacts.latent_table import open_latent_table
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.output import Output
@@ -30,7 +30,7 @@ def test_the_nearest_of_a_table(ray_session, tmp_path, k):
     hits = nearest_in(table, pack(np.stack([latents[3], query])), k).hits(1)
     every = (latents != query).sum(axis=1)
     assert [hit.distance for hit in hits] == sorted(every)[:k]
-    rows = [table.row(hit.part, hit.group, hit.row) for hit in hits]
+    rows = [table.row(hit.part, hit.row_group, hit.row) for hit in hits]
     assert [every[row["label"]] for row in rows] == [hit.distance for hit in hits]
     assert len({row["key"] for row in rows}) == min(k, 1000)
     assert rows[0] == {"key": "k17", "label": 17}

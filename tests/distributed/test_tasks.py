@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from lbae.distributed.cluster import tasks
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.session import session
-from lbae.distributed.cluster.tasks import answered, configure_ray_data, outcomes, over
+from lbae.distributed.cluster.tasks import configure_ray_data, map_tasks, results, run_task
 from lbae.errors import LbaeError, UnforeseenError, UserError, working_on
 from lbae.io.sources.source import Shard
 
@@ -29,23 +29,25 @@ def work(task: int) -> int:
 @pytest.mark.slow
 def test_a_task_that_kills_its_process_is_given_up(ray_session):
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
-        list(outcomes(over([0, POISON], lambda row: answered(row, work), num_cpus=1)))
+        list(results(map_tasks([0, POISON], lambda row: run_task(row, work), num_cpus=1)))
 
 
 class Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, work)
+        return run_task(row, work)
 
 
 @pytest.mark.slow
 def test_an_actor_that_keeps_dying_ends_the_job(ray_session, monkeypatch):
     monkeypatch.setattr(tasks, "_ACTOR_RESTARTS", 2)
     with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 3 times"):
-        list(outcomes(over([0, POISON, 1], Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)))
+        list(
+            results(map_tasks([0, POISON, 1], Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1))
+        )
 
 
 def run(fail: Callable[[Any], Any], task: Any = 0, *doing: Callable[[Any], str]) -> None:
-    list(outcomes(over([task], lambda row: answered(row, fail, *doing), num_cpus=1)))
+    list(results(map_tasks([task], lambda row: run_task(row, fail, *doing), num_cpus=1)))
 
 
 def test_the_packages_own_errors_and_those_of_a_disk_come_back_as_they_are(ray_session):
@@ -85,7 +87,7 @@ class Broken:
 def test_an_actor_that_does_not_start_names_the_error_of_its_constructor(ray_session):
     pool = ray.data.ActorPoolStrategy(size=1)
     with pytest.raises(UnforeseenError, match=r"^TypeError: no model$"):
-        list(outcomes(over([0], Broken, compute=pool, num_cpus=1)))
+        list(results(map_tasks([0], Broken, compute=pool, num_cpus=1)))
 
 
 @ray.remote

@@ -16,8 +16,8 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.latents.sum_tasks import moment_sums_of
-from lbae.distributed.latents.table_scan import scan
+from lbae.distributed.latent_table.sum_tasks import moment_sums_of
+from lbae.distributed.latent_table.table_scan import scan
 from lbae.io.artifacts.latent_table import open_latent_table
 
 
@@ -48,7 +48,7 @@ def main(latents: str, out: str, tasks: int) -> None:
             if not killed and 0 < rows < table.manifest.rows:
                 killed = kill()
 
-        sums, statistics = moment_sums_of(table, scan(table, []).groups, (), tasks, on_rows)
+        sums, statistics = moment_sums_of(table, scan(table, []).row_groups, (), tasks, on_rows)
         np.save(f"{out}/{victim}.npy", sums.sums)
         print(json.dumps({"victim": victim, "killed": killed, **statistics.facts()}))
     ray.shutdown()

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 
 from lbae.config import Config, ModelConfig, TrainConfig
-from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.latents.normals import pooled_factor
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.attribute_statistics import attribute_statistics
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.prior.samplers import fit_sampler
 from lbae.io.artifacts import latent_table
@@ -55,7 +55,7 @@ def main() -> None:
         result={"precision": "float32"},
     )
     present = (np.arange(40) % 2 == 1)[:, None]
-    sums = moment_sums(pack(latents()), 11, ("label",), present, ~present)
+    sums = sum_packed(pack(latents()), 11, ("label",), present, ~present)
     parents = {"latents": made["fingerprint"], "model": model["fingerprint"]}
     output = Output(str(root / "moments"), "moment sums", parents=parents, config={"attributes": "all"})
     moments = save_moments(output, sums, Lineage(tables={}, parts={}), {})

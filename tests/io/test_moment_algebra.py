@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.errors import UserError
 from lbae.io.artifacts.moments_artifact import Lineage, load_lineage, load_moments, save_moments
 from lbae.io.artifacts.output import Output
@@ -22,7 +22,7 @@ LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size
 @pytest.fixture
 def sums(tmp_path):
     def make(name: str, rows: slice, model: str = "m1", parts: tuple[str, ...] = ()) -> str:
-        moments = moment_sums(pack(LATENTS[rows]), 30)
+        moments = sum_packed(pack(LATENTS[rows]), 30)
         lineage = Lineage(tables={name: moments.count}, parts=dict.fromkeys(parts or (f"part of {name}",), 1))
         uri = str(tmp_path / name)
         output = Output(uri, "moment sums", parents={"model": model, "latents": name}, config={})
@@ -51,7 +51,7 @@ def test_rows_of_another_table_can_be_removed_once(sums, tmp_path):
     whole, few = sums("all", slice(0, 400)), sums("few", slice(10, 20))
     once = str(tmp_path / "once")
     assert subtract(whole, few, out=once)["tables"] == {"all": 400, "few": -10}
-    expected = moment_sums(pack(np.delete(LATENTS, slice(10, 20), axis=0)), 30)
+    expected = sum_packed(pack(np.delete(LATENTS, slice(10, 20), axis=0)), 30)
     np.testing.assert_array_equal(load_moments(once)[0].sums, expected.sums)
     with pytest.raises(UserError, match=r"1 part files of .*few are removed in .*once already; give --force"):
         subtract(once, few, out=str(tmp_path / "twice"))
@@ -73,7 +73,7 @@ def test_what_does_not_belong_together_is_refused(sums, tmp_path):
         subtract(left, sums("c", slice(0, 400)), out=str(tmp_path / "rest"))
     labelled = str(tmp_path / "labelled")
     flags = np.ones((400, 1), dtype=bool)
-    moments = moment_sums(pack(LATENTS), 30, ("x",), flags, ~flags)
+    moments = sum_packed(pack(LATENTS), 30, ("x",), flags, ~flags)
     lineage = Lineage(tables={"l": 400}, parts={"l": 1})
     output = Output(labelled, "moment sums", parents={"model": "m1"}, config={})
     save_moments(output, moments, lineage, {})
@@ -90,7 +90,7 @@ def test_drift_is_measured_and_drawn(sums, tmp_path):
     LATENTS_WITH_DRIFT = LATENTS.copy()
     LATENTS_WITH_DRIFT[:, 7] = 1
     other = str(tmp_path / "c")
-    moments = moment_sums(pack(LATENTS_WITH_DRIFT), 30)
+    moments = sum_packed(pack(LATENTS_WITH_DRIFT), 30)
     output = Output(other, "moment sums", parents={"model": "m1"}, config={})
     save_moments(output, moments, Lineage(tables={}, parts={}), {})
     found = drift(sums("d", slice(0, 200)), other, out=str(tmp_path / "drift.png"))

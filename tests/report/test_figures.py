@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from lbae.core.latents.attribute_statistics import AttributeStatistics
+from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.report.figures import plots as figures
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from lbae.config import ModelConfig
 from lbae.core.bundle import Bundle
-from lbae.core.latents.attribute_statistics import attribute_statistics
 from lbae.core.latents.normals import Normals, pooled_factor
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.attribute_statistics import attribute_statistics
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
@@ -43,7 +43,7 @@ def bundle() -> Bundle:
     hidden[:, :5] += np.where(present[:, :1], 1.5, -1.5)
     hidden[:, 5:9] += np.where(present[:, 1:], 1.5, -1.5)
     latents = np.where(hidden >= 0, np.int8(1), np.int8(-1))
-    sums = moment_sums(pack(latents), N, ("a", "b"), present, ~present)
+    sums = sum_packed(pack(latents), N, ("a", "b"), present, ~present)
     priors = [fit_sampler(sampler, sums) for sampler in ("gaussian", "independent")]
     config = ModelConfig(latent_dim=N, image_size=16, channels=(8, 8))
     return Bundle(

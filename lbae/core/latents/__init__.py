@@ -1,1 +1,1 @@
-"""Single latents: packing, distances, attribute statistics, editing, interpolation."""
+"""Single latents: packing, distances, attribute names, editing, interpolation."""

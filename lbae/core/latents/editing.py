@@ -1,6 +1,4 @@
-"""Setting and unsetting attributes of latents (slide 6): by flipping bits, or by moving the hyperplane's
-normal.
-"""
+"""Setting and unsetting attributes of latents (slide 6), by flipping bits or by moving the hyperplane."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -8,8 +6,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float64, Int8
 
-from lbae.core.latents.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.core.latents.normals import Normals
+from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.errors import UserError, unknown
 
 Method = Literal["bits", "hyperplane"]
@@ -27,10 +25,9 @@ def edit(
     method: str = "bits",
     seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Latents with attributes set and unset by one of the two methods below, of which only ``hyperplane``
-    draws by the seed.
+    """Return the latents with attributes set and unset by ``method``.
 
-    UserError for a third method.
+    Only the method ``hyperplane`` uses the seed. UserError for an unknown method.
     """
     if method == "bits":
         return edit_bits(statistics, latents, set_, unset, strength)
@@ -51,9 +48,7 @@ def edit_bits(
     The score of a latent is the sum of d_i b_i, d being the significant lifts of the attributes to set less
     those to unset. Bits are flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as
     asked], s the ``strength`` in [0, 1]; a latent that is there already stays as it is. Every latent is
-    edited on its own. Of several attributes the expectation is the sum of those of each one's part, E[d_i b_i
-    | this attribute as asked]: what attributes that act on the same bits would expect together is not in the
-    statistics.
+    edited on its own. For several attributes the expectations are added; the statistics hold no joint one.
     """
     direction, expected = np.zeros(latents.shape[1]), 0.0
     for j, sign in _asked(statistics, set_, unset, strength).items():
@@ -67,9 +62,8 @@ def edit_bits(
         expected += float(lift @ (statistics.mean_if_set if sign > 0 else statistics.mean_if_unset)[j])
     order = np.argsort(-np.abs(direction), kind="stable")
     wanted = np.where(direction >= 0, np.int8(1), np.int8(-1))
-    score = (latents * direction).sum(
-        axis=1
-    )  # not a product of matrices, whose rounding depends on the other rows
+    # Not a matrix product: its rounding depends on the other rows.
+    score = (latents * direction).sum(axis=1)
     target = (1 - strength) * score + strength * expected
     gain = np.where(latents != wanted, 2 * np.abs(direction), 0.0)[:, order]
     before = score[:, None] + np.cumsum(gain, axis=1) - gain
@@ -87,8 +81,7 @@ def edit_hyperplane(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Int8[np.ndarray, "K N"]:
-    """Set and unset attributes by moving the hyperplane of every latent across the attributes' unit vectors
-    V_a.
+    """Set and unset attributes by moving each latent's hyperplane across the attributes' unit vectors V_a.
 
     Its normal is the mean normal of the latent with all attributes asked for on their other side, moved by
     :func:`move_across`. Where the bits say clearly that a latent has the attributes as asked, that normal
@@ -98,8 +91,7 @@ def edit_hyperplane(
     if not has_unit_vectors(statistics, normals):
         raise UserError(
             "this bundle was fitted without unit vectors for its attributes, which the hyperplane edit moves"
-            " across:"
-            " fit it again, or use the bits method"
+            " across: fit it again, or use the bits method"
         )
     other_side = np.zeros(len(statistics.names), dtype=np.int8)
     other_side[list(asked)] = [-sign for sign in asked.values()]
@@ -113,8 +105,9 @@ def edit_hyperplane(
 
 
 def has_unit_vectors(statistics: AttributeStatistics, normals: Normals) -> bool:
-    """Whether the normals have unit vectors of these attributes to move across; those of older bundles have
-    none.
+    """Whether the normals have unit vectors of these attributes to move across.
+
+    Those of older bundles have none.
     """
     return len(normals.factor) == 1 + normals.latent_dim + len(statistics.names)
 
@@ -122,24 +115,24 @@ def has_unit_vectors(statistics: AttributeStatistics, normals: Normals) -> bool:
 def move_across(
     vectors: Float64[np.ndarray, "a M"], normal: Float64[np.ndarray, "M"], strength: float
 ) -> Float64[np.ndarray, "M"]:
-    """The normal r moved toward the mirrored side of unit vectors V_a, which strength s = 1 reaches (slide
-    6).
+    """Return the normal r moved toward the mirrored side of unit vectors V_a; s = 1 reaches it (slide 6).
 
     It moves along the u_a = V_a - <V_a, V_0> V_0, so <V_0, r>, the boundary's side, stays as it is, by the
     shortest way on which every <V_a, r> becomes (1 - 2 s) <V_a, r>.
     """
     along = vectors.copy()
-    along[:, 0] = (
-        0  # V_0 = e_0; so <V_a, u_b> = <u_a, u_b>, and the Gram matrix of the u gives the steps along them
-    )
+    # V_0 = e_0; so <V_a, u_b> = <u_a, u_b>, and the Gram matrix of the u gives the steps along them.
+    along[:, 0] = 0
     return normal - along.T @ np.linalg.solve(along @ along.T, 2 * strength * (vectors @ normal))
 
 
 def _asked(
     statistics: AttributeStatistics, set_: Sequence[str], unset: Sequence[str], strength: float
 ) -> dict[int, int]:
-    """Positions of the attributes to set (1) and to unset (-1); UserError for a request that makes
-    no sense."""
+    """Positions of the attributes to set (1) and to unset (-1).
+
+    UserError for no attribute, an attribute in both lists, or a strength outside [0, 1].
+    """
     if not 0 <= strength <= 1:
         raise UserError(
             f"strength is {strength}; allowed: 0 (nothing changes) to 1 (a typical image with the attribute)"

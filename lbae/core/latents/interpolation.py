@@ -1,5 +1,4 @@
-"""Interpolation on the sphere (slide 5): between typical normals of latents, so that the bits flip one after
-another.
+"""Interpolation on the sphere between typical normals of latents, so that bits flip one by one (slide 5).
 
 Slerp between normals a and b passes sin((1 - s) w) a + sin(s w) b up to length. The side of bit i on it, with
 margins A_i = |<V_i, a>| and B_i = |<V_i, b>| and other signs at the ends, is zero where sin(s w) / sin((1 -
@@ -18,8 +17,9 @@ from lbae.core.latents.normals import Normals
 def interpolate(
     normals: Normals, waypoints: Int8[np.ndarray, "P N"], steps: int, seed: int = 0
 ) -> Int8[np.ndarray, "F N"]:
-    """A path of latents through all waypoints, each exact; ``steps`` a leg with both its ends, F = (P -
-    1)(steps - 1) + 1.
+    """Return a path of latents through all waypoints, each exact.
+
+    Each leg has ``steps`` frames, both its ends included: F = (P - 1)(steps - 1) + 1.
 
     The frames are the latents of slerp between typical normals, at places between which equally many bits
     flip (give or take one): at equal angles a single step can hold a third of all flips.

@@ -1,5 +1,4 @@
-"""Normals of hyperplanes that split the unit vectors into given latents, as typical as N(0, I) makes them
-(slides 5, 17).
+"""Typical normals r ~ N(0, I) of hyperplanes that split the unit vectors into given latents (slides 5, 17).
 
 The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT); a latent says which sign each side has. No
 eigenvalue of V VT is below f, so x = u + e with u ~ N(0, V VT - f I) and e ~ N(0, f I), and two draws repeat
@@ -25,7 +24,7 @@ from jaxtyping import Float64, Int8
 from scipy import linalg, special
 from scipy.linalg import blas
 
-from lbae.core.latents.attribute_statistics import joint_moments
+from lbae.core.moments.attribute_statistics import joint_moments
 from lbae.core.moments.moment_sums import MomentSums, moment_matrix
 from lbae.core.prior.hyperplane import hyperplane_factor
 
@@ -43,8 +42,9 @@ Normal = Float64[np.ndarray, "M"]
 
 
 def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
-    """V over [boundary; bits; attributes], M = 1 + N + A: lower triangular, unit rows, V VT with eigenvalues
-    >= the floor.
+    """Return V over [boundary; bits; attributes], M = 1 + N + A: lower triangular with unit rows.
+
+    No eigenvalue of V VT is below the floor.
 
     The attributes come last, so that a factor without them is the same factor's leading block.
     """
@@ -57,8 +57,7 @@ def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Normals:
-    """Normals of latents of N bits under one factor V over [boundary; bits; attributes], as
-    :func:`pooled_factor` makes it.
+    """Normals of latents of N bits under one factor V of :func:`pooled_factor`.
 
     ``sides`` are +1 and -1, or 0 where either will do; those of the attributes, (A,), are free when not
     given.
@@ -91,8 +90,9 @@ class Normals:
         rng: np.random.Generator,
         sides: Int8[np.ndarray, "A"] | None = None,
     ) -> Normal:
-        """The mean of such draws. It gives the latent back too; bits that the others speak against have small
-        margins.
+        """The mean of 64 draws from N(0, I) given the latent.
+
+        It gives the latent back too; a bit that the other bits make unlikely has a small margin.
         """
         draws = itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS, _SWEEPS + _AVERAGED)
         return self._solve(np.mean(list(draws), axis=0))
@@ -102,8 +102,9 @@ class Normals:
         return self.factor[1 : 1 + self.latent_dim] @ normal
 
     def latents(self, normals: Float64[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
-        """The latents whose bits are the sides of these normals, the boundary on the positive one; sign(0) =
-        +1.
+        """Return the latents whose bits are the sides of these normals, with sign(0) = +1.
+
+        The boundary is on the positive side.
         """
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))
 

@@ -10,7 +10,7 @@ def packed_width(latent_dim: int) -> int:
 
 
 def pack(latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K B"]:
-    """Pack latents of +1 and -1 into ceil(N/8) bytes a row."""
+    """Pack latents of +1 and -1 into ceil(N/8) bytes per row."""
     return np.packbits(latents > 0, axis=1, bitorder="little")
 
 

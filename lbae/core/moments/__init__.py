@@ -1,2 +1,1 @@
-"""Exact moment sums of latents: the sums, the kernel that makes them, drift between two, health of
-the bits."""
+"""Exact moment sums of latents, their accumulator, and statistics made from them."""

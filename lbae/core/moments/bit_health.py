@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float64, Int8
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 
 _PAIRED = 512  # bits: 262,144 pairs, and a spectrum that takes less than a second
@@ -22,14 +22,13 @@ def bit_health(sums: MomentSums) -> dict[str, float]:
 
 
 def sampled_bit_health(latents: Int8[np.ndarray, "K N"]) -> dict[str, float]:
-    """The same of latents of +1 and -1, quickly for any N: where there are more than 512 bits, as many are
-    paired.
+    """The numbers of :func:`bit_health` for latents of +1 and -1, quickly for any N.
 
-    They are spaced evenly; ``redundancy`` and ``effective_rank`` are theirs, the other numbers those of all
-    bits.
+    ``redundancy`` and ``effective_rank`` are those of at most 512 bits, spaced evenly; the other numbers are
+    those of all bits.
     """
     some = np.linspace(0, latents.shape[1] - 1, min(latents.shape[1], _PAIRED)).astype(np.int64)
-    sums = moment_sums(pack(latents[:, some]), len(some))
+    sums = sum_packed(pack(latents[:, some]), len(some))
     return {**_alone(latents.mean(axis=0, dtype=np.float64)), **_together(sums.mean, sums.second)}
 
 

@@ -10,8 +10,7 @@ from lbae.core.moments.moment_sums import MomentSums
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """z-scores of the bits' means; the distance of the moment matrices, and what it would be by
-    chance alone."""
+    """z-scores of the bits' means, and the distance of the moment matrices, found and expected by chance."""
 
     z: Float64[np.ndarray, "N"]
     frobenius: float

@@ -32,8 +32,9 @@ class MomentSums:
         return MomentSums(sums=self.sums + other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
 
     def __sub__(self, other: "MomentSums") -> "MomentSums":
-        """Without the rows of ``other``; ValueError for a rest that breaks what all sums satisfy
-        (:meth:`_is_possible`).
+        """Return the sums without the rows of ``other``.
+
+        ValueError if the result breaks what all sums satisfy (:meth:`_is_possible`).
 
         Other rows may pass: who subtracts keeps account of the tables
         (:class:`lbae.io.artifacts.moments_artifact.Lineage`).
@@ -51,8 +52,9 @@ class MomentSums:
             )
 
     def _is_possible(self) -> bool:
-        """What sums of K rows satisfy: |S_ij| <= K, counts are not negative, bits alone give K on the
-        diagonal.
+        """Whether |S_ij| <= K, counts are not negative, and the bits have K on the diagonal.
+
+        Sums of K rows satisfy all three.
         """
         n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
         return bool(

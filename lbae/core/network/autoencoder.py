@@ -1,5 +1,4 @@
-"""The LBAE network: strided convolutions, one residual pair a stage, a binary bottleneck, the mirrored
-decoder.
+"""The LBAE network: strided convolutions, one residual pair per stage, a binary bottleneck, mirrored decoder.
 
 After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), sigmoid output. Unlike
 it, the first decoder layer is not narrowed (its MNIST decoder squeezes 200 bits into 16 reals), and only
@@ -115,8 +114,6 @@ class LatentBernoulliAutoencoder(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction logits of the images, (K, C, H, W), and what their codes add to the loss; nothing
-        for bits.
-        """
+        """Reconstruction logits of the images, (K, C, H, W), and the loss of their codes: 0 for bits."""
         codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
         return self.decode_logits(codes), price

@@ -1,5 +1,4 @@
-"""What stands between encoder and decoder: bits, or one of the baselines of the same size in bits (slides 10
-and 11).
+"""The bottleneck between encoder and decoder: bits, or a baseline of the same size in bits (slides 10, 11).
 
 A baseline passes ``N // 32`` float32 numbers where the LBAE passes N bits.
 """

@@ -1,7 +1,7 @@
 """Images to latents and back with a trained network, in one padded batch shape.
 
-A row of a product can differ in its last bits between batch shapes, so every call runs batches of one size:
-the latents and the pixels of an image do not depend on what else was asked for.
+Rounding in a matrix product depends on the batch shape, so every call uses one batch size. The latents and
+the pixels of an image therefore do not depend on the other rows of a call.
 """
 
 import warnings
@@ -17,8 +17,8 @@ from torch.nn import functional
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 
-# Rows of a batch, by device. On two CPU cores 64 rows are a quarter quicker a row than 128, and a single one
-# comes back in less than half the time (docs/results.md).
+# Rows per batch, by device. On two CPU cores, batches of 64 take a quarter less time per row than batches of
+# 128, and a single row takes less than half the time (docs/results.md).
 _BATCHES = {"cpu": 64}
 _BATCH = 128
 # oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is
@@ -40,8 +40,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def to_network(images: Tensor, config: ModelConfig) -> Tensor:
-    """uint8 images (K, H, W, C) of the content size as float32 (K, C, H', W') in [0, 1], padded, channels
-    last.
+    """Return uint8 images (K, H, W, C) of the content size as padded float32 (K, C, H', W') in [0, 1].
+
+    The memory format is channels last.
     """
     pixels = images.permute(0, 3, 1, 2).float().div_(255)
     pad = config.padding
@@ -68,14 +69,12 @@ class Codec:
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Weights as arrays in the order of their memory, which processes of a node then share in Ray's
-        object store.
-        """
+        """Pickle the weights as arrays in memory order, which Ray's object store shares between processes."""
         state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
         return _from_arrays, (self.config, state, self.precision, str(self.device))
 
     def to(self, device: torch.device | str) -> "Codec":
-        """The codec on another device; its network moves there."""
+        """Return this codec on another device; the network itself moves there."""
         return Codec(self._network, self.precision, device)
 
     @torch.inference_mode()
@@ -125,9 +124,8 @@ def _from_arrays(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         weights = {name: torch.from_numpy(values) for name, values in state.items()}
-    network = LatentBernoulliAutoencoder(
-        config
-    )  # not on "meta": for that torch imports 80 MB, more than its weights
+    # Not on "meta": for that torch imports 80 MB, more than the weights take.
+    network = LatentBernoulliAutoencoder(config)
     ordered = {
         name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()
     }

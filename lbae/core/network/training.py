@@ -1,5 +1,4 @@
-"""The training loop: a fixed number of steps an epoch over batches from a feed, one process or one of
-several.
+"""The training loop: a fixed number of steps per epoch over batches from a feed, on one or several workers.
 
 The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step
 through and a function that sums a tensor over all workers; every worker's feed must give as many batches as
@@ -35,7 +34,7 @@ _PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels
 
 @runtime_checkable
 class Feed(Protocol):
-    """The images of one worker: ``steps`` batches of ``batch`` images an epoch."""
+    """The images of one worker: ``steps`` batches of ``batch`` images per epoch."""
 
     batch: int
     steps: int
@@ -195,8 +194,9 @@ def train_epoch(
 def evaluate(
     network: LatentBernoulliAutoencoder, images: Tensor, config: TrainConfig, *, precision: Precision
 ) -> Tensor:
-    """Sum of the losses of uint8 images (K, H, W, C) and K, in evaluation mode; float64, ready to be added
-    over workers.
+    """Sum of the losses of uint8 images (K, H, W, C), and K, in evaluation mode.
+
+    Both are float64, ready to be added over workers.
     """
     network.eval()
     device = _device(network)
@@ -213,8 +213,9 @@ def evaluate(
 def reconstruct(
     network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Codes (K, width), float32, of uint8 images (K, H, W, C) in evaluation mode, and uint8 reconstructions
-    of the first.
+    """Float32 codes (K, width) of uint8 images (K, H, W, C), and uint8 reconstructions of the first.
+
+    The network runs in evaluation mode.
     """
     network.eval()
     device, chunks = _device(network), _chunks(images)
@@ -251,11 +252,10 @@ def train(
     on_step: Callable[[int], None] = lambda images: None,
     on_epoch: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
-    """Train ``state`` to ``config.epochs`` epochs, measuring the held-out images after each; ``on_epoch``
-    sees every one.
+    """Train ``state`` up to ``config.epochs`` epochs, measuring the held-out images after each.
 
-    Images of a ``test`` are measured as well, and decide nothing. LbaeError when a loss was not
-    finite; then no worker goes on, since all of them see the same sums.
+    ``on_epoch`` is called after each epoch. The images of ``test`` are measured as well, and decide nothing.
+    LbaeError if a loss is not finite; all workers then stop, because all see the same sums.
     """
 
     def measured(images: Tensor) -> float | None:
@@ -289,8 +289,7 @@ def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
         step = int(bad[0])
         raise _diverged(
             f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch"
-            f" {step + 1} of"
-            f" {len(losses)} of epoch {epoch + 1}"
+            f" {step + 1} of {len(losses)} of epoch {epoch + 1}"
         )
 
 
@@ -301,8 +300,9 @@ def _diverged(what: str) -> LbaeError:
 def average_buffers(
     network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor
 ) -> None:
-    """Give every worker the mean of all workers' BatchNorm statistics, so that they evaluate and publish one
-    network.
+    """Give every worker the mean of all workers' BatchNorm statistics.
+
+    All workers then evaluate and publish one network.
     """
     for buffer in network.buffers():
         if buffer.is_floating_point():

@@ -1,5 +1,4 @@
-"""What images look like, as vectors to cluster: histograms of gradient orientations, and where which colours
-lie.
+"""What images look like, as vectors to cluster: histograms of gradient orientations, and mean colours.
 
 Latents that are near in Hamming distance show alike colours; images with alike gradients show alike things.
 Orientation histograms follow Dalal and Triggs (2005), with the square root of Arandjelovic and Zisserman
@@ -15,16 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 _ORIENTATIONS, _CELLS = 8, 8  # cells along a side; gradients of opposite directions are one orientation
-_PATCHES, _COLOUR = (
-    4,
-    0.15,
-)  # patches along a side, and the weight of their mean colours: about a tenth of all variance
+# Patches along a side, and the weight of their mean colours: about a tenth of all variance.
+_PATCHES, _COLOUR = 4, 0.15
 _CHUNK = 256
 
 
 @torch.inference_mode()
 def appearance(images: UInt8[np.ndarray, "K H W C"]) -> Float32[np.ndarray, "K F"]:
-    """A vector an image, F = 512 + 16 C: Euclidean distance says how different two images look."""
+    """Return one vector per image, F = 512 + 16 C; Euclidean distance says how different two images look."""
     chunks = [_appearance(torch.from_numpy(images[i : i + _CHUNK])) for i in range(0, len(images), _CHUNK)]
     return (
         np.concatenate(chunks)
@@ -40,14 +37,13 @@ def _appearance(images: Tensor) -> np.ndarray:
 
 
 def _orientations(grey: Tensor) -> Tensor:
-    """Unit vectors: of every cell how much gradient points which way, each split between its two nearest
-    orientations.
+    """Unit vectors: the strength of the gradient per cell and orientation.
+
+    Each gradient is split between its two nearest orientations.
     """
     framed = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
-    across, down = (
-        framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2],
-        framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1],
-    )
+    across = framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]
+    down = framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1]
     angle = torch.atan2(down, across) * (_ORIENTATIONS / math.pi)
     steps = torch.arange(_ORIENTATIONS).view(-1, 1, 1)
     away = (angle - steps).remainder(_ORIENTATIONS)

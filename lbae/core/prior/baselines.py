@@ -1,11 +1,13 @@
-"""What the product is compared with: factors of other samplers, shaped and used as its own
-(:mod:`lbae.core.prior.prior`), and the interpolation and the attribute edit of the paper's code."""
+"""Baselines to compare with: factors of other samplers, and the paper's interpolation and attribute edit.
+
+The factors are shaped and used as those of :mod:`lbae.core.prior.prior`.
+"""
 
 import numpy as np
 from jaxtyping import Float64, Int8
 from scipy import linalg
 
-from lbae.core.prior.gaussian import gaussian_thresholds, with_thresholds
+from lbae.core.prior.gaussian import negative_thresholds, with_thresholds
 from lbae.core.prior.hyperplane import gram_matrix
 
 Mean = Float64[np.ndarray, "N"]
@@ -14,8 +16,7 @@ Matrix = Float64[np.ndarray, "M M"]
 
 
 def paper_factor(moment_matrix: Matrix) -> Matrix:
-    """The hyperplane sampler with the repair of the paper's code (``nearestPD``): the nearest PSD matrix
-    (Higham 1988).
+    """Hyperplane factor with the repair of the paper's code, the nearest PSD matrix (Higham 1988).
 
     Unlike the nearest correlation matrix it lets the diagonal grow, which weakens every correlation; then the
     diagonal is raised until a Cholesky factorisation succeeds.
@@ -44,15 +45,16 @@ def direct_factor(mean: Mean, second: Second) -> Matrix:
 
 def independent_factor(mean: Mean, rows: int) -> Matrix:
     """Every bit on its own, as often +1 as in ``rows`` rows, but at least half a row's share."""
-    return with_thresholds(gaussian_thresholds(mean, rows), np.eye(len(mean)))
+    return with_thresholds(negative_thresholds(mean, rows), np.eye(len(mean)))
 
 
 _PAPER_THRESHOLD, _ROUNDS = 0.12, 10
 
 
 def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
-    """Latents with an attribute set as in the paper's code: bits of a mean beyond +-0.12 among its latents
-    take its sign.
+    """Latents with an attribute set as in the paper's code.
+
+    Bits whose mean among its latents is beyond +-0.12 take the sign of that mean.
 
     It cannot unset one, and knows no strength.
     """
@@ -62,8 +64,7 @@ def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.n
 def paper_path(
     vectors: Float64[np.ndarray, "N M"], ends: Int8[np.ndarray, "2 N"], steps: int
 ) -> Int8[np.ndarray, "{steps} N"]:
-    """Interpolation as in the paper's code: the latents of slerp between two normals guessed from the bits'
-    unit vectors.
+    """Interpolation as in the paper's code: slerp between two normals guessed from the bits' unit vectors.
 
     The first and last come near the ends only; the code shows the ends themselves before and after them.
     """

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from scipy import linalg
 
-from lbae.core.latents.attribute_statistics import joint_moments
+from lbae.core.moments.attribute_statistics import joint_moments
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.fidelity import factor_moments, moment_errors
 from lbae.core.prior.mixture import shrink
@@ -22,16 +22,15 @@ def fit_component(
     sampler: Sampler,
     within: Float64[np.ndarray, "N N"],
     shrinkage: float,
-    elsewhere: Float64[np.ndarray, "A"],
+    attribute_means: Float64[np.ndarray, "A"],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
-    """Facts, factor, and [E[y]; E[y yT]] of what the factor draws (P = 1 + N), for the sums of at least one
-    row.
+    """Facts, factor, and [E[y]; E[y yT]] of the factor's draws (P = 1 + N), from sums of at least one row.
 
     A component with very few rows for its bits is shrunk toward ``within``
-    (:func:`lbae.core.prior.mixture.shrink`). In one that nowhere knows an attribute it is set as often as
-    ``elsewhere``, E[a].
+    (:func:`lbae.core.prior.mixture.shrink`). A component without labels for an attribute uses its overall
+    mean, ``attribute_means``.
     """
-    mean, second = joint_moments(sums, elsewhere)
+    mean, second = joint_moments(sums, attribute_means)
     bits = slice(len(sums.attributes), None)
     if _FEW * sums.count < sums.latent_dim:
         second[bits, bits] = shrink(sums.mean, sums.second, within, shrinkage)

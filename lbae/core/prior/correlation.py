@@ -2,7 +2,7 @@
 
 The problem: the symmetric X nearest to G in the Frobenius norm with unit diagonal and eigenvalues >= floor.
 Its dual is an unconstrained, once differentiable, convex problem in the N multipliers of the diagonal;
-Newton's method on it converges quadratically, one eigendecomposition a step. Fixing the boundary's row as
+Newton's method on it converges quadratically, one eigendecomposition per step. Fixing the boundary's row as
 well would make the means exact at the price of the pairs (docs/results.md); the dichotomised Gaussian has
 exact means and better pairs.
 """
@@ -31,13 +31,14 @@ _ROUNDING = 1e-12
 
 
 def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOperator]:
-    """h -> diag(P (W o (PT Diag(h) P)) PT), a generalised Hessian of the dual (Qi and Sun, section 3), and a
-    preconditioner.
+    """A generalised Hessian of the dual, h -> diag(P (W o (PT Diag(h) P)) PT), and a preconditioner.
+
+    See Qi and Sun, section 3.
 
     W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U
-    the positive eigenvectors the first part is ((U UT) o (U UT)) h: a product of matrices once a step and one
-    with a vector a try. The preconditioner is the Hessian's diagonal (Borsdorf and Higham 2010). In float32:
-    a step is asked for to a tenth at most.
+    the positive eigenvectors the first part is ((U UT) o (U UT)) h: one matrix product per step, and one
+    product with a vector per try. The preconditioner is the Hessian's diagonal (Borsdorf and
+    Higham 2010). In float32, because a step is solved to a tenth at most.
     """
     positive = values > 0
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)
@@ -121,8 +122,9 @@ def _newton(matrix: Matrix, target: float) -> Matrix:
 
 
 def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
-    """The nearest matrix with unit diagonal and eigenvalues >= ``floor``; the input itself when it already is
-    one.
+    """The nearest matrix with unit diagonal and eigenvalues >= ``floor``.
+
+    The input itself if it already is one.
 
     ValueError when the input is not finite or the floor is outside [0, 1); RuntimeError when Newton's method
     does not converge.
@@ -144,8 +146,7 @@ def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
 
 
 def correlation_factor(matrix: Matrix, floor: float) -> Matrix:
-    """Lower-triangular V with unit rows and V VT the nearest correlation matrix with that eigenvalue floor
-    (slide 13).
+    """Lower-triangular V with unit rows; V VT is the nearest correlation matrix with that floor (slide 13).
 
     The floor must be above rounding (1e-9, say), or the Cholesky factorisation may fail with LinAlgError.
     """

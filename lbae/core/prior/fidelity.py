@@ -1,10 +1,11 @@
 """The moments that a prior's samples have, by formula, against those they should have.
 
-    hyperplane         E[b_i] = 2/pi asin<V_i, V_0>,  E[b_i b_j] = 2/pi asin<V_i, V_j>
-    (Goemans-Williamson 1995) thresholds         E[b_i] = 2 Phi(t_i) - 1,  E[b_i b_j] = 4 P(b_i = b_j = +1) -
-    2 P(b_i = +1) - 2 P(b_j = +1) + 1
+    hyperplane   E[b_i] = 2/pi asin<V_i, V_0>
+                 E[b_i b_j] = 2/pi asin<V_i, V_j>    (Goemans and Williamson 1995)
+    thresholds   E[b_i] = 2 Phi(-t_i) - 1
+                 E[b_i b_j] = 4 P(b_i = b_j = +1) - 2 P(b_i = +1) - 2 P(b_j = +1) + 1
 
-with t_i = F_i0 over the norm of the rest of row i, and P of both bits the upper quadrant of a bivariate
+-t_i is F_i0 over the norm of the rest of row i. P(b_i = b_j = +1) is the upper quadrant of a bivariate
 Gaussian.
 """
 
@@ -30,10 +31,12 @@ def factor_moments(sampler: Sampler, factor: Float64[np.ndarray, "M M"]) -> tupl
     scale = np.linalg.norm(factor[1:, 1:], axis=1)
     varies = scale > 0
     unit = factor[1:, 1:] / np.where(varies, scale, 1)[:, None]
-    threshold = np.where(varies, factor[1:, 0] / np.where(varies, scale, 1), np.sign(factor[1:, 0]) * _NEVER)
-    share = special.ndtr(threshold)
+    negative_threshold = np.where(
+        varies, factor[1:, 0] / np.where(varies, scale, 1), np.sign(factor[1:, 0]) * _NEVER
+    )
+    share = special.ndtr(negative_threshold)
     i, j = np.triu_indices(len(share), 1)
-    both = upper_quadrant(-threshold[i], -threshold[j], np.clip(unit @ unit.T, -1, 1)[i, j])
+    both = upper_quadrant(-negative_threshold[i], -negative_threshold[j], np.clip(unit @ unit.T, -1, 1)[i, j])
     second = np.eye(len(share))
     second[i, j] = second[j, i] = 4 * both - 2 * share[i] - 2 * share[j] + 1
     return 2 * share - 1, second

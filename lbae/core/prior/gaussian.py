@@ -1,11 +1,10 @@
-"""The dichotomised Gaussian (Macke et al. 2009): bits are thresholded Gaussians with exactly the latents'
-means.
+"""The dichotomised Gaussian (Macke et al. 2009): thresholded Gaussians with exactly the latents' means.
 
 Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation of x_i and x_j is the tetrachoric
 one, with which both bits are +1 as often as in the latents:
 
-    P(x > h, y > k) = Phi(-h) Phi(-k) + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2
-    cos^2 u)) du
+    P(x > h, y > k) = Phi(-h) Phi(-k)
+        + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2 cos^2 u)) du
 """
 
 import numpy as np
@@ -24,8 +23,9 @@ _CHUNK = 2**16
 def tetrachoric(
     first: Float64[np.ndarray, "P"], second: Float64[np.ndarray, "P"], both: Float64[np.ndarray, "P"]
 ) -> Float64[np.ndarray, "P"]:
-    """Correlations of bivariate Gaussians whose upper quadrants at the thresholds of P(b_i), P(b_j) have
-    P(b_i, b_j).
+    """Correlations of bivariate Gaussians that set both bits with probability P(b_i, b_j).
+
+    The thresholds are those of P(b_i) and P(b_j).
 
     Newton's method on the angle asin(rho), bracketed; all pairs at once, in chunks that fit a processor's
     cache.
@@ -89,8 +89,9 @@ def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
 def gaussian_correlation(
     mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int
 ) -> Float64[np.ndarray, "N N"]:
-    """Tetrachoric correlations of bits with these moments, not repaired; an empty cell of a pair counts half
-    a row.
+    """Tetrachoric correlations of bits with these moments, not repaired.
+
+    An empty cell of a pair counts as half a row.
     """
     share = (mean + 1) / 2
     i, j = np.triu_indices(len(mean), 1)
@@ -104,9 +105,10 @@ def gaussian_correlation(
     return correlation
 
 
-def gaussian_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
-    """-t for bits with these means; a bit that never varies over ``rows`` rows counts as half a row the other
-    way.
+def negative_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
+    """Return -t for bits with these means.
+
+    A bit that never varies over ``rows`` rows counts as half a row the other way.
     """
     half = 0.5 / rows
     return special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))

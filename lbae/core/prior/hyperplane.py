@@ -1,10 +1,10 @@
-"""The hyperplane sampler (slides 12-15): a random hyperplane through the sphere splits unit vectors into +1
-and -1.
+"""The hyperplane sampler (slides 12-15): a random hyperplane splits unit vectors into +1 and -1.
 
-M = [[1, E[y]T], [E[y], E[y yT]]]      moment matrix, row 0 is the boundary
-H = cos(pi/2 (1 - M)) = sin(pi/2 M)    Gram matrix wanted, since E[b_i b_j] = 2/pi asin<V_i, V_j>
-(Goemans-Williamson) V VT = nearest correlation matrix to H; V lower triangular with unit rows, so V_0 = e_0
-b_i = +1 if sign<V_i, r> == sign<V_0, r> else -1 with r ~ N(0, I); sign(0) = +1
+M = [[1, E[y]T], [E[y], E[y yT]]]      moment matrix; row 0 is the boundary
+H = cos(pi/2 (1 - M)) = sin(pi/2 M)    Gram matrix wanted, because E[b_i b_j] = 2/pi asin<V_i, V_j>
+                                       (Goemans and Williamson 1995)
+V VT = nearest correlation to H        V is lower triangular with unit rows, so V_0 = e_0
+b_i = +1 if sign<V_i, r> == sign<V_0, r>, else -1, with r ~ N(0, I) and sign(0) = +1
 """
 
 import numpy as np

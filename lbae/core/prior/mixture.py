@@ -21,7 +21,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 
 _SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _NOISE = 0.01
@@ -64,7 +64,7 @@ def within_covariance(latents: Latents, labels: Labels) -> Float64[np.ndarray, "
     for label in np.unique(labels):
         mean = latents[labels == label].mean(axis=0)
         between += (labels == label).mean() * np.outer(mean, mean)
-    return moment_sums(pack(latents), latents.shape[1]).second - between
+    return sum_packed(pack(latents), latents.shape[1]).second - between
 
 
 def shrink(
@@ -73,8 +73,7 @@ def shrink(
     within: Float64[np.ndarray, "N N"],
     amount: float,
 ) -> Float64[np.ndarray, "N N"]:
-    """E[y yT] of a cluster with its correlations moved by ``amount`` toward those of the pooled covariance
-    ``within``.
+    """E[y yT] of a cluster, its correlations moved by ``amount`` toward those of the pooled ``within``.
 
     Correlations and not covariances are mixed, so that every bit keeps its own mean and variance.
     """
@@ -89,9 +88,8 @@ def shrink(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A partition with its best shrinkage and the mean log density of held-out latents there, in nats a
-    latent.
+class ScoredPartition:
+    """A partition, its best shrinkage, and the mean log density of held-out latents in nats per latent.
 
     ``nats`` is NaN when no latents were held out; the shrinkage is then the largest tried.
     """
@@ -103,29 +101,32 @@ class Candidate:
     centers: Centers | None = None
 
     def facts(self) -> dict[str, float | int | None]:
-        """For a job's last line."""
+        """The entries about this partition in a job's result."""
         nats = None if np.isnan(self.nats) else round(self.nats, 3)
         return {"components": self.components, "held_out_nats": nats, "shrinkage": self.shrinkage}
 
 
-def try_clusters(train: Latents, points: Points, held_out: HeldOut, components: int, seed: int) -> Candidate:
-    """k-means clusters of the training latents by ``points``, their images' appearance, scored."""
+def try_clusters(
+    train: Latents, points: Points, held_out: HeldOut, components: int, seed: int
+) -> ScoredPartition:
+    """Score k-means clusters of the training latents by ``points``, their images' appearance."""
     centers = cluster_centers(points, components, seed)
     return replace(try_partition(train, nearest_center(points, centers), held_out), centers=centers)
 
 
-def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidate:
-    """A given partition of the training latents, scored at every shrinkage. A single component has nothing to
-    shrink to.
+def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> ScoredPartition:
+    """Score a given partition of the training latents at every shrinkage.
+
+    A single component has nothing to shrink toward.
     """
     within = within_covariance(train, labels)
     clusters = np.unique(labels)
     shrinkages = _SHRINKAGES if len(clusters) > 1 else (0.0,)
     if not len(held_out):
-        return Candidate(components=len(clusters), nats=np.nan, shrinkage=shrinkages[-1], within=within)
+        return ScoredPartition(components=len(clusters), nats=np.nan, shrinkage=shrinkages[-1], within=within)
     logs = np.empty((len(shrinkages), len(clusters), len(held_out)))
     for c, label in enumerate(clusters):
-        sums = moment_sums(pack(train[labels == label]), train.shape[1])
+        sums = sum_packed(pack(train[labels == label]), train.shape[1])
         weight = np.log(sums.count / len(train))
         covariance = sums.second - np.outer(sums.mean, sums.mean)
         for s, amount in enumerate(shrinkages):
@@ -134,7 +135,7 @@ def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidat
             )
     nats = logsumexp(logs, axis=1).mean(axis=1)
     best = int(nats.argmax())
-    return Candidate(
+    return ScoredPartition(
         components=len(clusters), nats=float(nats[best]), shrinkage=shrinkages[best], within=within
     )
 
@@ -142,7 +143,7 @@ def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> Candidat
 def _log_density(
     points: Latents, mean: Float64[np.ndarray, "N"], covariance: Float64[np.ndarray, "N N"]
 ) -> Float64[np.ndarray, "K"]:
-    """Of a Gaussian with a little noise added."""
+    """Log density per point of a Gaussian with a little noise added."""
     factor = linalg.cholesky(
         covariance + _NOISE * np.eye(len(mean)), lower=True, overwrite_a=True, check_finite=False
     )

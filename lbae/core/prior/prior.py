@@ -1,11 +1,13 @@
 """The prior: a mixture of samplers that all threshold correlated Gaussians, drawn block by block.
 
 Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its
-first entry are the attributes and the latent of one draw. The samplers differ in the first entry of r = [r_0;
-z], z ~ N(0, I):
+first entry are the attributes and the latent of one draw. The samplers differ in the first entry of
+r = [r_0; z], z ~ N(0, I):
 
-    hyperplane (slides 12-15), paper    r_0 = |N(0, 1)|    the boundary's positive side; no product of signs
-    changes all others                          r_0 = 1            column 0 of F holds the negative thresholds
+    hyperplane, paper   r_0 = |N(0, 1)|   flipping r to the positive side changes no product of signs
+    all others          r_0 = 1           column 0 of F holds the negative thresholds
+
+The hyperplane sampler is that of slides 12-15.
 
 sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
 """
@@ -26,7 +28,7 @@ Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
 # Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole,
-# and products have one shape a prior. Rows of one component fill a product of BLOCK rows; the few that each
+# and products have one shape per prior. Rows of one component fill a product of BLOCK rows; the few that each
 # component of a mixture has in a block are collected over _BLOCKS of them, for products of _ROWS rows.
 BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
@@ -36,8 +38,9 @@ MAX_TRIES = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A mixture: component c is drawn with its weight, then attributes and latent from its factor; M = 1 + A
-    + N.
+    """A mixture: component c is drawn with its weight, then attributes and latent from its factor.
+
+    M = 1 + A + N.
     """
 
     sampler: Sampler
@@ -68,8 +71,9 @@ class Prior:
     def draw(
         self, start: int, stop: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
-        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and how many tries their blocks took; its
-        errors.
+        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and the number of tries of their blocks.
+
+        Raises the errors of :meth:`sample_given`.
         """
         matched = match_given(given, self.attributes)
         wanted = {1 + self.attributes.index(name): value for name, value in matched.items()}
@@ -107,18 +111,15 @@ class Prior:
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
     ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
-        """For every latent of a block the component and the first normals of its first try that is
-        as wanted."""
+        """The component and first normals of the first accepted try of every latent of a block."""
         size = 1 + len(self.attributes)
         components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
         for attempt in range(MAX_TRIES // BLOCK):
             rng = _stream(seed, index, 1 + attempt)  # a 0 at the end would give the stream of (seed, index)
-            chosen, normals = (
-                rng.choice(len(self.weights), size=BLOCK, p=self.weights),
-                self._normals(rng, size),
-            )
+            chosen = rng.choice(len(self.weights), size=BLOCK, p=self.weights)
+            normals = self._normals(rng, size)
             tries += int(pending.sum())
             taken = pending & self._has(chosen, normals, wanted)
             components[taken], heads[taken] = chosen[taken], normals[taken]
@@ -171,8 +172,9 @@ class Prior:
 def _products(
     factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "R M"], size: int
 ) -> Float32[np.ndarray, "R {size}"]:
-    """The last ``size`` entries of F r. F is triangular: a strip of its rows needs the normals up to its end
-    only.
+    """The last ``size`` entries of F r.
+
+    F is triangular: a strip of its rows needs only the normals up to its end.
     """
     products = np.empty((len(normals), size), dtype=np.float32)
     first = len(factor) - size

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from lbae.config import Bottleneck
-from lbae.core.latents.attribute_statistics import joint_moments
 from lbae.core.latents.packing import pack
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.attribute_statistics import joint_moments
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums, moment_matrix
 from lbae.core.prior.baselines import direct_factor, independent_factor, paper_factor
 from lbae.core.prior.correlation import correlation_factor
-from lbae.core.prior.gaussian import gaussian_correlation, gaussian_thresholds, with_thresholds
+from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds, with_thresholds
 from lbae.core.prior.hyperplane import gram_matrix
 from lbae.core.prior.prior import Prior, Sampler
 
@@ -37,13 +37,14 @@ def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: 
     """The factor of a hyperplane or gaussian sampler for what :func:`wanted_correlation` gave."""
     factor = correlation_factor(wanted, SAMPLING_FLOOR)
     if sampler == "gaussian":
-        factor = with_thresholds(gaussian_thresholds(mean, rows), factor)
+        factor = with_thresholds(negative_thresholds(mean, rows), factor)
     return _keep_constant(factor, mean)
 
 
 def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
-    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows. What never varies there stays as it
-    is.
+    """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows.
+
+    What never varies in those rows stays as it is.
     """
     if sampler == "paper":
         factor = paper_factor(moment_matrix(mean, second))
@@ -89,7 +90,7 @@ def draw_codes(
     """
     if bottleneck == "bernoulli":
         return (
-            fit_sampler("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1]))
+            fit_sampler("gaussian", sum_packed(pack(codes.astype(np.int8)), codes.shape[1]))
             .sample(count, seed)
             .astype(np.float32)
         )
@@ -100,6 +101,6 @@ def draw_codes(
 
 
 def fair_coins(latent_dim: int) -> Prior:
-    """The prior that knows nothing."""
+    """Prior of independent fair bits."""
     factor = independent_factor(np.zeros(latent_dim), rows=2)
     return Prior(sampler="independent", weights=np.ones(1), factors=factor[None].astype(np.float32))

@@ -1,4 +1,4 @@
-"""The pool of actors that run a network over tasks which the driver hands out, as a Ray Data set."""
+"""Run one task per row of a Ray Data dataset on a pool of actors that hold a network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import ray.data
 import torch
 
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
-from lbae.distributed.cluster.resources import cluster_gpus, network_cpus, node_cpus
-from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.cluster.resources import cluster_gpus, node_cpus, torch_cpus
+from lbae.distributed.cluster.tasks import map_tasks, results, run_task
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 
 _ACTORS_PER_GPU = 4  # a GPU runs the network faster than one CPU decodes or compresses image files
 
@@ -24,9 +24,9 @@ def pool_size(cpus: int, gpus: int) -> tuple[int, float]:
     return gpus * sharing, 1 / sharing
 
 
-def network_device() -> tuple[str, float]:
+def torch_device() -> tuple[str, float]:
     """The kind of device on which actors and tasks run a network, and the share of a GPU that each has."""
-    share = pool_size(network_cpus(), cluster_gpus())[1]
+    share = pool_size(torch_cpus(), cluster_gpus())[1]
     return "cuda" if share else "cpu", share
 
 
@@ -36,7 +36,7 @@ def run_on_actors(
     doing: Callable[[Any], str],
     **arguments: Any,
 ) -> Iterator[Any]:
-    """What a worker returns for each task, in completion order; none for no tasks.
+    """Yield the result of a worker for each task, in completion order.
 
     Args:
         tasks: one per row and block, so that any actor may take any of them.
@@ -47,12 +47,12 @@ def run_on_actors(
     """
     if not tasks:
         return
-    cpus, gpus = network_cpus(), cluster_gpus()
-    most, (device, share) = pool_size(cpus, gpus)[0], network_device()
+    cpus, gpus = torch_cpus(), cluster_gpus()
+    most, (device, share) = pool_size(cpus, gpus)[0], torch_device()
     actors = min(most, len(tasks))
     # Of CPUs, at most those of one node: an actor cannot use another's.
     threads = max(1, min(cpus // actors, node_cpus(min(1, gpus))))
-    rows = over(
+    rows = map_tasks(
         tasks,
         _Actor,
         fn_constructor_kwargs={
@@ -64,9 +64,9 @@ def run_on_actors(
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
         num_gpus=share or None,
-        runtime_env=RUNS_A_NETWORK,
+        runtime_env=TORCH_RUNTIME_ENV,
     )
-    yield from outcomes(rows)
+    yield from results(rows)
 
 
 class _Actor:
@@ -81,4 +81,4 @@ class _Actor:
         self._work, self._doing = worker(**arguments), doing
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, self._work, self._doing)
+        return run_task(row, self._work, self._doing)

@@ -18,14 +18,15 @@ _ANSWER_S = 5.0
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
 _TOKEN = (
     "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
-    " client"
-    " (`ray get-auth-token --generate` makes one for a new cluster)"
+    " client (`ray get-auth-token --generate` makes one for a new cluster)"
 )
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else
-    start a local Ray. The process's handler of SIGTERM stays.
+    """Join or start a Ray cluster, and keep the process's handler of SIGTERM.
+
+    Joins the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else starts
+    a local Ray.
 
     Raises:
         LbaeError: nothing answers, or /dev/shm is too small for a local Ray.
@@ -85,8 +86,9 @@ def _log_as_others_do() -> None:
 
 
 def _check_answers(address: str | None) -> None:
-    """LbaeError when nothing listens where Ray will look for a cluster: Ray itself would try again for
-    minutes.
+    """LbaeError when nothing listens at the cluster's address.
+
+    Ray itself would retry for minutes.
     """
     asked = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS")  # as ray.init chooses
     place = asked or address_of_last_start() or ""
@@ -98,15 +100,13 @@ def _check_answers(address: str | None) -> None:
     except OSError as error:
         raise LbaeError(
             f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the"
-            f" last `ray start`:"
-            " start it again, give another address, or forget it with `ray stop` (or --address local)"
+            " last `ray start`: start it again, give another address, or forget it with `ray stop`"
+            " (or --address local)"
         ) from error
 
 
 def _check_shared_memory(free: int | None) -> None:
-    """LbaeError when a local Ray, started just now, had no room in /dev/shm: it took files in /tmp, and said
-    nothing.
-    """
+    """LbaeError when a local Ray, just started, had no room in /dev/shm and silently used files in /tmp."""
     if (
         free is not None
         and free < machine.STORE_BYTES
@@ -115,7 +115,6 @@ def _check_shared_memory(free: int | None) -> None:
         ray.shutdown()
         raise LbaeError(
             f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs"
-            f" {machine.STORE_BYTES / 2**20:,.0f} MiB there:"
-            " start the container with `--shm-size=3g`, delete what lies in /dev/shm, or set"
-            " RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to do with files in /tmp"
+            f" {machine.STORE_BYTES / 2**20:,.0f} MiB there: start the container with `--shm-size=3g`, delete"
+            " files in /dev/shm, or set RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to use files in /tmp"
         )

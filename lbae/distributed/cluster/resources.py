@@ -30,7 +30,7 @@ def node_cpus(gpus: int = 0) -> int:
     return max([1, *(int(node.get("CPU", 0)) for node in nodes() if node.get("GPU", 0) >= gpus)])
 
 
-def network_cpus() -> int:
+def torch_cpus() -> int:
     """Whole CPUs of the nodes on which actors run a network: those with GPUs where any has, else all."""
     with_gpus = [node for node in nodes() if node.get("GPU", 0)]
     return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes()))

@@ -18,11 +18,12 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def session(address: str | None = None, gpus: int | None = None) -> Iterator[None]:
-    """Connect to ``address``, else to the cluster of RAY_ADDRESS or of this machine's ``ray start``, else
-    start a local Ray.
+    """Hold a Ray session: join a cluster, or start a local Ray and stop it at the end.
+
+    Joins the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``.
 
     A Ray that is connected already (a notebook's, a test's) is used and left connected. ``gpus`` are waited
-    for as in :func:`wait_for`: an autoscaling cluster has GPU nodes only while a job asks for them.
+    for as in :func:`wait_for_gpus`: an autoscaling cluster has GPU nodes only while a job asks for them.
 
     Raises:
         LbaeError: What a task raised, see :func:`root_cause`, or the connection failed, see :func:`connect`.

@@ -1,4 +1,4 @@
-"""Work as Ray Data sets: one task per row and block, and errors as values."""
+"""Run one task per row of a Ray Data dataset; errors come back as values."""
 
 import logging
 import pickle
@@ -31,17 +31,17 @@ def configure_ray_data() -> None:
 
 
 def _as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
-    """A data set with one task per row, and one row per block, so that any worker may take any task."""
+    """A dataset with one task per row, and one row per block, so that any worker may take any task."""
     configure_ray_data()
     return ray.data.from_items(
         [{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
     )
 
 
-def over(
+def map_tasks(
     tasks: Sequence[Any], work: Callable[[dict[str, Any]], dict[str, Any]] | type, **options: Any
 ) -> ray.data.Dataset:
-    """The data set of what ``work``, a function or a class for actors, returns for the rows of tasks.
+    """Return the dataset of the results of ``work``, a function or a class for actors, one row per task.
 
     ``options`` are those of Ray Data's ``map``.
     """
@@ -57,10 +57,10 @@ def _working_on(task: Any) -> str:
     return f"working on {task}"
 
 
-def answered(
+def run_task(
     row: dict[str, Any], work: Callable[[Any], Any], doing: Callable[[Any], str] = _working_on
 ) -> dict[str, Any]:
-    """The row of what ``work`` returns for a task, or of the error that it raised, for :func:`outcomes`.
+    """Return the row that holds the result of ``work`` for a task, or its error, for :func:`results`.
 
     Errors are values because Ray Data would retry an exception, and hand it on without its cause. An
     unforeseen one names its type and what ``doing`` says of the task, as ``(while encoding a.parquet)``; the
@@ -69,26 +69,26 @@ def answered(
     task = pickle.loads(row["task"])
     try:
         with working_on(doing(task)):
-            outcome = work(task)
+            result = work(task)
     except Exception as error:
-        outcome = as_lbae_error(error)
-        if isinstance(outcome, UnforeseenError):
+        result = as_lbae_error(error)
+        if isinstance(result, UnforeseenError):
             _logger.exception("a task failed")
-    return {"outcome": pickle.dumps(outcome)}
+    return {"result": pickle.dumps(result)}
 
 
-def outcomes(rows: ray.data.Dataset) -> Iterator[Any]:
-    """What was returned for every task, as it comes.
+def results(rows: ray.data.Dataset) -> Iterator[Any]:
+    """Yield the result of every task, in completion order.
 
     Raises:
         LbaeError: The first error of a task, or the end of processes that kept dying.
     """
     try:
         for row in rows.iter_rows():
-            outcome = pickle.loads(row["outcome"])
-            if isinstance(outcome, Exception):
-                raise outcome
-            yield outcome
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
     except (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError) as error:
         if getattr(error, "actor_init_failed", False):
             raise root_cause(error) from error

@@ -18,9 +18,9 @@ from ray.util.metrics import Counter
 from lbae.config import Precision
 from lbae.core.latents.packing import pack
 from lbae.core.network.codec import best_precision
-from lbae.distributed.cluster.actor_pool import network_device, run_on_actors
+from lbae.distributed.cluster.actor_pool import run_on_actors, torch_device
 from lbae.distributed.cluster.resources import cluster_nodes
-from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.io.artifacts import latent_parts as assembly
 from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.manifest import read_manifest
@@ -32,20 +32,22 @@ from lbae.report.progress import ProgressLine
 
 
 def encode_shards(
-    encoder: dict[str, Any], shards: tuple[Shard, ...], still_held: Callable[[], None]
+    actor_arguments: dict[str, Any], shards: tuple[Shard, ...], check_lock: Callable[[], None]
 ) -> dict[str, Any]:
-    """Encode the shards that have no file yet; the images encoded on each node, and images per second."""
-    finished = assembly.finished_shards(encoder["out"])
+    """Encode the shards that have no file yet; return the images encoded per node, and images per second."""
+    finished = assembly.finished_shards(actor_arguments["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.wanted for shard in shards)
     by_node: collections.Counter[str] = collections.Counter()
     with ProgressLine("encode", total, "images") as line:
         before = total - sum(shard.wanted for shard in missing)
         line.update(before)
-        for node, rows in run_on_actors(missing, _ShardEncoder, lambda shard: f"encoding {shard}", **encoder):
+        for node, rows in run_on_actors(
+            missing, _ShardEncoder, lambda shard: f"encoding {shard}", **actor_arguments
+        ):
             by_node[node] += rows
             line.update(before + by_node.total())
-            still_held()
+            check_lock()
     return {
         "images_by_node": sorted(by_node.values(), reverse=True),
         "images_per_second": round(line.rate, 1),
@@ -59,7 +61,7 @@ def choose_precision(out: str) -> Precision:
     """
     if (found := assembly.precision(out)) is not None:
         return found
-    device, share = network_device()
+    device, share = torch_device()
     if device == "cpu":
         return best_precision(torch.device("cpu"))
     return ray.get(ray.remote(best_precision).options(num_gpus=share).remote(torch.device(device)))
@@ -72,9 +74,9 @@ def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part
         return [assembly.assemble(out, plans[0])]
 
     def assemble(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(row, lambda plan: assembly.assemble(out, plan), lambda plan: f"writing {plan}")
+        return run_task(row, lambda plan: assembly.assemble(out, plan), lambda plan: f"writing {plan}")
 
-    return list(outcomes(over(plans, assemble, num_cpus=1)))
+    return list(results(map_tasks(plans, assemble, num_cpus=1)))
 
 
 class _ShardEncoder:
@@ -87,7 +89,7 @@ class _ShardEncoder:
         self.codec = load_model(model, precision, torch.device(device))
         self.model = read_manifest(model).fingerprint
         self.out, self.keep_images = out, keep_images
-        self.made = {
+        self.encoded_on = {
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "precision": self.codec.precision,
         }
@@ -101,7 +103,7 @@ class _ShardEncoder:
         for decoded in self._decoded(shard):
             latents.append(self._latents(decoded))
             quarantine.append(decoded.quarantine)
-        assembly.write_shard(self.out, shard.index, latents, pa.concat_tables(quarantine), self.made)
+        assembly.write_shard(self.out, shard.index, latents, pa.concat_tables(quarantine), self.encoded_on)
         self.encoded.inc(shard.wanted)
         return self.node, shard.wanted
 

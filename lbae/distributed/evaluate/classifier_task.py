@@ -9,8 +9,8 @@ from ray.exceptions import RayTaskError
 from lbae.config import ModelConfig
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import start_meter, watched
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.resources import cluster_gpus, node_cpus
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.io.sources.source import Shard, Source, spread
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.classifier_training import SETTINGS, train_classifier
@@ -27,7 +27,7 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier:
     cpus = min(node_cpus(gpus), _CPUS)  # on a node that has the GPU as well
     meter = start_meter()
     ray.get(meter.set_progress.remote(0, SETTINGS["epochs"]))
-    task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=RUNS_A_NETWORK).remote(
+    task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=TORCH_RUNTIME_ENV).remote(
         source.uri, shards, config, gpus, cpus, meter
     )
     with ProgressLine("classifier", SETTINGS["epochs"], "epochs") as line, watched(meter, line):

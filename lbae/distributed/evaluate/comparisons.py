@@ -9,8 +9,8 @@ import ray
 
 from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
-from lbae.distributed.cluster.actor_pool import network_device
-from lbae.distributed.cluster.network_env import network_task
+from lbae.distributed.cluster.actor_pool import torch_device
+from lbae.distributed.cluster.torch_env import torch_task
 from lbae.distributed.evaluate.memorization import find_memorization
 from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
 from lbae.report.evaluation.cache import Reference
@@ -39,7 +39,7 @@ def compare(
     made = streams[RECONSTRUCTIONS]
     tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
-    device, share = network_device()
+    device, share = torch_device()
     pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
     paths = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
     edits: list[ray.ObjectRef] = []
@@ -77,7 +77,7 @@ def compare(
     )
 
 
-_distances, _rates = network_task(distances), network_task(rate_curve)
+_distances, _rates = torch_task(distances), torch_task(rate_curve)
 
 
 def _start_distances(
@@ -106,7 +106,7 @@ def _start_distances(
     }
 
 
-@network_task
+@torch_task
 def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
     return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
 
@@ -114,18 +114,18 @@ def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[
 def _start_edits(
     bundle: ray.ObjectRef, classifier: Classifier, latents: np.ndarray, planned: list[tuple[str, bool]]
 ) -> list[ray.ObjectRef]:
-    network, (device, share) = ray.put(classifier), network_device()
+    network, (device, share) = ray.put(classifier), torch_device()
     before = _before.options(num_gpus=share).remote(bundle, network, device, latents)
     task: Any = _edits.options(num_gpus=share)
     return [task.remote(bundle, network, device, before, name, value) for name, value in planned]
 
 
-@network_task
+@torch_task
 def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
     return before_edits(bundle.to(device), classifier.to(device), latents)
 
 
-@network_task
+@torch_task
 def _edits(
     bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool
 ) -> Edits | None:

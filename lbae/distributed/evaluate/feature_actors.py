@@ -8,8 +8,8 @@ import ray
 import torch
 
 from lbae.core.network.codec import best_precision
-from lbae.distributed.cluster.actor_pool import network_device, run_on_actors
-from lbae.distributed.cluster.network_env import network_task
+from lbae.distributed.cluster.actor_pool import run_on_actors, torch_device
+from lbae.distributed.cluster.torch_env import torch_task
 from lbae.io.sources.source import Source
 from lbae.report.evaluation.feature_extraction import BLOCK_ROWS, FeatureExtractor
 from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
@@ -22,8 +22,8 @@ Task = partial[list[FeatureBlock]]
 
 def hardware() -> dict[str, str]:
     """The kind of device on which actors run networks, and the precision at which classifiers run there."""
-    device, share = network_device()
-    precision = network_task(best_precision).options(num_gpus=share).remote(torch.device(device))
+    device, share = torch_device()
+    precision = torch_task(best_precision).options(num_gpus=share).remote(torch.device(device))
     return {"device": device, "classifier_precision": ray.get(precision)}
 
 
@@ -81,7 +81,7 @@ def _midpoints(extractor: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream
 
     Their order is random, so the pairs are the same however shards are cut or images sorted.
     """
-    stream, (device, share) = Stream(dim, len(packed)), network_device()
+    stream, (device, share) = Stream(dim, len(packed)), torch_device()
     mixed = packed[drawn_rows(len(packed), len(packed))]
     task: Any = _midpoint_block.options(num_gpus=share)
     for handle in [
@@ -92,6 +92,6 @@ def _midpoints(extractor: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream
     return stream
 
 
-@network_task
+@torch_task
 def _midpoint_block(extractor: FeatureExtractor, device: str, packed: np.ndarray, index: int) -> FeatureBlock:
     return extractor.to(device).midpoint_block(packed, index)

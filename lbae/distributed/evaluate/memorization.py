@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lbae.config import ModelConfig
-from lbae.core.prior.memory import QUERIES, distance_facts
-from lbae.distributed.latents.neighbours import Hit, nearest_in
+from lbae.core.prior.memorization import QUERIES, distance_facts
+from lbae.distributed.latent_table.neighbours import Hit, nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.sources.decode import decode_keys
@@ -63,7 +63,7 @@ def _beside(
     hits: Sequence[Sequence[Hit]],
 ) -> np.ndarray:
     """A row of samples, above rows of the training images nearest to each."""
-    keys = [table.row(hit.part, hit.group, hit.row)["key"] for some in hits for hit in some]
+    keys = [table.row(hit.part, hit.row_group, hit.row)["key"] for some in hits for hit in some]
     images = decode_keys(train, config, keys)
     beside = np.concatenate(
         [samples[: len(hits), None], images.reshape(len(hits), -1, *images.shape[1:])], axis=1

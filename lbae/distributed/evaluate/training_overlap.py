@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from lbae.distributed.cluster.network_env import network_task
 from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.distributed.cluster.torch_env import torch_task
 from lbae.io.sources.source import Shard, Source, file_digests, read_shard, shard_keys
 from lbae.report.evaluation.streams import Stream
 
@@ -31,7 +31,7 @@ def overlap_counts(tasks: list[ray.ObjectRef], tested: Stream) -> dict[str, int]
     return {"bytes": int(np.isin(tested.digests, np.concatenate(digests)).sum()), "keys": sum(keys)}
 
 
-@network_task
+@torch_task
 def _overlap(shards: Sequence[Shard], keys: pa.Array, digests: np.ndarray) -> tuple[int, np.ndarray]:
     """How many of the keys are among the training images, and the digests that are."""
     same_key = sum(pc.sum(pc.is_in(shard_keys(shard), value_set=keys)).as_py() for shard in shards)

@@ -17,17 +17,17 @@ from jaxtyping import Bool, Int8
 from lbae.core.latents.packing import unpack
 from lbae.core.network.codec import Codec
 from lbae.core.prior.appearance import appearance
-from lbae.core.prior.mixture import Candidate, nearest_center, try_clusters, try_partition
-from lbae.distributed.latents.grouped_sums import Partitioner
-from lbae.distributed.latents.row_group_assignment import assign_row_groups
-from lbae.distributed.latents.table_scan import Scan
+from lbae.core.prior.mixture import ScoredPartition, nearest_center, try_clusters, try_partition
+from lbae.distributed.latent_table.grouped_sums import Partitioner
+from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
+from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 from lbae.io.sources.source import held_out, key_fractions
 
-_CANDIDATES = (200, 50, 10, 1)
-_ROWS_PER_BIT = 3  # a component has at least N / 3 rows on average
+_COMPONENT_COUNTS = (200, 50, 10, 1)
+_BITS_PER_ROW = 3  # a component has at least N / 3 rows on average
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
@@ -36,11 +36,11 @@ _DECODED_ROWS, _DECODED_VALUES = 2**12, 2**24  # images decoded at a time at mos
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Rows drawn uniformly, as many as fit in memory, and their latents; ``held`` are held out of fitting."""
+    """Rows drawn uniformly, as many as fit in memory, and their latents; ``held_out`` are not fitted."""
 
     rows: pa.Table
     latents: Int8[np.ndarray, "K N"]
-    held: Bool[np.ndarray, "K"]
+    held_out: Bool[np.ndarray, "K"]
 
 
 def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
@@ -50,17 +50,19 @@ def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
     """
     share = min(1.0, _SUBSET_ROWS / found.rows)
     columns = ["key", "latent", *([by] if by else [])]
-    tasks = [_draw.remote(table, groups, columns, share) for groups in assign_row_groups(found.groups)]
+    tasks = [
+        _draw.remote(table, row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)
+    ]
     rows = pa.concat_tables(ray.get(tasks))
     rows = rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
     return Subset(
-        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held=held_out(rows["key"])
+        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held_out=held_out(rows["key"])
     )
 
 
 @ray.remote
-def _draw(table: LatentTable, groups: list[RowGroup], columns: list[str], share: float) -> pa.Table:
-    batches = table.batches(groups, columns)
+def _draw(table: LatentTable, row_groups: list[RowGroup], columns: list[str], share: float) -> pa.Table:
+    batches = table.batches(row_groups, columns)
     if share == 1:
         return pa.concat_tables(batches)
     return pa.concat_tables(rows.filter(pa.array(key_fractions(rows["key"]) < share)) for rows in batches)
@@ -95,19 +97,21 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
 
     labels = partitioner(subset.rows)
     known = labels >= 0
-    if not (known & ~subset.held).any():
+    if not (known & ~subset.held_out).any():
         raise UserError(
             f"column {column!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
             " learn from, all of them held out: too few for one component per value"
         )
-    tried: Candidate = ray.get(_try_classes.remote(subset.latents[known], subset.held[known], labels[known]))
+    scored: ScoredPartition = ray.get(
+        _try_classes.remote(subset.latents[known], subset.held_out[known], labels[known])
+    )
     return Partition(
         count=len(values),
         partitioner=partitioner,
         columns=["latent", column],
-        within=tried.within,
-        shrinkage=tried.shrinkage,
-        facts=tried.facts(),
+        within=scored.within,
+        shrinkage=scored.shrinkage,
+        facts=scored.facts(),
     )
 
 
@@ -121,28 +125,30 @@ def cluster_partitions(
         subset: the rows to learn from.
         codec: decodes latents.
         attributes: number of attributes in the prior, which count in its size.
-        count: number of clusters; None for several partitions, from as many as rows and bundle size allow
-            down.
+        count: number of clusters; None tries decreasing counts, from the most that rows and bundle size
+            allow.
         seed: seed of the clustering.
     """
-    train = subset.latents[~subset.held]
+    train = subset.latents[~subset.held_out]
     if count and count > len(train):
         raise UserError(
             f"components is {count}; allowed: 1 to the {len(train)} rows that are not held out of clustering"
         )
     if not len(train):
-        raise UserError(f"all {len(subset.held)} rows are held out of clustering; give a table of more rows")
+        raise UserError(
+            f"all {len(subset.held_out)} rows are held out of clustering; give a table of more rows"
+        )
     shared, step = ray.put(codec), _decoded_rows(codec)
     tasks = [_appearance.remote(shared, train[i : i + step]) for i in range(0, len(train), step)]
     appearances = np.concatenate(ray.get(tasks))
-    unseen = subset.latents[subset.held][:_HELD_OUT_ROWS]
+    unseen = subset.latents[subset.held_out][:_HELD_OUT_ROWS]
     known = [ray.put(array) for array in (train, appearances, unseen)]
     for number in [count] if count else _cluster_counts(table, subset, attributes):
         yield _appearance_partition(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
 
 
-def _appearance_partition(table: LatentTable, codec: Codec, candidate: Candidate) -> Partition:
-    centers = candidate.centers
+def _appearance_partition(table: LatentTable, codec: Codec, scored: ScoredPartition) -> Partition:
+    centers = scored.centers
     assert centers is not None
     step = _decoded_rows(codec)
 
@@ -157,9 +163,9 @@ def _appearance_partition(table: LatentTable, codec: Codec, candidate: Candidate
         count=len(centers),
         partitioner=partitioner,
         columns=["latent"],
-        within=candidate.within,
-        shrinkage=candidate.shrinkage,
-        facts=candidate.facts(),
+        within=scored.within,
+        shrinkage=scored.shrinkage,
+        facts=scored.facts(),
     )
 
 
@@ -170,11 +176,13 @@ def _decoded_rows(codec: Codec) -> int:
 def _cluster_counts(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
     """Numbers of clusters to try, most first, with enough rows per component and a prior of limited size.
 
-    One, where no rows are held out to say whether more would memorize.
+    One only, if no rows are held out to tell whether more clusters would memorize.
     """
     rows, bits = table.manifest.rows, table.latent_dim
-    most = min(_ROWS_PER_BIT * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
-    return [number for number in _CANDIDATES if number <= max(1, most)] if subset.held.any() else [1]
+    most = min(_BITS_PER_ROW * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
+    return (
+        [number for number in _COMPONENT_COUNTS if number <= max(1, most)] if subset.held_out.any() else [1]
+    )
 
 
 @ray.remote
@@ -186,5 +194,5 @@ _try_clusters = ray.remote(try_clusters)
 
 
 @ray.remote
-def _try_classes(latents: np.ndarray, held: np.ndarray, labels: np.ndarray) -> Candidate:
-    return try_partition(latents[~held], labels[~held], latents[held][:_HELD_OUT_ROWS])
+def _try_classes(latents: np.ndarray, held_out: np.ndarray, labels: np.ndarray) -> ScoredPartition:
+    return try_partition(latents[~held_out], labels[~held_out], latents[held_out][:_HELD_OUT_ROWS])

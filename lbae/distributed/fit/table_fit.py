@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import ray
 
-from lbae.core.latents.attribute_statistics import known_mean
 from lbae.core.latents.normals import pooled_factor
+from lbae.core.moments.attribute_statistics import known_mean
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Sampler
 from lbae.distributed.fit.partition import Partition, cluster_partitions, column_partition, draw_subset
-from lbae.distributed.fit.prior_candidates import (
+from lbae.distributed.fit.prior_fitter import (
     FittedPrior,
     Moments,
     PriorFitter,
     single_gaussian_moments,
 )
-from lbae.distributed.latents.table_scan import scan
+from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact as model_io
 from lbae.io.artifacts.attribute_columns import Attribute
@@ -53,7 +53,7 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFit:
-    """The fitted prior, facts about all candidates, moments of priors by name, and the pooled factor."""
+    """The fitted prior, facts about all that were tried, moments of priors by name, and the pooled factor."""
 
     fitted: FittedPrior
     tried: list[dict[str, Any]]
@@ -107,7 +107,7 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
         )
     fitter = PriorFitter(
         table=table,
-        row_groups=found.groups,
+        row_groups=found.row_groups,
         attributes=inputs.attributes,
         attribute_means=known_mean(sums),
         sampler=settings.sampler,

@@ -18,8 +18,8 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.distributed.serve.replica_bundles import OpenBackend, ReplicaBundles
@@ -97,7 +97,7 @@ def application(
     compute = {
         "num_cpus": cpus,
         "num_gpus": share_of_gpu(cluster_gpus(), most),
-        "runtime_env": RUNS_A_NETWORK,
+        "runtime_env": TORCH_RUNTIME_ENV,
     }
     # A replica's share of its node. A batch keeps no more than a few threads busy.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))

@@ -61,14 +61,8 @@ class StreamingFeed:
     def __init__(
         self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int
     ) -> None:
-        self._rows, self._model, self.batch, self.steps, self._seed, self._epochs = (
-            rows,
-            model,
-            batch,
-            steps,
-            seed,
-            epochs,
-        )
+        self._rows, self._model, self._seed, self._epochs = rows, model, seed, epochs
+        self.batch, self.steps = batch, steps
         self._thread = ThreadPoolExecutor(1)
         self._tables: Iterator[pa.Table] | None = None
         self.bad = 0

@@ -1,4 +1,4 @@
-"""Training as a Ray Train job: data-parallel workers, a checkpoint an epoch, a published model at the end."""
+"""Training as a Ray Train job: data-parallel workers, one checkpoint per epoch, a published model."""
 
 import math
 import os
@@ -16,9 +16,9 @@ from torch import Tensor
 from lbae.config import Config
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
-from lbae.distributed.cluster.network_env import RUNS_A_NETWORK
 from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.train.streaming_feed import streamed_images
 from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
@@ -38,8 +38,9 @@ _RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds th
 
 
 def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
-    """What was asked for, else resident where decoded images take little of the workers' nodes' memory; and
-    the sizes.
+    """Return the feed, and a text of the sizes that it was chosen by.
+
+    ``auto`` is resident if the decoded images take little of the memory of the workers' nodes.
     """
     size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
@@ -58,8 +59,9 @@ def _workers_memory(workers: int) -> float:
 
 
 def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
-    """UserError when the batch cannot be shared by the workers, the least is more than all, or none could
-    decode.
+    """UserError if the workers cannot share the batch, or ``least`` is not possible.
+
+    It is at most ``count``; with a streaming feed on CPUs, later workers would take those that decode.
     """
     if config.train.batch_size % count:
         raise UserError(
@@ -70,8 +72,7 @@ def check_workers(count: int, least: int | None, config: Config, feed: FeedKind)
     if least not in (None, count) and feed == "streaming" and not cluster_gpus():
         raise UserError(
             f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start"
-            f" later take the"
-            " CPUs that decode the stream; give --feed resident, or leave --min-workers out"
+            " later take the CPUs that decode the stream; give --feed resident, or leave --min-workers out"
         )
 
 
@@ -118,7 +119,7 @@ def run_workers(
             name=_RUN,
             storage_path=place,
             storage_filesystem=filesystem,
-            worker_runtime_env=RUNS_A_NETWORK,
+            worker_runtime_env=TORCH_RUNTIME_ENV,
             callbacks=[_NoRestart(settings.meter)],
             failure_config=ray.train.FailureConfig(max_failures=restarts, controller_failure_limit=_STARTS),
             checkpoint_config=ray.train.CheckpointConfig(
@@ -163,10 +164,8 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
             return worker_failure(failed, folder)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
-            f" tries; the"
-            f" cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold: lower"
-            f" --workers, or try"
-            f" again later ({str(failed).splitlines()[0]})"
+            f" tries; the cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold:"
+            f" lower --workers, or try again later ({str(failed).splitlines()[0]})"
         )
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     return root_cause(next(iter(workers.values()), error))

@@ -1,6 +1,4 @@
-"""What every worker of a training run does: its images, the loop, and after every epoch a report with a
-checkpoint.
-"""
+"""The work of one training worker: its images, the loop, and a report with a checkpoint per epoch."""
 
 import errno
 import io
@@ -45,11 +43,8 @@ FeedKind = Literal["resident", "streaming"]
 STATE = "state.pt"  # of a checkpoint
 ROWS = "train"  # the Ray data set of a streaming run
 
-_LOSSES = {
-    "train_loss": "loss",
-    "validation_loss": "held out",
-    "test_loss": "test",
-}  # of an epoch, as its line says them
+# Losses of an epoch: the name in its facts, and the name on its line.
+_LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}
 _HELD_OUT = 10_000  # images of a streaming run, over all workers
 _WATCHED = 1024  # held-out images whose bits are looked at
 _SHOWN = 16
@@ -123,7 +118,7 @@ def _work(settings: Settings) -> None:
     reporter.restore(state)
     if rank == 0:
         done, total = (
-            epochs * reporter.images_an_epoch for epochs in (len(state.history), config.train.epochs)
+            epochs * reporter.images_per_epoch for epochs in (len(state.history), config.train.epochs)
         )
         ray.get(meter.set_progress.remote(done, total))
     train(
@@ -155,9 +150,7 @@ def _total(*counts: int) -> list[int]:
 def _decoded(
     settings: Settings, source: image_source.Source, rank: int, world: int
 ) -> tuple[Tensor, Tensor, int]:
-    """This worker's share of a source, without those held out and those; and how many of all workers' are no
-    images.
-    """
+    """This worker's trained and held-out images of a source, and all workers' count of undecodable ones."""
     trained, held_out = (
         [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
     )
@@ -221,9 +214,7 @@ def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
 
 
 class _Reporter:
-    """Reports every epoch: to Ray Train with a checkpoint that the run continues from, to TensorBoard, to
-    Ray's metrics.
-    """
+    """Reports every epoch to TensorBoard, Ray's metrics, and Ray Train with a checkpoint to resume from."""
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
         device = ray.train.torch.get_device()
@@ -231,7 +222,7 @@ class _Reporter:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
         self._settings, self._images, self._rank = settings, images, rank
-        self.images_an_epoch = (
+        self.images_per_epoch = (
             images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
         )
         self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
@@ -258,7 +249,7 @@ class _Reporter:
             )
             self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
         now = time.monotonic()
-        self._facts["images_per_second"] = round(self.images_an_epoch / (now - self._since), 1)
+        self._facts["images_per_second"] = round(self.images_per_epoch / (now - self._since), 1)
         self._since = now
         metrics = {
             **self._facts,

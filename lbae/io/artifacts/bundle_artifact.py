@@ -17,8 +17,8 @@ import torch
 
 from lbae.config import Config
 from lbae.core.bundle import Bundle
-from lbae.core.latents.attribute_statistics import AttributeStatistics
 from lbae.core.latents.normals import Normals
+from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 from lbae.errors import LbaeError, UserError

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from lbae.core.latents.attribute_statistics import leading_bits
+from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.core.moments.bit_health import bit_health
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact as bundle
 from lbae.io.artifacts import latent_table
@@ -58,7 +58,7 @@ def _bits_of_latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
     groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
     packed = np.concatenate([latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])])
-    return _bits(moment_sums(packed, table.latent_dim))
+    return _bits(sum_packed(packed, table.latent_dim))
 
 
 def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from lbae.config import ModelConfig
-from lbae.core.latents.attribute_statistics import attribute_statistics
+from lbae.core.moments.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.fidelity import covariance, moment_errors
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.fit.prior_candidates import Moments
+from lbae.distributed.fit.prior_fitter import Moments
 from lbae.distributed.fit.table_fit import FitSettings, fit_table, read_fit_inputs
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact as bundle_io

@@ -6,7 +6,7 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.cluster.tasks import answered, outcomes, over
+from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.io.artifacts import image_parts as parts_io
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts.output import Output
@@ -66,7 +66,7 @@ def _written(images: Source, output: Output, still_held: Callable[[], None]) -> 
     wanted = sum(shard.wanted for shard in shards)
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(
+        return run_task(
             row,
             lambda plan: parts_io.ingest_part(out, *plan),
             lambda plan: f"writing part {plan[0]} from {plan[1][0]} and what follows",
@@ -74,7 +74,7 @@ def _written(images: Source, output: Output, still_held: Callable[[], None]) -> 
 
     parts = []
     with ProgressLine("ingest", wanted, "images") as line:
-        for part in outcomes(over(parts_io.plan_image_parts(shards), write, num_cpus=1)):
+        for part in results(map_tasks(parts_io.plan_image_parts(shards), write, num_cpus=1)):
             parts.append(part)
             line.update(line.done + part.rows + part.bad)
             still_held()
@@ -90,13 +90,13 @@ def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ..
     """The shards without images that have the bytes of one before them."""
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
-        return answered(
+        return run_task(
             row, lambda shard: (shard.index, parts_io.digests(shard)), lambda shard: f"reading {shard}"
         )
 
     found = {}
     with ProgressLine("compare", images.rows, "images") as line:
-        for index, digests in outcomes(over(images.shards, look, num_cpus=1)):
+        for index, digests in results(map_tasks(images.shards, look, num_cpus=1)):
             found[index] = digests
             line.update(line.done + len(digests))
             still_held()

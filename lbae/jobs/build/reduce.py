@@ -7,9 +7,9 @@ from typing import Any
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.latents.sum_tasks import moment_sums_of
-from lbae.distributed.latents.table_scan import Scan, scan
-from lbae.distributed.latents.unique_keys import check_unique_keys
+from lbae.distributed.latent_table.sum_tasks import moment_sums_of
+from lbae.distributed.latent_table.table_scan import Scan, scan
+from lbae.distributed.latent_table.unique_keys import check_unique_keys
 from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact as moments_io
 from lbae.io.artifacts.attribute_columns import (
@@ -95,7 +95,7 @@ def _sums(
     table: LatentTable, found: Scan, attributes: tuple[Attribute, ...], tasks: int | None
 ) -> tuple[MomentSums, dict[str, Any]]:
     with ProgressLine("reduce", found.rows, "rows") as line:
-        sums, statistics = moment_sums_of(table, found.groups, attributes, tasks, line.update)
+        sums, statistics = moment_sums_of(table, found.row_groups, attributes, tasks, line.update)
     return sums, statistics.facts()
 
 
@@ -158,7 +158,7 @@ def _update(
     if not new:
         return output.unchanged()
     output.begin()
-    rest = replace(found, groups=[group for group in found.groups if group.part in new])
+    rest = replace(found, row_groups=[group for group in found.row_groups if group.part in new])
     added, facts = _sums(table, rest, attributes, tasks)
     result = {"added_rows": rest.rows, **facts, **unused, "seconds": _since(started)}
     return _save(output, sums + added, table, found, attributes, result)

@@ -5,7 +5,7 @@ from typing import Any
 from lbae.core.latents.packing import pack
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.latents.neighbours import nearest_in
+from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.manifest import read_manifest
@@ -50,7 +50,7 @@ def search(
     with session(address):
         check_storage([latents], [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
-    found = [{"distance": hit.distance, **table.row(hit.part, hit.group, hit.row)} for hit in hits]
+    found = [{"distance": hit.distance, **table.row(hit.part, hit.row_group, hit.row)} for hit in hits]
     if out:
         originals = decode_keys(
             plan(data or table.made_from("data")), codec.config, [row["key"] for row in found]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lbae.core.moments.kernel import moment_sums
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import EDITS, Edits
@@ -49,7 +49,7 @@ class Findings:
         """Moments of the samples of every prior, and of the latents of the test images."""
         priors: dict[str, Stream] = {name: stream for name, stream in self.streams.items() if name in PRIORS}
         named = {"test latents": self.streams[RECONSTRUCTIONS], **priors}
-        return {name: moment_sums(stream.latents, latent_dim) for name, stream in named.items()}
+        return {name: sum_packed(stream.latents, latent_dim) for name, stream in named.items()}
 
 
 def left_out_by(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[str, str]:

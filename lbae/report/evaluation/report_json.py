@@ -11,7 +11,7 @@ import lbae
 from lbae.core.moments.bit_health import bit_health
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.fidelity import moment_errors
-from lbae.core.prior.memory import QUERIES
+from lbae.core.prior.memorization import QUERIES
 from lbae.report.evaluation.edits import LATENTS
 from lbae.report.evaluation.findings import Findings
 from lbae.report.evaluation.inputs import EvaluationInputs

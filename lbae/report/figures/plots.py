@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from scipy import stats
 
-from lbae.core.latents.attribute_statistics import AttributeStatistics
+from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.moments.drift import Drift
 
 _COLORS = _BLUE, _ORANGE, _GREEN = "#0072b2", "#d55e00", "#009e73"

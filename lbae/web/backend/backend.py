@@ -13,9 +13,9 @@ from fastapi import Depends, Request
 
 from lbae.config import ModelConfig, Precision
 from lbae.core.bundle import Bundle
-from lbae.core.latents.attribute_statistics import leading_bits
 from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
+from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.errors import LbaeError
 from lbae.web.backend.batching import Batcher
 

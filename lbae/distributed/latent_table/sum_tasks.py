@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pyarrow as pa
 import ray
 
-from lbae.core.moments.kernel import BLOCK_ROWS, MomentAccumulator
+from lbae.core.moments.moment_accumulator import BLOCK_ROWS, MomentAccumulator
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.distributed.cluster.resources import cluster_cpus
-from lbae.distributed.latents.reduction_tree import ReductionTree, Report, this_node
-from lbae.distributed.latents.row_group_assignment import assign_row_groups
-from lbae.distributed.latents.task_statistics import TaskStatistics
+from lbae.distributed.latent_table.reduction_tree import ReductionTree, Report, this_node
+from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
+from lbae.distributed.latent_table.task_statistics import TaskStatistics
 from lbae.io.artifacts.attribute_columns import Attribute, indicators
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 
 
 def moment_sums_of(
     table: LatentTable,
-    groups: Sequence[RowGroup],
+    row_groups: Sequence[RowGroup],
     attributes: tuple[Attribute, ...],
     tasks: int | None,
     on_rows: Callable[[int], None],
@@ -30,13 +30,13 @@ def moment_sums_of(
 
     Args:
         table: the latent table.
-        groups: its row groups to sum.
+        row_groups: its row groups to sum.
         attributes: the attributes to sum with the bits.
         tasks: the largest number of tasks; by CPUs and rows when None.
         on_rows: called with the number of rows summed so far.
     """
     total, root = TaskStatistics(), None
-    for _, sums, statistics in sum_row_groups(table, [assign_row_groups(groups, tasks)], attributes):
+    for _, sums, statistics in sum_row_groups(table, [assign_row_groups(row_groups, tasks)], attributes):
         total.add(statistics)
         on_rows(total.rows)
         root = sums
@@ -46,9 +46,10 @@ def moment_sums_of(
 def sum_row_groups(
     table: LatentTable, assignments: Iterable[list[list[RowGroup]]], attributes: tuple[Attribute, ...]
 ) -> Iterator[tuple[int, ray.ObjectRef | None, TaskStatistics]]:
-    """For each completed task the index of its assignment, its sum once that is complete, and its statistics.
+    """Yield (assignment index, reference of the sum or None, statistics) per completed task.
 
-    Each assignment lists the row groups of every task of one sum. Few sums are under way at a time.
+    Each assignment lists the row groups of every task of one sum; the reference comes with its last task.
+    Few sums are computed at a time.
     """
     side = table.latent_dim + 2 * len(attributes) + 1
     waiting = deque(enumerate(assignments))

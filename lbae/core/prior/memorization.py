@@ -1,4 +1,4 @@
-"""Does a prior remember its training latents? Distances of new latents to the nearest of them say so."""
+"""Whether a prior memorizes its training latents, by the distances of new latents to the nearest of them."""
 
 from typing import Any
 
@@ -13,8 +13,9 @@ _CHUNK = 2**14
 def nearest_distances(
     latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N"]
 ) -> Int64[np.ndarray, "K"]:
-    """Hamming distance of every latent to the nearest of ``among``; exact, since sums of +1 and -1 fit
-    float32.
+    """Hamming distance of every latent to the nearest of ``among``.
+
+    Exact, because sums of +1 and -1 fit float32.
     """
     queries = torch.from_numpy(latents).float().T
     agreement = torch.full((len(latents),), -float(latents.shape[1]))
@@ -31,18 +32,16 @@ def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N
 
 
 def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
-    """1st and 50th percentile of distances to the nearest, in bits, how many are 0: exact copies, and of how
-    many.
-    """
+    """Percentiles 1 and 50 of distances to the nearest, in bits, and how many are copies (0), of how many."""
     percentiles = np.percentile(found, [1, 50]).tolist()
     return {"percentiles_1_50": percentiles, "copies": int((found == 0).sum()), "queries": len(found)}
 
 
-def remembers(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
-    """Whether drawn latents lie nearer to the training latents than unseen ones do, by the
-    :func:`nearest_facts` of both.
+def memorizes(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
+    """Whether drawn latents lie nearer to the training latents than unseen ones do.
 
-    So do those with the larger share of copies; there may be more drawn than unseen ones.
+    Compares the :func:`nearest_facts` of both. A larger share of copies counts as nearer; there may be more
+    drawn than unseen latents.
     """
     nearer = np.less(drawn["percentiles_1_50"], unseen["percentiles_1_50"]).any()
     return bool(nearer) or drawn["copies"] * unseen["queries"] > unseen["copies"] * drawn["queries"]

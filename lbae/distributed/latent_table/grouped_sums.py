@@ -1,4 +1,4 @@
-"""Moment sums of groups of rows: one pass writes the rows by group, then each group is summed."""
+"""Moment sums per component: one pass writes the rows by component, then each component is summed."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -7,35 +7,36 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from lbae.distributed.latents.row_group_assignment import TASK_ROWS, assign_row_groups
-from lbae.distributed.latents.sum_tasks import sum_row_groups
+from lbae.distributed.latent_table.row_group_assignment import TASK_ROWS, assign_row_groups
+from lbae.distributed.latent_table.sum_tasks import sum_row_groups
 from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, write_parquet
 from lbae.io.storage.location import resolve
 
-# The group of every row, from 0; below 0 for rows that belong to no group.
+# The component of every row, from 0; below 0 for rows that belong to none.
 Partitioner = Callable[[pa.Table], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupedRows:
-    """A table written anew with the rows of each group in row groups of their own, below ``table.uri``."""
+    """A table rewritten at ``table.uri``, with the rows of each component in row groups of their own."""
 
     table: LatentTable
-    groups: list[list[RowGroup]]
+    row_groups: list[list[RowGroup]]  # per component
 
     def sums(self, attributes: tuple[Attribute, ...]) -> Iterator[tuple[int, ray.ObjectRef]]:
-        """The index and the moment sums of each group, in completion order.
+        """Yield (component, reference of its moment sums) in completion order.
 
-        No process holds the sums of more than one group, unless the caller keeps them.
+        No process holds the sums of more than one component, unless the caller keeps them.
         """
         tasks = [
-            assign_row_groups(group, max(1, sum(g.rows for g in group) // TASK_ROWS)) or [[]]
-            for group in self.groups
+            assign_row_groups(row_groups, max(1, sum(group.rows for group in row_groups) // TASK_ROWS))
+            or [[]]
+            for row_groups in self.row_groups
         ]
-        for index, sums, _ in sum_row_groups(self.table, tasks, attributes):
+        for component, sums, _ in sum_row_groups(self.table, tasks, attributes):
             if sums is not None:
-                yield index, sums
+                yield component, sums
 
     def remove(self) -> None:
         """Remove the files."""
@@ -50,13 +51,13 @@ def write_grouped(
     columns: list[str],
     scratch: str,
 ) -> GroupedRows:
-    """Write the rows of a table by group.
+    """Write the rows of a table by component, and return the table written.
 
     Args:
         table: the latent table.
         row_groups: which of its row groups to read.
-        partitioner: maps rows to their groups; it sees ``columns``.
-        count: number of groups.
+        partitioner: maps rows to their components; it sees ``columns``.
+        count: number of components.
         columns: the columns to read and to write.
         scratch: URI of the folder to write to.
     """
@@ -66,11 +67,11 @@ def write_grouped(
         _write_by_group.remote(table, written, assigned, shared, columns, index)
         for index, assigned in enumerate(assign_row_groups(row_groups))
     ]
-    groups: list[list[RowGroup]] = [[] for _ in range(count)]
+    by_component: list[list[RowGroup]] = [[] for _ in range(count)]
     for found in ray.get(tasks):
-        for index, row_group in found:
-            groups[index].append(row_group)
-    return GroupedRows(table=written, groups=groups)
+        for component, row_group in found:
+            by_component[component].append(row_group)
+    return GroupedRows(table=written, row_groups=by_component)
 
 
 @ray.remote
@@ -82,13 +83,13 @@ def _write_by_group(
     columns: list[str],
     index: int,
 ) -> list[tuple[int, RowGroup]]:
-    """Write one part file, a row group per group; the group of each row group."""
+    """Write one part file with one row group per component; return (component, row group) pairs."""
     rows = pa.concat_tables(table.batches(row_groups, columns)).combine_chunks()
-    group = partitioner(rows)
-    order = np.argsort(group, kind="stable")
-    present, lengths = np.unique(group[group >= 0], return_counts=True)
+    component = partitioner(rows)
+    order = np.argsort(component, kind="stable")
+    present, lengths = np.unique(component[component >= 0], return_counts=True)
     if not len(present):
         return []
     name = f"part-{index:05d}.parquet"
-    write_parquet(written.uri, name, rows.take(order[(group < 0).sum() :]), lengths.tolist())
+    write_parquet(written.uri, name, rows.take(order[(component < 0).sum() :]), lengths.tolist())
     return list(zip(present.tolist(), written.footer(name, columns)[0], strict=True))

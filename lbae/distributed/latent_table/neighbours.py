@@ -9,7 +9,7 @@ from jaxtyping import Int64, UInt8
 
 from lbae.core.latents.hamming import nearest
 from lbae.distributed.cluster.resources import cluster_cpus
-from lbae.distributed.latents.row_group_assignment import assign_row_groups
+from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 
 _TASK_ROWS = 2**20
@@ -23,7 +23,7 @@ class Hit:
 
     distance: int
     part: str
-    group: int
+    row_group: int
     row: int
 
 
@@ -31,7 +31,7 @@ class Hit:
 class Nearest:
     """The ``k`` nearest latents of every query, nearest first; fewer where the table has fewer rows."""
 
-    groups: Sequence[RowGroup]
+    row_groups: Sequence[RowGroup]
     found: Int64[np.ndarray, "Q k"]
 
     @property
@@ -41,39 +41,44 @@ class Nearest:
 
     def hits(self, query: int) -> list[Hit]:
         """The latents nearest to one query."""
-        starts = np.cumsum([0, *(group.rows for group in self.groups)])
+        starts = np.cumsum([0, *(group.rows for group in self.row_groups)])
         found = []
         for distance, row in zip(self.distances[query], self.found[query] & (2**_ROW_BITS - 1), strict=True):
             place = int(np.searchsorted(starts, row, side="right")) - 1
-            group = self.groups[place]
+            group = self.row_groups[place]
             found.append(
-                Hit(distance=int(distance), part=group.part, group=group.index, row=int(row - starts[place]))
+                Hit(
+                    distance=int(distance),
+                    part=group.part,
+                    row_group=group.index,
+                    row=int(row - starts[place]),
+                )
             )
         return found
 
 
 def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
     """The k latents of a table nearest to each of some packed ones; of equal distances the first."""
-    groups = [group for part in table.parts for group in table.footer(part, [])[0]]
+    row_groups = [group for part in table.parts for group in table.footer(part, [])[0]]
     tasks = max(cluster_cpus(), -(-table.manifest.rows // _TASK_ROWS))
     shared = ray.put(table), ray.put(packed)
     partial, start = [], 0
-    for assigned in assign_row_groups(groups, tasks):
+    for assigned in assign_row_groups(row_groups, tasks):
         partial.append(_nearest.remote(*shared, assigned, start, k))
         start += sum(group.rows for group in assigned)
     found = np.empty((len(packed), 0), dtype=np.int64)
     for part in partial:
         found = np.sort(np.concatenate([found, ray.get(part)], axis=1), axis=1)[:, :k]
-    return Nearest(groups=groups, found=found)
+    return Nearest(row_groups=row_groups, found=found)
 
 
 @ray.remote(num_cpus=1)
 def _nearest(
-    table: LatentTable, packed: UInt8[np.ndarray, "Q B"], groups: Sequence[RowGroup], start: int, k: int
+    table: LatentTable, packed: UInt8[np.ndarray, "Q B"], row_groups: Sequence[RowGroup], start: int, k: int
 ) -> Int64[np.ndarray, "Q k"]:
     """Distances and rows as one number; ``start`` is the table's row at which the row groups begin."""
     found = np.empty((len(packed), 0), dtype=np.int64)
-    for rows in table.batches(groups, ["latent"]):
+    for rows in table.batches(row_groups, ["latent"]):
         distances, places = nearest(packed, packed_latents(rows), k)
         some = (distances.astype(np.int64) << _ROW_BITS) | (places + start)
         found = np.sort(np.concatenate([found, some], axis=1), axis=1)[:, :k]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lbae.core.prior.memory import nearest_distances, nearest_facts, remembers
+from lbae.core.prior.memorization import memorizes, nearest_distances, nearest_facts
 
 LATENTS = hnp.arrays(np.int8, st.tuples(st.integers(1, 9), st.just(13)), elements=st.sampled_from([-1, 1]))
 
@@ -31,13 +31,13 @@ def test_latents_nearer_than_unseen_ones_are_remembered(flips, expected):
         near[:, :bits] *= -1
         return near
 
-    assert remembers(nearest_facts(flipped(flips), known), nearest_facts(flipped(3), known)) is expected
+    assert memorizes(nearest_facts(flipped(flips), known), nearest_facts(flipped(3), known)) is expected
 
 
 def test_a_copy_is_remembered_even_when_the_percentiles_are_far():
     facts = {"percentiles_1_50": [3.0, 9.0], "copies": 0, "queries": 100}
-    assert remembers({**facts, "copies": 1}, facts)
-    assert not remembers({**facts, "copies": 1}, {**facts, "copies": 1})
+    assert memorizes({**facts, "copies": 1}, facts)
+    assert not memorizes({**facts, "copies": 1}, {**facts, "copies": 1})
 
 
 def test_copies_are_compared_by_their_shares():
@@ -46,6 +46,6 @@ def test_copies_are_compared_by_their_shares():
     unseen[2:, 7] = 1  # 2 of 20 are copies
     drawn = np.tile(unseen, (10, 1))
     assert nearest_facts(drawn, known) == {"percentiles_1_50": [0.0, 1.0], "copies": 20, "queries": 200}
-    assert not remembers(nearest_facts(drawn, known), nearest_facts(unseen, known))
+    assert not memorizes(nearest_facts(drawn, known), nearest_facts(unseen, known))
     drawn[-1] = known[0]
-    assert remembers(nearest_facts(drawn, known), nearest_facts(unseen, known))
+    assert memorizes(nearest_facts(drawn, known), nearest_facts(unseen, known))

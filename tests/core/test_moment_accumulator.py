@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments import kernel
-from lbae.core.moments.kernel import BLOCK_ROWS, MomentAccumulator, moment_sums
+from lbae.core.moments import moment_accumulator
+from lbae.core.moments.moment_accumulator import BLOCK_ROWS, MomentAccumulator, sum_packed
 from tests import reference
 
 
@@ -34,7 +34,7 @@ def rows(seed: int, count: int, n: int, attributes: int):
 def test_sums_equal_the_definition(seed, count, n, attributes):
     latents, present, absent = rows(seed, count, n, attributes)
     names = tuple(f"a{i}" for i in range(attributes))
-    sums = moment_sums(pack(latents), n, names, present, absent)
+    sums = sum_packed(pack(latents), n, names, present, absent)
     assert sums.count == count
     np.testing.assert_array_equal(sums.sums, reference.moment_sums(latents, present, absent))
 
@@ -45,7 +45,7 @@ def test_strips_and_blocks_do_not_show(n):
     count = BLOCK_ROWS + 77
     latents, present, absent = rows(n, count, n, 2)
     s = np.concatenate([latents, present, absent, np.ones((count, 1))], axis=1)
-    found = moment_sums(pack(latents), n, ("a", "b"), present, absent)
+    found = sum_packed(pack(latents), n, ("a", "b"), present, absent)
     np.testing.assert_array_equal(found.sums, s.T @ s)  # float64 is exact below 2**53
 
 
@@ -53,12 +53,12 @@ def test_strips_and_blocks_do_not_show(n):
 def test_any_sharding_and_order_gives_the_same_sums(seed, cuts, random):
     latents, present, absent = rows(seed, 40, 17, 2)
     names = ("a", "b")
-    whole = moment_sums(pack(latents), 17, names, present, absent)
+    whole = sum_packed(pack(latents), 17, names, present, absent)
     order = np.random.default_rng(seed).permutation(40)
     edges = sorted({0, 40, *cuts})
     shards = [order[a:b] for a, b in itertools.pairwise(edges)]
     random.shuffle(shards)
-    parts = [moment_sums(pack(latents[s]), 17, names, present[s], absent[s]) for s in shards]
+    parts = [sum_packed(pack(latents[s]), 17, names, present[s], absent[s]) for s in shards]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -80,6 +80,6 @@ def test_padding_bits_and_long_blocks_are_refused():
 
 def test_int8_only_where_the_processor_has_it(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_vnni": False})
-    assert not kernel.has_int8_products()
+    assert not moment_accumulator.has_int8_products()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
-    assert kernel.has_int8_products()
+    assert moment_accumulator.has_int8_products()

@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.distributed.latents.task_statistics import TaskStatistics
+from lbae.distributed.latent_table.task_statistics import TaskStatistics
 
 _FAN_IN = 8
 
@@ -52,8 +52,9 @@ class ReductionTree:
             merged, merge_report = _merge.options(scheduling_strategy=here).remote(*parts)
             self._running[merge_report] = merged, nodes
         if not self._running:
-            ((node, (self.root,)),) = ((node, held) for node, held in self._held.items() if held)
-            statistics.moved_bytes += self._sums_bytes * (node != this_node())
+            (root_node,) = (node for node, held in self._held.items() if held)
+            (self.root,) = self._held[root_node]
+            statistics.moved_bytes += self._sums_bytes * (root_node != this_node())
         return statistics
 
     def _next_merges(self) -> list[list[tuple[str, ray.ObjectRef]]]:

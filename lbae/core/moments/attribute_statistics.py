@@ -52,16 +52,14 @@ class AttributeStatistics:
 
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
-        """Bits on which an attribute's lift is more than chance, by z = lift / error at the false discovery
-        rate.
-        """
+        """Bits with a significant lift per attribute, by z = lift / error at the false discovery rate."""
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
         return _discoveries(2 * special.ndtr(-z))
 
 
 def _discoveries(p: Float64[np.ndarray, "A N"]) -> Bool[np.ndarray, "A N"]:
-    """Benjamini and Hochberg's (1995) at the false discovery rate, a row at a time.
+    """Discoveries per row at the false discovery rate (Benjamini and Hochberg 1995).
 
     As scipy.stats.false_discovery_control, which takes 25 MB of every process that imports it.
     """
@@ -130,21 +128,21 @@ def known_mean(
 
 
 def joint_moments(
-    moments: MomentSums, elsewhere: Float64[np.ndarray, "A"] | float = 0.0
+    moments: MomentSums, attribute_means: Float64[np.ndarray, "A"] | float = 0.0
 ) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
     """E[x] and E[x xT] of x = [a; y], attributes before bits.
 
     The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of
     all rows: which rows are labelled is no property of the attribute. Pairs of attributes never known
-    together count as uncorrelated; an attribute that is nowhere known has its mean ``elsewhere``, by default
-    a fair coin's, and no covariances.
+    together count as uncorrelated. An attribute without labels has its mean in ``attribute_means``, by
+    default a fair coin's, and no covariances.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
     p, q = slice(n, n + a), slice(n + a, n + 2 * a)
     known = sums[p, -1] + sums[q, -1]
     mean, second = np.empty(a + n), np.empty((a + n, a + n))
-    mean[:a], mean[a:] = known_mean(moments, elsewhere), moments.mean
+    mean[:a], mean[a:] = known_mean(moments, attribute_means), moments.mean
     both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
     agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
     second[:a, :a] = _ratio(agree, both, np.outer(mean[:a], mean[:a]))
@@ -158,8 +156,9 @@ def joint_moments(
 
 
 def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
-    """For every attribute the ``count`` bits it lifts most, up or down: lift and standard error, how often
-    the bit is +1.
+    """The ``count`` bits per attribute with the largest lift, up or down.
+
+    Each has its lift, standard error, and share of +1 with the attribute set and unset.
 
     Attributes that lift no bit are left out, as those of one value only.
     """

@@ -10,21 +10,21 @@ from lbae.io.artifacts.latent_table import RowGroup
 TASK_ROWS = 2**18
 
 
-def assign_row_groups(groups: Sequence[RowGroup], tasks: int | None = None) -> list[list[RowGroup]]:
+def assign_row_groups(row_groups: Sequence[RowGroup], tasks: int | None = None) -> list[list[RowGroup]]:
     """The row groups of each task: in order, about equal rows per task, no task without any.
 
     Args:
-        groups: the row groups of a table.
+        row_groups: the row groups of a table.
         tasks: the largest number of tasks; by default enough for about 2**18 rows per task, in full rounds
             of all CPUs.
     """
-    total = max(1, sum(group.rows for group in groups))
+    total = max(1, sum(group.rows for group in row_groups))
     if tasks is None:
         cpus = cluster_cpus()
         tasks = cpus * -(-total // (cpus * TASK_ROWS))
     assigned: dict[int, list[RowGroup]] = defaultdict(list)
     before = 0
-    for group in groups:
+    for group in row_groups:
         assigned[before * tasks // total].append(group)
         before += group.rows
     return list(assigned.values())

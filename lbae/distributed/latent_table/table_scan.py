@@ -14,14 +14,14 @@ from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 class Scan:
     """The row groups and digests of part files, and the distinct values of some of their columns."""
 
-    groups: list[RowGroup]
+    row_groups: list[RowGroup]
     digests: dict[str, str]
     values: dict[str, set[Any]]
 
     @property
     def rows(self) -> int:
         """The number of rows of all row groups."""
-        return sum(group.rows for group in self.groups)
+        return sum(group.rows for group in self.row_groups)
 
 
 def scan(table: LatentTable, columns: list[str]) -> Scan:
@@ -29,8 +29,9 @@ def scan(table: LatentTable, columns: list[str]) -> Scan:
     chunks = min(2 * cluster_cpus(), len(table.parts))
     found: list[Scan] = ray.get([_scan.remote(table, table.parts[i::chunks], columns) for i in range(chunks)])
     return Scan(
-        groups=sorted(
-            (group for some in found for group in some.groups), key=lambda group: (group.part, group.index)
+        row_groups=sorted(
+            (group for some in found for group in some.row_groups),
+            key=lambda group: (group.part, group.index),
         ),
         digests={part: digest for some in found for part, digest in some.digests.items()},
         values={name: merge_values(some.values[name] for some in found) for name in columns},
@@ -39,12 +40,12 @@ def scan(table: LatentTable, columns: list[str]) -> Scan:
 
 @ray.remote
 def _scan(table: LatentTable, parts: list[str], columns: list[str]) -> Scan:
-    groups, digests = [], {}
+    row_groups, digests = [], {}
     values: dict[str, set[Any]] = {name: set() for name in columns}
     for part in parts:
         of_part, digests[part] = table.footer(part, ["latent", *columns])
-        groups += of_part
+        row_groups += of_part
         if columns:
             for name, found in column_values(table.read(part, columns), columns).items():
                 values[name] = merge_values([values[name], found])
-    return Scan(groups=groups, digests=digests, values=values)
+    return Scan(row_groups=row_groups, digests=digests, values=values)

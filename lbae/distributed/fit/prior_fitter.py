@@ -13,11 +13,11 @@ import ray
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.component import fit_component
 from lbae.core.prior.fidelity import expected_moments
-from lbae.core.prior.memory import QUERIES, nearest_facts, remembers
+from lbae.core.prior.memorization import QUERIES, memorizes, nearest_facts
 from lbae.core.prior.prior import Prior, Sampler
 from lbae.core.prior.samplers import fit_sampler as fit_prior
 from lbae.distributed.fit.partition import Partition, Subset
-from lbae.distributed.latents.grouped_sums import write_grouped
+from lbae.distributed.latent_table.grouped_sums import write_grouped
 from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 from lbae.report.progress import ProgressLine
@@ -36,10 +36,10 @@ class FittedPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorFitter:
-    """What all candidate priors of one table share.
+    """Fits one prior per partition of a table, and chooses among them.
 
-    ``attribute_means`` stand in where a component knows no value of an attribute. ``scratch`` is the URI of a
-    folder for the rows by component.
+    A component without labels for an attribute uses its overall mean, ``attribute_means``. ``scratch`` is the
+    URI of a folder for the rows by component.
     """
 
     table: LatentTable
@@ -53,16 +53,16 @@ class PriorFitter:
         self, partitions: Iterable[Partition], subset: Subset
     ) -> tuple[FittedPrior, list[dict[str, Any]]]:
         """The first prior that does not memorize training latents, else the last; facts about all fitted."""
-        known, unseen = subset.latents[~subset.held], subset.latents[subset.held]
+        known, unseen = subset.latents[~subset.held_out], subset.latents[subset.held_out]
         held_out = nearest_facts(unseen, known) if len(unseen) else None
         tried = []
         for partition in partitions:
             fitted = self._fit(partition)
             drawn = nearest_facts(fitted.prior.sample(QUERIES, 0), known)
-            memorizes = held_out is not None and remembers(drawn, held_out)
-            facts = {"nearest": drawn, "nearest_held_out": held_out, "remembers": memorizes}
+            memorized = held_out is not None and memorizes(drawn, held_out)
+            facts = {"nearest": drawn, "nearest_held_out": held_out, "remembers": memorized}
             tried.append({**partition.facts, **facts})
-            if not memorizes:
+            if not memorized:
                 break
         return fitted, tried
 

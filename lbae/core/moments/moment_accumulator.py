@@ -1,5 +1,6 @@
-"""The kernel of the reduction: packed rows in, exact integer sums of s sT out (see
-:mod:`lbae.core.moments.moment_sums`).
+"""The kernel of the reduction: packed rows in, exact integer sums of s sT out.
+
+:mod:`lbae.core.moments.moment_sums` defines s.
 
 Attributes and the constant 1 are appended to the packed latents as further bits, so one unpacking gives a
 matrix B of 0 and 1 with the rows [b; p; q; 1], and C = BT B counts how often two bits are set together. With
@@ -23,7 +24,7 @@ from lbae.core.moments.moment_sums import MomentSums
 
 BLOCK_ROWS = 2**15  # 50 MB unpacked at N = 1500
 # Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste
-# less, wider ones are quicker a product.
+# less, wider ones are faster per product.
 _STRIP = 512
 _CPU_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
@@ -109,7 +110,7 @@ def _round_up(size: int) -> int:
     return -size % 8 + size
 
 
-def moment_sums(
+def sum_packed(
     packed: UInt8[np.ndarray, "K B"],
     latent_dim: int,
     attributes: tuple[str, ...] = (),
