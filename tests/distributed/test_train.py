@@ -324,6 +324,7 @@ def test_an_unforeseen_error_of_a_worker_names_its_type_and_the_source(
         board=str(tmp_path / "board"),
         meter=start_meter(),
     )
+    worked_on = rf"\(while decoding images of {source.uri}, while training as worker 0\)"
     with pytest.raises(UnforeseenError, match=rf"^\w+Error: .*NoneType.* {worked_on}$"):
         trainer.run_workers(settings, trainer.scaling_of(1, None, "resident"), str(tmp_path / "s"), 1)
 
