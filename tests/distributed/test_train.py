@@ -267,7 +267,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manag
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ControllerError(SETUP), "^timed out after 1800000ms$"),
+        (ControllerError(SETUP), r"^RuntimeError: timed out after 1800000ms$"),
         (
             ControllerError(FULL),
             r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full",
