@@ -186,7 +186,7 @@ def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What the README's first block made of the digits, and what its jobs printed."""
+    """The artifacts that four jobs made of the digits, and what the jobs printed."""
 
     data: Path
     out: Path
@@ -216,10 +216,20 @@ class Pipeline:
 
 @pytest.fixture(scope="session")
 def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The README's "on your own folder of images", done with 600 digits and by two workers."""
+    """A model, latents, moments and a bundle of 600 digits, trained by two workers."""
     out = tmp_path_factory.mktemp("pipeline")
-    block = readme_blocks("bash")[0].replace("--epochs 12", "--epochs 12 --workers 2")
-    return Pipeline(digits, out, run_readme(block, out, digits))
+    made = Pipeline(digits, out, [])
+    inputs = ("--model", made.model, "--latents", made.latents, "--moments", made.moments)
+    for name, *arguments in (
+        ("train", "--preset", "demo", "--data", digits, "--out", made.model, "--epochs", 12, "--workers", 2),
+        ("encode", "--model", made.model, "--data", digits, "--out", made.latents),
+        ("reduce", "--latents", made.latents, "--out", made.moments),
+        ("fit", *inputs, "--out", made.bundle),
+    ):
+        done = run_job(name, *arguments)
+        assert done.code == 0, done.err
+        made.results.append(json.loads(done.out.splitlines()[-1]))
+    return made
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Arguments of a job from a command line and from a TOML table."""
 
+import inspect
 from typing import Annotated, Any, Literal
 
 import pytest
 
+from lbae.cli import JOBS, load_job
 from lbae.errors import UserError
+from lbae.jobs import options
 from lbae.jobs.arguments import from_values, from_words
 from lbae.jobs.options import Address, Names
 
@@ -121,3 +124,31 @@ def test_a_list_of_choices_names_the_one_that_is_none():
     assert from_words(choose, ["--of", "b", "--of", "a"])() == ("b", "a")
     with pytest.raises(UserError, match="--of is 'a,b'; allowed: a, b; give it once per value"):
         from_words(choose, ["--of", "a,b"])
+
+
+def every_job() -> dict[str, Any]:
+    loaded = {name: load_job(module) for name, module in JOBS.items()}
+    flat = {name: one for name, one in loaded.items() if not isinstance(one, dict)}
+    return flat | {
+        f"{name} {word}": one
+        for name, ones in loaded.items()
+        if isinstance(ones, dict)
+        for word, one in ones.items()
+    }
+
+
+@pytest.mark.parametrize("name", every_job())
+def test_every_option_of_every_job_names_what_it_may_be(name):
+    wanted = every_job()[name]
+    given = ["a"] * sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(wanted).parameters.values())
+    for option, parameter in inspect.signature(wanted).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and not isinstance(parameter.default, bool):
+            with pytest.raises(UserError, match=r"given without a value; allowed: \w"):
+                from_words(wanted, [*given, f"--{option}"])
+
+
+@pytest.mark.parametrize("name", every_job())
+def test_options_that_jobs_share_are_declared_once(name):
+    shared = {"address": options.Address, "kind": options.SourceKind, "max_bad_fraction": options.BadFraction}
+    for option, parameter in inspect.signature(every_job()[name]).parameters.items():
+        assert parameter.annotation == shared.get(option, parameter.annotation), f"{name} --{option}"

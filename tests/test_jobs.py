@@ -43,12 +43,12 @@ def test_sample_writes_a_picture(job, pipeline, tmp_path):
     assert picture_size(tmp_path / "s.png") == (176, 176)
 
 
-def test_a_table_of_samples_that_stands_is_not_drawn_again(job, pipeline):
-    asked = ("sample", "--bundle", pipeline.bundle, "--seed", 0, "--out", pipeline.out / "samples")
-    table = result_of(job(*asked, "--num", 1000))
-    assert (table["rows"], table["already"]) == (1000, True)
+def test_a_table_of_samples_that_stands_is_not_drawn_again(job, pipeline, tmp_path):
+    asked = ("sample", "--bundle", pipeline.bundle, "--seed", 0, "--out", tmp_path / "samples")
+    first = result_of(job(*asked, "--num", 10))
+    assert result_of(job(*asked, "--num", 10)) == {**first, "already": True}
     refused = job(*asked, "--num", 8)
-    assert (refused.code, "num was 1000, is now 8" in refused.error) == (2, True)
+    assert (refused.code, "num was 10, is now 8" in refused.error) == (2, True)
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
     before = [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)]
     outcome = job(name, *arguments.format(**places, bundle=pipeline.bundle).split(), "--overwrite")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "which is read, lies in the output" in outcome.error
+    assert re.search("which is read, lies in the output|the output .* lies in the data", outcome.error)
     assert [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)] == before
 
 

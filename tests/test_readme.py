@@ -35,8 +35,9 @@ def test_there_are_the_blocks_that_are_run_here():
     assert len(PYTHON) == 4
 
 
-def test_an_own_folder_of_images(pipeline):
-    made = pipeline.out
+def test_an_own_folder_of_images(job, digits, tmp_path):
+    made = tmp_path
+    run_readme(BASH[0].replace("--epochs 12", "--epochs 1"), made, digits)
     assert picture_size(made / "samples.png") == (8 * 58 + 2,) * 2
     assert picture_size(made / "reconstructions.png") == (16 * 58 + 2, 4 * 58 + 2)
     assert (made / "samples" / "manifest.json").exists()

@@ -69,7 +69,7 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Units per second after the first update, or including start-up when there was only one."""
+        """Units per second after the first update; with a single one, since the start."""
         if self.done == self._before:
             return self.done / max(1e-9, self._updated - self._began)
         return (self.done - self._before) / max(1e-9, self._updated - self._started)

@@ -11,15 +11,15 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 import lbae
-from lbae.web import answers
-from lbae.web import openapi_document as document
-from lbae.web.backend import Answering, Backend, current_backend
-from lbae.web.codec_routes import add_codec_routes
-from lbae.web.error_answers import handle_errors
+from lbae.web.answers import answer_formats as answers
+from lbae.web.answers.error_answers import handle_errors
+from lbae.web.backend.backend import Answering, Backend, current_backend
 from lbae.web.middleware import DEFAULT_LIMITS, Guard, HeadAsGet, Limits, Observe
-from lbae.web.openai_api import add_openai_routes
 from lbae.web.page.page_routes import add_page
-from lbae.web.prior_routes import add_prior_routes
+from lbae.web.routes import openapi_document as document
+from lbae.web.routes.codec_routes import add_codec_routes
+from lbae.web.routes.openai_routes import add_openai_routes
+from lbae.web.routes.prior_routes import add_prior_routes
 from lbae.web.threads import in_writer
 
 

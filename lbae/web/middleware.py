@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lbae.errors import UserError
-from lbae.web.error_answers import RequestError, error_body
+from lbae.web.answers.error_answers import RequestError, error_body
 
 KEYS_VARIABLE = "LBAE_API_KEYS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -17,7 +17,7 @@ from lbae.core.prior.correlation import nearest_correlation
 from lbae.core.prior.gaussian import tetrachoric
 from lbae.core.prior.hyperplane import gram_matrix, hyperplane_factor
 from lbae.core.prior.prior import BLOCK, Prior
-from lbae.core.prior.samplers import SAMPLING_FLOOR, fit
+from lbae.core.prior.samplers import SAMPLING_FLOOR, fit_sampler
 
 N = 1500
 
@@ -86,14 +86,14 @@ def bare_loop(prior: Prior, dtype: type[np.floating]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sampling(compare, latents, dtype):
-    prior = fit("hyperplane", moment_sums(pack(latents), N))
+    prior = fit_sampler("hyperplane", moment_sums(pack(latents), N))
     meaning = f"as fast as bare {dtype.__name__} randn, product and sign"
     compare(lambda: prior.sample(16 * BLOCK, 0), lambda: bare_loop(prior, dtype), meaning)
 
 
 def test_sampling_a_mixture(compare, latents):
     """Fifty components, whose rows a block draws together: five of 256 a component."""
-    one = fit("hyperplane", moment_sums(pack(latents), N))
+    one = fit_sampler("hyperplane", moment_sums(pack(latents), N))
     mixture = Prior(
         sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0)
     )

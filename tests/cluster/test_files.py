@@ -54,7 +54,7 @@ def test_serve_takes_its_config(config):
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
     schema = ServeDeploySchema.model_validate(tree)
     (application,) = schema.applications
-    assert schema.controller_options.model_dump() == controller_options("0.0.0.0"), (
+    assert schema.controller_options.model_dump() == controller_options("0.0.0.0", autoscaled=True), (
         "HAProxy as serve.py sets it"
     )
     assert ServeArguments(**application.args).bundle.startswith("s3://")

@@ -7,7 +7,7 @@ from hypothesis import given, strategies
 from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
 from lbae.core.prior.baselines import paper_edit, paper_path
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 from lbae.errors import UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT
@@ -15,8 +15,10 @@ from tests.core.test_attributes import BITS, LATENTS, PRESENT
 
 def test_the_papers_sampler_is_the_same_whatever_attributes_the_sums_have():
     packed = pack(LATENTS[:40])  # of so few that the matrix needs repair
-    with_attributes = fit("paper", moment_sums(packed, BITS, ("a", "b"), PRESENT[:40], ~PRESENT[:40]))
-    np.testing.assert_array_equal(with_attributes.factors, fit("paper", moment_sums(packed, BITS)).factors)
+    with_attributes = fit_sampler("paper", moment_sums(packed, BITS, ("a", "b"), PRESENT[:40], ~PRESENT[:40]))
+    np.testing.assert_array_equal(
+        with_attributes.factors, fit_sampler("paper", moment_sums(packed, BITS)).factors
+    )
     assert np.linalg.norm(with_attributes.factors[0], axis=1).max() > 1.01, "repaired"
     with pytest.raises(UserError, match=r"unknown attribute 'a' \(known: none\)"):
         with_attributes.sample_given(1, 0, {"a": True})

@@ -9,7 +9,7 @@ from lbae.core.moments.kernel import moment_sums
 from lbae.core.prior.fidelity import expected_moments, moment_errors
 from lbae.core.prior.gaussian import upper_quadrant
 from lbae.core.prior.prior import Prior, Sampler
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 
 N, DRAWS = 24, 200_000
 
@@ -24,8 +24,8 @@ def skewed_latents(rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian", "paper", "direct", "independent"])
 def test_formulas_agree_with_draws(sampler: Sampler):
-    one = fit(sampler, moment_sums(pack(skewed_latents(500)), N))
-    other = fit(sampler, moment_sums(pack(-skewed_latents(300)), N))
+    one = fit_sampler(sampler, moment_sums(pack(skewed_latents(500)), N))
+    other = fit_sampler(sampler, moment_sums(pack(-skewed_latents(300)), N))
     prior = Prior(
         sampler=sampler, weights=np.array([0.7, 0.3]), factors=np.concatenate([one.factors, other.factors])
     )

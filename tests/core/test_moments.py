@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.core.moments.drift import drift
+from lbae.core.moments.drift import moment_drift
 from lbae.core.moments.kernel import moment_sums
 from lbae.core.moments.moment_sums import MomentSums
 
@@ -39,7 +39,9 @@ def test_rows_that_are_not_there_cannot_be_removed():
 
 def test_drift_between_samples_of_one_distribution_is_as_expected():
     found = [
-        drift(moment_sums(pack(latents(i, 2000, 40)), 40), moment_sums(pack(latents(99 + i, 1000, 40)), 40))
+        moment_drift(
+            moment_sums(pack(latents(i, 2000, 40)), 40), moment_sums(pack(latents(99 + i, 1000, 40)), 40)
+        )
         for i in range(5)
     ]
     assert np.mean([d.frobenius for d in found]) == pytest.approx(
@@ -52,7 +54,7 @@ def test_drift_sees_a_bit_that_changed():
     a, b = latents(1, 1000), latents(2, 1000)
     a[:, 0], b[:, 0] = 1, -1
     a[:, 1], b[:, 1] = 1, 1
-    found = drift(moment_sums(pack(a), 5), moment_sums(pack(b), 5))
+    found = moment_drift(moment_sums(pack(a), 5), moment_sums(pack(b), 5))
     assert found.z[1] == 0
     assert np.argmax(np.abs(found.z)) == 0
     np.testing.assert_allclose(found.z[0], 2 / np.sqrt(1 / 1000 + 1 / 1000))

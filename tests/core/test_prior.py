@@ -13,7 +13,7 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior import prior as prior_module
 from lbae.core.prior.hyperplane import gram_matrix
 from lbae.core.prior.prior import BLOCK, Prior, Sampler, signs
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 from lbae.errors import UserError
 from tests import reference
 
@@ -75,7 +75,7 @@ def test_a_normal_on_the_boundarys_positive_side_splits_as_the_hyperplane_does(s
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
 def test_samples_have_the_moments_they_were_fitted_to(sampler):
     sums = sums_of(correlated(5000, 12))
-    drawn = fit(sampler, sums).sample(100_000, seed=1).astype(np.float32)
+    drawn = fit_sampler(sampler, sums).sample(100_000, seed=1).astype(np.float32)
     # The tolerance is that of the repair; without one the standard error is 0.003.
     np.testing.assert_allclose(drawn.mean(axis=0), sums.mean, atol=0.02 if sampler == "hyperplane" else 0.016)
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), sums.second, atol=0.02)
@@ -83,7 +83,7 @@ def test_samples_have_the_moments_they_were_fitted_to(sampler):
 
 def test_independent_bits_have_the_means_and_nothing_else():
     sums = sums_of(correlated(5000, 6))
-    drawn = fit("independent", sums).sample(100_000, seed=1).astype(np.float32)
+    drawn = fit_sampler("independent", sums).sample(100_000, seed=1).astype(np.float32)
     np.testing.assert_allclose(drawn.mean(axis=0), sums.mean, atol=0.016)
     second = np.outer(sums.mean, sums.mean)
     np.fill_diagonal(second, 1)
@@ -99,7 +99,7 @@ def test_direct_binarisation_misses_the_correlations_that_the_others_hit():
     target = sums.second[0, 1]
     found = {}
     for sampler in SAMPLERS:
-        drawn = fit(sampler, sums).sample(100_000, 2).astype(float)
+        drawn = fit_sampler(sampler, sums).sample(100_000, 2).astype(float)
         found[sampler] = (drawn[:, 0] * drawn[:, 1]).mean()
     # The sign of a Gaussian with correlation rho has 2/pi asin(rho), here 0.59 in place of 0.8.
     expected = {
@@ -116,7 +116,7 @@ def test_a_bit_that_never_varies_stays_as_it_is(sampler):
     latents = correlated(300, 8)
     latents[:, 2], latents[:, 5] = 1, -1
     latents[:, 6] = latents[:, 7]
-    drawn = fit(sampler, sums_of(latents)).sample(5000, 0)
+    drawn = fit_sampler(sampler, sums_of(latents)).sample(5000, 0)
     assert (drawn[:, 2] == 1).all()
     assert (drawn[:, 5] == -1).all()
     assert {-1, 1} == set(np.unique(drawn[:, 0]))
@@ -124,7 +124,7 @@ def test_a_bit_that_never_varies_stays_as_it_is(sampler):
 
 def test_fewer_than_two_rows_make_no_prior():
     with pytest.raises(ValueError, match="moments of 1 rows; a prior needs at least 2"):
-        fit("gaussian", sums_of(np.ones((1, 4), dtype=np.int8)))
+        fit_sampler("gaussian", sums_of(np.ones((1, 4), dtype=np.int8)))
 
 
 @given(st.integers(1, 2 * BLOCK + 3), st.integers(0, 2**31))
@@ -204,7 +204,7 @@ def with_attribute(count: int = 4000, n: int = 12):
 @pytest.mark.parametrize("value", [True, False])
 def test_draws_given_an_attribute_have_its_moments(sampler, value):
     latents, present, sums = with_attribute()
-    prior = fit(sampler, sums)
+    prior = fit_sampler(sampler, sums)
     drawn, acceptance = prior.sample_given(20_000, 3, {"smiling": value})
     share = present[:, 0].mean() if value else 1 - present[:, 0].mean()
     assert acceptance == pytest.approx(share, abs=0.02)
@@ -215,7 +215,7 @@ def test_draws_given_an_attribute_have_its_moments(sampler, value):
 @given(st.integers(1, BLOCK + 3), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=10)
 def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed):
-    prior = fit("gaussian", with_attribute(400)[2])
+    prior = fit_sampler("gaussian", with_attribute(400)[2])
     given = {"smiling": True, "rare": False}
     whole = prior.sample_given(BLOCK + 3, seed, given)[0]
     np.testing.assert_array_equal(prior.sample_given(count, seed, given)[0], whole[:count])
@@ -224,13 +224,17 @@ def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed)
 def test_impossible_and_unknown_attributes_are_named(monkeypatch):
     latents = correlated(100, 6)
     never = np.zeros((100, 1), dtype=bool)
-    prior = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never, ~never))
+    prior = fit_sampler("gaussian", moment_sums(pack(latents), 6, ("winged",), never, ~never))
     with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
         prior.sample_given(4, 0, {"wingd": True})
     monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
     for value, message in ((True, "with winged .*: hardly any"), (False, "with not winged .*: nearly every")):
-        always = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never != value, never == value))
-        other = fit("gaussian", moment_sums(pack(latents), 6, ("winged",), never == value, never != value))
+        always = fit_sampler(
+            "gaussian", moment_sums(pack(latents), 6, ("winged",), never != value, never == value)
+        )
+        other = fit_sampler(
+            "gaussian", moment_sums(pack(latents), 6, ("winged",), never == value, never != value)
+        )
         with pytest.raises(UserError, match=rf"256 of 256 latents {message} training row has it"):
             other.sample_given(4, 0, {"winged": value})
         assert always.sample_given(4, 0, {"winged": value})[1] == 1

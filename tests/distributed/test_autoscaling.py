@@ -11,8 +11,8 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 def test_no_request_fails_while_replicas_come_and_go(pipeline):
-    command = [sys.executable, "-m", "tests.distributed.autoscaling_soak", "90", pipeline.bundle]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    command = [sys.executable, "-m", "tests.distributed.autoscaling_soak", "120", pipeline.bundle]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
     counts = facts["replicas"]

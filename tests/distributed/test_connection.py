@@ -129,3 +129,10 @@ def test_a_folder_whose_path_is_too_long_for_sockets_is_named_and_what_to_set(tm
     assert code == 2
     assert f"Ray cannot keep its files in {long}" in error
     assert "set RAY_TMPDIR to a folder that can be written and has a short path" in error
+
+
+def test_a_home_that_cannot_be_written_is_named():
+    code, error = connected("local", HOME="/proc")
+    assert code == 2
+    assert "Ray cannot keep its files in /proc/.ray (" in error
+    assert "; set HOME to a folder that can be written\n" in error

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import RayError
 from scipy.special import ndtr
 
 import lbae
@@ -283,9 +283,7 @@ def test_describe_names_kind_lineage_and_bits(pipeline):
 
 def test_the_root_cause_is_one_line():
     assert str(root_cause(ValueError("two\nlines"))) == "ValueError: two lines"
-    died = ActorDiedError(
-        RayTaskError("__init__", "Traceback:\n  File x\nTypeError: boom", TypeError("boom"))
-    )
+    died = RayError("The actor died.\nTraceback:\n  File x\nTypeError: boom")
     assert str(root_cause(died)) == "TypeError: boom"
     user = UserError("mine")
     assert root_cause(RuntimeError("outer")).exit_code == 1

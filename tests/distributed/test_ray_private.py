@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import pickle
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import ray.train
 import ray.train.torch
 from ray import serve
 from ray.serve import _private as serve_private
+from ray.serve._private.haproxy import get_haproxy_binary
 
 from lbae.distributed.cluster import ray_private
 from lbae.distributed.serve import haproxy
@@ -57,8 +60,17 @@ def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
     for line in (
         "hard-stop-after {{ config.hard_stop_after_s }}s",
         "close-spread-time {{ config.close_spread_time_s }}s",
+        "\n    balance {{ config.balance_algorithm }}\nfrontend",  # at the end of the defaults
     ):
         assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
+
+
+def test_haproxy_takes_the_option_that_closes_connections(tmp_path):
+    config = tmp_path / "haproxy.cfg"
+    timeouts = "timeout connect 5s\n    timeout client 5s\n    timeout server 5s"
+    defaults = f"defaults\n    mode http\n    {timeouts}\n    balance {ray_private.BALANCE_AND_CLOSE}\n"
+    config.write_text(f"{defaults}frontend f\n    bind 127.0.0.1:8000\n")
+    subprocess.run([get_haproxy_binary(), "-c", "-f", str(config)], check=True, capture_output=True)
 
 
 def test_serve_deploys_without_waiting():
@@ -88,3 +100,18 @@ def test_the_handler_of_interrupts_that_is_replaced_exists():
 def test_errors_of_workers_that_do_not_start_are_exceptions():
     for error in ray_private.worker_start_failures():
         assert issubclass(error, Exception), "a job says how many workers did not start"
+
+
+def test_actors_of_ray_data_get_their_arguments_by_value():
+    from ray.data._internal.execution.operators import actor_pool_map_operator
+    from ray.data._internal.execution.operators.map_operator import MapOperator
+
+    starts = inspect.getsource(actor_pool_map_operator.ActorPoolMapOperator._start_actor)
+    assert "ctx=self._data_context_ref" in starts
+    assert "map_transformer=self._map_transformer_ref" in starts
+    put = inspect.getsource(MapOperator._data_context_ref.func) + inspect.getsource(
+        MapOperator._map_transformer_ref.func
+    )
+    assert "ray.put(self.data_context)" in put
+    assert "ray.put(self._map_transformer)" in put
+    assert pickle.loads(pickle.dumps(ray_private._ByValue({"a": 1}))) == {"a": 1}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lbae.core.prior.prior import Prior
 from lbae.distributed.cluster.actor_pool import pool_size
-from lbae.distributed.sample import sample_table
+from lbae.distributed.sample.table_sampler import sample_table
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.image_table import publish_images, write_part

@@ -14,7 +14,7 @@ from lbae.core.latents.normals import pooled_factor
 from lbae.core.latents.packing import pack
 from lbae.core.moments.kernel import moment_sums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.bundle_artifact import save_bundle
 from lbae.io.artifacts.manifest import FORMAT_VERSION
@@ -63,7 +63,7 @@ def main() -> None:
     save_bundle(
         Output(str(root / "bundle"), "bundle", parents=parents, config={"precision": "float32"}),
         model=str(root / "model"),
-        prior=fit("hyperplane", sums),
+        prior=fit_sampler("hyperplane", sums),
         pooled_factor=pooled_factor(sums),
         attributes=attribute_statistics(sums),
         examples=np.empty((0, 0, 0, 0), dtype=np.uint8),

@@ -27,7 +27,7 @@ def test_a_shard_is_finished_by_its_whole_file_and_counts_all_its_rows(tmp_path)
         (tmp_path / "latents" / "_work" / name).write_bytes(b"half")
     assert assembly.finished_shards(out) == {7}
     assert assembly.precision(out) == "bfloat16"
-    (plan,) = assembly.plan_parts(out, generation=1, at_least=1)
+    (plan,) = assembly.plan_latent_parts(out, generation=1, at_least=1)
     part = assembly.assemble(out, plan)
     assert (part.rows, part.bad, part.encoders) == (6, 0, {("cpu", "bfloat16")})
     assert part.digest == part_digest(latent_part(keys, pack(LATENTS), rows, 11, "m"))

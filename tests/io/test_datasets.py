@@ -94,7 +94,9 @@ def test_celeba(downloads, monkeypatch):
 
 def test_a_download_that_fails_says_why(downloads, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    with pytest.raises(LbaeError, match=r"torchvision:cifar10 could not be had from torchvision: .*refused"):
+    with pytest.raises(
+        LbaeError, match=r"torchvision:cifar10 could not be downloaded by torchvision: .*refused"
+    ):
         plan("torchvision:cifar10")
 
 

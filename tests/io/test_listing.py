@@ -3,12 +3,15 @@
 import io
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lbae.errors import UserError
 from lbae.io.images import encode_png
@@ -254,3 +257,44 @@ def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: '.*/b'"):
         plan(str(tmp_path))
+
+
+FOLDERS = ("", "a/", "b/", "train/", "label=x/", "__MACOSX/", "a/deep/")
+BASES = (
+    "0.png",
+    "1.JPG",
+    "2",
+    "3.txt",
+    "4.json",
+    "5.dat",
+    "LICENSE",
+    "6.zip",
+    ".hidden",
+    "7.tar",
+    "8.parquet",
+)
+
+
+@given(st.sets(st.tuples(st.sampled_from(FOLDERS), st.sampled_from(BASES)), min_size=1, max_size=12))
+@settings(max_examples=60)
+def test_every_file_is_read_or_counted_or_the_source_is_refused(files):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for prefix, base in files:
+            if base.endswith(".tar"):
+                pack(root / prefix / base, "0.png")
+            elif base.endswith(".parquet"):
+                image_table(root / prefix / base, [PICTURE])
+            else:
+                write(root, prefix + base)
+        try:
+            source = plan(folder)
+        except UserError:  # no images, or images of several kinds
+            return
+        keys = [row["key"] for row in rows(root)]
+        assert len(keys) == len(set(keys)) == source.rows
+        assert source.rows + source.skipped.total() == len(files)
+        named_images = {
+            prefix + base for prefix, base in files if base in BASES[:2] and prefix != "__MACOSX/"
+        }
+        assert not named_images or named_images <= set(keys)

@@ -21,7 +21,7 @@ def test_nothing_of_the_lifts_is_black_on_a_dark_page():
         lift=rng.uniform(-0.1, 0.1, (2, 30)),
         lift_error=means,
     )
-    pixels = np.array(Image.open(io.BytesIO(figures.lifts(statistics))).convert("RGBA"))
+    pixels = np.array(Image.open(io.BytesIO(figures.plot_lifts(statistics))).convert("RGBA"))
     opaque = pixels[pixels[..., 3] > 200, :3]
     assert len(opaque) > 1_000
     assert opaque.max(axis=1).min() > 40

@@ -93,10 +93,14 @@ def test_references_are_told_apart_and_damage_is_seen(tmp_path):
 
 
 def test_images_without_attributes_are_refused(tmp_path):
-    image_table(tmp_path / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))], note=[0.5])
+    blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
+    image_table(tmp_path / "a.parquet", [blank], note=[["words"]])
     with pytest.raises(
-        NoUsableLabels, match=rf"{tmp_path} has no label or attribute column \(columns: note\)"
+        NoUsableLabels, match=rf"{tmp_path} has only columns that cannot be used \(note: fractions\)"
     ):
+        read_all(tmp_path)
+    image_table(tmp_path / "a.parquet", [blank], score=[0.5])
+    with pytest.raises(NoUsableLabels, match=r"only columns that cannot be used \(score: fractions\)"):
         read_all(tmp_path)
 
 

@@ -24,9 +24,9 @@ from lbae.core.moments.kernel import moment_sums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 from lbae.web.app import create_app
-from lbae.web.backend import Backend, BundleBackend
+from lbae.web.backend.backend import Backend, BundleBackend
 from lbae.web.middleware import Limits, Observe
 
 N = 21
@@ -44,7 +44,7 @@ def bundle() -> Bundle:
     hidden[:, 5:9] += np.where(present[:, 1:], 1.5, -1.5)
     latents = np.where(hidden >= 0, np.int8(1), np.int8(-1))
     sums = moment_sums(pack(latents), N, ("a", "b"), present, ~present)
-    priors = [fit(sampler, sums) for sampler in ("gaussian", "independent")]
+    priors = [fit_sampler(sampler, sums) for sampler in ("gaussian", "independent")]
     config = ModelConfig(latent_dim=N, image_size=16, channels=(8, 8))
     return Bundle(
         fingerprint="abc",

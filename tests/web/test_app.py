@@ -14,8 +14,10 @@ from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.packing import pack, unpack
 from lbae.io.images import square_grid
-from lbae.web import answers, base64_fields, inputs
+from lbae.web.answers import answer_formats as answers
 from lbae.web.middleware import Limits
+from lbae.web.requests import base64_fields
+from lbae.web.requests import images_and_latents as inputs
 from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
 

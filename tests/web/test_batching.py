@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lbae.errors import LbaeError
-from lbae.web import backend as web_backend
-from lbae.web.batching import Batcher
+from lbae.web.backend import backend as web_backend
+from lbae.web.backend.batching import Batcher
 
 
 class Doubler:

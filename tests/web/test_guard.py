@@ -97,8 +97,8 @@ def test_a_slow_client_over_http(bundle):
 
 
 def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch):
-    client = Client(bundle, Limits(max_seconds=0.2))
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(1))
+    client = Client(bundle, Limits(max_seconds=1))
+    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(3))
     answer = client.post("/v1/sample", {"n": 1})
     assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout")
     assert client.seen == [("/v1/sample", 504)]

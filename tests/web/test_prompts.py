@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 
 from lbae.errors import UserError
-from lbae.web.prompts import parse_prompt
+from lbae.web.requests.prompts import parse_prompt
 from tests.web.conftest import Client, renamed
 
 NFC, NFD = (unicodedata.normalize(form, "label=café") for form in ("NFC", "NFD"))

@@ -18,7 +18,7 @@ class Drift:
     expected: float
 
 
-def drift(a: MomentSums, b: MomentSums) -> Drift:
+def moment_drift(a: MomentSums, b: MomentSums) -> Drift:
     """Compare the moments of ``a`` and ``b``.
 
     z_i = (E_a[y_i] - E_b[y_i]) / sqrt(v_i (1/K_a + 1/K_b)) with v the variance over all rows together; 0 for

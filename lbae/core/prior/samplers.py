@@ -63,7 +63,7 @@ def _keep_constant(factor: Factor, mean: Mean) -> Factor:
     return factor
 
 
-def fit(sampler: Sampler, moments: MomentSums) -> Prior:
+def fit_sampler(sampler: Sampler, moments: MomentSums) -> Prior:
     """A prior of one component with these moments; ValueError for fewer than 2 rows.
 
     ``paper`` has no attributes, as in the paper's code: its repair of a matrix that has them weakens the
@@ -89,7 +89,7 @@ def draw_codes(
     """
     if bottleneck == "bernoulli":
         return (
-            fit("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1]))
+            fit_sampler("gaussian", moment_sums(pack(codes.astype(np.int8)), codes.shape[1]))
             .sample(count, seed)
             .astype(np.float32)
         )

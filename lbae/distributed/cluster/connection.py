@@ -51,9 +51,13 @@ def connect(address: str | None) -> None:
         if error.errno not in _UNUSABLE and "AF_UNIX" not in str(error):
             raise
         folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")
+        if error.filename and not str(error.filename).startswith(folder):  # such as ~/.ray
+            folder, variable, more = error.filename, "HOME", ""
+        else:
+            variable, more = "RAY_TMPDIR", " and has a short path, such as /tmp"
         raise UserError(
-            f"Ray cannot keep its files in {folder} ({error}); set RAY_TMPDIR to a folder that can be written"
-            f" and has a short path, such as /tmp"
+            f"Ray cannot keep its files in {folder} ({error}); set {variable} to a folder that can be"
+            f" written{more}"
         ) from error
     except AuthenticationError as error:
         raise UserError(f"the Ray cluster at {place} asks for a token ({error.message}); {_TOKEN}") from error

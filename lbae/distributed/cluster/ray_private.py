@@ -5,9 +5,11 @@ against the installed Ray and says what breaks. Ray Serve and Ray Train are impo
 because most jobs need neither.
 """
 
+import functools
 from typing import Any, TypeVar
 
 import ray
+import ray.cloudpickle
 
 Trainer = TypeVar("Trainer")
 
@@ -23,7 +25,13 @@ HAPROXY_STATE_FILE = "RAY_SERVE_HAPROXY_SERVER_STATE_FILE"
 HAPROXY_STATE_FOLDER = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"
 HAPROXY_METRICS_PORT = "RAY_SERVE_HAPROXY_METRICS_PORT"
 HAPROXY_STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+HAPROXY_BALANCE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
 INGRESS_DRAINING_S = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+
+
+# Ray writes this value into the ``defaults`` of HAProxy's configuration as it is, and has no variable for
+# other options: a second line adds one.
+BALANCE_AND_CLOSE = "leastconn\n    option httpclose"
 
 
 def address_of_last_start() -> str | None:
@@ -72,3 +80,35 @@ def worker_start_failures() -> tuple[type[Exception], ...]:
     )
 
     return WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+
+
+class _ByValue:
+    """Arrives as the value. Pickled beforehand, so that Ray's core sees no references inside it either."""
+
+    def __init__(self, value: Any) -> None:
+        self._pickled = ray.cloudpickle.dumps(value)
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return ray.cloudpickle.loads, (self._pickled,)
+
+
+def pass_arguments_by_value() -> None:
+    """Let actors of Ray Data in this process get their arguments by value; calling it again is harmless.
+
+    By reference, as Ray Data does it, every pool of actors that may restart makes Ray's core print an error
+    ("has constructor arguments in the object store and max_restarts > 0"), and an actor could not restart
+    once the node that holds the arguments is lost.
+    """
+    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+    for reference, name in (
+        ("_data_context_ref", "data_context"),
+        ("_map_transformer_ref", "_map_transformer"),
+    ):
+        argument = functools.cached_property(functools.partial(_argument, name))
+        argument.__set_name__(ActorPoolMapOperator, reference)
+        setattr(ActorPoolMapOperator, reference, argument)
+
+
+def _argument(name: str, operator: Any) -> _ByValue:
+    return _ByValue(getattr(operator, name))

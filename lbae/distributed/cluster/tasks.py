@@ -10,8 +10,8 @@ import ray.data
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
-from lbae.distributed.cluster.actor_arguments import pass_arguments_by_value
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.ray_private import pass_arguments_by_value
 from lbae.errors import LbaeError, UnforeseenError, as_lbae_error, working_on
 
 _logger = logging.getLogger(__name__)

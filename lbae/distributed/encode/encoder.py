@@ -67,7 +67,7 @@ def choose_precision(out: str) -> Precision:
 
 def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part]:
     """Assemble part files from the files of the shards, at least one per node."""
-    plans = assembly.plan_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
+    plans = assembly.plan_latent_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
     if len(plans) == 1:  # starting a worker takes longer than the work
         return [assembly.assemble(out, plans[0])]
 

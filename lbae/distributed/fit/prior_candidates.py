@@ -15,7 +15,7 @@ from lbae.core.prior.component import fit_component
 from lbae.core.prior.fidelity import expected_moments
 from lbae.core.prior.memory import QUERIES, nearest_facts, remembers
 from lbae.core.prior.prior import Prior, Sampler
-from lbae.core.prior.samplers import fit as fit_prior
+from lbae.core.prior.samplers import fit_sampler as fit_prior
 from lbae.distributed.fit.partition import Partition, Subset
 from lbae.distributed.latents.grouped_sums import write_grouped
 from lbae.io.artifacts.attribute_columns import Attribute

@@ -29,13 +29,12 @@ from lbae.io.artifacts import bundle_artifact as bundle_io
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
-from lbae.web.backend import Backend, BundleBackend, OnBatch
+from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
 from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
 
 Topology = Literal["fused", "split"]
 
 REGISTRY = "BundleRegistry"
-SCALING_DELAYS = {"upscale_delay_s": 30, "downscale_delay_s": 600}  # Serve's own
 
 _INGRESS = "LBAE"
 _MAX_THREADS = 4
@@ -92,7 +91,7 @@ def application(
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
-    least, most = _replica_range(replicas, max_replicas)
+    least, most = replica_range(replicas, max_replicas)
     cpus = 1 if cluster_cpus() > 1 else 0.5
     wait_for(math.ceil(least * cpus), "CPU", "give fewer replicas, or join a larger cluster")
     compute = {
@@ -133,7 +132,6 @@ def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
         "min_replicas": least,
         "max_replicas": most,
         "target_ongoing_requests": limits.max_running / 4,
-        **SCALING_DELAYS,
     }
     return {
         **({"autoscaling_config": autoscaling} if most > least else {"num_replicas": least}),
@@ -143,7 +141,8 @@ def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
+def replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
+    """The least and the most replicas of a deployment. UserError for an empty range."""
     least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
     most = least if max_replicas is None else max_replicas
     if not 1 <= least <= most:

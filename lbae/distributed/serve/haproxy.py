@@ -20,19 +20,24 @@ from lbae.web.middleware import DEFAULT_LIMITS
 
 # Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and it keeps
 # idle connections for minutes by default: the next request on one gets a 500 (ray#66056). So it must close
-# them within a second, and replicas that stop answer for longer than that.
+# them within a second, and replicas that stop answer for longer than that. A client that sends a request just
+# as its connection is closed sees it break. That is rare where replicas change only when one dies, but not in
+# an autoscaled service, where no connection is kept.
 _CLOSE_IDLE_S = 1
 _DRAINING_S = 5
 _MARGIN_S = 5  # after the service's own limit: the service answers first
 _ENDS_S = 5.0
 
 
-def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds) -> dict[str, Any] | None:
+def controller_options(
+    host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds, autoscaled: bool = False
+) -> dict[str, Any] | None:
     """Options of Serve's controller that turn HAProxy on; None where it cannot reach all replicas.
 
     HAProxy looks for the replicas of its own node at 127.0.0.1, and for others at their nodes' addresses,
     where they listen only if ``host`` is 0.0.0.0. A request to a stuck replica is given up, and a worker that
-    a reload replaces is ended, a little after ``max_seconds``: by then every request has its answer.
+    a reload replaces is ended, a little after ``max_seconds``: by then every request has its answer. With
+    ``autoscaled``, connections are closed after each answer.
     """
     reaches_all = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     if not reaches_all or sys.platform != "linux":
@@ -45,6 +50,8 @@ def controller_options(host: str, max_seconds: float = DEFAULT_LIMITS.max_second
         ray_private.HAPROXY_HARD_STOP_AFTER_S: seconds,
         ray_private.HAPROXY_CLOSE_SPREAD_TIME_S: str(_CLOSE_IDLE_S),
     }
+    if autoscaled:
+        variables[ray_private.HAPROXY_BALANCE] = ray_private.BALANCE_AND_CLOSE
     if host == "127.0.0.1":
         variables |= _own_files() | _free_ports()
     return {"runtime_env": {"env_vars": variables}}

@@ -2,7 +2,7 @@
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from lbae.web.backend import OnBatch
+from lbae.web.backend.backend import OnBatch
 from lbae.web.middleware import Observe
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from ray.serve.handle import DeploymentHandle
 
 from lbae.distributed.serve.bundle_registry import Assignment, BundleVersion
-from lbae.web.backend import Backend
+from lbae.web.backend.backend import Backend
 
 _HEARTBEAT_S = 1.0
 

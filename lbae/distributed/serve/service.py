@@ -15,7 +15,7 @@ from ray.serve.schema import ApplicationStatus
 
 from lbae.distributed.cluster.ray_private import deploy, serve_address
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.serve.application import application, check_bundle
+from lbae.distributed.serve.application import application, check_bundle, replica_range
 from lbae.distributed.serve.haproxy import controller_options, end_orphans
 from lbae.distributed.serve.processes import listener
 from lbae.distributed.serve.running_service import APP
@@ -55,7 +55,8 @@ def serving(
     app = application(bundle, limits=limits, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        proxy = controller_options(host, limits.max_seconds)
+        least, most = replica_range(options.get("replicas"), options.get("max_replicas"))
+        proxy = controller_options(host, limits.max_seconds, autoscaled=least < most)
         ray_serve.start(http_options={"host": host, "port": port}, controller_options=proxy)
         deploy(app, APP)
         _wait_until_running()

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from lbae.distributed.serve.bundle_registry import BundleVersion
 from lbae.distributed.serve.replica_bundles import ReplicaBundles
 from lbae.errors import UserError
-from lbae.web.backend import Backend, BundleFacts
+from lbae.web.backend.backend import Backend, BundleFacts
 
 VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
 

@@ -134,29 +134,29 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
 
 
 def columns_to_scan(wanted: Sequence[str], schema: pa.Schema) -> list[str]:
-    """The columns whose values decide what ``wanted`` means. UserError when a name begins with no column."""
+    """The columns whose values say which attributes ``wanted`` names.
+
+    UserError for a name that begins with no column of the table.
+    """
     candidates = candidate_columns(schema)
     if tuple(wanted) in (("all",), ("none",)):
         return candidates if tuple(wanted) == ("all",) else []
-    named: set[str] = set()
+    known, found = (*candidates, *other_columns(schema)), set()
     for name in wanted:
-        columns = [
-            column
-            for column in (*candidates, *other_columns(schema))
-            if _nfc(name) == _nfc(column) or _nfc(name).startswith(f"{_nfc(column)}=")
-        ]
+        columns = {column for column in known if f"{_nfc(name)}=".startswith(f"{_nfc(column)}=")}
         if not columns:
             raise unknown("attribute", name, candidates)
-        named.update(columns)
-    return [column for column in candidates if column in named]
+        found |= columns
+    return [column for column in candidates if column in found]
 
 
 def select_attributes(
-    wanted: Sequence[str], values: Mapping[str, set[Value]], others: Mapping[str, str] | None = None
+    wanted: Sequence[str], values: Mapping[str, set[Value]], others: Mapping[str, str]
 ) -> tuple[Attribute, ...]:
-    """Attributes for ``("all",)``, ``("none",)``, or columns and attribute names in either Unicode form.
+    """The attributes of ``("all",)``, of ``("none",)``, or of columns and attribute names.
 
-    ``others`` are columns that cannot be attributes, and why: UserError when one is asked for by name.
+    Names may be typed in either Unicode form. ``others`` are columns that cannot be attributes, and why:
+    UserError when one is asked for by name.
     """
     if tuple(wanted) == ("none",):
         return ()
@@ -167,7 +167,7 @@ def select_attributes(
     }
     if tuple(wanted) == ("all",):
         return tuple(found.values())
-    reasons = {**(others or {}), **left_out(values)}
+    reasons = {**others, **left_out(values)}
     chosen: dict[str, Attribute] = {}
     for asked in wanted:
         name = match_name(asked, {*found, *values, *reasons})

@@ -26,7 +26,7 @@ _PATH = "image_path"
 _DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
 
 
-def plan_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
+def plan_image_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
     """Parts of about 256 MB, by their numbers, as runs of shards."""
     sizes = [shard.size for shard in shards]
     cut = runs([shard.rows for shard in shards], sizes, sum(shard.rows for shard in shards), _PART_BYTES)

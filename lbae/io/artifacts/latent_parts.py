@@ -82,7 +82,7 @@ def precision(out: str) -> Precision | None:
     return None
 
 
-def plan_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
+def plan_latent_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
     """Parts of about 128 MB from the finished shards, or smaller ones to get ``at_least`` parts."""
     sizes, bad = _written(out, _LATENTS), _written(out, _QUARANTINE)
     target = min(_PART_BYTES, sum(sizes.values()) / at_least)

@@ -1,4 +1,4 @@
-"""Rows of a source to decoded images, with what cannot be decoded set aside in a quarantine table."""
+"""Decoded images of a source's rows, and a quarantine table of the rows that cannot be decoded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -39,8 +39,9 @@ class Decoded:
 
 
 def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False) -> Decoded:
-    """Decode rows of :func:`lbae.io.sources.source.read_batches`, which lose or keep their bytes (column
-    ``image``).
+    """Decode rows of :func:`lbae.io.sources.source.read_batches`.
+
+    The decoded rows keep their bytes, as column ``image``, with ``keep_images`` only.
     """
     images, good, bad = [], [], []
     keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
@@ -63,9 +64,7 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
 
 
 def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
-    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: what one of several workers
-    holds.
-    """
+    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: one worker's share."""
     for shard in source.shards:
         mine = range((offset - shard.start) % stride, shard.rows, stride)
         others = frozenset(range(shard.rows)).difference(mine)
@@ -76,10 +75,9 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
 def decode_held_out(
     source: Source, config: ModelConfig, offset: int, stride: int, most: int
 ) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
-    """Held-out row ``offset`` and every ``stride``-th after it, about ``most`` from all over a source that
-    may be sorted.
+    """The images of held-out row ``offset`` and every ``stride``-th after it, and how many rows hold none.
 
-    Their images, and how many of the rows are none.
+    About ``most`` images, from all over the source, because sources are often sorted.
     """
     parts, count, seen, bad = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0, 0
     for shard in spread(source.shards, HELD_OUT_OF * most * stride):
@@ -94,7 +92,7 @@ def decode_held_out(
 
 
 def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:
-    """The images of some keys, in their order; UserError when the source holds one no longer."""
+    """The images of some keys, in their order; UserError when the source lacks one of them."""
     found: dict[str, np.ndarray] = {}
     for shard in only(source.shards, pa.chunked_array([keys], pa.string())):
         decoded = decode_rows(read_shard(shard), config)

@@ -1,4 +1,4 @@
-"""The files of a source: of which kind it is, which files are read, and how many others are left out.
+"""The files of a source: their kind, which of them are read, and how many others are left out.
 
 A source is of one kind. Files that are known to hold no images are left out and counted by suffix.
 """
@@ -35,17 +35,18 @@ _NO_IMAGE_NAMES = frozenset(("license", "licence", "readme", "changelog", "makef
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MACOS = "__MACOSX"
 HIDDEN, _LOOPS, _SPECIAL = "hidden", "links to a folder above", "no regular files"
-_LOOKED_AT = 16
-_LOOKS = 16  # at a time
+_PROBED = 16  # files without a known suffix
+_THREADS = 16
 
-_Seen = TypeVar("_Seen")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files a source is read from and their kind.
+    """The files that a source is read from, and their kind.
 
-    ``named`` is the kind that the files' names say; ``skipped`` counts the other files, by suffix.
+    ``named`` is the kind by the files' suffixes. ``skipped`` counts the files that are not read, by suffix;
+    hidden files are counted on local disks only.
     """
 
     root: str
@@ -108,13 +109,13 @@ def is_of_macos(name: str) -> bool:
     return _MACOS in name.split("/")
 
 
-def look_at_each(root: str, names: Iterable[str], look: Callable[[Location], _Seen]) -> Iterator[_Seen]:
-    """What a look at every file gives, in order.
+def look_at_each(root: str, names: Iterable[str], look: Callable[[Location], _Result]) -> Iterator[_Result]:
+    """The results of ``look`` for every file, in order.
 
-    Several at a time: an object store answers late, but answers many requests at once.
+    In threads: an object store answers late, but answers many requests at once.
     """
     place = resolve(root)
-    with ThreadPoolExecutor(_LOOKS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(lambda name: look(place / name), names)
 
 
@@ -196,7 +197,7 @@ def _are_images(root: str, names: Iterable[str]) -> bool:
     names = list(names)
     if any(map(_is_named_image, names)):
         return True
-    return any(image_size(bytes_or_none(resolve(root) / name)) for name in names[:_LOOKED_AT])
+    return any(image_size(bytes_or_none(resolve(root) / name)) for name in names[:_PROBED])
 
 
 def bytes_or_none(location: Location) -> bytes | None:

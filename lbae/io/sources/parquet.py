@@ -59,7 +59,7 @@ def has_images(location: Location) -> bool:
     return any(map(_is_image, schema))
 
 
-def index(location: Location) -> TableIndex:
+def index_parquet(location: Location) -> TableIndex:
     """What a file's footer says.
 
     UserError when it is no Parquet or has no images, or two columns would share a name.

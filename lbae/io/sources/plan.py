@@ -27,16 +27,15 @@ from lbae.io.storage.location import readable
 ROWS_PER_SHARD = 2048
 BYTES_PER_SHARD = 256 * 2**20
 CUT = {"shard_rows": ROWS_PER_SHARD, "shard_bytes": BYTES_PER_SHARD, "pieces_a_group": tables.MOST_SLICES}
-"""How sources are cut: what is finished of a shard is of no use to a version that cuts otherwise."""
+"""How sources are cut: finished shards are of no use to a version that cuts differently."""
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
 def plan(uri: str, kind: Kind | None = None) -> Source:
-    """Plan a source: a path, a URI, or ``torchvision:NAME``; of another kind than its files' names say if
-    ``kind`` is given.
+    """Plan a source: a path, a URI, or ``torchvision:NAME``. ``kind`` overrules its files' suffixes.
 
-    UserError when it is missing or unfinished, holds no images or images of several kinds, is a table without
-    an ``image`` column, or its files have columns that do not fit together.
+    UserError when the source is missing or unfinished, holds no images or images of several kinds, is a table
+    without a column ``image``, or has files whose columns do not fit together.
     """
     if uri.startswith("torchvision:"):
         # torchvision takes seconds to import
@@ -62,9 +61,7 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """What a filesystem (s3fs; Google's, Azure's; Hugging Face's; the local one) says of a file's content,
-    else its time.
-    """
+    """The version of a file's content, which S3, Google, Azure and Hugging Face give, else its time."""
     return str(next((info[name] for name in ("ETag", "etag", "blob_id", "mtime") if info.get(name)), ""))
 
 
@@ -81,8 +78,9 @@ def _numbered(shards: Iterable[Shard]) -> tuple[Shard, ...]:
 def runs(
     rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: int
 ) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of runs of items that stay within a number of rows and of bytes, as far as single
-    items do.
+    """Start and end of runs of items that stay within a number of rows and of bytes.
+
+    An item that exceeds either by itself is a run of its own.
     """
     first = row = size = 0
     for index, (more, bytes_) in enumerate(zip(rows, sizes, strict=True)):
@@ -99,7 +97,9 @@ _Planned = tuple[list[Shard], Counter[str]]
 
 
 def _table_shards(listing: Listing) -> _Planned:
-    found = dict(zip(listing.files, look_at_each(listing.root, listing.files, tables.index), strict=True))
+    found = dict(
+        zip(listing.files, look_at_each(listing.root, listing.files, tables.index_parquet), strict=True)
+    )
     check_integers(
         {name: (index.columns, index.large_integers) for name, index in found.items()}, listing.root
     )
@@ -124,7 +124,9 @@ def _table_shards(listing: Listing) -> _Planned:
 
 def _tar_shards(listing: Listing) -> _Planned:
     shards, skipped = [], Counter[str]()
-    for name, index in zip(listing.files, look_at_each(listing.root, listing.files, tars.index), strict=True):
+    for name, index in zip(
+        listing.files, look_at_each(listing.root, listing.files, tars.index_tar), strict=True
+    ):
         skipped += index.skipped
         samples = index.samples
         columns = pa.schema([("label", pa.int64())] if any(sample.label for sample in samples) else [])

@@ -41,7 +41,7 @@ class TarIndex:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def index(location: Location) -> TarIndex:
+def index_tar(location: Location) -> TarIndex:
     """The samples of a tar, from its headers alone.
 
     UserError when it is no tar, or two members have one name. Whether the first of them is an old version

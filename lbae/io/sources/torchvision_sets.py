@@ -1,5 +1,4 @@
-"""``torchvision:NAME``: a data set that torchvision downloads, written once as an image table into
-a cache."""
+"""``torchvision:NAME``: a data set that torchvision downloads, as an image table in a cache."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -24,11 +23,11 @@ _Row = tuple[str, bytes, dict[str, Any]]  # name, content, further columns
 
 
 def as_image_table(uri: str) -> str:
-    """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``, made when it is not in
-    the cache.
+    """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``.
 
-    The cache is LBAE_CACHE, a URI that all nodes reach, else a folder of the user's. UserError for other
-    names, and while another job makes it; LbaeError when the download fails.
+    The table is written when the cache lacks it. The cache is LBAE_CACHE, a URI that all nodes reach, else a
+    folder of the user's. UserError for other names, and while another job writes the table; LbaeError when
+    the download fails.
     """
     name, _, split = uri.removeprefix("torchvision:").partition(":")
     split = split or "train"
@@ -49,7 +48,9 @@ def _write(output: Output, uri: str, rows_of: Callable[[str, bool], Iterator[_Ro
     try:
         rows = rows_of(str(local_cache() / "downloads"), split == "train")
     except (RuntimeError, OSError) as error:
-        raise LbaeError(f"{uri} could not be had from torchvision: {' '.join(str(error).split())}") from error
+        raise LbaeError(
+            f"{uri} could not be downloaded by torchvision: {' '.join(str(error).split())}"
+        ) from error
     parts: list[Part] = []
     while some := list(itertools.islice(rows, _PART_ROWS)):
         columns = {column: [facts[column] for _, _, facts in some] for column in some[0][2]}

@@ -99,7 +99,7 @@ class Location:
                 os.replace(temporary, self.path)
             except BaseException as error:
                 temporary.unlink(missing_ok=True)
-                if isinstance(error, OSError) and error.errno and error.filename is None:  # as a full disk
+                if isinstance(error, OSError) and error.errno and error.filename is None:  # as of a full disk
                     raise OSError(error.errno, error.strerror, self.path) from error
                 raise
         else:

@@ -25,7 +25,7 @@ from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, Overwrite
 from lbae.report.figures.pictures import load_images
-from lbae.report.figures.plots import covariances, marginals
+from lbae.report.figures.plots import plot_covariances, plot_marginals
 
 
 def fit(
@@ -142,8 +142,8 @@ def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) 
     """Files about the prior: its figures, and slide 16's two plots of training latents against drawn ones."""
     return {
         "fidelity.json": json.dumps(facts, indent=1).encode(),
-        "marginals.png": marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),
-        "covariances.png": covariances(
+        "marginals.png": plot_marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),
+        "covariances.png": plot_covariances(
             covariance(sums.mean, sums.second), {name: covariance(*of) for name, of in drawn.items()}
         ),
     }

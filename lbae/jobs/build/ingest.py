@@ -74,7 +74,7 @@ def _written(images: Source, output: Output, still_held: Callable[[], None]) -> 
 
     parts = []
     with ProgressLine("ingest", wanted, "images") as line:
-        for part in outcomes(over(parts_io.plan_parts(shards), write, num_cpus=1)):
+        for part in outcomes(over(parts_io.plan_image_parts(shards), write, num_cpus=1)):
             parts.append(part)
             line.update(line.done + part.rows + part.bad)
             still_held()

@@ -72,6 +72,8 @@ def reduce(
             check_unique_keys(table)
         others = other_columns(table.schema())
         chosen = select_attributes(attributes, found.values, others)
+        columns_left_out = {**others, **left_out(found.values)} if tuple(attributes) == ("all",) else {}
+        unused = {"left_out": columns_left_out} if columns_left_out else {}
         output = Output(
             out,
             moments_io.KIND,
@@ -81,13 +83,12 @@ def reduce(
             overwrite=overwrite,
         )
         if update and (resolve(out) / MANIFEST).exists():
-            return _update(table, found, chosen, output, tasks, started)
+            return _update(table, found, chosen, output, unused, tasks, started)
         if done := output.begin():
             return done
         sums, facts = _sums(table, found, chosen, tasks)
-        if attributes == ("all",) and (unused := {**others, **left_out(found.values)}):
-            facts["left_out"] = unused
-        return _save(output, sums, table, found, chosen, {**facts, "seconds": _since(started)})
+        facts |= {**unused, "seconds": _since(started)}
+        return _save(output, sums, table, found, chosen, facts)
 
 
 def _sums(
@@ -127,6 +128,7 @@ def _update(
     found: Scan,
     attributes: tuple[Attribute, ...],
     output: Output,
+    unused: dict[str, Any],
     tasks: int | None,
     started: float,
 ) -> dict[str, Any]:
@@ -158,5 +160,5 @@ def _update(
     output.begin()
     rest = replace(found, groups=[group for group in found.groups if group.part in new])
     added, facts = _sums(table, rest, attributes, tasks)
-    result = {"added_rows": rest.rows, **facts, "seconds": _since(started)}
+    result = {"added_rows": rest.rows, **facts, **unused, "seconds": _since(started)}
     return _save(output, sums + added, table, found, attributes, result)

@@ -47,7 +47,7 @@ def losses(
     }
     named = dict(zip(runs, manifests, strict=True))
     apart = sample_distances(named, data, train_data) if data and train_data else {}
-    resolve(out).write_bytes(figures.losses(runs, kinds.pop(), apart))
+    resolve(out).write_bytes(figures.plot_losses(runs, kinds.pop(), apart))
     last = {
         name: {key: value for key, value in history[-1].items() if key != "number"}
         for name, history in runs.items()

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from lbae.core.moments.drift import drift as measure
+from lbae.core.moments.drift import moment_drift as measure
 from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact as moments_io
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.jobs.options import Overwrite
-from lbae.report.figures.plots import drift as picture
+from lbae.report.figures.plots import plot_drift as picture
 
 _SHOWN = 10
 _REMARKABLE = 4.0  # of 1,000 bits, chance alone takes 0.06 beyond

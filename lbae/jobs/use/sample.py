@@ -36,7 +36,7 @@ def sample(
         raise UserError(f"{min(both)!r} is both given and given-not")
     wanted = {**dict.fromkeys(given, True), **dict.fromkeys(given_not, False)}
     if not is_picture(out):
-        from lbae.distributed.sample import sample_table  # Ray, which a picture does without
+        from lbae.distributed.sample.table_sampler import sample_table  # Ray, which a picture does without
 
         return sample_table(
             bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address

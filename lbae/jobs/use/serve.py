@@ -76,8 +76,6 @@ def serve(
                 )
             yield swap(uri)
             return
-        # From the start on, SIGTERM must unwind: what was deployed by then is taken down.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
             yield facts
             _watch()

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from lbae.core.bundle import Bundle
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.prior import Prior, Sampler
-from lbae.core.prior.samplers import fair_coins, fit
+from lbae.core.prior.samplers import fair_coins, fit_sampler
 from lbae.report.evaluation.streams import Rules
 from lbae.report.features.feature_sums import Metric
 
@@ -36,7 +36,7 @@ def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | No
     """The priors by name: the bundle's own, fair coins, and the others fitted to the moments, if given."""
     made = {MIXTURE: bundle.prior, COINS: fair_coins(bundle.codec.config.latent_dim)}
     return {
-        name: made[name] if name in made else fit(name, moments)  # type: ignore[arg-type]
+        name: made[name] if name in made else fit_sampler(name, moments)  # type: ignore[arg-type]
         for name in names
         if name in made or moments
     }

@@ -43,7 +43,9 @@ def _axes(title: str, x: str, y: str, panels: int = 1) -> tuple[Any, ...]:
     return figure, *axes
 
 
-def losses(runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, float] | None = None) -> bytes:
+def plot_losses(
+    runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, float] | None = None
+) -> bytes:
     """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of
     several by name.
 
@@ -72,7 +74,7 @@ def losses(runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, fl
     return _png(figure)
 
 
-def marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
+def plot_marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
     """How often each bit is +1, sorted by the training latents (slide 16)."""
     figure, axes = _axes("How often each bit is +1", "bit, sorted by the training latents", "share of images")
     order = np.argsort(target)
@@ -81,7 +83,7 @@ def marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
     return _png(figure)
 
 
-def covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
+def plot_covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
     """Covariances of pairs of bits, sorted by the training latents (slide 16); of many pairs only every so
     manyth.
     """
@@ -101,7 +103,7 @@ def _against(axes: Any, target: np.ndarray, sampled: dict[str, np.ndarray]) -> N
     axes.legend(frameon=False, markerscale=5)
 
 
-def lifts(statistics: AttributeStatistics) -> bytes:
+def plot_lifts(statistics: AttributeStatistics) -> bytes:
     """The lift of every attribute on every bit."""
     figure, axes = _axes("Lift of the attributes on the bits", "bit", "")
     limit = float(np.abs(statistics.lift).max()) or 1.0
@@ -116,7 +118,7 @@ def lifts(statistics: AttributeStatistics) -> bytes:
     return _png(figure)
 
 
-def bars(values: dict[str, float], what: str) -> bytes:
+def plot_bars(values: dict[str, float], what: str) -> bytes:
     """One bar a name, on a logarithmic scale."""
     figure, axes = _axes("", what, "")
     _bars(axes, values, [_BLUE] * len(values))
@@ -132,7 +134,7 @@ def _bars(axes: Any, values: dict[str, float], colors: Sequence[str]) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
+def plot_precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
     """Precision over recall, one point a name."""
     figure, axes = _axes(
         "", "recall: share of test images near samples", "precision: share of\nsamples near test images"
@@ -150,7 +152,7 @@ def precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
     return _png(figure)
 
 
-def rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float]) -> bytes:
+def plot_rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float]) -> bytes:
     """PSNR over bits a pixel of image formats, and of latents."""
     figure, axes = _axes("", "bits a pixel, headers included", "PSNR, dB")
     for (name, curve), color, line in zip(curves.items(), (_ORANGE, _GREEN), ("-o", "--s"), strict=False):
@@ -162,7 +164,7 @@ def rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float
     return _png(figure)
 
 
-def drift(found: Drift) -> bytes:
+def plot_drift(found: Drift) -> bytes:
     """z-score of every bit, sorted, against what chance alone would give."""
     title = f"Distance of the moment matrices {found.frobenius:.2f}, by chance {found.expected:.2f}"
     figure, axes = _axes(title, "bit, sorted", "z-score of the difference of means")

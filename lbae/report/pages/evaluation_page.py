@@ -56,18 +56,18 @@ def _figures(
     names, rows = report["names"], report["distances"]
     bars = {name: row[TEST]["frechet"] for name, row in rows.items() if "frechet" in row.get(TEST, {})}
     if bars:
-        yield "distances", figures.bars(bars, f"{names['frechet']} to test images")
+        yield "distances", figures.plot_bars(bars, f"{names['frechet']} to test images")
     wanted = {"precision", "recall"}
     measured = {name: row[TEST] for name, row in rows.items() if wanted <= row.get(TEST, {}).keys()}
     points = {name: (row["recall"], row["precision"]) for name, row in measured.items()}
     if points:
-        yield "precision-recall", figures.precision_recall(points)
+        yield "precision-recall", figures.plot_precision_recall(points)
     rates = report["rates"]
-    yield "rates", figures.rates(found.rates, (rates["latents"], rates["psnr_db"]))
+    yield "rates", figures.plot_rates(found.rates, (rates["latents"], rates["psnr_db"]))
     if inputs.moments is not None:
         drawn = found.sampled_moments(inputs.moments.latent_dim)
         chosen = [name for name in ("mixture", "paper", "direct") if name in drawn] or list(drawn)[:3]
         target = inputs.moments
-        yield "marginals", figures.marginals(target.mean, {name: drawn[name].mean for name in chosen})
+        yield "marginals", figures.plot_marginals(target.mean, {name: drawn[name].mean for name in chosen})
         sampled = {name: covariance(drawn[name].mean, drawn[name].second) for name in chosen}
-        yield "covariances", figures.covariances(covariance(target.mean, target.second), sampled)
+        yield "covariances", figures.plot_covariances(covariance(target.mean, target.second), sampled)

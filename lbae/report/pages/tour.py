@@ -7,7 +7,7 @@ import numpy as np
 
 from lbae.core.bundle import Bundle
 from lbae.core.latents.editing import edit_bits
-from lbae.core.prior.samplers import fit
+from lbae.core.prior.samplers import fit_sampler
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.images import encode_png, grid
@@ -53,7 +53,7 @@ def write_tour(
     pictures = {
         "reconstructions": rebuilt,
         "samples": grid(loaded.decode(loaded.prior.sample(_SAMPLES, 0)), 16),
-        "samples_direct": grid(loaded.decode(fit("direct", sums).sample(_SAMPLES, 0)), 16),
+        "samples_direct": grid(loaded.decode(fit_sampler("direct", sums).sample(_SAMPLES, 0)), 16),
         "interpolation": _paths(loaded, images),
         "edit": edited,
     }
@@ -71,10 +71,10 @@ def write_tour(
         (folder / f"{name}.png").write_bytes(picture)
     (folder / "report.json").write_bytes(json.dumps(report, indent=2).encode())
     drawn = {
-        "losses": figures.losses({"": results["train"]["history"]}, results["train"]["loss"]),
+        "losses": figures.plot_losses({"": results["train"]["history"]}, results["train"]["loss"]),
         "marginals": (resolve(bundle) / "marginals.png").read_bytes(),
         "covariances": (resolve(bundle) / "covariances.png").read_bytes(),
-        "lifts": figures.lifts(loaded.attributes),
+        "lifts": figures.plot_lifts(loaded.attributes),
     }
     (folder / "report.html").write_bytes(
         page("Latent Bernoulli Autoencoder: a tour", _sections(encoded, drawn, report)).encode()

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 
-from lbae.web import openapi_document as document
-from lbae.web.answers import check_pixels, image_fields
-from lbae.web.backend import Answering
-from lbae.web.bodies import body_of
-from lbae.web.error_answers import RequestError, blames
+from lbae.web.answers.answer_formats import check_pixels, image_fields
+from lbae.web.answers.error_answers import RequestError, blames
+from lbae.web.backend.backend import Answering
 from lbae.web.middleware import Limits
-from lbae.web.prompts import parse_prompt
-from lbae.web.request_models import GenerationRequest, seed_or_random
+from lbae.web.requests.bodies import body_of
+from lbae.web.requests.prompts import parse_prompt
+from lbae.web.requests.request_models import GenerationRequest, seed_or_random
+from lbae.web.routes import openapi_document as document
 from lbae.web.threads import in_writer
 
 _MODEL = "lbae"

@@ -8,7 +8,7 @@ import numpy as np
 from lbae.config import ModelConfig
 from lbae.core.latents.packing import packed_width, unpack
 from lbae.io.images import ImageError, decode_image
-from lbae.web.error_answers import RequestError
+from lbae.web.answers.error_answers import RequestError
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _URL_SAFE = str.maketrans("-_", "+/")

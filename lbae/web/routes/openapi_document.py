@@ -1,4 +1,4 @@
-"""The OpenAPI document: the bodies that :mod:`lbae.web.bodies` reads, the shape of errors, the API key."""
+"""The OpenAPI document: the request bodies, the shape of errors, and the API key."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from lbae.web.bodies import JSON, MULTIPART, media_types
-from lbae.web.error_answers import TYPES
-from lbae.web.request_models import (
+from lbae.web.answers.error_answers import TYPES
+from lbae.web.requests.bodies import JSON, MULTIPART, media_types
+from lbae.web.requests.request_models import (
     DecodeRequest,
     EditRequest,
     EncodeRequest,

@@ -17,7 +17,7 @@ from lbae.core.latents.attribute_statistics import leading_bits
 from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.errors import LbaeError
-from lbae.web.batching import Batcher
+from lbae.web.backend.batching import Batcher
 
 _LEADING = 5
 _STUCK_S = 60

@@ -8,8 +8,8 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from lbae.web.error_answers import RequestError
-from lbae.web.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
+from lbae.web.answers.error_answers import RequestError
+from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 Body = TypeVar("Body", bound=RequestBody)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lbae.web.backend import Backend
-from lbae.web.base64_fields import image_of, latent_of
-from lbae.web.error_answers import RequestError, error_body
+from lbae.web.answers.error_answers import RequestError, error_body
+from lbae.web.backend.backend import Backend
 from lbae.web.middleware import Limits
-from lbae.web.request_models import ImageOrLatent
+from lbae.web.requests.base64_fields import image_of, latent_of
+from lbae.web.requests.request_models import ImageOrLatent
 from lbae.web.threads import Field, in_reader
 
 # What could be read, and an error by position for what could not.

@@ -12,8 +12,8 @@ from fastapi import Response
 
 from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
-from lbae.web.error_answers import RequestError
-from lbae.web.request_models import ImageFormat
+from lbae.web.answers.error_answers import RequestError
+from lbae.web.requests.request_models import ImageFormat
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

@@ -6,14 +6,14 @@ import numpy as np
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 
-from lbae.web import answers
-from lbae.web import openapi_document as document
-from lbae.web.answers import check_pixels
-from lbae.web.backend import Answering, Backend
-from lbae.web.bodies import body_of
-from lbae.web.inputs import read_images, read_latents
+from lbae.web.answers import answer_formats as answers
+from lbae.web.answers.answer_formats import check_pixels
+from lbae.web.backend.backend import Answering, Backend
 from lbae.web.middleware import Limits
-from lbae.web.request_models import DecodeRequest, EncodeRequest, ImageFormat, ReconstructRequest
+from lbae.web.requests.bodies import body_of
+from lbae.web.requests.images_and_latents import read_images, read_latents
+from lbae.web.requests.request_models import DecodeRequest, EncodeRequest, ImageFormat, ReconstructRequest
+from lbae.web.routes import openapi_document as document
 from lbae.web.threads import in_writer
 
 

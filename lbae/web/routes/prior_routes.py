@@ -8,15 +8,15 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.web import answers
-from lbae.web import openapi_document as document
-from lbae.web.answers import check_pixels
-from lbae.web.backend import Answering, Backend
-from lbae.web.bodies import body_of
-from lbae.web.error_answers import RequestError, blames
-from lbae.web.inputs import latents_of
+from lbae.web.answers import answer_formats as answers
+from lbae.web.answers.answer_formats import check_pixels
+from lbae.web.answers.error_answers import RequestError, blames
+from lbae.web.backend.backend import Answering, Backend
 from lbae.web.middleware import Limits
-from lbae.web.request_models import EditRequest, InterpolateRequest, SampleRequest, seed_or_random
+from lbae.web.requests.bodies import body_of
+from lbae.web.requests.images_and_latents import latents_of
+from lbae.web.requests.request_models import EditRequest, InterpolateRequest, SampleRequest, seed_or_random
+from lbae.web.routes import openapi_document as document
 from lbae.web.threads import in_writer
 
 _STREAM_FRAMES = 64  # that are decoded together

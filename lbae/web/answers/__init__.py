@@ -1,0 +1,1 @@
+"""What answers hold: images and latents in every format, and errors."""

@@ -1,0 +1,1 @@
+"""The routes of the application, and the document that describes them."""
