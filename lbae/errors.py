@@ -67,10 +67,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def working_on(what: str) -> Iterator[None]:
     """Note on any exception of the body what was worked on, such as ``encoding a.parquet, rows 0-9``.
 
-    The note travels with the exception, also through Ray, and :func:`as_lbae_error` shows it.
+    The note travels with the exception, also through Ray, and :func:`as_lbae_error` shows it. The package's
+    own errors get none: their messages name what they are about.
     """
     try:
         yield
+    except LbaeError:
+        raise
     except Exception as error:
         error.add_note(f"while {what}")
         raise

@@ -267,7 +267,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manag
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ControllerError(SETUP), "^RuntimeError: timed out after 1800000ms$"),
+        (ControllerError(SETUP), r"^RuntimeError: timed out after 1800000ms$"),
         (
             ControllerError(FULL),
             r"no room for a checkpoint \(.*snapshot.json'\): the storage of /s .* is full",
@@ -324,6 +324,7 @@ def test_an_unforeseen_error_of_a_worker_names_its_type_and_the_source(
         board=str(tmp_path / "board"),
         meter=start_meter(),
     )
+    worked_on = rf"\(while decoding images of {source.uri}, while training as worker 0\)"
     with pytest.raises(UnforeseenError, match=rf"^\w+Error: .*NoneType.* {worked_on}$"):
         trainer.run_workers(settings, trainer.scaling_of(1, None, "resident"), str(tmp_path / "s"), 1)
 
