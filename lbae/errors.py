@@ -49,6 +49,14 @@ class UserError(LbaeError):
     exit_code = 2
 
 
+class UnusableAttribute(UserError):
+    """An attribute of the request is known, but nothing can be done with it; ``attribute`` is its name."""
+
+    def __init__(self, message: str, attribute: str = "") -> None:
+        super().__init__(message)  # an exception is unpickled from its message, then gets its attributes
+        self.attribute = attribute
+
+
 class OverwriteNeeded(UserError):
     """The output holds an artifact built from different inputs or options; ``--overwrite`` replaces it."""
 

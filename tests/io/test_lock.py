@@ -19,7 +19,7 @@ def out(request, tmp_path, monkeypatch) -> str:
 
 def test_one_job_at_a_time(out):
     with locked(out) as still_held:
-        with pytest.raises(UserError, match=r"is being written by beat \d+ of process \d+ on"), locked(out):
+        with pytest.raises(UserError, match=r"out is being written by process \d+ on"), locked(out):
             pass
         still_held()
     assert not resolve(f"{out}.lock").exists()
@@ -57,7 +57,7 @@ def test_an_empty_lock_is_one_that_is_just_being_made_or_a_dead_jobs(out):
     place.write_bytes(b"")
     writer = threading.Timer(0.5, place.write_bytes, [b"beat 0 of another job"])
     writer.start()
-    with pytest.raises(UserError, match="is being written by beat 0 of another job"), locked(out):
+    with pytest.raises(UserError, match="is being written by another job"), locked(out):
         pass
     writer.join()
     place.write_bytes(b"")
@@ -109,6 +109,13 @@ def wait_for_the_end(still_held: Callable[[], None]) -> None:
 def test_a_job_that_stood_still_finds_out(out):
     with locked(out) as still_held:
         resolve(f"{out}.lock").write_bytes(b"beat 1 of another job")
-        with pytest.raises(LbaeError, match="was taken over by beat 1 of another job"):
+        with pytest.raises(LbaeError, match="was taken over by another job after this job sent no heartbeat"):
             wait_for_the_end(still_held)
     assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "another's lock is not removed"
+
+
+def test_a_job_whose_lock_was_removed_says_so(out):
+    with locked(out) as still_held:
+        resolve(f"{out}.lock").remove()
+        with pytest.raises(LbaeError, match="out is no longer locked by this job: its lock was removed;"):
+            wait_for_the_end(still_held)

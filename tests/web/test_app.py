@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import threading
@@ -244,6 +245,22 @@ def test_an_edit_is_the_bundles(client, bundle):
         "7",
         int((after != before).sum()),
     )
+
+
+@pytest.mark.parametrize("change", ["constant", "without lift"])
+def test_an_attribute_that_cannot_be_edited_is_blamed_by_its_field(bundle, change):
+    statistics = bundle.attributes
+    odd = np.array([False, True])  # "b"
+    counts = {"unset_count": np.where(odd, 0, statistics.unset_count)}
+    lift = {"lift": np.where(odd[:, None], 0, statistics.lift)}
+    changed = dataclasses.replace(statistics, **(counts if change == "constant" else lift))
+    client = Client(dataclasses.replace(bundle, attributes=changed), Limits())
+    answer = client.post(
+        "/v1/edit", {"item": {"latent": packed(-np.ones((1, N)))[0]}, "set": ["a"], "unset": ["b"]}
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (422, "unset.0")
+    assert error["message"].startswith("attribute 'b' has ")
 
 
 def test_batches_have_a_result_or_an_error_an_item(client, bundle):

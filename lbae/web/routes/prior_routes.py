@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from lbae.core.latents.attribute_names import match_name
+from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats as answers
 from lbae.web.answers.answer_formats import check_pixels
 from lbae.web.answers.error_answers import RequestError, blames
@@ -45,7 +46,7 @@ def _add_sample(app: FastAPI, limits: Limits) -> None:
         facts, seed = backend.facts, seed_or_random(request.seed)
         check_pixels(request.format, request.n, facts.config.content_size, limits.max_answer_pixels, "n")
         for name in request.given:
-            _check_name(name, facts.conditions, f"given.{name}")
+            _known_name(name, facts.conditions, f"given.{name}")
         if request.component is not None and request.component >= facts.components:
             message = f"component is {request.component}; allowed: 0 to {facts.components - 1}"
             raise RequestError(422, message, "component")
@@ -103,13 +104,18 @@ def _add_edit(app: FastAPI, limits: Limits) -> None:
     async def edit(
         request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: Answering
     ) -> Response:
-        for param, names in (("set", request.set), ("unset", request.unset)):
-            for index, name in enumerate(names):
-                _check_name(name, backend.facts.attributes, f"{param}.{index}")
+        fields = {
+            _known_name(name, backend.facts.attributes, f"{param}.{index}"): f"{param}.{index}"
+            for param, names in (("set", request.set), ("unset", request.unset))
+            for index, name in enumerate(names)
+        }
         latents = await latents_of([request.item], "item", backend, limits)
         with blames("set"):
             asked = request.set, request.unset, request.strength, request.method, request.seed
-            edited = await backend.edit(latents, *asked)
+            try:
+                edited = await backend.edit(latents, *asked)
+            except UnusableAttribute as error:
+                raise RequestError(422, str(error), fields[error.attribute]) from error
         changed = int((edited != latents).sum())
         if request.format == "latents":
             answer: Response = JSONResponse(
@@ -123,9 +129,9 @@ def _add_edit(app: FastAPI, limits: Limits) -> None:
         return answer
 
 
-def _check_name(name: str, known: Iterable[str], param: str) -> None:
+def _known_name(name: str, known: Iterable[str], param: str) -> str:
     with blames(param):
-        match_name(name, known)
+        return match_name(name, known)
 
 
 def _sample_answer(images: np.ndarray, kind: str) -> Response:
