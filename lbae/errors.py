@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lbae.transient import is_transient
+from lbae.transient_errors import is_transient
 
 _MOST_CHARACTERS = 600  # of a message from another library
 

@@ -28,7 +28,7 @@ def work(task: int) -> int:
 
 @pytest.mark.slow
 def test_a_task_that_kills_its_process_is_given_up(ray_session):
-    with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 4 times"):
+    with pytest.raises(LbaeError, match="a worker process died 4 times"):
         list(outcomes(over([0, POISON], lambda row: answered(row, work), num_cpus=1)))
 
 
@@ -40,7 +40,7 @@ class Worker:
 @pytest.mark.slow
 def test_an_actor_that_keeps_dying_ends_the_job(ray_session, monkeypatch):
     monkeypatch.setattr(tasks, "_ACTOR_RESTARTS", 2)
-    with pytest.raises(LbaeError, match="a task was given up: the process that ran it died 3 times"):
+    with pytest.raises(LbaeError, match="a worker process died 3 times"):
         list(outcomes(over([0, POISON, 1], Worker, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)))
 
 

@@ -24,10 +24,10 @@ _PATIENCE_S = 12.0
 
 @contextlib.contextmanager
 def locked(out: str) -> Iterator[Callable[[], None]]:
-    """Hold ``OUT.lock`` while the body runs, and yield a function that raises LbaeError if this may be lost.
+    """Hold ``OUT.lock`` while the body runs; yield a function that raises LbaeError if it may be lost.
 
-    The lock is lost when another job took it over, as from a laptop that slept, or when the storage was silent
-    for 12 seconds. A lock that has not changed for 12 seconds belongs to a dead job.
+    It is lost when another job took it over, as from a laptop that slept, and may be when the storage was
+    silent for 12 seconds. A lock that has not changed for 12 seconds belongs to a dead job.
 
     Raises:
         UserError: A job that lives holds the lock.

@@ -104,7 +104,7 @@ def current_backend(request: Request) -> Backend:
     return backend
 
 
-Answering = Annotated[Backend, Depends(current_backend)]
+CurrentBackend = Annotated[Backend, Depends(current_backend)]
 
 
 class BundleBackend:
