@@ -1,4 +1,4 @@
-"""Presets: one function a data set; ``get`` finds it by name."""
+"""Presets: one function per data set; ``get`` finds it by name."""
 
 from typing import Literal
 

@@ -61,7 +61,9 @@ def build_application(arguments: ServeArguments) -> Application:
 
     API keys come from LBAE_API_KEYS and are required unless ``insecure``.
     """
-    limits = Limits(keys=read_api_keys(None, required=not arguments.insecure, where="a Serve config"))
+    limits = Limits(
+        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config")
+    )
     options = arguments.model_dump(exclude={"insecure"})
     return application(options.pop("bundle"), **options, limits=limits)
 

@@ -93,7 +93,7 @@ class LatentTable:
 
     @property
     def latent_dim(self) -> int:
-        """N."""
+        """Bits of a latent, N."""
         return int(self.manifest.config["latent_dim"])
 
     @property

@@ -41,7 +41,7 @@ class BundleFacts:
 
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
-    """The facts of a bundle."""
+    """Return what clients may know of a bundle."""
     statistics = bundle.attributes
     leading = leading_bits(statistics, _LEADING)
     counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
