@@ -22,8 +22,8 @@ class ModelConfig:
     """Shape of the network and of the images it takes.
 
     Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with
-    ``padding`` zero pixels on every side. ``channels`` holds one width per stride-2 stage, so ``image_size = 4
-    * 2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a baseline, which passes
+    ``padding`` zero pixels on every side. ``channels`` holds one width per stride-2 stage, so ``image_size =
+    4 * 2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a baseline, which passes
     ``latent_dim // 32`` float32 numbers.
     """
 
