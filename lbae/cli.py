@@ -25,7 +25,7 @@ from lbae.errors import (
     line_and_exit_code,
     unknown,
 )
-from lbae.io.machine import versions
+from lbae.io.machine_facts import versions
 from lbae.jobs.arguments import from_words
 from lbae.report.summary import print_summary
 from lbae.signals import sigterm_interrupts

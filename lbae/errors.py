@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lbae.transient import is_transient
+from lbae.transient_errors import is_transient
 
 _MOST_CHARACTERS = 600  # of a message from another library
 
@@ -47,6 +47,14 @@ class UserError(LbaeError):
     """The request cannot be carried out as it was put: exit code 2."""
 
     exit_code = 2
+
+
+class UnusableAttribute(UserError):
+    """An attribute of the request is known, but nothing can be done with it; ``attribute`` is its name."""
+
+    def __init__(self, message: str, attribute: str = "") -> None:
+        super().__init__(message)  # an exception is unpickled from its message, then gets its attributes
+        self.attribute = attribute
 
 
 class OverwriteNeeded(UserError):

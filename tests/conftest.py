@@ -29,9 +29,10 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from lbae.core.latents.packing import pack
-from lbae.io.artifacts.latent_table import KIND, latent_part, write_parquet
+from lbae.io.artifacts.latent_table import KIND, latent_rows
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.digests import digest
+from lbae.io.storage.parquet_file import write_parquet
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
@@ -150,7 +151,7 @@ def write_packed(
     edges = np.linspace(0, len(packed), parts + 1).astype(int)
     for index, (first, last) in enumerate(itertools.pairwise(edges)):
         keys = pa.array([f"k{i}" for i in numbers[first:last]])
-        part = latent_part(keys, packed[first:last], rest.slice(first, last - first), latent_dim, model)
+        part = latent_rows(keys, packed[first:last], rest.slice(first, last - first), latent_dim, model)
         files.append(f"data/part-{index:05d}.parquet")
         lengths = [min(row_group, last - start) for start in range(first, last, row_group)]
         write_parquet(uri, files[-1], part, lengths)

@@ -89,7 +89,7 @@ def test_versions_are_those_of_this_environment(job):
 
 def test_the_fingerprint_of_files_covers_code(tmp_path):
     code = (
-        "import lbae.io.machine as m, sys, pathlib; m._PACKAGE = pathlib.Path(sys.argv[1]);"
+        "import lbae.io.machine_facts as m, sys, pathlib; m._PACKAGE = pathlib.Path(sys.argv[1]);"
         " print(m.versions()['files'])"
     )
 

@@ -20,7 +20,7 @@ from lbae.errors import (
     line_and_exit_code,
     working_on,
 )
-from lbae.transient import is_transient
+from lbae.transient_errors import is_transient
 
 
 def answer(status: int, code: str) -> Exception:

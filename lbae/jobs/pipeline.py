@@ -49,9 +49,9 @@ def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -
             inputs = {option: place for option, place in places.items() if option in takes}
             stages[name] = from_values(stage, {**inputs, "out": made[artifact], **asked.get(name, {})}, name)
     results: dict[str, Any] = {}
-    with locked(f"{out}/pipeline") as still_held, session(address):
+    with locked(f"{out}/pipeline") as check_lock, session(address):
         for name, call in stages.items():
-            still_held()
+            check_lock()
             results[name] = _call(call, overwrite)
         if "current" in asked:
             move_pointer(asked["current"], places["bundle"])

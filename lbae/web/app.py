@@ -5,40 +5,40 @@ It knows nothing of Ray.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from typing import Any
 
 from fastapi import Depends, FastAPI
 
 import lbae
-from lbae.web.answers import answer_formats as answers
 from lbae.web.answers.error_answers import handle_errors
-from lbae.web.backend.backend import Answering, Backend, current_backend
-from lbae.web.middleware import DEFAULT_LIMITS, Guard, HeadAsGet, Limits, Observe
+from lbae.web.backend.backend import Backend, current_backend
+from lbae.web.limits import DEFAULT_LIMITS, Limits
+from lbae.web.middleware import Guard, HeadAsGet, Observe
 from lbae.web.page.page_routes import add_page
-from lbae.web.routes import openapi_document as document
+from lbae.web.routes import openapi_document
 from lbae.web.routes.codec_routes import add_codec_routes
+from lbae.web.routes.edit_routes import add_edit_route
+from lbae.web.routes.facts_routes import add_facts_routes
+from lbae.web.routes.interpolate_routes import add_interpolate_route
 from lbae.web.routes.openai_routes import add_openai_routes
-from lbae.web.routes.prior_routes import add_prior_routes
-from lbae.web.threads import in_writer
+from lbae.web.routes.sample_routes import add_sample_route
 
 
 def create_app(
-    opened: Callable[[], Awaitable[Callable[[], Backend]]],
+    start_backend: Callable[[], Awaitable[Callable[[], Backend]]],
     limits: Limits = DEFAULT_LIMITS,
     observe: Observe = lambda path, status, seconds: None,
 ) -> FastAPI:
-    """The service.
+    """Return the FastAPI application over a backend.
 
     Args:
-        opened: awaited before the first request; returns a function that gives the current backend.
+        start_backend: awaited before the first request; returns a function that gives the current backend.
         limits: of keys, sizes and times.
         observe: called with route, status and seconds of every request.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.current = await opened()
+        app.state.current = await start_backend()
         yield
 
     app = FastAPI(
@@ -46,39 +46,19 @@ def create_app(
         version=lbae.__version__,
         docs_url=None,
         redoc_url=None,
+        # Every route: the header X-Bundle names the version that answered, also after a swap meanwhile.
         dependencies=[Depends(current_backend)],
         lifespan=lifespan,
     )
     app.add_middleware(Guard, limits=limits, observe=observe)
     app.add_middleware(HeadAsGet)
     handle_errors(app)
-    _add_facts(app)
-    add_prior_routes(app, limits)
+    add_facts_routes(app)
+    add_sample_route(app, limits)
+    add_interpolate_route(app, limits)
+    add_edit_route(app, limits)
     add_codec_routes(app, limits)
     add_openai_routes(app, limits)
-    document.write_document(app, keys=bool(limits.keys))
+    openapi_document.write_document(app, keys=bool(limits.keys))
     add_page(app)
     return app
-
-
-def _add_facts(app: FastAPI) -> None:
-    @app.get("/healthz")
-    async def alive() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def ready(backend: Answering) -> dict[str, str]:
-        return {"status": "ready", "bundle": backend.facts.fingerprint}
-
-    @app.get("/v1/model")
-    async def model(backend: Answering) -> dict[str, Any]:
-        facts = asdict(backend.facts)
-        return {name: value for name, value in facts.items() if name not in ("attributes", "examples")}
-
-    @app.get("/v1/attributes")
-    async def attributes(backend: Answering) -> dict[str, Any]:
-        return {"attributes": backend.facts.attributes}
-
-    @app.get("/v1/examples")
-    async def examples(backend: Answering) -> dict[str, Any]:
-        return {"examples": await in_writer(answers.image_fields, backend.facts.examples, "png")}

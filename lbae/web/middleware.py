@@ -2,66 +2,21 @@
 
 import asyncio
 import hmac
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lbae.errors import UserError
 from lbae.web.answers.error_answers import RequestError, error_body
+from lbae.web.limits import Limits
 
-KEYS_VARIABLE = "LBAE_API_KEYS"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE = 499  # nginx's status for a client that went away; only the metrics show it
 
 # Path of the route, status, seconds.
 Observe = Callable[[str, int, float], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """API keys, sizes of bodies, images and answers, requests at a time (others get a 503), seconds each."""
-
-    keys: tuple[str, ...] = ()
-    max_body_bytes: int = 32 * 2**20
-    max_pixels: int = 25_000_000
-    max_answer_pixels: int = 2**25
-    max_running: int = 64
-    max_seconds: float = 120
-
-
-DEFAULT_LIMITS = Limits()
-
-
-def api_keys(path: str | None, host: str, insecure: bool) -> tuple[str, ...]:
-    """Keys from a file, one per line, or from LBAE_API_KEYS, separated by commas.
-
-    UserError when there are none and the host is open to others.
-    """
-    if path is not None:
-        try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # editors on Windows add a BOM
-        except OSError as error:
-            raise UserError(f"api_keys {path} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"api_keys {path} is no UTF-8 text; save it as UTF-8") from error
-    else:
-        lines = os.environ.get(KEYS_VARIABLE, "").split(",")
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if path is not None and not keys:
-        raise UserError(f"api_keys {path} holds no key; write one per line")
-    if not keys and host not in _LOOPBACK and not insecure:
-        raise UserError(
-            f"host {host} is open to others and there are no API keys: give --api-keys FILE (one per line) or"
-            f" {KEYS_VARIABLE}, or --insecure"
-        )
-    return keys
 
 
 class Guard:
@@ -177,7 +132,7 @@ class _Exchange:
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
             headers.append("Server-Timing", f"total;dur={taken:.1f}")
-            headers.append("X-Bundle", _bundle(self._scope))
+            headers.append("X-Bundle", _bundle_fingerprint(self._scope))
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 
@@ -187,7 +142,7 @@ def _route_path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
-def _bundle(scope: Scope) -> str:
+def _bundle_fingerprint(scope: Scope) -> str:
     """The fingerprint of the request's bundle; for a refused request, of the current one."""
     given = scope.get("state", {}).get("bundle")
     return str(given or scope["app"].state.current().facts.fingerprint)

@@ -24,10 +24,11 @@ from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
 from lbae.distributed.latent_table.neighbours import nearest_in
-from lbae.io.artifacts.latent_table import KIND, open_latent_table, write_parquet
+from lbae.io.artifacts.latent_table import KIND, open_latent_table
 from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.artifacts.output import Output
 from lbae.io.images import decode_image as ours
+from lbae.io.storage.parquet_file import write_parquet
 from lbae.jobs.build.encode import encode
 from tests.benchmarks.conftest import smooth_images
 

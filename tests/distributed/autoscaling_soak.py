@@ -23,7 +23,7 @@ from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
 from lbae.web.client import interpolate
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 
 scaling = application._scaling
 

@@ -1,5 +1,5 @@
-"""Run by test_probe: what a cluster of two nodes says of storages, of which the second node reaches some
-elsewhere or not.
+"""Run by test_storage_check: what a cluster of two nodes says of storages, some of which the second node
+reaches elsewhere or not.
 
 ``python -m tests.distributed.probe_two_nodes FOLDER``; a bucket is at s3://bucket for the driver and the
 first node.

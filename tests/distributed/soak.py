@@ -26,7 +26,7 @@ from lbae.distributed.serve.running_service import swap
 from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.web import client as web
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16

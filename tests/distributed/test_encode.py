@@ -26,14 +26,14 @@ from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts import latent_parts as assembly
-from lbae.io.artifacts.latent_table import latent_part, open_latent_table, part_digest
+from lbae.io.artifacts import latent_parts
+from lbae.io.artifacts.latent_table import latent_rows, open_latent_table, part_digest
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_rows
-from lbae.io.sources.plan import CUT, plan
+from lbae.io.sources.plan import SHARD_LIMITS, plan
 from lbae.io.sources.source import read_shard, shard_keys, without
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
@@ -98,11 +98,11 @@ def encode_here(model: str, data: str, out: str) -> None:
     for shard in images.shards:
         decoded = decode_rows(read_shard(shard), codec.config)
         keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
-        latents = latent_part(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
+        latents = latent_rows(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
         made = {"device": "cpu", "precision": codec.precision}
-        assembly.write_shard(out, shard.index, [latents], decoded.quarantine, made)
-    parts = [assembly.assemble(out, part) for part in assembly.plan_latent_parts(out, 1, 1)]
-    assembly.publish_latents(output, parts, None, {"model": model, "data": images.uri})
+        latent_parts.write_shard(out, shard.index, [latents], decoded.quarantine, made)
+    parts = [latent_parts.assemble(out, part) for part in latent_parts.plan_latent_parts(out, 1, 1)]
+    latent_parts.publish_latents(output, parts, None, {"model": model, "data": images.uri})
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
     out = str(tmp_path / "latents")
     with (
         locked(out),
-        pytest.raises(UserError, match=rf"latents is being written by beat \d+ of process {os.getpid()} on "),
+        pytest.raises(UserError, match=rf"latents is being written by process {os.getpid()} on "),
     ):
         encode(model=model, data=str(corpus), out=out)
 
@@ -602,13 +602,13 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(
     decoded = decode_rows(read_shard(first), codec.config)
     fingerprint = read_manifest(model).fingerprint
     rest = decoded.rows.drop_columns(["key"])
-    whole = latent_part(
+    whole = latent_rows(
         decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint
     )
     parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
     config = {"latent_dim": 128, "keep_images": False}
-    Output(out, "latent table", parents=parents, config=config, resume_key=CUT).begin()
-    assembly.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
+    Output(out, "latent table", parents=parents, config=config, resume_key=SHARD_LIMITS).begin()
+    latent_parts.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)
     table = open_latent_table(out)
@@ -623,4 +623,4 @@ def test_shards_do_not_depend_on_what_is_left_out(corpus):
     rest = without(shards, known)
     assert [shard.index for shard in rest] == list(range(1, FILES))
     assert read_shard(rest[0])["key"].to_pylist() == [f"01.parquet:{row}" for row in range(10, ROWS)]
-    assert sum(shard.wanted for shard in rest) == (FILES - 1) * ROWS - 10
+    assert sum(shard.rows_to_read for shard in rest) == (FILES - 1) * ROWS - 10

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts import image_parts as parts_io
+from lbae.io.artifacts import ingest_parts
 from lbae.io.artifacts.attribute_columns import candidate_columns
 from lbae.io.artifacts.image_table import publish_images
 from lbae.io.artifacts.manifest import read_manifest
@@ -52,7 +52,10 @@ def test_a_source_is_never_cleared(tmp_path):
     image_table(tmp_path / "source" / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))])
     source, within = str(tmp_path / "source"), str(tmp_path / "source" / "table")
     for out, read in ((source, source), (within, source)):
-        parts = [parts_io.ingest_part(out, *part) for part in parts_io.plan_image_parts(plan(source).shards)]
+        parts = [
+            ingest_parts.ingest_part(out, *part)
+            for part in ingest_parts.plan_image_parts(plan(source).shards)
+        ]
         publish_images(Output(out, "image table", parents={}, config={}), parts, {"bad": 0})
         before = sorted((tmp_path / "source").rglob("*"))
         message = rf"the output {out} lies in the data {read}, and later jobs would read it"
@@ -125,14 +128,14 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     shards = plan(str(digits)).shards
     whole = sum(shard.size for shard in shards)
-    monkeypatch.setattr(parts_io, "_PART_BYTES", whole / 3)
-    plans = parts_io.plan_image_parts(shards)
+    monkeypatch.setattr(ingest_parts, "_PART_BYTES", whole / 3)
+    plans = ingest_parts.plan_image_parts(shards)
     assert [index for index, _ in plans] == list(range(len(plans)))
     assert [shard for _, some in plans for shard in some] == list(shards)
     assert 3 <= len(plans) <= 5
-    first = parts_io.ingest_part(out, *plans[0])
+    first = ingest_parts.ingest_part(out, *plans[0])
     before = (tmp_path / "table" / first.files[0]).stat().st_mtime_ns
-    assert parts_io.ingest_part(out, *plans[0]) == first
+    assert ingest_parts.ingest_part(out, *plans[0]) == first
     assert (tmp_path / "table" / first.files[0]).stat().st_mtime_ns == before
 
 

@@ -25,14 +25,14 @@ from lbae.errors import UserError
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import (
     RowGroup,
-    latent_part,
+    latent_rows,
     open_latent_table,
     packed_latents,
-    write_parquet,
 )
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.artifacts.output import Output
+from lbae.io.storage.parquet_file import write_parquet
 from lbae.jobs.build.reduce import reduce
 from tests.conftest import write_latents, write_packed
 
@@ -141,7 +141,7 @@ def grow(latents: str, count: int, columns: dict) -> None:
     """Append a part file of the first ``count`` latents, negated, and publish the table anew."""
     manifest = read_manifest(latents)
     keys = pa.array([f"new{i}" for i in range(count)])
-    part = latent_part(keys, pack(-LATENTS[:count]), pa.table(columns), N, "m1")
+    part = latent_rows(keys, pack(-LATENTS[:count]), pa.table(columns), N, "m1")
     write_parquet(latents, "data/part-00009.parquet", part)
     tree = json.loads((Path(latents) / "manifest.json").read_text())
     tree |= {
@@ -225,16 +225,16 @@ def damage(latents: str, how: str) -> None:
     elif how == "fewer rows":
         write_parquet(latents, "data/part-00001.parquet", table.slice(1))
     elif how == "another width":
-        wide = latent_part(keys, np.zeros((count, 9), dtype=np.uint8), rest, 72, "m1")
+        wide = latent_rows(keys, np.zeros((count, 9), dtype=np.uint8), rest, 72, "m1")
         write_parquet(latents, "data/part-00001.parquet", wide)
     elif how == "another model":
-        write_parquet(latents, "data/part-00001.parquet", latent_part(keys, bits, rest, N, "m2"))
+        write_parquet(latents, "data/part-00001.parquet", latent_rows(keys, bits, rest, N, "m2"))
     elif how == "padding bits":
         bits[7, 2] |= 128
-        write_parquet(latents, "data/part-00001.parquet", latent_part(keys, bits, rest, N, "m1"))
+        write_parquet(latents, "data/part-00001.parquet", latent_rows(keys, bits, rest, N, "m1"))
     elif how == "a key twice":
         again = pa.concat_arrays([keys.slice(0, count - 1), pa.array(["k3"])])
-        write_parquet(latents, "data/part-00001.parquet", latent_part(again, bits, rest, N, "m1"))
+        write_parquet(latents, "data/part-00001.parquet", latent_rows(again, bits, rest, N, "m1"))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png
 from lbae.web import client as web
-from lbae.web.middleware import KEYS_VARIABLE, Limits
+from lbae.web.limits import KEYS_VARIABLE, Limits
 from tests.conftest import ROOT, run_job
 from tests.web.conftest import b64, pixels_of
 

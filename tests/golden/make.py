@@ -21,6 +21,7 @@ from lbae.io.artifacts.manifest import FORMAT_VERSION
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.moments_artifact import Lineage, save_moments
 from lbae.io.artifacts.output import Output
+from lbae.io.storage.parquet_file import write_parquet
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -44,9 +45,9 @@ def main() -> None:
     model = save_model(output, network, CONFIG, {"images": 0})
     keys = pa.array([f"image-{i}" for i in range(40)])
     label = pa.table({"label": [i % 2 for i in range(40)]})
-    part = latent_table.latent_part(keys, pack(latents()), label, 11, model["fingerprint"])
+    part = latent_table.latent_rows(keys, pack(latents()), label, 11, model["fingerprint"])
     out = str(root / "latents")
-    latent_table.write_parquet(out, "data/part-00000.parquet", part)
+    write_parquet(out, "data/part-00000.parquet", part)
     parents = {"model": model["fingerprint"], "data": "none"}
     made = Output(out, latent_table.KIND, parents=parents, config={"latent_dim": 11}).publish(
         fingerprint="golden",

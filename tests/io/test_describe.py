@@ -8,8 +8,7 @@ import pytest
 
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.io.artifacts import image_parts as parts_io
-from lbae.io.artifacts import image_table
+from lbae.io.artifacts import image_table, ingest_parts
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import KIND
 from lbae.io.artifacts.model_artifact import save_model
@@ -27,7 +26,7 @@ def ingested(tmp_path) -> str:
     write_table(
         tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5))
     )
-    part = parts_io.ingest_part(out, 0, plan(str(tmp_path / "data")).shards)
+    part = ingest_parts.ingest_part(out, 0, plan(str(tmp_path / "data")).shards)
     output = Output(out, image_table.KIND, parents={"source": "s"}, config={})
     image_table.publish_images(output, [part], {"bad": part.bad})
     return out

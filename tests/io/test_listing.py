@@ -69,8 +69,8 @@ def test_what_is_known_to_be_no_image_is_counted_and_costs_no_label(name, tmp_pa
     source = plan(str(tmp_path))
     assert labels(tmp_path) == {"a/0.png": "a", "b/0.png": "b"}
     assert source.skipped.total() == 1
-    assert source.left_out["skipped"].keys() == source.skipped.keys()
-    assert (source.fingerprint, plain.left_out) == (plain.fingerprint, {})
+    assert source.skipped_result["skipped"].keys() == source.skipped.keys()
+    assert (source.fingerprint, plain.skipped_result) == (plain.fingerprint, {})
 
 
 def test_hidden_files_and_folders_are_counted(tmp_path):

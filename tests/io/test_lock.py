@@ -18,10 +18,10 @@ def out(request, tmp_path, monkeypatch) -> str:
 
 
 def test_one_job_at_a_time(out):
-    with locked(out) as still_held:
-        with pytest.raises(UserError, match=r"is being written by beat \d+ of process \d+ on"), locked(out):
+    with locked(out) as check_lock:
+        with pytest.raises(UserError, match=r"out is being written by process \d+ on"), locked(out):
             pass
-        still_held()
+        check_lock()
     assert not resolve(f"{out}.lock").exists()
     with locked(out):
         pass
@@ -34,10 +34,10 @@ def test_a_dead_jobs_lock_is_taken_over_by_one_of_several(out):
     def job(name: int) -> None:
         wait.wait()
         try:
-            with locked(out) as still_held:
+            with locked(out) as check_lock:
                 held.append(name)
                 wait.wait(20)
-                still_held()
+                check_lock()
         except UserError:
             refused.append(name)
             wait.wait(20)
@@ -57,12 +57,12 @@ def test_an_empty_lock_is_one_that_is_just_being_made_or_a_dead_jobs(out):
     place.write_bytes(b"")
     writer = threading.Timer(0.5, place.write_bytes, [b"beat 0 of another job"])
     writer.start()
-    with pytest.raises(UserError, match="is being written by beat 0 of another job"), locked(out):
+    with pytest.raises(UserError, match="is being written by another job"), locked(out):
         pass
     writer.join()
     place.write_bytes(b"")
-    with locked(out) as still_held:
-        still_held()
+    with locked(out) as check_lock:
+        check_lock()
     assert not place.exists()
 
 
@@ -72,18 +72,18 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
     def silent(*_: object) -> None:
         raise TransientStorageError("Connection was closed")
 
-    with locked(out) as still_held:
+    with locked(out) as check_lock:
         with monkeypatch.context() as patch:
             patch.setattr(Location, "read_bytes", silent)
             time.sleep(1)
-            still_held()
+            check_lock()
         time.sleep(1.5)
-        still_held()
+        check_lock()
         monkeypatch.setattr(Location, "read_bytes", silent)
         with pytest.raises(
             LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"
         ):
-            wait_for_the_end(still_held)
+            wait_for_the_end(check_lock)
     monkeypatch.undo()
 
 
@@ -93,22 +93,29 @@ def test_a_storage_that_refuses_ends_the_hold_at_once(out, monkeypatch):
     def refused(*_: object) -> None:
         raise LbaeError("Forbidden")
 
-    with locked(out) as still_held:
+    with locked(out) as check_lock:
         monkeypatch.setattr(Location, "read_bytes", refused)
         with pytest.raises(LbaeError, match="since its lock could not be renewed: Forbidden"):
-            wait_for_the_end(still_held)
+            wait_for_the_end(check_lock)
     monkeypatch.undo()
 
 
-def wait_for_the_end(still_held: Callable[[], None]) -> None:
+def wait_for_the_end(check_lock: Callable[[], None]) -> None:
     while True:
-        still_held()
+        check_lock()
         time.sleep(0.05)
 
 
 def test_a_job_that_stood_still_finds_out(out):
-    with locked(out) as still_held:
+    with locked(out) as check_lock:
         resolve(f"{out}.lock").write_bytes(b"beat 1 of another job")
-        with pytest.raises(LbaeError, match="was taken over by beat 1 of another job"):
-            wait_for_the_end(still_held)
+        with pytest.raises(LbaeError, match="was taken over by another job after this job sent no heartbeat"):
+            wait_for_the_end(check_lock)
     assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "another's lock is not removed"
+
+
+def test_a_job_whose_lock_was_removed_says_so(out):
+    with locked(out) as check_lock:
+        resolve(f"{out}.lock").remove()
+        with pytest.raises(LbaeError, match="out is no longer locked by this job: its lock was removed;"):
+            wait_for_the_end(check_lock)

@@ -52,7 +52,7 @@ def test_another_artifact_is_refused_by_name_and_replaced_with_overwrite(tmp_pat
     other = {"train": {"epochs": 4}, "workers": 2}
     with pytest.raises(
         UserError,
-        match=r"already holds a model made otherwise \(train.epochs was 3, is now 4\); use --overwrite",
+        match=r"a model made with other options \(train.epochs was 3, is now 4\); use --overwrite",
     ):
         output(tmp_path / "m", config=other).begin()
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
@@ -100,7 +100,7 @@ def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
     for call in (
         replace(target, parents=PARENTS, overwrite=False).existing,
         target.begin,
-        replace(target, base=read_manifest(target.uri)).begin,
+        replace(target, extends=read_manifest(target.uri)).begin,
     ):
         with pytest.raises(UserError, match=message):
             call()
@@ -112,7 +112,7 @@ def test_an_update_leaves_other_artifacts_in_its_folder_alone(tmp_path):
     (tmp_path / "m" / "stale").touch()
     published(tmp_path / "m" / "with" / "latents")
     base = read_manifest(str(tmp_path / "m"))
-    output(tmp_path / "m", parents={"data": "d2"}, base=base).begin()
+    output(tmp_path / "m", parents={"data": "d2"}, extends=base).begin()
     left = {"weights", MANIFEST, UNFINISHED, "with/latents/weights", f"with/latents/{MANIFEST}"}
     assert files_below(tmp_path / "m") == left
 
@@ -197,7 +197,7 @@ def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tm
     folder = tmp_path / "m"
     published(folder)
     base = read_manifest(str(folder))
-    update = output(folder, parents={"data": "d2"}, resume_key={"rows": 5}, base=base)
+    update = output(folder, parents={"data": "d2"}, resume_key={"rows": 5}, extends=base)
     leave(kind="model", generation=1)
     assert output(folder).begin()["already"]
     assert {path.name for path in folder.iterdir()} == {"weights", MANIFEST}
@@ -254,7 +254,7 @@ def test_a_run_that_an_older_version_began_is_resumed(tmp_path, changes, marker)
     folder = tmp_path / "m"
     if changes:
         published(folder)
-        changes = {"base": read_manifest(str(folder))}
+        changes = {"extends": read_manifest(str(folder))}
     (folder / WORK).mkdir(parents=True)
     (folder / WORK / "shard").touch()
     (folder / UNFINISHED).write_text(marker)

@@ -7,7 +7,7 @@ import pytest
 import s3fs
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
-from lbae.io import machine
+from lbae.io import machine_facts
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.storage import lock
@@ -77,7 +77,7 @@ def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
         pass
     with pytest.raises(LbaeError, match=rf"s3://bucket/other.lock {kept}"), locked("s3://bucket/other"):
         pass
-    found = machine.storage("s3://bucket")
+    found = machine_facts.storage("s3://bucket")
     assert not found.ok
     assert "s3:DeleteObject" in found.note
     refusing.keeps = False

@@ -63,8 +63,8 @@ def test_keys_may_be_more_than_2_gib(tmp_path):
     shards = plan(str(tmp_path)).shards
     long = pa.array(["k" * 2**20])  # the same memory again and again
     keys = pa.chunked_array([*[long] * 2**11, pa.array(["a.parquet:1"])])
-    assert [shard.left_out for shard in without(shards, keys)] == [{1}]
-    assert [shard.left_out for shard in only(shards, keys)] == [{0}]
+    assert [shard.excluded_rows for shard in without(shards, keys)] == [{1}]
+    assert [shard.excluded_rows for shard in only(shards, keys)] == [{0}]
 
 
 def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_path):

@@ -14,19 +14,19 @@ from lbae.io.artifacts.attribute_columns import (
     column_values,
     columns_to_scan,
     indicators,
-    left_out,
     other_columns,
     select_attributes,
+    unusable_columns,
 )
 from lbae.io.artifacts.latent_table import (
     KIND,
-    latent_part,
+    latent_rows,
     open_latent_table,
     packed_latents,
     part_digest,
-    write_parquet,
 )
 from lbae.io.artifacts.output import Output
+from lbae.io.storage.parquet_file import write_parquet
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 ROWS = pa.table({"label": [3, 1, None, 3, 1, 0], "smiling": [True, None, False, True, True, False]})
@@ -34,7 +34,7 @@ ROWS = pa.table({"label": [3, 1, None, 3, 1, 0], "smiling": [True, None, False, 
 
 def part(first: int = 0, model: str = "m1") -> pa.Table:
     keys = pa.array([f"k{i}" for i in range(first, 6)])
-    return latent_part(keys, pack(LATENTS[first:]), ROWS.slice(first), 11, model)
+    return latent_rows(keys, pack(LATENTS[first:]), ROWS.slice(first), 11, model)
 
 
 def published(tmp_path, table: pa.Table) -> str:
@@ -80,7 +80,7 @@ def test_parts_of_another_model_or_width_are_refused(tmp_path):
     write_parquet(table.uri, name, part(model="m2"))
     with pytest.raises(UserError, match="holds latents of model m2; the table is of m1"):
         table.read(name)
-    wide = latent_part(pa.array(["k"]), np.zeros((1, 3), dtype=np.uint8), pa.table({}), 20, "m1")
+    wide = latent_rows(pa.array(["k"]), np.zeros((1, 3), dtype=np.uint8), pa.table({}), 20, "m1")
     write_parquet(table.uri, name, wide)
     with pytest.raises(UserError, match=r"latents of type fixed_size_binary\[3\], not N = 11 bits"):
         table.read(name)
@@ -201,7 +201,7 @@ WHY = {
 def test_columns_that_give_no_attributes_are_named_with_the_reason():
     assert list(attributes_of(LEFT_OUT)) == ["good"]
     values = column_values(LEFT_OUT, columns_to_scan(("all",), LEFT_OUT.schema))
-    assert {**other_columns(LEFT_OUT.schema), **left_out(values)}.keys() == WHY.keys()
+    assert {**other_columns(LEFT_OUT.schema), **unusable_columns(values)}.keys() == WHY.keys()
     for column, reason in WHY.items():
         with pytest.raises(
             UserError, match=rf"column '{column}' cannot be used as attributes \({reason}\); allowed"

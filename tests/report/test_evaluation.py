@@ -34,7 +34,7 @@ from lbae.report.evaluation.edits import IMAGES as EDITED
 from lbae.report.evaluation.edits import LATENTS, before_edits, measure_edits
 from lbae.report.evaluation.findings import Findings
 from lbae.report.evaluation.inputs import EvaluationInputs
-from lbae.report.evaluation.paths import measure_paths
+from lbae.report.evaluation.interpolations import measure_paths
 from lbae.report.evaluation.report_json import evaluation_report
 from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream

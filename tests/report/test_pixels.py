@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbae.report.evaluation.rates import rate_curve, recompressed
+from lbae.report.evaluation.lossy_formats import rate_curve, recompressed
 from lbae.report.features.pixels import pixel_sums
 
 

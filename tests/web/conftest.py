@@ -27,7 +27,8 @@ from lbae.core.prior.prior import Prior
 from lbae.core.prior.samplers import fit_sampler
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend
-from lbae.web.middleware import Limits, Observe
+from lbae.web.limits import Limits
+from lbae.web.middleware import Observe
 
 N = 21
 

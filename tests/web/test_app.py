@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import threading
@@ -14,10 +15,9 @@ from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.packing import pack, unpack
 from lbae.io.images import square_grid
-from lbae.web.answers import answer_formats as answers
-from lbae.web.middleware import Limits
-from lbae.web.requests import base64_fields
-from lbae.web.requests import images_and_latents as inputs
+from lbae.web.answers import answer_formats
+from lbae.web.limits import Limits
+from lbae.web.requests import batches, item_fields
 from tests.web.conftest import Client, N, b64, image_file, pixels_of
 
 
@@ -121,7 +121,7 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
 
 def test_few_images_are_decoded_at_a_time(client, monkeypatch):
     """An image of as many pixels as are allowed takes 300 MB while it is decoded."""
-    running, seen, guard, read = 0, [], threading.Lock(), inputs.image_of
+    running, seen, guard, read = 0, [], threading.Lock(), batches.decode_image_field
 
     def watched(*arguments, **options):
         nonlocal running
@@ -133,21 +133,21 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
             running -= 1
         return read(*arguments, **options)
 
-    monkeypatch.setattr(inputs, "image_of", watched)
+    monkeypatch.setattr(batches, "decode_image_field", watched)
     asks = [{"image": b64(image_file(seed))} for seed in range(12)]
-    batches = [("POST", "/v1/encode", {"json": {"images": [ask["image"]]}}) for ask in asks]
+    encodings = [("POST", "/v1/encode", {"json": {"images": [ask["image"]]}}) for ask in asks]
     edits = [("POST", "/v1/edit", {"json": {"item": ask, "set": ["a"]}}) for ask in asks]
-    assert {answer.status_code for answer in client.requests(*batches, *edits)} == {200}
+    assert {answer.status_code for answer in client.requests(*encodings, *edits)} == {200}
     assert (len(seen), max(seen)) == (24, 4)
 
 
 @pytest.mark.parametrize(
     ("path", "body", "module", "work", "calls"),
     [
-        ("encode", {"images": [b64(image_file(1))] * 3}, inputs, "image_of", 3),
-        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, inputs, "image_of", 1),
-        ("sample", {"n": 1, "format": "zip"}, answers, "zip_response", 1),
-        ("decode", {"latents": ["AAAA"]}, answers, "image_fields", 1),
+        ("encode", {"images": [b64(image_file(1))] * 3}, batches, "decode_image_field", 3),
+        ("edit", {"item": {"image": b64(image_file(1))}, "set": ["a"]}, batches, "decode_image_field", 1),
+        ("sample", {"n": 1, "format": "zip"}, answer_formats, "zip_response", 1),
+        ("decode", {"latents": ["AAAA"]}, answer_formats, "image_fields", 1),
     ],
 )
 def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
@@ -185,20 +185,20 @@ def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
     ],
 )
 def test_pictures_are_encoded_off_the_event_loop(client, monkeypatch, path, body):
-    threads, encode = [], answers.encode_image
+    threads, encode = [], answer_formats.encode_image
 
     def watched(*arguments):
         threads.append(threading.current_thread().name)
         return encode(*arguments)
 
-    monkeypatch.setattr(answers, "encode_image", watched)
+    monkeypatch.setattr(answer_formats, "encode_image", watched)
     assert client.post(f"/v1/{path}", body).status_code == 200
     assert threads
     assert all(name.startswith("writer") for name in threads)
 
 
 def test_uploaded_files_are_not_encoded_as_base64(client, monkeypatch):
-    monkeypatch.setattr(base64_fields, "decode_base64", lambda *_: 1 / 0)
+    monkeypatch.setattr(item_fields, "decode_base64", lambda *_: 1 / 0)
     for path, request in (("encode", {}), ("edit", {"set": ["a"]}), ("interpolate", {"steps": 2})):
         files = [("image", image_file(seed)) for seed in range(2 if path == "interpolate" else 1)]
         data = {"request": json.dumps(request)}
@@ -207,16 +207,16 @@ def test_uploaded_files_are_not_encoded_as_base64(client, monkeypatch):
 
 def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
     made = []
-    encode = answers.image_fields
+    encode = answer_formats.image_fields
     monkeypatch.setattr(
-        answers, "image_fields", lambda images, kind: made.append(len(images)) or encode(images, kind)
+        answer_formats, "image_fields", lambda images, kind: made.append(len(images)) or encode(images, kind)
     )
 
     async def decoded():
         yield np.zeros((3, 8, 8, 1), dtype=np.uint8)
 
     async def read() -> list[list[int]]:
-        return [list(made) async for _ in answers.lines(decoded())]
+        return [list(made) async for _ in answer_formats.lines(decoded())]
 
     assert asyncio.run(read()) == [[1], [1, 1], [1, 1, 1]]
 
@@ -244,6 +244,20 @@ def test_an_edit_is_the_bundles(client, bundle):
         "7",
         int((after != before).sum()),
     )
+
+
+@pytest.mark.parametrize("change", ["constant", "without lift"])
+def test_an_attribute_that_cannot_be_edited_is_blamed_by_its_field(bundle, change):
+    statistics = bundle.attributes
+    odd = np.array([False, True])  # "b"
+    counts = {"unset_count": np.where(odd, 0, statistics.unset_count)}
+    lift = {"lift": np.where(odd[:, None], 0, statistics.lift)}
+    changed = dataclasses.replace(statistics, **(counts if change == "constant" else lift))
+    client = Client(dataclasses.replace(bundle, attributes=changed), Limits())
+    answer = client.post("/v1/edit", {"item": {"latent": "AAAA"}, "set": ["a"], "unset": ["b"]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (422, "unset.0")
+    assert error["message"].startswith("attribute 'b' has ")
 
 
 def test_batches_have_a_result_or_an_error_an_item(client, bundle):

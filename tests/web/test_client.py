@@ -9,7 +9,7 @@ from tenacity import stop_after_delay
 from lbae.core.latents.packing import pack
 from lbae.web import client as web
 from lbae.web.app import create_app
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 from tests.web.conftest import image_file, opened, pixels_of
 
 

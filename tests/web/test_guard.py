@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lbae.errors import UserError
-from lbae.web.middleware import KEYS_VARIABLE, Limits, api_keys
+from lbae.web.limits import KEYS_VARIABLE, Limits, read_api_keys
 from tests.web.conftest import Client, b64, image_file, listening
 
 
@@ -218,25 +218,27 @@ def test_every_answer_says_which_bundle_and_how_long(bundle, monkeypatch):
         assert answer.headers["server-timing"].startswith("total;dur=")
 
 
+OPEN = {"required": True, "where": "host 0.0.0.0"}
+
+
 def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
-    assert api_keys(None, "127.0.0.1", insecure=False) == ()
-    assert api_keys(None, "0.0.0.0", insecure=True) == ()
+    assert read_api_keys(None, required=False, where="host 127.0.0.1") == ()
     with pytest.raises(UserError, match=r"host 0\.0\.0\.0 is open to others and there are no API keys"):
-        api_keys(None, "0.0.0.0", insecure=False)
+        read_api_keys(None, **OPEN)
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
-    assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
+    assert read_api_keys(str(file), **OPEN) == ("one", "two")
     for saved in ("\ufeffone\r\ntwo\r\n", "one\ntwo"):  # as editors on Windows save it, and without an end
         file.write_text(saved, encoding="utf-8")
-        assert api_keys(str(file), "0.0.0.0", insecure=False) == ("one", "two")
+        assert read_api_keys(str(file), **OPEN) == ("one", "two")
     monkeypatch.setitem(os.environ, KEYS_VARIABLE, "three, four")
-    assert api_keys(None, "0.0.0.0", insecure=False) == ("three", "four")
+    assert read_api_keys(None, **OPEN) == ("three", "four")
     file.write_text("\n")
     with pytest.raises(UserError, match="holds no key"):
-        api_keys(str(file), "127.0.0.1", insecure=False)
+        read_api_keys(str(file), required=False, where="host 127.0.0.1")
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        api_keys(str(tmp_path / "none"), "127.0.0.1", insecure=False)
+        read_api_keys(str(tmp_path / "none"), required=False, where="host 127.0.0.1")
     file.write_text("one", encoding="utf-16")
     with pytest.raises(UserError, match="is no UTF-8 text; save it as UTF-8"):
-        api_keys(str(file), "127.0.0.1", insecure=False)
+        read_api_keys(str(file), required=False, where="host 127.0.0.1")

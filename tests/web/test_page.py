@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from lbae.web.backend.backend import BundleBackend
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 from tests.web.conftest import image_file, listening, pixels_of
 
 CHROMIUM = shutil.which("chromium")

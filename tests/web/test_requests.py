@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lbae.core.latents.packing import pack
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 from tests.web.conftest import Client, b64, image_file
 
 GOOD = {"image": b64(image_file(1))}

@@ -7,7 +7,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
-from lbae.web.middleware import Limits
+from lbae.web.limits import Limits
 from tests.web.conftest import Client
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int8
 
 from lbae.core.latents.normals import Normals
 from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
-from lbae.errors import UserError, unknown
+from lbae.errors import UnusableAttribute, UserError, unknown
 
 Method = Literal["bits", "hyperplane"]
 
@@ -54,9 +54,10 @@ def edit_bits(
     for j, sign in _asked(statistics, set_, unset, strength).items():
         lift = sign * np.where(statistics.significant[j], statistics.lift[j], 0)
         if not lift.any():
-            raise UserError(
+            raise UnusableAttribute(
                 f"attribute {statistics.names[j]!r} has no significant lift on any bit (false discovery rate"
-                f" {FALSE_DISCOVERY_RATE}), so there is none to flip for it"
+                f" {FALSE_DISCOVERY_RATE}), so there is none to flip for it",
+                statistics.names[j],
             )
         direction += lift
         expected += float(lift @ (statistics.mean_if_set if sign > 0 else statistics.mean_if_unset)[j])

@@ -15,7 +15,7 @@ from scipy import linalg, special
 
 from lbae.core.latents.attribute_names import match_name
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.errors import UserError
+from lbae.errors import UnusableAttribute
 
 # Of the lifts of one attribute taken for real, the share that may be chance (Benjamini and Hochberg 1995).
 FALSE_DISCOVERY_RATE = 0.05
@@ -36,12 +36,16 @@ class AttributeStatistics:
     lift_error: Float64[np.ndarray, "A N"]
 
     def index(self, name: str) -> int:
-        """Position of an attribute that varies; UserError for an unknown or a constant one."""
+        """Position of an attribute that varies; UserError for an unknown one.
+
+        UnusableAttribute for a constant one.
+        """
         position = self.names.index(match_name(name, self.names))
         if min(self.set_count[position], self.unset_count[position]) == 0:
-            raise UserError(
+            raise UnusableAttribute(
                 f"attribute {name!r} has one value only in the training latents, so nothing is known of its"
-                f" effect"
+                f" effect",
+                self.names[position],
             )
         return position
 

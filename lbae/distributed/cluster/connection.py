@@ -11,7 +11,7 @@ from ray.exceptions import AuthenticationError
 
 from lbae.distributed.cluster.ray_private import address_of_last_start
 from lbae.errors import LbaeError, UserError
-from lbae.io import machine
+from lbae.io import machine_facts
 from lbae.signals import sigterm_handler_kept
 
 _ANSWER_S = 5.0
@@ -36,11 +36,11 @@ def connect(address: str | None) -> None:
     quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
     place = address or "the address of RAY_ADDRESS or of the last `ray start` (`ray stop` forgets it)"
     _check_answers(address)
-    free = machine.shared_memory_bytes()
+    free = machine_facts.shared_memory_bytes()
     try:
         with sigterm_handler_kept():
             try:
-                quiet(object_store_memory=machine.STORE_BYTES)
+                quiet(object_store_memory=machine_facts.STORE_BYTES)
                 _check_shared_memory(free)
             except ValueError:  # a cluster keeps its own; "auto" would also join the local Ray of another job
                 quiet()
@@ -109,12 +109,12 @@ def _check_shared_memory(free: int | None) -> None:
     """LbaeError when a local Ray, just started, had no room in /dev/shm and silently used files in /tmp."""
     if (
         free is not None
-        and free < machine.STORE_BYTES
+        and free < machine_facts.STORE_BYTES
         and not os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
     ):
         ray.shutdown()
         raise LbaeError(
             f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs"
-            f" {machine.STORE_BYTES / 2**20:,.0f} MiB there: start the container with `--shm-size=3g`, delete"
-            " files in /dev/shm, or set RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to use files in /tmp"
+            f" {machine_facts.STORE_BYTES / 2**20:,.0f} MiB there: start the container with"
+            " `--shm-size=3g`, delete files in /dev/shm, or set RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to use files in /tmp"
         )

@@ -94,7 +94,7 @@ def results(rows: ray.data.Dataset) -> Iterator[Any]:
             raise root_cause(error) from error
         times = (_ACTOR_RESTARTS if isinstance(error, ActorDiedError) else _TASK_RETRIES) + 1
         raise LbaeError(
-            f"a task was given up: the process that ran it died {times} times, of an image that breaks a"
-            f" decoder or for want of memory; what is finished is kept, run the job again:"
+            f"a worker process died {times} times (out of memory, or an image that crashes the decoder);"
+            f" finished work is kept, run the job again:"
             f" {' '.join(str(error).split())[:300]}"
         ) from error

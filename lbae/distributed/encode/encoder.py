@@ -21,11 +21,10 @@ from lbae.core.network.codec import best_precision
 from lbae.distributed.cluster.actor_pool import run_on_actors, torch_device
 from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
-from lbae.io.artifacts import latent_parts as assembly
-from lbae.io.artifacts import latent_table
+from lbae.io.artifacts import latent_parts, latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
-from lbae.io.artifacts.part import Part
+from lbae.io.artifacts.written_part import Part
 from lbae.io.sources.decode import Decoded, decode_rows
 from lbae.io.sources.source import Shard, read_batches
 from lbae.report.progress import ProgressLine
@@ -35,12 +34,12 @@ def encode_shards(
     actor_arguments: dict[str, Any], shards: tuple[Shard, ...], check_lock: Callable[[], None]
 ) -> dict[str, Any]:
     """Encode the shards that have no file yet; return the images encoded per node, and images per second."""
-    finished = assembly.finished_shards(actor_arguments["out"])
+    finished = latent_parts.finished_shards(actor_arguments["out"])
     missing = [shard for shard in shards if shard.index not in finished]
-    total = sum(shard.wanted for shard in shards)
+    total = sum(shard.rows_to_read for shard in shards)
     by_node: collections.Counter[str] = collections.Counter()
     with ProgressLine("encode", total, "images") as line:
-        before = total - sum(shard.wanted for shard in missing)
+        before = total - sum(shard.rows_to_read for shard in missing)
         line.update(before)
         for node, rows in run_on_actors(
             missing, _ShardEncoder, lambda shard: f"encoding {shard}", **actor_arguments
@@ -59,7 +58,7 @@ def choose_precision(out: str) -> Precision:
 
     It is one for all actors: nodes may differ, and a killed job may continue on others.
     """
-    if (found := assembly.precision(out)) is not None:
+    if (found := latent_parts.precision(out)) is not None:
         return found
     device, share = torch_device()
     if device == "cpu":
@@ -67,14 +66,16 @@ def choose_precision(out: str) -> Precision:
     return ray.get(ray.remote(best_precision).options(num_gpus=share).remote(torch.device(device)))
 
 
-def assemble_parts(out: str, base: latent_table.LatentTable | None) -> list[Part]:
+def assemble_parts(out: str, existing_table: latent_table.LatentTable | None) -> list[Part]:
     """Assemble part files from the files of the shards, at least one per node."""
-    plans = assembly.plan_latent_parts(out, base.manifest.generation + 1 if base else 1, cluster_nodes())
+    plans = latent_parts.plan_latent_parts(
+        out, existing_table.manifest.generation + 1 if existing_table else 1, cluster_nodes()
+    )
     if len(plans) == 1:  # starting a worker takes longer than the work
-        return [assembly.assemble(out, plans[0])]
+        return [latent_parts.assemble(out, plans[0])]
 
     def assemble(row: dict[str, Any]) -> dict[str, Any]:
-        return run_task(row, lambda plan: assembly.assemble(out, plan), lambda plan: f"writing {plan}")
+        return run_task(row, lambda plan: latent_parts.assemble(out, plan), lambda plan: f"writing {plan}")
 
     return list(results(map_tasks(plans, assemble, num_cpus=1)))
 
@@ -103,9 +104,11 @@ class _ShardEncoder:
         for decoded in self._decoded(shard):
             latents.append(self._latents(decoded))
             quarantine.append(decoded.quarantine)
-        assembly.write_shard(self.out, shard.index, latents, pa.concat_tables(quarantine), self.encoded_on)
-        self.encoded.inc(shard.wanted)
-        return self.node, shard.wanted
+        latent_parts.write_shard(
+            self.out, shard.index, latents, pa.concat_tables(quarantine), self.encoded_on
+        )
+        self.encoded.inc(shard.rows_to_read)
+        return self.node, shard.rows_to_read
 
     def _decoded(self, shard: Shard) -> Iterator[Decoded]:
         waiting: deque[Future[Decoded]] = deque()
@@ -119,4 +122,4 @@ class _ShardEncoder:
     def _latents(self, decoded: Decoded) -> pa.Table:
         packed = pack(self.codec.encode(decoded.images))
         keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
-        return latent_table.latent_part(keys, packed, rest, self.codec.config.latent_dim, self.model)
+        return latent_table.latent_rows(keys, packed, rest, self.codec.config.latent_dim, self.model)

@@ -17,8 +17,8 @@ from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits, plan_edits
 from lbae.report.evaluation.findings import Findings, classifier_accuracy
 from lbae.report.evaluation.inputs import EvaluationInputs
-from lbae.report.evaluation.paths import PAIRS, Paths, measure_paths
-from lbae.report.evaluation.rates import FORMATS, rate_curve
+from lbae.report.evaluation.interpolations import PAIRS, Paths, measure_paths
+from lbae.report.evaluation.lossy_formats import FORMATS, rate_curve
 from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.classifier import Classifier

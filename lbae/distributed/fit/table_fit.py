@@ -21,7 +21,7 @@ from lbae.distributed.fit.prior_fitter import (
 )
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
-from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts import model_artifact
 from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import read_manifest
@@ -63,11 +63,11 @@ class TableFit:
 
 def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
     """Open the inputs; UserError when they do not belong together."""
-    model_manifest = read_manifest(model, model_io.KIND)
+    model_manifest = read_manifest(model, model_artifact.KIND)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
-    model_io.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
-    model_io.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
+    model_artifact.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
+    model_artifact.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
     lineage = load_lineage(moments, moments_manifest)
     if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
         raise UserError(

@@ -10,8 +10,9 @@ import ray
 from lbae.distributed.latent_table.row_group_assignment import TASK_ROWS, assign_row_groups
 from lbae.distributed.latent_table.sum_tasks import sum_row_groups
 from lbae.io.artifacts.attribute_columns import Attribute
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup, write_parquet
+from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import write_parquet
 
 # The component of every row, from 0; below 0 for rows that belong to none.
 Partitioner = Callable[[pa.Table], np.ndarray]

@@ -17,7 +17,7 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.part import Part
+from lbae.io.artifacts.written_part import Part
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.report.progress import ProgressLine

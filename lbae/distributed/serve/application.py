@@ -23,14 +23,14 @@ from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.distributed.serve.replica_bundles import OpenBackend, ReplicaBundles
-from lbae.distributed.serve.split_topology import VERBS, VerbDeployment, open_remote_backend
+from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, VerbDeployment, open_remote_backend
 from lbae.errors import UserError
-from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts import bundle_artifact
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
-from lbae.web.middleware import DEFAULT_LIMITS, Limits, api_keys
+from lbae.web.limits import DEFAULT_LIMITS, Limits, read_api_keys
 
 Topology = Literal["fused", "split"]
 
@@ -61,7 +61,9 @@ def build_application(arguments: ServeArguments) -> Application:
 
     API keys come from LBAE_API_KEYS and are required unless ``insecure``.
     """
-    limits = Limits(keys=api_keys(None, "a host in the Serve config", arguments.insecure))
+    limits = Limits(
+        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config")
+    )
     options = arguments.model_dump(exclude={"insecure"})
     return application(options.pop("bundle"), **options, limits=limits)
 
@@ -103,7 +105,7 @@ def application(
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
 
     def build() -> FastAPI:
-        return create_app(lambda: _open(topology, threads), limits, observe_requests())
+        return create_app(lambda: _start_replica(topology, threads), limits, observe_requests())
 
     def scaled(deployment: Any, name: str, runs_codec: bool) -> Any:
         actor = compute if runs_codec else {"num_cpus": 0}
@@ -120,7 +122,7 @@ def application(
         scaled(ray_serve.deployment(VerbDeployment), name, name == "Codec").bind(
             _bundles_opener(threads), registry
         )
-        for name in (VERBS if topology == "split" else ())
+        for name in (DEPLOYMENT_VERBS if topology == "split" else ())
     ]
     ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), _INGRESS, not verbs)
     return ingress.options(max_queued_requests=_max_requests(limits)).bind(registry, *verbs)
@@ -167,7 +169,9 @@ def check_bundle(uri: str, follow: bool) -> str:
 
     UserError when there is none.
     """
-    return read_manifest(bundle_io.read_pointer(uri) if follow else uri, bundle_io.KIND).fingerprint
+    return read_manifest(
+        bundle_artifact.read_pointer(uri) if follow else uri, bundle_artifact.KIND
+    ).fingerprint
 
 
 class _Ingress:
@@ -183,15 +187,23 @@ class _Ingress:
         self.app.state.current().check()
 
 
-async def _open(topology: Topology, threads: int) -> Callable[[], Backend]:
-    """What gives the ingress its current backend."""
-    bundles = _replica_bundles(_open_local_backend(threads) if topology == "fused" else open_remote_backend)
+async def _start_replica(topology: Topology, threads: int) -> Callable[[], Backend]:
+    """Open the bundle, and return the function that gives the ingress its current backend."""
+    if topology == "fused":
+        torch.set_num_threads(threads)
+        bundles = _replica_bundles(_local_backend_opener())
+    else:
+        bundles = _replica_bundles(open_remote_backend)
     await bundles.start()
     return bundles.current
 
 
 def _bundles_opener(threads: int) -> Callable[[], ReplicaBundles]:
-    return lambda: _replica_bundles(_open_local_backend(threads))
+    def open_bundles() -> ReplicaBundles:
+        torch.set_num_threads(threads)
+        return _replica_bundles(_local_backend_opener())
+
+    return open_bundles
 
 
 def _replica_bundles(open_backend: OpenBackend) -> ReplicaBundles:
@@ -203,15 +215,14 @@ def _registry() -> DeploymentHandle:
     return ray_serve.get_deployment_handle(REGISTRY, ray_serve.get_replica_context().app_name)
 
 
-def _open_local_backend(threads: int) -> OpenBackend:
-    torch.set_num_threads(threads)
+def _local_backend_opener() -> OpenBackend:
     registry, on_batch = _registry(), observe_batches()
 
-    async def opened(version: BundleVersion) -> Backend:
+    async def open_backend(version: BundleVersion) -> Backend:
         (reference,) = await registry.fetch.remote(version)
         return await asyncio.to_thread(_local_backend, await reference, on_batch)
 
-    return opened
+    return open_backend
 
 
 def _local_backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:

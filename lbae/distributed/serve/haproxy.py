@@ -16,7 +16,7 @@ from typing import Any
 from lbae.distributed.cluster import ray_private
 from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
-from lbae.web.middleware import DEFAULT_LIMITS
+from lbae.web.limits import DEFAULT_LIMITS
 
 # Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and it keeps
 # idle connections for minutes by default: the next request on one gets a 500 (ray#66056). So it must close

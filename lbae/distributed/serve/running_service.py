@@ -31,7 +31,7 @@ def state(timeout_s: float = 60) -> RegistryState:
 
 
 def swap(bundle: str) -> dict[str, Any]:
-    """Swap the bundle, and wait until all replicas serve the new one.
+    """Swap to the bundle at this URI, wait until all replicas serve it, and return both fingerprints.
 
     UserError or LbaeError when the bundle cannot be served; the service keeps its bundle then.
     """

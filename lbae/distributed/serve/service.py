@@ -21,7 +21,7 @@ from lbae.distributed.serve.processes import listener
 from lbae.distributed.serve.running_service import APP
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
-from lbae.web.middleware import DEFAULT_LIMITS, Limits
+from lbae.web.limits import DEFAULT_LIMITS, Limits
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,12 @@ from lbae.distributed.serve.replica_bundles import ReplicaBundles
 from lbae.errors import UserError
 from lbae.web.backend.backend import Backend, BundleFacts
 
-VERBS = {"Codec": ("encode", "decode"), "Sampler": ("draw",), "Interpolator": ("path",), "Editor": ("edit",)}
+DEPLOYMENT_VERBS = {
+    "Codec": ("encode", "decode"),
+    "Sampler": ("draw",),
+    "Interpolator": ("path",),
+    "Editor": ("edit",),
+}
 
 # Calls change nothing, so one whose replica or node died is sent to another replica.
 _RETRY: dict[str, Any] = {
@@ -52,7 +57,7 @@ class VerbDeployment:
 async def open_remote_backend(version: BundleVersion) -> Backend:
     """A backend that calls the deployments of the verbs, all on one bundle version."""
     app = ray_serve.get_replica_context().app_name
-    handles = {name: ray_serve.get_deployment_handle(name, app) for name in VERBS}
+    handles = {name: ray_serve.get_deployment_handle(name, app) for name in DEPLOYMENT_VERBS}
     return _RemoteBackend(version, await handles["Sampler"].facts.remote(version), handles)
 
 
@@ -61,7 +66,7 @@ class _RemoteBackend:
         self, version: BundleVersion, facts: BundleFacts, handles: dict[str, DeploymentHandle]
     ) -> None:
         self.version, self.facts = version, facts
-        self._handles = {verb: handles[name] for name, verbs in VERBS.items() for verb in verbs}
+        self._handles = {verb: handles[name] for name, verbs in DEPLOYMENT_VERBS.items() for verb in verbs}
 
     async def _call(self, verb: str, *arguments: Any) -> np.ndarray:
         async def once() -> Any:

@@ -167,7 +167,7 @@ def select_attributes(
     }
     if tuple(wanted) == ("all",):
         return tuple(found.values())
-    reasons = {**others, **left_out(values)}
+    reasons = {**others, **unusable_columns(values)}
     chosen: dict[str, Attribute] = {}
     for asked in wanted:
         name = match_name(asked, {*found, *values, *reasons})
@@ -180,7 +180,7 @@ def select_attributes(
     return tuple(chosen.values())
 
 
-def left_out(values: Mapping[str, set[Value]]) -> dict[str, str]:
+def unusable_columns(values: Mapping[str, set[Value]]) -> dict[str, str]:
     """Columns whose values give no attributes, and why."""
     return {column: why for column, seen in values.items() if (why := why_unusable(seen))}
 

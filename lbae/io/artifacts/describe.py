@@ -9,9 +9,7 @@ from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.core.moments.bit_health import bit_health
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
-from lbae.io.artifacts import bundle_artifact as bundle
-from lbae.io.artifacts import latent_table
-from lbae.io.artifacts import moments_artifact as moments
+from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import open_parquet
@@ -43,14 +41,14 @@ def describe(uri: str) -> dict[str, Any]:
     if parts := [name for name in manifest.files if name.startswith("data/")]:
         with open_parquet(resolve(uri) / parts[0]) as file:
             facts["schema"] = {field.name: str(field.type) for field in file.schema_arrow}
-    if manifest.kind == moments.KIND:
-        facts["bits"] = _bits(moments.load_moments(uri)[0])
+    if manifest.kind == moments_artifact.KIND:
+        facts["bits"] = _bits(moments_artifact.load_moments(uri)[0])
     if manifest.kind == latent_table.KIND and manifest.rows:
         facts["bits"] = _bits_of_latents(uri)
     if reasons := _quarantine(uri, manifest.files):
         facts["quarantine"] = dict(reasons.most_common())
-    if manifest.kind == bundle.KIND:
-        facts["leading_bits"] = leading_bits(bundle.load_statistics(uri), _LEADING_BITS)
+    if manifest.kind == bundle_artifact.KIND:
+        facts["leading_bits"] = leading_bits(bundle_artifact.load_statistics(uri), _LEADING_BITS)
     return facts
 
 

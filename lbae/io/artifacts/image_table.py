@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from lbae.io.artifacts.latent_table import write_parquet
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.part import Part, total_digest
+from lbae.io.artifacts.written_part import Part, total_digest
 from lbae.io.images import encode_png
 from lbae.io.storage.digests import RowDigest
+from lbae.io.storage.parquet_file import write_parquet
 
 KIND = "image table"
 

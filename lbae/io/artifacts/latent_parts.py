@@ -16,15 +16,14 @@ from lbae.io.artifacts.latent_table import (
     open_latent_table,
     rows_digest,
     with_digest,
-    write_parquet,
 )
 from lbae.io.artifacts.manifest import Manifest, changes
 from lbae.io.artifacts.model_artifact import check_model
 from lbae.io.artifacts.output import WORK, Output
-from lbae.io.artifacts.part import Part, total_digest
+from lbae.io.artifacts.written_part import Part, total_digest
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import open_parquet
+from lbae.io.storage.parquet_file import open_parquet, write_parquet
 
 _PART_BYTES = 128 * 2**20
 _ROW_GROUP = 2**16
@@ -49,7 +48,7 @@ def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> Latent
     table = open_latent_table(out)
     check_model(f"latent table {out}", table.model_fingerprint, model)
     if changed := changes(table.manifest.config, config):
-        raise UserError(f"{out} was written otherwise ({changed}); append with the same options")
+        raise UserError(f"{out} was written with other options ({changed}); append with the same ones")
     return table
 
 
@@ -139,27 +138,28 @@ def _read(out: str, name: str) -> pa.Table:
 
 
 def publish_latents(
-    output: Output, parts: list[Part], base: LatentTable | None, result: dict[str, Any]
+    output: Output, parts: list[Part], existing_table: LatentTable | None, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish the table of these parts, after those of ``base``.
+    """Publish the table of these parts, after those of ``existing_table``.
 
     LbaeError when its latents were encoded at two precisions: they could not be served alike.
     """
     devices, precisions = ({encoder[i] for part in parts for encoder in part.encoders} for i in range(2))
-    if base:
-        precisions.add(base.manifest.result["precision"])
+    if existing_table:
+        precisions.add(existing_table.manifest.result["precision"])
     if len(precisions) != 1:
         raise LbaeError(
             f"{output.uri} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
             f" --overwrite"
         )
     rows, bad = sum(part.rows for part in parts), sum(part.bad for part in parts)
-    files = [file for part in parts for file in part.files]
-    if base:
-        rows, bad = rows + base.manifest.rows, bad + base.manifest.result["bad"]
-        files += base.manifest.files
+    files, before = [file for part in parts for file in part.files], 0
+    if existing_table:
+        before = existing_table.digest()
+        rows, bad = rows + existing_table.manifest.rows, bad + existing_table.manifest.result["bad"]
+        files += existing_table.manifest.files
     return output.publish(
-        fingerprint=total_digest(parts, base.digest() if base else 0).fingerprint(output.parents["model"]),
+        fingerprint=total_digest(parts, before).fingerprint(output.parents["model"]),
         rows=rows,
         files=files,
         result={

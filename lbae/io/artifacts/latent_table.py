@@ -5,7 +5,6 @@ Layout of the artifact: ``data/part-*.parquet`` (the table, for any Parquet read
 version 1; see docs/architecture.md.
 """
 
-import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -30,29 +29,14 @@ _BATCH_ROWS = 2**15
 _DIGEST = b"lbae.rows_digest"
 
 
-def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
-    """Write one part file under its final name, in row groups of these lengths when any are given."""
-    buffer = io.BytesIO()
-    # Latents rarely repeat: a dictionary of them would only cost time. Reading verifies pages' checksums.
-    plain = [column for column in table.column_names if column != "latent"]
-    with pq.ParquetWriter(
-        buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
-    ) as writer:
-        start = 0
-        for length in row_groups or [len(table)]:
-            writer.write_table(table.slice(start, length), row_group_size=max(1, length))
-            start += length
-    (resolve(uri) / name).write_bytes(buffer.getvalue())
-
-
-def latent_part(
+def latent_rows(
     keys: pa.Array,
     packed: UInt8[np.ndarray, "K B"],
     columns: pa.Table,
     latent_dim: int,
     model_fingerprint: str,
 ) -> pa.Table:
-    """The table of one part: key, latent, then ``columns`` as they are."""
+    """Return key, latent and source columns of one batch as a table."""
     width = packed_width(latent_dim)
     latent = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(packed), [None, pa.py_buffer(np.ascontiguousarray(packed))]
@@ -109,7 +93,7 @@ class LatentTable:
 
     @property
     def latent_dim(self) -> int:
-        """N."""
+        """Bits of a latent, N."""
         return int(self.manifest.config["latent_dim"])
 
     @property

@@ -1,8 +1,8 @@
 """The folder that a job writes one artifact to: found finished, begun, resumed, published.
 
 While a job writes, a hidden marker says what the folder will become. A job that was killed and runs again
-finds the marker: it resumes its own work, clears other leftovers, and never touches a folder of somebody
-else's.
+finds the marker: it resumes its own work, clears other leftovers, and never touches files that no lbae
+job wrote.
 """
 
 import json
@@ -38,7 +38,7 @@ class Output:
         resume_key: What finished work depends on besides parents and config, as how a source is cut. None for
             a job that cannot resume and begins anew.
         overwrite: Replace another artifact, or leftovers of another run.
-        base: The artifact in the folder that this one extends, as its next generation.
+        extends: The artifact in the folder that this one extends, as its next generation.
     """
 
     uri: str
@@ -49,12 +49,12 @@ class Output:
     inputs: Collection[str | None] = ()
     resume_key: dict[str, Any] | None = None
     overwrite: bool = False
-    base: Manifest | None = None
+    extends: Manifest | None = None
 
     @property
     def generation(self) -> int:
         """1, or the number after that of the artifact that is extended."""
-        return self.base.generation + 1 if self.base else 1
+        return self.extends.generation + 1 if self.extends else 1
 
     def existing(self) -> dict[str, Any] | None:
         """Return the stored result if the folder already holds this artifact and it is to stay, else None.
@@ -63,12 +63,12 @@ class Output:
         write asks this first, and calls :meth:`begin` later.
 
         Raises:
-            UserError: An input lies in the folder, or the folder holds files of somebody else's.
+            UserError: An input lies in the folder, or the folder holds files that no lbae job wrote.
             OverwriteNeeded: The folder holds another artifact, or leftovers of another run that could resume.
         """
         self._check_inputs_lie_elsewhere()
         location = self._location
-        if self.base:
+        if self.extends:
             self._is_resumed()
         elif (location / MANIFEST).exists():
             return self._stored(read_manifest(self.uri))
@@ -82,9 +82,9 @@ class Output:
 
     def unchanged(self) -> dict[str, Any]:
         """Return the stored result of the artifact to extend: there is nothing to add to it."""
-        assert self.base
-        self._clear_finished_work(self.base)
-        return self.base.stored_result(self.uri)
+        assert self.extends
+        self._clear_finished_work(self.extends)
+        return self.extends.stored_result(self.uri)
 
     def begin(self) -> dict[str, Any] | None:
         """Make the folder ready to be written, unless it holds this artifact: see :meth:`existing`.
@@ -95,11 +95,11 @@ class Output:
         if done := self.existing():
             return done
         location = self._location
-        if self.base:
-            self._clear_finished_work(self.base)
+        if self.extends:
+            self._clear_finished_work(self.extends)
             if not self._is_resumed():
                 (location / WORK).remove()
-                _remove_unnamed(location, (*self.base.files, MANIFEST))
+                _remove_unnamed(location, (*self.extends.files, MANIFEST))
         elif (location / MANIFEST).exists() or not self._is_resumed():
             _clear(location)
         (location / UNFINISHED).write_bytes(json.dumps(self._marker).encode())
@@ -140,7 +140,7 @@ class Output:
     def _marker(self) -> dict[str, Any]:
         """What the marker says of this run. Versions before wrote the same, so their runs are resumed."""
         run = {"parent": self.parents, "generation": self.generation, "work": self.resume_key or {}}
-        return run if self.base else {"kind": self.kind, **run, **self.config}
+        return run if self.extends else {"kind": self.kind, **run, **self.config}
 
     def _check_inputs_lie_elsewhere(self) -> None:
         for uri in self.inputs:
@@ -159,7 +159,7 @@ class Output:
         elif changed := changes(
             {"parent": manifest.parents, **manifest.config}, {"parent": self.parents, **self.config}
         ):
-            difference = f"made otherwise ({changed})"
+            difference = f"made with other options ({changed})"
         else:
             self._clear_finished_work(manifest)
             return manifest.stored_result(self.uri)
@@ -173,7 +173,7 @@ class Output:
         if self.resume_key is None or not marker.exists():
             return False
         found = json.loads(marker.read_bytes())
-        if found == _CLEARING or (self.base and found.get("generation", 1) <= self.base.generation):
+        if found == _CLEARING or (self.extends and found.get("generation", 1) <= self.extends.generation):
             return False
         changed = changes(found, self._marker)
         if changed and not self.overwrite:

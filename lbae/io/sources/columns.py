@@ -120,9 +120,7 @@ def _partitions(name: str) -> Iterable[tuple[str, str | None]]:
 
 
 def check_fit(found: pa.Schema, table: pa.Schema, out: str) -> None:
-    """UserError when rows with columns ``found`` cannot be added to a table that has others, and keeps
-    them.
-    """
+    """UserError unless the table has every column of ``found`` in a type that holds it."""
     fit = all(
         field.name in table.names
         and _wider(table.field(field.name).type, field.type) == table.field(field.name).type

@@ -68,7 +68,7 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
     for shard in source.shards:
         mine = range((offset - shard.start) % stride, shard.rows, stride)
         others = frozenset(range(shard.rows)).difference(mine)
-        for table in read_batches(replace(shard, left_out=others)) if mine else ():
+        for table in read_batches(replace(shard, excluded_rows=others)) if mine else ():
             yield decode_rows(table, config)
 
 

@@ -17,7 +17,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import WORK
 from lbae.io.images import image_size
-from lbae.io.sources import parquet as tables
+from lbae.io.sources import parquet
 from lbae.io.storage.location import Location, resolve
 
 Kind = Literal["table", "tars", "files"]
@@ -169,7 +169,11 @@ def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
         loose = unknown
     kinds["files"] = loose
     kinds = {kind: names for kind, names in kinds.items() if names}
-    if len(kinds) > 1 and "table" in kinds and not any(look_at_each(root, kinds["table"], tables.has_images)):
+    if (
+        len(kinds) > 1
+        and "table" in kinds
+        and not any(look_at_each(root, kinds["table"], parquet.has_images))
+    ):
         del kinds["table"]  # facts about the images: an index of tars, a table of labels
     if len(kinds) > 1:
         words = {"table": "Parquet", "tars": "tar", "files": "image"}

@@ -60,7 +60,7 @@ def has_images(location: Location) -> bool:
 
 
 def index_parquet(location: Location) -> TableIndex:
-    """What a file's footer says.
+    """Return the row groups, sizes and columns of an image table's file, from its footer.
 
     UserError when it is no Parquet or has no images, or two columns would share a name.
     """

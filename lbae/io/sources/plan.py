@@ -15,8 +15,7 @@ import pyarrow as pa
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.output import UNFINISHED
-from lbae.io.sources import parquet as tables
-from lbae.io.sources import tar as tars
+from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_integers, common_columns, partition_columns
 from lbae.io.sources.listing import Kind as Kind
 from lbae.io.sources.listing import Listing, list_source, look_at_each, no_images
@@ -26,8 +25,12 @@ from lbae.io.storage.location import readable
 
 ROWS_PER_SHARD = 2048
 BYTES_PER_SHARD = 256 * 2**20
-CUT = {"shard_rows": ROWS_PER_SHARD, "shard_bytes": BYTES_PER_SHARD, "pieces_a_group": tables.MOST_SLICES}
-"""How sources are cut: finished shards are of no use to a version that cuts differently."""
+SHARD_LIMITS = {
+    "shard_rows": ROWS_PER_SHARD,
+    "shard_bytes": BYTES_PER_SHARD,
+    "pieces_a_group": parquet.MOST_SLICES,
+}
+"""Part of the resume key: finished shards fit only these sizes."""
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
@@ -39,9 +42,9 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
     """
     if uri.startswith("torchvision:"):
         # torchvision takes seconds to import
-        from lbae.io.sources import torchvision_sets as datasets
+        from lbae.io.sources import torchvision_sets
 
-        uri = datasets.as_image_table(uri)
+        uri = torchvision_sets.as_image_table(uri)
     location = readable(uri, "data")
     if (location / UNFINISHED).exists():
         read_manifest(uri)
@@ -98,7 +101,7 @@ _Planned = tuple[list[Shard], Counter[str]]
 
 def _table_shards(listing: Listing) -> _Planned:
     found = dict(
-        zip(listing.files, look_at_each(listing.root, listing.files, tables.index_parquet), strict=True)
+        zip(listing.files, look_at_each(listing.root, listing.files, parquet.index_parquet), strict=True)
     )
     check_integers(
         {name: (index.columns, index.large_integers) for name, index in found.items()}, listing.root
@@ -125,7 +128,7 @@ def _table_shards(listing: Listing) -> _Planned:
 def _tar_shards(listing: Listing) -> _Planned:
     shards, skipped = [], Counter[str]()
     for name, index in zip(
-        listing.files, look_at_each(listing.root, listing.files, tars.index_tar), strict=True
+        listing.files, look_at_each(listing.root, listing.files, tar.index_tar), strict=True
     ):
         skipped += index.skipped
         samples = index.samples
@@ -150,7 +153,7 @@ def _with_partitions(shards: list[Shard], listing: Listing) -> list[Shard]:
     found = []
     for shard in shards:
         own = {
-            tables.renamed(name, "image"): value
+            parquet.renamed(name, "image"): value
             for name, value in every[shard.files[0]].items()
             if name not in shard.columns.names
         }

@@ -17,24 +17,28 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float64, Shaped, UInt64
 
 from lbae.errors import UserError
-from lbae.io.sources import parquet as tables
-from lbae.io.sources import tar as tars
+from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_fit, with_columns
 from lbae.io.sources.listing import bytes_or_none
 from lbae.io.storage.location import Location, resolve
 
-HELD_OUT_OF = 10  # one row of so many is held out for validation
+HELD_OUT_OF = 10  # one row in ten is held out for validation
 _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Rows of one Parquet file (of its row groups, but for the first ``skip``), samples of one tar, or a run
-    of image files.
+    """One of: a row range of a Parquet file, samples of a tar, a run of image files.
 
-    ``columns`` are those that its rows have beside key, bytes and path: the same in all shards of a source.
-    ``constants`` are columns with one value for the whole shard; ``levels`` name the columns that the first
-    folders of image files are.
+    ``root``, ``files``: where the rows lie; ``rows``, ``size``: how many, and their bytes.
+    ``index``, ``start``: number of the shard and of its first row in the source.
+    ``row_groups``, ``skip``, ``first_row``: of a Parquet file, the row groups to read, how many of their rows
+    to skip, and the file's row to begin at.
+    ``samples``: of a tar, the samples to read.
+    ``levels``: of image files, the columns that their first folders give, such as a label.
+    ``columns``, ``constants``: columns beside key, bytes and path, the same in all shards of a source, and
+    those of them with one value for the whole shard.
+    ``excluded_rows``: rows of the shard that are not read.
     """
 
     root: str
@@ -47,10 +51,10 @@ class Shard:
     row_groups: tuple[int, ...] = ()
     skip: int = 0
     first_row: int = 0
-    samples: tuple[tars.TarSample, ...] = ()
+    samples: tuple[tar.TarSample, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
-    left_out: frozenset[int] = frozenset()
+    excluded_rows: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         first, last = posixpath.join(self.root, self.files[0]), self.files[-1]
@@ -59,9 +63,9 @@ class Shard:
         return f"{first}, rows {self.first_row} to {self.first_row + self.rows - 1}"
 
     @property
-    def wanted(self) -> int:
+    def rows_to_read(self) -> int:
         """Rows that are read."""
-        return self.rows - len(self.left_out)
+        return self.rows - len(self.excluded_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ class Source:
         return list(self.shards[0].columns.names)
 
     @property
-    def left_out(self) -> dict[str, Any]:
+    def skipped_result(self) -> dict[str, Any]:
         """What a job's result says of files that were not read; empty when all were."""
         return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
 
@@ -135,14 +139,14 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
     root, keys = resolve(shard.root), shard_keys(shard)
     if shard.row_groups:
         first = 0
-        for table in tables.batches(
+        for table in parquet.batches(
             root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS
         ):
-            wanted = pa.array([row not in shard.left_out for row in range(first, first + len(table))])
+            wanted = pa.array([row not in shard.excluded_rows for row in range(first, first + len(table))])
             yield _rows(shard, keys[first : first + len(table)].filter(wanted), table.filter(wanted))
             first += len(table)
         return
-    left = [row for row in range(shard.rows) if row not in shard.left_out]
+    left = [row for row in range(shard.rows) if row not in shard.excluded_rows]
     for first in range(0, len(left), _BATCH_ROWS):
         some = left[first : first + _BATCH_ROWS]
         yield _rows(shard, keys.take(some), (_samples if shard.samples else _files)(root, shard, some))
@@ -156,7 +160,7 @@ def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
 def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
     some = tuple(shard.samples[row] for row in rows)
     labelled = "label" in shard.columns.names
-    data, labels = tars.read(root / shard.files[0], some, labelled)
+    data, labels = tar.read(root / shard.files[0], some, labelled)
     paths = pa.array([sample.image and as_text(sample.image.name) for sample in some], pa.string())
     return pa.table(
         {"bytes": pa.array(data, pa.binary()), "path": paths, **({"label": labels} if labelled else {})}
@@ -197,13 +201,13 @@ def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarr
 
 
 def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
-    """The shards without these rows of theirs, one after another; those with none left are gone."""
+    """Exclude the marked rows; drop empty shards."""
     each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
     rest = [
-        replace(shard, left_out=frozenset(np.flatnonzero(some).tolist()))
+        replace(shard, excluded_rows=frozenset(np.flatnonzero(some).tolist()))
         for shard, some in zip(shards, each, strict=True)
     ]
-    return tuple(shard for shard in rest if shard.wanted)
+    return tuple(shard for shard in rest if shard.rows_to_read)
 
 
 def shard_keys(shard: Shard) -> pa.Array:

@@ -11,7 +11,7 @@ from lbae.errors import LbaeError, unknown
 from lbae.io.artifacts import image_table
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.part import Part
+from lbae.io.artifacts.written_part import Part
 from lbae.io.images import encode_png
 from lbae.io.storage.location import absolute, cache_folder, local_cache, resolve
 from lbae.io.storage.lock import locked

@@ -18,7 +18,7 @@ import pyarrow.fs
 from fsspec.core import url_to_fs
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
-from lbae.transient import is_transient
+from lbae.transient_errors import is_transient
 
 
 @dataclass(frozen=True)

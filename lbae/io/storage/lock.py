@@ -8,6 +8,7 @@ whether it changes.
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -23,11 +24,10 @@ _PATIENCE_S = 12.0
 
 @contextlib.contextmanager
 def locked(out: str) -> Iterator[Callable[[], None]]:
-    """Hold ``OUT.lock`` while the body runs.
+    """Hold ``OUT.lock`` while the body runs; yield a function that raises LbaeError if it may be lost.
 
-    Gives a function that raises LbaeError once another job has taken the lock over, as from a laptop that
-    slept, or may have because the storage did not answer for 12 seconds. A lock that has not changed for 12
-    seconds belongs to a dead job.
+    It is lost when another job took it over, as from a laptop that slept, and may be when the storage was
+    silent for 12 seconds. A lock that has not changed for 12 seconds belongs to a dead job.
 
     Raises:
         UserError: A job that lives holds the lock.
@@ -47,8 +47,10 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
                 found = _read(lock)
                 if found is None or not found.endswith(holder):
                     lost.append(
-                        f"was taken over by {found or 'nobody: its lock was removed'}, since this job stood"
-                        f" still"
+                        f"was taken over by {_holder_of(found)} after this job sent no heartbeat for"
+                        f" {_PATIENCE_S:g} s"
+                        if found
+                        else "is no longer locked by this job: its lock was removed"
                     )
                 else:
                     lock.write_bytes(_heartbeat(holder, count))
@@ -76,6 +78,11 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
 
 def _heartbeat(holder: str, count: int) -> bytes:
     return f"beat {count} of {holder}".encode()
+
+
+def _holder_of(text: str) -> str:
+    """The job that a lock's text names."""
+    return re.sub(r"^beat \d+ of ", "", text)
 
 
 def _read(lock: Location) -> str | None:
@@ -106,7 +113,9 @@ def _acquire(lock: Location, out: str, holder: str) -> None:
         if now is None:
             continue
         if now != before:
-            raise UserError(f"{out} is being written by {now}; wait for it, or choose another --out")
+            raise UserError(
+                f"{out} is being written by {_holder_of(now)}; wait for it, or choose another --out"
+            )
         _remove(lock, now)
         # Others that found the same dead job may remove this lock: the job whose lock stays holds it.
         if lock.create(first):

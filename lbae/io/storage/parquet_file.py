@@ -1,6 +1,7 @@
-"""Opening Parquet files: whatever is wrong with one becomes an error that names it."""
+"""Reading and writing Parquet files: whatever is wrong with one becomes an error that names it."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
-from lbae.io.storage.location import Location
-from lbae.transient import is_transient
+from lbae.io.storage.location import Location, resolve
+from lbae.transient_errors import is_transient
 
 
 @contextmanager
@@ -32,3 +33,18 @@ def open_parquet(location: Location, **options: Any) -> Iterator[pq.ParquetFile]
         if isinstance(error, pa.ArrowException | OSError):
             raise UserError(message) from error
         raise
+
+
+def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
+    """Write a table as one file under its final name, in row groups of these lengths when any are given."""
+    buffer = io.BytesIO()
+    # Latents rarely repeat: a dictionary of them would only cost time. Reading verifies pages' checksums.
+    plain = [column for column in table.column_names if column != "latent"]
+    with pq.ParquetWriter(
+        buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
+    ) as writer:
+        start = 0
+        for length in row_groups or [len(table)]:
+            writer.write_table(table.slice(start, length), row_group_size=max(1, length))
+            start += length
+    (resolve(uri) / name).write_bytes(buffer.getvalue())

@@ -12,7 +12,7 @@ from lbae.io.storage.digests import digest
 from lbae.io.storage.location import cache_folder, resolve
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite
 from lbae.report.evaluation.cache import Cache
-from lbae.report.evaluation.inputs import read_inputs
+from lbae.report.evaluation.inputs import EvaluationInputs, read_inputs
 from lbae.report.evaluation.report_json import KIND, evaluation_report
 from lbae.report.evaluation.settings import PRIORS, EvaluationSettings, Features, PriorName
 from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
@@ -72,19 +72,12 @@ def evaluate(
     inputs = read_inputs(bundle, data, train_data, latents, moments)
     for source in (inputs.test, inputs.train) if inputs.train else (inputs.test,):
         source.check_output(out)
-    config = {
-        "version": PROTOCOL_VERSION,
-        **asdict(settings),
-        "priors": list(settings.priors),
-        "metrics": list(settings.metrics),
-    }
-    images = inputs.test.folders | (inputs.train.folders if inputs.train else set())
     output = Output(
         out,
         KIND,
         parents=inputs.parents,
-        config=config,
-        inputs=[bundle, latents, moments, *images],
+        config=_config(settings),
+        inputs=[bundle, latents, moments, *_folders(inputs)],
         overwrite=overwrite,
     )
     if done := output.existing():
@@ -97,12 +90,30 @@ def evaluate(
         files = evaluation_page.files(inputs, report, found)
     if done := output.begin():
         return done
+    return _publish(output, report, files, inputs.test.skipped_result)
+
+
+def _config(settings: EvaluationSettings) -> dict[str, Any]:
+    """The settings as the artifact stores them."""
+    chosen = {"priors": list(settings.priors), "metrics": list(settings.metrics)}
+    return {"version": PROTOCOL_VERSION, **asdict(settings), **chosen}
+
+
+def _folders(inputs: EvaluationInputs) -> set[str]:
+    """Folders of all images that are read."""
+    return inputs.test.folders | (inputs.train.folders if inputs.train else set())
+
+
+def _publish(
+    output: Output, report: dict[str, Any], files: dict[str, bytes], skipped: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the files, and return the numbers that the job's last line shows."""
     for name, content in files.items():
-        (resolve(out) / name).write_bytes(content)
-    rows = report["images"][RECONSTRUCTIONS]
-    shown = {
-        name: report[name]
-        for name in ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")
-    }
-    shown |= inputs.test.left_out
-    return output.publish(fingerprint=digest(files["report.json"]), rows=rows, files=files, result=shown)
+        (resolve(output.uri) / name).write_bytes(content)
+    shown = ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")
+    return output.publish(
+        fingerprint=digest(files["report.json"]),
+        rows=report["images"][RECONSTRUCTIONS],
+        files=files,
+        result={**{name: report[name] for name in shown}, **skipped},
+    )

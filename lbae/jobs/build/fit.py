@@ -13,10 +13,9 @@ from lbae.core.prior.fidelity import covariance, moment_errors
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.fit.prior_fitter import Moments
-from lbae.distributed.fit.table_fit import FitSettings, fit_table, read_fit_inputs
+from lbae.distributed.fit.table_fit import FitInputs, FitSettings, TableFit, fit_table, read_fit_inputs
 from lbae.errors import UserError, unknown
-from lbae.io.artifacts import bundle_artifact as bundle_io
-from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts import bundle_artifact, model_artifact
 from lbae.io.artifacts.attribute_columns import candidate_columns
 from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.artifacts.output import Output
@@ -60,31 +59,27 @@ def fit(
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(str(components), by)
     inputs = read_fit_inputs(model, latents, moments)
-    table, sums = inputs.table, inputs.sums
-    if count and count > sums.count:
-        raise UserError(f"components is {count}; allowed: 1 to the {sums.count} rows of {latents}")
-    if by is not None and by not in candidate_columns(table.schema()):
-        raise unknown("class column", by, candidate_columns(table.schema()))
+    _check_components(count, by, inputs)
     settings: dict[str, Any] = {
         "components": str(components),
         "by": by,
         "sampler": sampler,
         "seed": seed,
-        "precision": table.manifest.result["precision"],
+        "precision": inputs.table.manifest.result["precision"],
     }
     if examples:
         settings["examples"] = examples
-    codec = model_io.load_model(model, device="cpu")
-    images = _examples(table, codec.config, examples)
+    codec = model_artifact.load_model(model, device="cpu")
+    images = _examples(inputs.table, codec.config, examples)
+    output = Output(
+        out,
+        bundle_artifact.KIND,
+        parents=inputs.parents,
+        config=settings,
+        inputs=[model, latents, moments],
+        overwrite=overwrite,
+    )
     with locked(out):
-        output = Output(
-            out,
-            bundle_io.KIND,
-            parents=inputs.parents,
-            config=settings,
-            inputs=[model, latents, moments],
-            overwrite=overwrite,
-        )
         if done := output.existing():
             return done
         started = time.monotonic()
@@ -93,29 +88,44 @@ def fit(
             output.begin()
             chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed)
             found = fit_table(inputs, codec, chosen, str(resolve(out) / "by-component"))
-        prior, drawn = found.fitted.prior, found.moments
-        fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-        result = {
-            "components": len(prior.weights),
-            "sampler": sampler,
-            "constant_bits": int((np.abs(sums.mean) == 1).sum()),
-            "tried": found.tried,
-            "fidelity": fidelity,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        return bundle_io.save_bundle(
-            output,
-            model=model,
-            prior=prior,
-            pooled_factor=found.pooled_factor,
-            attributes=attribute_statistics(sums),
-            examples=images,
-            rows=sums.count,
-            result=result,
-            report=_report(
-                sums, drawn, {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
-            ),
-        )
+        return _publish(output, model, inputs.sums, found, images, started)
+
+
+def _check_components(count: int | None, by: str | None, inputs: FitInputs) -> None:
+    """UserError for more components than rows, or a column that makes no components."""
+    table, rows = inputs.table, inputs.sums.count
+    if count and count > rows:
+        raise UserError(f"components is {count}; allowed: 1 to the {rows} rows of {table.uri}")
+    if by is not None and by not in candidate_columns(table.schema()):
+        raise unknown("class column", by, candidate_columns(table.schema()))
+
+
+def _publish(
+    output: Output, model: str, sums: MomentSums, found: TableFit, images: np.ndarray, started: float
+) -> dict[str, Any]:
+    """Measure the prior, and publish the bundle with it."""
+    drawn = found.moments
+    fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
+    facts = {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
+    result = {
+        "components": len(found.fitted.prior.weights),
+        "sampler": output.config["sampler"],
+        "constant_bits": int((np.abs(sums.mean) == 1).sum()),
+        "tried": found.tried,
+        "fidelity": fidelity,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return bundle_artifact.save_bundle(
+        output,
+        model=model,
+        prior=found.fitted.prior,
+        pooled_factor=found.pooled_factor,
+        attributes=attribute_statistics(sums),
+        examples=images,
+        rows=sums.count,
+        result=result,
+        report=_report(sums, drawn, facts),
+    )
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:

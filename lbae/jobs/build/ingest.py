@@ -7,8 +7,7 @@ from typing import Any
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
-from lbae.io.artifacts import image_parts as parts_io
-from lbae.io.artifacts import image_table
+from lbae.io.artifacts import image_table, ingest_parts
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import plan
@@ -44,54 +43,54 @@ def ingest(
         parents={"source": images.fingerprint},
         config={"distinct": True} if distinct else {},
         inputs=images.folders,
-        resume_key=parts_io.CUT,
+        resume_key=ingest_parts.PART_LIMITS,
         overwrite=overwrite,
     )
-    with locked(out) as still_held:
+    with locked(out) as check_lock:
         done = output.existing()
         if not done:
             with session(address):
                 check_storage([images.uri], [out])
                 output.begin()
-                done = _written(images, output, still_held)
+                done = _written(images, output, check_lock)
     check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 
-def _written(images: Source, output: Output, still_held: Callable[[], None]) -> dict[str, Any]:
+def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> dict[str, Any]:
     """Write the parts that are missing, and publish the table."""
     started = time.monotonic()
     out, distinct = absolute(output.uri), "distinct" in output.config
-    shards = _distinct(images, still_held) if distinct else images.shards
-    wanted = sum(shard.wanted for shard in shards)
+    shards = _distinct(images, check_lock) if distinct else images.shards
+    wanted = sum(shard.rows_to_read for shard in shards)
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
         return run_task(
             row,
-            lambda plan: parts_io.ingest_part(out, *plan),
+            lambda plan: ingest_parts.ingest_part(out, *plan),
             lambda plan: f"writing part {plan[0]} from {plan[1][0]} and what follows",
         )
 
     parts = []
     with ProgressLine("ingest", wanted, "images") as line:
-        for part in results(map_tasks(parts_io.plan_image_parts(shards), write, num_cpus=1)):
+        for part in results(map_tasks(ingest_parts.plan_image_parts(shards), write, num_cpus=1)):
             parts.append(part)
             line.update(line.done + part.rows + part.bad)
-            still_held()
-    still_held()
+            check_lock()
+    check_lock()
     facts = {"bad": sum(part.bad for part in parts), "seconds": round(time.monotonic() - started, 1)}
-    facts |= {"columns": images.columns, **images.left_out}
+    facts |= {"columns": images.columns, **images.skipped_result}
     if distinct:
         facts["equal"] = images.rows - wanted
     return image_table.publish_images(output, parts, facts)
 
 
-def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ...]:
+def _distinct(images: Source, check_lock: Callable[[], None]) -> tuple[Shard, ...]:
     """The shards without images that have the bytes of one before them."""
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
         return run_task(
-            row, lambda shard: (shard.index, parts_io.digests(shard)), lambda shard: f"reading {shard}"
+            row, lambda shard: (shard.index, ingest_parts.digests(shard)), lambda shard: f"reading {shard}"
         )
 
     found = {}
@@ -99,5 +98,5 @@ def _distinct(images: Source, still_held: Callable[[], None]) -> tuple[Shard, ..
         for index, digests in results(map_tasks(images.shards, look, num_cpus=1)):
             found[index] = digests
             line.update(line.done + len(digests))
-            still_held()
-    return parts_io.distinct(images.shards, [found[shard.index] for shard in images.shards])
+            check_lock()
+    return ingest_parts.distinct(images.shards, [found[shard.index] for shard in images.shards])

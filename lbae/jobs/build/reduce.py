@@ -11,13 +11,13 @@ from lbae.distributed.latent_table.sum_tasks import moment_sums_of
 from lbae.distributed.latent_table.table_scan import Scan, scan
 from lbae.distributed.latent_table.unique_keys import check_unique_keys
 from lbae.errors import UserError
-from lbae.io.artifacts import moments_artifact as moments_io
+from lbae.io.artifacts import moments_artifact
 from lbae.io.artifacts.attribute_columns import (
     Attribute,
     columns_to_scan,
-    left_out,
     other_columns,
     select_attributes,
+    unusable_columns,
 )
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import MANIFEST
@@ -72,11 +72,13 @@ def reduce(
             check_unique_keys(table)
         others = other_columns(table.schema())
         chosen = select_attributes(attributes, found.values, others)
-        columns_left_out = {**others, **left_out(found.values)} if tuple(attributes) == ("all",) else {}
+        columns_left_out = (
+            {**others, **unusable_columns(found.values)} if tuple(attributes) == ("all",) else {}
+        )
         unused = {"left_out": columns_left_out} if columns_left_out else {}
         output = Output(
             out,
-            moments_io.KIND,
+            moments_artifact.KIND,
             parents=_parents(table),
             config=settings,
             inputs=[latents],
@@ -112,7 +114,7 @@ def _save(
         parts=dict.fromkeys(found.digests.values(), 1),
         attributes=attributes,
     )
-    return moments_io.save_moments(output, sums, lineage, result)
+    return moments_artifact.save_moments(output, sums, lineage, result)
 
 
 def _parents(table: LatentTable) -> dict[str, str]:
@@ -134,8 +136,8 @@ def _update(
 ) -> dict[str, Any]:
     """Publish the next generation of the sums, with the part files that they do not hold added."""
     out = output.uri
-    sums, manifest = moments_io.load_moments(out)
-    lineage = moments_io.load_lineage(out, manifest)
+    sums, manifest = moments_artifact.load_moments(out)
+    lineage = moments_artifact.load_lineage(out, manifest)
     if manifest.parents["model"] != table.model_fingerprint:
         raise UserError(
             f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as"
@@ -154,7 +156,7 @@ def _update(
             f" with --overwrite"
         )
     new = {part for part, digest in found.digests.items() if digest not in lineage.parts}
-    output = replace(output, base=manifest)
+    output = replace(output, extends=manifest)
     if not new:
         return output.unchanged()
     output.begin()

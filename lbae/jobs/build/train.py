@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,13 +15,14 @@ from lbae.distributed.cluster.resources import cluster_gpus, wait_for, wait_for_
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.train.trainer import check_workers, choose_feed, run_workers, scaling_of
-from lbae.distributed.train.worker import Settings
+from lbae.distributed.train.worker import FeedKind, Settings
 from lbae.errors import UserError
-from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts import model_artifact
 from lbae.io.artifacts.checkpoints import begin_run, checkpoint_folder, known_options
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
+from lbae.io.sources.source import Source
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
@@ -89,31 +91,25 @@ def train(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
     folder = checkpoint_folder(storage, out)
-    with locked(folder) as still_held, session(address):
+    with locked(folder) as check_lock, session(address):
         before = {} if overwrite else known_options(out, folder)
         finished = (resolve(out) / MANIFEST).exists()
-        if gpus is not None and (overwrite or not finished):
+        # A finished model is returned without waiting for nodes.
+        trains = overwrite or not finished
+        if trains and gpus is not None:
             wait_for_gpus(gpus)
-        count = workers or before.get("workers") or max(1, cluster_gpus())
-        chosen_feed, sizes = choose_feed(
-            images, config, before.get("feed", feed) if feed == "auto" else feed, count
-        )
-        run = {"workers": count, "feed": chosen_feed}
-        check_workers(count, min_workers, config, chosen_feed)
-        if overwrite or not finished:
-            remedy = (
-                "lower --workers" if workers else f"--min-workers goes on with fewer of the run's {count}"
-            )
+        count, chosen_feed, sizes = _resolve_run(images, config, workers, min_workers, feed, before)
+        if trains:
+            fewer = f"--min-workers goes on with fewer of the run's {count}"
+            remedy = "lower --workers" if workers else fewer
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
-        resolved = {**config.to_dict(), **run}
+        resolved = {**config.to_dict(), "workers": count, "feed": chosen_feed}
         output = Output(
-            out, model_io.KIND, parents=parents, config=resolved, inputs=inputs, overwrite=overwrite
+            out, model_artifact.KIND, parents=parents, config=resolved, inputs=inputs, overwrite=overwrite
         )
         if done := output.existing():
             return done
         check_storage([images.uri, test.uri if test else None], [out, folder])
-        started = time.monotonic()
-        scaling = scaling_of(count, min_workers, chosen_feed)
         begin_run(folder, {"parent": parents, **resolved}, overwrite, restart=overwrite and finished)
         output.begin()
         _logger.info(f"feed: {chosen_feed} ({sizes})")
@@ -126,19 +122,47 @@ def train(
             board=str(resolve(folder) / _BOARD),
             meter=start_meter(),
         )
-        weights, metrics = run_workers(settings, scaling, folder, keep)
-        still_held()
-        # A run with other checkpoints may have published meanwhile: its model stays.
-        if done := replace(output, overwrite=False).existing():
-            return done
-        network = LatentBernoulliAutoencoder(config.model)
-        network.load_state_dict(weights)
-        result = {
-            **_result(metrics, config),
-            **images.left_out,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        return model_io.save_model(output, network, config, result)
+        return _train_and_publish(output, settings, count, min_workers, folder, keep, check_lock)
+
+
+def _resolve_run(
+    images: Source,
+    config: Config,
+    workers: int | None,
+    min_workers: int | None,
+    feed: Literal["auto", "resident", "streaming"],
+    before: dict[str, Any],
+) -> tuple[int, FeedKind, str]:
+    """Workers, feed and the sizes that decided it: as asked, else as the run before, else by the cluster."""
+    count = workers or before.get("workers") or max(1, cluster_gpus())
+    asked = before.get("feed", feed) if feed == "auto" else feed
+    chosen_feed, sizes = choose_feed(images, config, asked, count)
+    check_workers(count, min_workers, config, chosen_feed)
+    return count, chosen_feed, sizes
+
+
+def _train_and_publish(
+    output: Output,
+    settings: Settings,
+    workers: int,
+    min_workers: int | None,
+    folder: str,
+    keep: int,
+    check_lock: Callable[[], None],
+) -> dict[str, Any]:
+    """Train, and return the published model's result."""
+    started, config = time.monotonic(), settings.config
+    scaling = scaling_of(workers, min_workers, settings.feed)
+    weights, metrics = run_workers(settings, scaling, folder, keep)
+    check_lock()
+    # A run with other checkpoints may have published meanwhile: its model stays.
+    if done := replace(output, overwrite=False).existing():
+        return done
+    network = LatentBernoulliAutoencoder(config.model)
+    network.load_state_dict(weights)
+    seconds = round(time.monotonic() - started, 1)
+    result = {**_result(metrics, config), **settings.source.skipped_result, "seconds": seconds}
+    return model_artifact.save_model(output, network, config, result)
 
 
 def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, clust
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.errors import LbaeError, UserError
-from lbae.io import machine
-from lbae.io.machine import Check
+from lbae.io import machine_facts
+from lbae.io.machine_facts import Check
 from lbae.jobs.options import Address, Names
 
 _logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def doctor(*, storage: Names = (), gpus: int = 0, address: Address = None) -> di
 
 
 def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterator[Check]:
-    yield from machine.checks()
-    here = [machine.storage(uri) for uri in storage]
+    yield from machine_facts.checks()
+    here = [machine_facts.storage(uri) for uri in storage]
     yield from here
     try:
         with session(address):

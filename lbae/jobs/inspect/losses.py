@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from lbae.errors import UserError
-from lbae.io.artifacts import model_artifact as model_io
+from lbae.io.artifacts import model_artifact
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import is_picture
 from lbae.io.storage.location import resolve
@@ -32,7 +32,7 @@ def losses(
         )
     if not is_picture(out):
         raise UserError(f"the figure is a PNG; name the output *.png instead of {out}")
-    manifests = {uri: read_manifest(uri, model_io.KIND) for uri in models}
+    manifests = {uri: read_manifest(uri, model_artifact.KIND) for uri in models}
     kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
     if len(kinds) != 1:
         raise UserError(

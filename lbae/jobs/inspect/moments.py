@@ -6,7 +6,7 @@ import numpy as np
 
 from lbae.core.moments.drift import moment_drift as measure
 from lbae.errors import UserError
-from lbae.io.artifacts import moments_artifact as moments_io
+from lbae.io.artifacts import moments_artifact
 from lbae.io.artifacts.output import Output
 from lbae.io.storage.location import absolute, resolve
 from lbae.jobs.options import Overwrite
@@ -46,7 +46,10 @@ def subtract(
 
 
 def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite: bool) -> dict[str, Any]:
-    (a, a_manifest), (b, b_manifest) = moments_io.load_moments(left), moments_io.load_moments(right)
+    (a, a_manifest), (b, b_manifest) = (
+        moments_artifact.load_moments(left),
+        moments_artifact.load_moments(right),
+    )
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
         raise UserError(
@@ -57,8 +60,8 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
             f"{left} has the attributes {', '.join(a.attributes) or 'none'},"
             f" {right} has {', '.join(b.attributes) or 'none'}; reduce both with the same --attributes"
         )
-    lineage = moments_io.load_lineage(left, a_manifest).combine(
-        moments_io.load_lineage(right, b_manifest), sign
+    lineage = moments_artifact.load_lineage(left, a_manifest).combine(
+        moments_artifact.load_lineage(right, b_manifest), sign
     )
     twice = [part for part, times in lineage.parts.items() if not -1 <= times <= 1]
     if twice and not force:
@@ -74,9 +77,9 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
     parents = {"left": a_manifest.fingerprint, "right": b_manifest.fingerprint, "model": models[0]}
     config = {"operation": "add" if sign > 0 else "subtract", "force": force}
     output = Output(
-        out, moments_io.KIND, parents=parents, config=config, inputs=[left, right], overwrite=overwrite
+        out, moments_artifact.KIND, parents=parents, config=config, inputs=[left, right], overwrite=overwrite
     )
-    return output.begin() or moments_io.save_moments(output, sums, lineage, result={})
+    return output.begin() or moments_artifact.save_moments(output, sums, lineage, result={})
 
 
 def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
@@ -87,7 +90,10 @@ def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
         right: URI of moment sums.
         out: PNG file to write.
     """
-    (a, a_manifest), (b, b_manifest) = moments_io.load_moments(left), moments_io.load_moments(right)
+    (a, a_manifest), (b, b_manifest) = (
+        moments_artifact.load_moments(left),
+        moments_artifact.load_moments(right),
+    )
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
         raise UserError(

@@ -32,7 +32,7 @@ def reconstruct(
     source.check_output(out)
     images, bad = load_images(loaded.codec.config, source, num)
     picture, result = reconstructions(loaded, images)
-    result |= {"bad": bad, "source_images": source.rows, **source.left_out}
+    result |= {"bad": bad, "source_images": source.rows, **source.skipped_result}
     if picture_wanted:
         resolve(out).write_bytes(encode_png(picture))
         return {"out": out, **result}

@@ -13,8 +13,7 @@ from lbae.distributed.serve.running_service import is_served, state, swap
 from lbae.distributed.serve.service import serving
 from lbae.errors import UserError
 from lbae.jobs.options import Address, Gpus
-from lbae.web.middleware import Limits
-from lbae.web.middleware import api_keys as keys_of
+from lbae.web.limits import LOOPBACK, Limits, read_api_keys
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +65,8 @@ def serve(
         "topology": topology,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    limits = Limits(keys=keys_of(api_keys, host or "127.0.0.1", insecure))
+    is_open = host is not None and host not in LOOPBACK
+    limits = Limits(keys=read_api_keys(api_keys, required=is_open and not insecure, where=f"host {host}"))
     with session(address, gpus):
         if is_served():
             if options or follow or api_keys:

@@ -21,7 +21,7 @@ from lbae.core.prior.prior import BLOCK, Prior
 from lbae.io.artifacts.attribute_columns import can_hold, indicators
 from lbae.io.sources.decode import Decoded, decode_rows
 from lbae.io.sources.source import Shard, file_digests, read_shard
-from lbae.report.evaluation.rates import recompressed
+from lbae.report.evaluation.lossy_formats import recompressed
 from lbae.report.evaluation.streams import (
     BAD,
     KNOWN,

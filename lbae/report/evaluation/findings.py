@@ -11,7 +11,7 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import EDITS, Edits
 from lbae.report.evaluation.inputs import EvaluationInputs
-from lbae.report.evaluation.paths import Paths
+from lbae.report.evaluation.interpolations import Paths
 from lbae.report.evaluation.settings import COINS, MIXTURE, PRIORS, EvaluationSettings
 from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, Stream
 from lbae.report.features.classifier import Classifier

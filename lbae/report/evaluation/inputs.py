@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lbae.core.bundle import Bundle
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UserError
-from lbae.io.artifacts import bundle_artifact as bundle_io
+from lbae.io.artifacts import bundle_artifact
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
@@ -38,7 +38,7 @@ def read_inputs(
     UserError when the bundle was not fitted from these latents or moments, when the latents were not encoded
     from these training images, or when the test images are too small for the bundle.
     """
-    manifest = read_manifest(bundle, bundle_io.KIND)
+    manifest = read_manifest(bundle, bundle_artifact.KIND)
     table = open_latent_table(absolute(latents)) if latents else None
     sums, sums_manifest = load_moments(moments) if moments else (None, None)
     for name, uri, found in (
@@ -58,7 +58,7 @@ def read_inputs(
             f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out"
             f" --latents"
         )
-    loaded = bundle_io.load_bundle(bundle, "cpu")
+    loaded = bundle_artifact.load_bundle(bundle, "cpu")
     _check_size(test, loaded.codec.config.content_size)
     parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
     parents |= {"train_data": train.fingerprint} if train else {}

@@ -15,8 +15,8 @@ from lbae.core.prior.memorization import QUERIES
 from lbae.report.evaluation.edits import LATENTS
 from lbae.report.evaluation.findings import Findings
 from lbae.report.evaluation.inputs import EvaluationInputs
-from lbae.report.evaluation.paths import PAIRS
-from lbae.report.evaluation.rates import psnr
+from lbae.report.evaluation.interpolations import PAIRS
+from lbae.report.evaluation.lossy_formats import psnr
 from lbae.report.evaluation.settings import DISTANCE_NAMES, EvaluationSettings
 from lbae.report.evaluation.streams import BAD, PROTOCOL_VERSION, RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.features.distances import KERNEL_ROWS

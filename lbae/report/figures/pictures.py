@@ -9,8 +9,7 @@ from lbae.config import ModelConfig
 from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
 from lbae.errors import UserError
-from lbae.io.artifacts import bundle_artifact as bundle_io
-from lbae.io.artifacts import image_table, latent_table
+from lbae.io.artifacts import bundle_artifact, image_table, latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
 from lbae.io.images import ImageError, decode_image, grid
@@ -18,7 +17,7 @@ from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import readable
-from lbae.report.evaluation.rates import psnr
+from lbae.report.evaluation.lossy_formats import psnr
 
 _COLUMNS = 16
 _SHOWN = 2 * _COLUMNS
@@ -85,8 +84,8 @@ def portrait(uri: str) -> np.ndarray:
         first = next(table.batches(table.footer(table.parts[0], [])[0], ["latent"])).slice(0, _SHOWN)
         codec = load_model(table.made_from("model"), manifest.result["precision"])
         images = codec.decode(unpack(latent_table.packed_latents(first), table.latent_dim))
-    elif manifest.kind == bundle_io.KIND:
-        images = bundle_io.load_bundle(uri).sample(_SHOWN, seed=0)
+    elif manifest.kind == bundle_artifact.KIND:
+        images = bundle_artifact.load_bundle(uri).sample(_SHOWN, seed=0)
     else:
         raise UserError(f"{uri} is a {manifest.kind}; image tables, latent tables and bundles have pictures")
     return grid(images, _COLUMNS)

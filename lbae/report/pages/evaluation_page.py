@@ -11,7 +11,7 @@ from lbae.io.images import encode_png, grid
 from lbae.report.evaluation.edits import SHOWN
 from lbae.report.evaluation.findings import NEAREST, Findings
 from lbae.report.evaluation.inputs import EvaluationInputs
-from lbae.report.evaluation.paths import FRAMES
+from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.settings import PRIORS
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST
 from lbae.report.figures import plots as figures

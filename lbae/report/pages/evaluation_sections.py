@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lbae.report.evaluation.edits import METHODS
-from lbae.report.evaluation.paths import FRAMES
+from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.streams import TEST, TRAIN
 from lbae.report.pages.html import Section
 

@@ -41,7 +41,7 @@ class BundleFacts:
 
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
-    """The facts of a bundle."""
+    """Return what clients may know of a bundle."""
     statistics = bundle.attributes
     leading = leading_bits(statistics, _LEADING)
     counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
@@ -104,7 +104,7 @@ def current_backend(request: Request) -> Backend:
     return backend
 
 
-Answering = Annotated[Backend, Depends(current_backend)]
+CurrentBackend = Annotated[Backend, Depends(current_backend)]
 
 
 class BundleBackend:

@@ -8,12 +8,12 @@ from fastapi.responses import JSONResponse
 
 from lbae.web.answers.answer_formats import check_pixels, image_fields
 from lbae.web.answers.error_answers import RequestError, blames
-from lbae.web.backend.backend import Answering
-from lbae.web.middleware import Limits
+from lbae.web.backend.backend import CurrentBackend
+from lbae.web.limits import Limits
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.prompts import parse_prompt
 from lbae.web.requests.request_models import GenerationRequest, seed_or_random
-from lbae.web.routes import openapi_document as document
+from lbae.web.routes import openapi_document
 from lbae.web.threads import in_writer
 
 _MODEL = "lbae"
@@ -30,12 +30,12 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
 
     @app.post(
         "/v1/images/generations",
-        responses={404: document.failure("no such model")},
-        openapi_extra=document.request_body(GenerationRequest),
+        responses={404: openapi_document.failure("no such model")},
+        openapi_extra=openapi_document.request_body(GenerationRequest),
     )
     async def generate(
         request: Annotated[GenerationRequest, Depends(body_of(GenerationRequest))],
-        backend: Answering,
+        backend: CurrentBackend,
     ) -> JSONResponse:
         height, width, _ = backend.facts.config.image_shape
         if request.model not in (None, _MODEL, backend.facts.fingerprint):

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from lbae.web.answers.answer_formats import MEDIA
 from lbae.web.answers.error_answers import TYPES
 from lbae.web.requests.bodies import JSON, MULTIPART, media_types
 from lbae.web.requests.request_models import (
@@ -46,6 +47,11 @@ _FAILURE = {
         }
     },
 }
+_IMAGES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA.values()}
+IMAGE_ANSWERS: dict[int | str, Any] = {
+    200: {"content": _IMAGES | {"application/zip": {}, "application/json": {}}}
+}
+"""The answers of a route that makes images."""
 _ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
 
 

@@ -14,7 +14,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def image_of(
+def decode_image_field(
     field: str | bytes, config: ModelConfig, max_pixels: int, param: str | None = None
 ) -> np.ndarray:
     """The image in a field as uint8 (H, W, C) of the content size.
@@ -28,7 +28,7 @@ def image_of(
         raise RequestError(422, f"not an image that can be read: {error}", param) from error
 
 
-def latent_of(field: str, latent_dim: int, param: str | None = None) -> np.ndarray:
+def decode_latent_field(field: str, latent_dim: int, param: str | None = None) -> np.ndarray:
     """The packed latent in a field as +1 and -1, int8 (N,).
 
     RequestError for another width, or bits set behind the last one.

@@ -8,8 +8,8 @@ import numpy as np
 
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.backend.backend import Backend
-from lbae.web.middleware import Limits
-from lbae.web.requests.base64_fields import image_of, latent_of
+from lbae.web.limits import Limits
+from lbae.web.requests.item_fields import decode_image_field, decode_latent_field
 from lbae.web.requests.request_models import ImageOrLatent
 from lbae.web.threads import Field, in_reader
 
@@ -17,7 +17,9 @@ from lbae.web.threads import Field, in_reader
 Batch = tuple[list[np.ndarray], dict[int, dict[str, Any]]]
 
 
-async def latents_of(items: list[ImageOrLatent], param: str, backend: Backend, limits: Limits) -> np.ndarray:
+async def item_latents(
+    items: list[ImageOrLatent], param: str, backend: Backend, limits: Limits
+) -> np.ndarray:
     """The latents of images and packed latents, in their order; RequestError for the first bad one."""
     config = backend.facts.config
     latents = np.empty((len(items), config.latent_dim), dtype=np.int8)
@@ -25,11 +27,13 @@ async def latents_of(items: list[ImageOrLatent], param: str, backend: Backend, l
     for index, item in enumerate(items):
         name = param if len(items) == 1 else f"{param}.{index}"
         if item.latent is not None:
-            unpacked = functools.partial(latent_of, latent_dim=config.latent_dim, param=f"{name}.latent")
+            unpacked = functools.partial(
+                decode_latent_field, latent_dim=config.latent_dim, param=f"{name}.latent"
+            )
             (latents[index],) = await in_reader(_all, [item.latent], unpacked)
         elif item.image is not None:
             read = functools.partial(
-                image_of, config=config, max_pixels=limits.max_pixels, param=f"{name}.image"
+                decode_image_field, config=config, max_pixels=limits.max_pixels, param=f"{name}.image"
             )
             (images[index],) = await in_reader(_all, [item.image], read)
     if images:
@@ -37,15 +41,15 @@ async def latents_of(items: list[ImageOrLatent], param: str, backend: Backend, l
     return latents
 
 
-async def read_images(fields: Sequence[Field], backend: Backend, limits: Limits) -> Batch:
+async def batch_images(fields: Sequence[Field], backend: Backend, limits: Limits) -> Batch:
     """The images of a batch."""
-    read = functools.partial(image_of, config=backend.facts.config, max_pixels=limits.max_pixels)
+    read = functools.partial(decode_image_field, config=backend.facts.config, max_pixels=limits.max_pixels)
     return await in_reader(_each, fields, read)
 
 
-async def read_latents(fields: Sequence[Field], backend: Backend) -> Batch:
+async def batch_latents(fields: Sequence[Field], backend: Backend) -> Batch:
     """The unpacked latents of a batch."""
-    read = functools.partial(latent_of, latent_dim=backend.facts.config.latent_dim)
+    read = functools.partial(decode_latent_field, latent_dim=backend.facts.config.latent_dim)
     return await in_reader(_each, fields, read)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lbae.io import machine
+from lbae.io import machine_facts
 
 
-def checked(name: str) -> machine.Check:
-    return next(check for check in machine.checks() if check.name == name)
+def checked(name: str) -> machine_facts.Check:
+    return next(check for check in machine_facts.checks() if check.name == name)
 
 
 def test_installed_packages_are_held_to_a_lock_file():
@@ -22,7 +22,7 @@ not-installed-anywhere==1.0
 torch=={version("torch").partition("+")[0]}
 scipy==1.0 ; sys_platform == 'win32'
 """
-    assert machine.differences(lock) == [f"pillow {version('pillow')} is installed, ==1.0 is asked for"]
+    assert machine_facts.differences(lock) == [f"pillow {version('pillow')} is installed, ==1.0 is asked for"]
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_the_token_is_looked_for_and_not_shown(tmp_path, monkeypatch, mode, toke
 
 
 def test_storage_is_written_and_left_as_it_was(tmp_path):
-    found = machine.storage(str(tmp_path))
+    found = machine_facts.storage(str(tmp_path))
     assert (found.ok, list(tmp_path.iterdir())) == (True, [])
     (tmp_path / "file").touch()
-    found = machine.storage(f"{tmp_path}/file/folder")
+    found = machine_facts.storage(f"{tmp_path}/file/folder")
     assert not found.ok
     assert "Not a directory" in found.note
 
 
 def test_a_bucket_with_other_keys_is_named(s3, monkeypatch):
-    assert machine.storage(f"{s3}/folder").ok
-    found = machine.storage("s3://nowhere/folder")
+    assert machine_facts.storage(f"{s3}/folder").ok
+    found = machine_facts.storage("s3://nowhere/folder")
     assert (found.ok, "look at the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in found.note.split()
 

@@ -7,21 +7,19 @@ import pyarrow as pa
 from jaxtyping import Shaped
 
 from lbae.io.artifacts.image_table import rows_of
-from lbae.io.artifacts.latent_table import write_parquet
-from lbae.io.artifacts.part import Part
+from lbae.io.artifacts.written_part import Part
 from lbae.io.images import ImageError, check_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
-from lbae.io.sources.plan import CUT as SOURCE_CUT
-from lbae.io.sources.plan import runs
+from lbae.io.sources.plan import SHARD_LIMITS, runs
 from lbae.io.sources.source import Shard, image_digests, leaving_out, read_batches
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import open_parquet
+from lbae.io.storage.parquet_file import open_parquet, write_parquet
 
 _PART_BYTES = 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
-CUT = {**SOURCE_CUT, "part_bytes": _PART_BYTES}
-"""How a source is cut into parts: what is finished of one is of no use to a version that cuts otherwise."""
+PART_LIMITS = {**SHARD_LIMITS, "part_bytes": _PART_BYTES}
+"""Part of the resume key: finished parts fit only these sizes."""
 _PATH = "image_path"
 _DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
 

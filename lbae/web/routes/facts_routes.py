@@ -1,0 +1,35 @@
+"""Routes of facts: health, and what clients may know of the bundle."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI
+
+from lbae.web.answers import answer_formats
+from lbae.web.backend.backend import CurrentBackend
+from lbae.web.threads import in_writer
+
+
+def add_facts_routes(app: FastAPI) -> None:
+    """``/healthz``, ``/readyz``, ``/v1/model``, ``/v1/attributes`` and ``/v1/examples``."""
+
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def ready(backend: CurrentBackend) -> dict[str, str]:
+        return {"status": "ready", "bundle": backend.facts.fingerprint}
+
+    @app.get("/v1/model")
+    async def model(backend: CurrentBackend) -> dict[str, Any]:
+        facts = asdict(backend.facts)
+        return {name: value for name, value in facts.items() if name not in ("attributes", "examples")}
+
+    @app.get("/v1/attributes")
+    async def attributes(backend: CurrentBackend) -> dict[str, Any]:
+        return {"attributes": backend.facts.attributes}
+
+    @app.get("/v1/examples")
+    async def examples(backend: CurrentBackend) -> dict[str, Any]:
+        return {"examples": await in_writer(answer_formats.image_fields, backend.facts.examples, "png")}
