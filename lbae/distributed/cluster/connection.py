@@ -116,5 +116,6 @@ def _check_shared_memory(free: int | None) -> None:
         raise LbaeError(
             f"/dev/shm has {free / 2**20:,.0f} MiB free; a local Ray needs"
             f" {machine_facts.STORE_BYTES / 2**20:,.0f} MiB there: start the container with"
-            " `--shm-size=3g`, delete files in /dev/shm, or set RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to use files in /tmp"
+            " `--shm-size=3g`, delete files in /dev/shm, or set"
+            " RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 to use files in /tmp"
         )

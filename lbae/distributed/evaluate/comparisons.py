@@ -11,7 +11,7 @@ from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
 from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.cluster.torch_env import torch_task
-from lbae.distributed.evaluate.memorization import find_memorization
+from lbae.distributed.evaluate.nearest_training_latents import find_memorization
 from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
 from lbae.report.evaluation.cache import Reference
 from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits, plan_edits
