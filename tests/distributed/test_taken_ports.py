@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import httpx
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 from lbae.distributed.serve import haproxy
 from lbae.distributed.serve.processes import ancestors, listener, processes, read_process
-from tests.conftest import ROOT, service
+from tests.conftest import ROOT, run_job, service
 
 PORT = 18129
 
@@ -39,20 +40,33 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 @pytest.mark.slow
 def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
+    """As `ray stop --force` kills one: every process of Ray, of which none can end its children then."""
     command = ["jobs/serve.py", "--bundle", pipeline.bundle, "--port", str(PORT), "--address", "local"]
     killed = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert json.loads(killed.stdout.readline())["url"].endswith(f":{PORT}")
     (proxy,) = proxies(PORT)
-    raylet = next(parent for parent in proxy.parents() if parent.name() == "raylet")
     assert proxy.pid not in haproxy.end_orphans(), "the proxy of a running service"
-    killed.kill()
+    for process in [proxy.parent(), *psutil.Process(killed.pid).children(recursive=True), killed]:
+        if process.pid != proxy.pid:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     killed.communicate()
-    wait_for(lambda: not raylet.is_running())
-    assert proxy.is_running(), "if HAProxy ends with its Ray, end_orphans() can go"
+    assert proxies(PORT) == [proxy]
     with service("--bundle", pipeline.bundle, "--port", str(PORT)) as facts:
         assert not proxy.is_running()
         assert httpx.get(f"{facts['url']}/readyz").status_code == 200
     assert proxies(PORT) == []
+
+
+@pytest.mark.slow
+def test_a_service_of_another_ray_keeps_its_port(pipeline):
+    with service("--bundle", pipeline.bundle, "--port", str(PORT), "--address", "local"):
+        (proxy,) = proxies(PORT)
+        outcome = run_job("serve", "--bundle", pipeline.bundle, "--port", PORT)
+        assert outcome.code == 2
+        assert f"port {PORT} at 127.0.0.1 is taken: process {proxy.pid} (" in outcome.error
+        assert "listens there; end it, or give another --port" in outcome.error
+        assert proxy.is_running()
 
 
 def test_who_listens_is_named():
