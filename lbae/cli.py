@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,9 @@ def run(job: Command, prog: str = "lbae") -> None:
             log.form()
             words = [word for word in sys.argv[1:] if word != _JSON]
             ok = _run(job, words, prog, _JSON in sys.argv or not sys.stdout.isatty())
+        except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except Exception as error:
             if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
                 _logger.error("a traceback, for a report of this error:", exc_info=error)

@@ -192,3 +192,9 @@ def test_the_list_of_jobs_imports_none_of_them():
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
     assert listed == list(cli.JOBS)
     assert all(len(line) <= 100 for line in done.stdout.splitlines() if line.startswith("  "))
+
+
+def test_a_reader_that_closes_its_end_is_no_error():
+    command = f"{sys.executable} -c 'from lbae.cli import main; main()' --help | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
