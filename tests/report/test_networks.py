@@ -96,7 +96,7 @@ def test_images_without_attributes_are_refused(tmp_path):
     blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     image_table(tmp_path / "a.parquet", [blank], note=[["words"]])
     with pytest.raises(
-        NoUsableLabels, match=rf"{tmp_path} has only columns that cannot be used \(note: fractions\)"
+        NoUsableLabels, match=rf"{tmp_path} has no label or attribute column \(columns: note\)"
     ):
         read_all(tmp_path)
     image_table(tmp_path / "a.parquet", [blank], score=[0.5])
