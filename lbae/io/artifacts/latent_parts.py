@@ -134,8 +134,8 @@ def assemble(out: str, plan: PartPlan) -> Part:
             rest -= len(set_aside[-1])
         if rest:
             raise LbaeError(
-                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, and {rows} were"
-                f" read from the source; run the job again with --overwrite"
+                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, and {rows}"
+                f" were read from the source; run the job again with --overwrite"
             )
     latents = pa.concat_tables(read)
     digest = RowDigest(sum(rows_digest(table.schema) for table in read)).total

@@ -212,13 +212,12 @@ def _clear(location: Location) -> None:
 
 
 def _missing(location: Location, files: Sequence[str]) -> list[str]:
-    """The files that their folders' listings do not show."""
-    found = {
-        posixpath.join(folder, name)
-        for folder in {posixpath.dirname(file) for file in files}
-        if (location / folder).exists()
-        for name in (location / folder).names()
-    }
+    """The files that the listings of their folders do not show; those of tables are made anew."""
+    found = set()
+    for folder in {*_TABLES, *map(posixpath.dirname, files)}:
+        (location / folder).refresh()
+        if (location / folder).exists():
+            found |= {posixpath.join(folder, name) for name in (location / folder).names()}
     return [file for file in files if file not in found]
 
 

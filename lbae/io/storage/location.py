@@ -148,8 +148,10 @@ class Location:
         if self.is_local and os.path.isdir(self.path):
             # fsspec's own would fail where the working folder of a submitted job was created anew.
             shutil.rmtree(self.path, onerror=_pass_over_leftovers)
-        elif self.is_local and _is_kept_by_nfs(self.name):
-            return
+        elif self.is_local:  # without a look before: it may be late
+            if not _is_kept_by_nfs(self.name):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(self.path)
         elif self.exists():
             with _storage_errors(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
@@ -210,12 +212,12 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_kept_by_nfs(name: str) -> bool:
-    """Whether this is a removed file that NFS keeps, under a hidden name, until whoever reads it closes it."""
+    """Whether this is a removed file that NFS keeps, under a hidden name, while a process has it open."""
     return name.startswith(".nfs")
 
 
 def _pass_over_leftovers(_: object, path: str, raised: Any) -> None:
-    """For ``shutil.rmtree``: pass over names that are gone, files that NFS keeps, and folders of such files."""
+    """For ``shutil.rmtree``: pass over names that are gone, files that NFS keeps, and their folders."""
     below = [name for _, _, names in os.walk(path) for name in names] or [posixpath.basename(path)]
     if not isinstance(raised[1], FileNotFoundError) and not all(map(_is_kept_by_nfs, below)):
         raise raised[1]

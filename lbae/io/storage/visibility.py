@@ -46,7 +46,7 @@ def _mount(path: str) -> tuple[str, dict[str, str]]:
         point = own.split()[4].encode().decode("unicode_escape").rstrip("/")  # a blank is written \040
         if f"{path}/".startswith(f"{point}/") and len(point) >= len(longest):
             longest, (kind, _, options) = point, rest.split(maxsplit=2)
-    return kind, dict((option.split("=", 1) + [""])[:2] for option in options.split(","))
+    return kind, {name: value for name, _, value in (option.partition("=") for option in options.split(","))}
 
 
 def wait_until_visible(folder: Location, missing: Callable[[], Sequence[str]]) -> None:
