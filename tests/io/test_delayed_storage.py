@@ -22,10 +22,13 @@ import pytest
 from lbae.core.latents.packing import pack
 from lbae.errors import LbaeError, OverwriteNeeded, UserError
 from lbae.io.artifacts import latent_parts
+from lbae.io.artifacts.ingest_parts import ingest_part
 from lbae.io.artifacts.latent_table import latent_rows
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
+from lbae.io.images import encode_png
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
+from lbae.io.sources.plan import plan
 from lbae.io.storage import lock, visibility
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
@@ -167,6 +170,24 @@ def test_a_part_of_fewer_rows_than_were_read_is_not_written(tmp_path):
     with pytest.raises(LbaeError, match=r"_work does not show .*: quarantine-0.parquet"):
         latent_parts.assemble(out, plan)
     assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_part_that_is_gone_though_its_machine_still_sees_it_is_written_again(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / f"{name}.png").write_bytes(encode_png(np.zeros((8, 8, 1), np.uint8)))
+    out, shards, machine = str(tmp_path / "out"), plan(str(tmp_path / "data")).shards, Machine()
+    with machine.here():
+        first = ingest_part(out, 0, shards)
+        part = resolve(out) / first.files[0]
+        assert part.exists()
+        os.unlink(part.path)  # by another machine
+        assert part.exists(), "the look is late"
+        assert ingest_part(out, 0, shards) == first
+    with pytest.raises(
+        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, and 4 were planned"
+    ):
+        ingest_part(out, 0, shards * 2)
 
 
 def test_a_leftover_that_is_listed_late_does_not_stay_beside_the_published_parts(tmp_path):
