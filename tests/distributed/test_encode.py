@@ -101,7 +101,8 @@ def encode_here(model: str, data: str, out: str) -> None:
         latents = latent_rows(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
         made = {"device": "cpu", "precision": codec.precision}
         latent_parts.write_shard(out, shard.index, [latents], decoded.quarantine, made)
-    parts = [latent_parts.assemble(out, part) for part in latent_parts.plan_latent_parts(out, 1, 1)]
+    rows = {shard.index: shard.rows_to_read for shard in images.shards}
+    parts = [latent_parts.assemble(out, part) for part in latent_parts.plan_latent_parts(out, rows, 1, 1)]
     latent_parts.publish_latents(output, parts, None, {"model": model, "data": images.uri})
 
 

@@ -111,6 +111,8 @@ def test_sums_of_an_earlier_version_count_as_the_same_ones(latents, tmp_path):
 
 def test_grouped_sums_of_an_earlier_version_are_described_but_not_read_as_sums(tmp_path):
     parents, config = {"latents": "l", "model": "m"}, {"attributes": "all", "by": "kind"}
+    (tmp_path / "g" / "groups").mkdir(parents=True)
+    (tmp_path / "g" / "groups" / "00000.safetensors").touch()
     Output(str(tmp_path / "g"), "grouped moment sums", parents=parents, config=config).publish(
         fingerprint="f",
         rows=750,

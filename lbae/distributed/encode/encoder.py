@@ -66,11 +66,13 @@ def choose_precision(out: str) -> Precision:
     return ray.get(ray.remote(best_precision).options(num_gpus=share).remote(torch.device(device)))
 
 
-def assemble_parts(out: str, existing_table: latent_table.LatentTable | None) -> list[Part]:
+def assemble_parts(
+    out: str, shards: tuple[Shard, ...], existing_table: latent_table.LatentTable | None
+) -> list[Part]:
     """Assemble part files from the files of the shards, at least one per node."""
-    plans = latent_parts.plan_latent_parts(
-        out, existing_table.manifest.generation + 1 if existing_table else 1, cluster_nodes()
-    )
+    rows = {shard.index: shard.rows_to_read for shard in shards}
+    generation = existing_table.manifest.generation + 1 if existing_table else 1
+    plans = latent_parts.plan_latent_parts(out, rows, generation, cluster_nodes())
     if len(plans) == 1:  # starting a worker takes longer than the work
         return [latent_parts.assemble(out, plans[0])]
 

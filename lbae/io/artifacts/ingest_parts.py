@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
+from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.image_table import rows_of
 from lbae.io.artifacts.written_part import Part
 from lbae.io.images import ImageError, check_image
@@ -52,21 +53,39 @@ def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> Part:
     Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column
     ``image`` holds the bytes as they were and, as their path, the key they had in the source; the other
     columns stay as they are. The paths that images had in a table or a tar, where keys are others, become a
-    column ``image_path``, unless the source has
-    one: that of a table that was ingested before says where its images first came from.
+    column ``image_path``, unless the source has one: that of a table that was ingested before says where its
+    images first came from.
+
+    LbaeError when the part holds more or fewer rows than the shards.
     """
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
-    if not (resolve(out) / file).exists():
-        _write(out, file, quarantine, shards)
-    with open_parquet(resolve(out) / file) as parquet:
-        rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
-    bad = int(metadata[_BAD])
-    return Part(
-        files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=int(metadata[_DIGEST], 16)
-    )
+    rows, bad, digest = _finished(out, file) or _write(out, file, quarantine, shards)
+    wanted = sum(shard.rows_to_read for shard in shards)
+    if rows + bad != wanted:
+        raise LbaeError(
+            f"{resolve(out) / file} and its quarantine hold {rows + bad} rows, and {wanted} were planned from"
+            f" the source; run the job again with --overwrite"
+        )
+    return Part(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=digest)
 
 
-def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> None:
+def _finished(out: str, file: str) -> tuple[int, int, int] | None:
+    """Rows, bad rows and digest of a part that a run that was killed has written, if it is there.
+
+    Only opening tells: a network mount may still show a file that is gone.
+    """
+    try:
+        with open_parquet(resolve(out) / file) as parquet:
+            rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    return rows, int(metadata[_BAD]), int(metadata[_DIGEST], 16)
+
+
+def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> tuple[int, int, int]:
+    """Write a part and its quarantine; return its rows, bad rows and digest."""
     good, bad, digest = [], [], RowDigest()
     for batch in (batch for shard in shards for batch in read_batches(shard)):
         errors = [_error(data) for data in batch["bytes"].to_pylist()]
@@ -88,6 +107,7 @@ def _write(out: str, file: str, quarantine: str, shards: Sequence[Shard]) -> Non
     lengths = [last - first for first, last in runs([1] * len(sizes), sizes, _GROUP_ROWS, _GROUP_BYTES)]
     metadata = {_DIGEST: f"{digest.total:x}", _BAD: str(len(set_aside))}
     write_parquet(out, file, table.replace_schema_metadata(metadata), lengths)
+    return len(table), len(set_aside), digest.total
 
 
 def _error(data: bytes | None) -> str | None:

@@ -3,7 +3,7 @@ size.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from lbae.io.artifacts.written_part import Part, total_digest
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import open_parquet, write_parquet
+from lbae.io.storage.visibility import wait_until_visible
 
 _PART_BYTES = 128 * 2**20
 _ROW_GROUP = 2**16
@@ -33,14 +34,13 @@ _ENCODER = ("device", "precision")
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """A part file to write: its name, its shards, and those of them that have a quarantine."""
+    """A part file to write: its name, and the rows of each of its shards."""
 
     name: str
-    shards: tuple[int, ...]
-    bad: tuple[int, ...]
+    rows: dict[int, int]
 
     def __str__(self) -> str:
-        return f"{self.name} from the files of shards {self.shards[0]} to {self.shards[-1]}"
+        return f"{self.name} from the files of shards {min(self.rows)} to {max(self.rows)}"
 
 
 def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> LatentTable:
@@ -81,9 +81,19 @@ def precision(out: str) -> Precision | None:
     return None
 
 
-def plan_latent_parts(out: str, generation: int, at_least: int) -> list[PartPlan]:
-    """Parts of about 128 MB from the finished shards, or smaller ones to get ``at_least`` parts."""
-    sizes, bad = _written(out, _LATENTS), _written(out, _QUARANTINE)
+def plan_latent_parts(out: str, rows: Mapping[int, int], generation: int, at_least: int) -> list[PartPlan]:
+    """Parts of about 128 MB from the shards, or smaller ones to get ``at_least`` parts.
+
+    Args:
+        rows: The rows read of each shard, all of which are finished. LbaeError names files that are not
+            there, or that the storage still does not show.
+    """
+
+    def missing() -> list[str]:
+        return [f"{_LATENTS}{index}.parquet" for index in sorted(rows.keys() - finished_shards(out))]
+
+    wait_until_visible(resolve(out) / WORK, missing)
+    sizes = {index: size for index, size in _written(out, _LATENTS).items() if index in rows}
     target = min(_PART_BYTES, sum(sizes.values()) / at_least)
     runs: list[list[int]] = [[]]
     room = target
@@ -96,8 +106,7 @@ def plan_latent_parts(out: str, generation: int, at_least: int) -> list[PartPlan
     return [
         PartPlan(
             name=f"part-{generation:03d}-{i:05d}.parquet",
-            shards=tuple(run),
-            bad=tuple(s for s in run if s in bad),
+            rows={index: rows[index] for index in run},
         )
         for i, run in enumerate(runs)
     ]
@@ -112,8 +121,22 @@ def _written(out: str, what: str) -> dict[int, int]:
 
 
 def assemble(out: str, plan: PartPlan) -> Part:
-    """Write a part file, and its quarantine if there is any, from the files of its shards."""
-    read = [_read(out, f"{_LATENTS}{index}.parquet") for index in plan.shards]
+    """Write a part file, and its quarantine if there is any, from the files of its shards.
+
+    LbaeError when those hold more or fewer rows than were read from the source.
+    """
+    read, set_aside = [], []
+    for index, rows in plan.rows.items():
+        read.append(_read(out, f"{_LATENTS}{index}.parquet"))
+        rest = rows - len(read[-1])
+        if rest:  # no listing says whether there is a quarantine: it may be late
+            set_aside.append(_read(out, f"{_QUARANTINE}{index}.parquet"))
+            rest -= len(set_aside[-1])
+        if rest:
+            raise LbaeError(
+                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, and {rows}"
+                f" were read from the source; run the job again with --overwrite"
+            )
     latents = pa.concat_tables(read)
     digest = RowDigest(sum(rows_digest(table.schema) for table in read)).total
     files, bad = [], 0
@@ -121,8 +144,8 @@ def assemble(out: str, plan: PartPlan) -> Part:
         files.append(f"data/{plan.name}")
         groups = [min(_ROW_GROUP, len(latents) - first) for first in range(0, len(latents), _ROW_GROUP)]
         write_parquet(out, files[-1], with_digest(latents, digest), groups)
-    if plan.bad:
-        quarantine = pa.concat_tables(_read(out, f"{_QUARANTINE}{index}.parquet") for index in plan.bad)
+    if set_aside:
+        quarantine = pa.concat_tables(set_aside)
         files.append(f"quarantine/{plan.name}")
         bad = len(quarantine)
         write_parquet(out, files[-1], quarantine)
@@ -133,7 +156,10 @@ def assemble(out: str, plan: PartPlan) -> Part:
 
 
 def _read(out: str, name: str) -> pa.Table:
-    with open_parquet(resolve(out) / WORK / name) as file:
+    """The rows of a file that another node may have written a moment ago."""
+    work = resolve(out) / WORK
+    wait_until_visible(work, lambda: [] if (work / name).is_file() else [name])
+    with open_parquet(work / name) as file:
         return file.read()
 
 

@@ -7,13 +7,14 @@ job wrote.
 
 import json
 import posixpath
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from lbae.errors import OverwriteNeeded, UserError
 from lbae.io.artifacts.manifest import MANIFEST, Manifest, changes, read_manifest, write_manifest
 from lbae.io.storage.location import Location, absolute, resolve
+from lbae.io.storage.visibility import wait_until_visible
 
 UNFINISHED = ".unfinished"
 """The marker of a folder that a job began: what it will become, so that the same job resumes it."""
@@ -68,6 +69,7 @@ class Output:
         """
         self._check_inputs_lie_elsewhere()
         location = self._location
+        location.refresh()  # another machine may just have published here
         if self.extends:
             self._is_resumed()
         elif (location / MANIFEST).exists():
@@ -112,8 +114,13 @@ class Output:
 
         Parts that ``files`` do not name are removed from the tables before: a run that was killed may have
         cut its rows into other parts. An older generation's files stay until the next update.
+
+        Raises:
+            LbaeError: Not all of ``files`` are there.
         """
         location, files = self._location, tuple(sorted(files))
+        # A listing that shows all that tasks on other nodes wrote also shows what an earlier run left.
+        wait_until_visible(location, lambda: _missing(location, files))
         for folder in _TABLES:
             _remove_unnamed(location, files, folder)
         result = {"kind": self.kind, "fingerprint": fingerprint, "rows": rows, **result}
@@ -202,6 +209,16 @@ def _clear(location: Location) -> None:
         for name in location.names() - nested - {UNFINISHED}:
             (location / name).remove()
         _remove_unnamed(location, ())
+
+
+def _missing(location: Location, files: Sequence[str]) -> list[str]:
+    """The files that the listings of their folders do not show; those of tables are made anew."""
+    found = set()
+    for folder in {*_TABLES, *map(posixpath.dirname, files)}:
+        (location / folder).refresh()
+        if (location / folder).exists():
+            found |= {posixpath.join(folder, name) for name in (location / folder).names()}
+    return [file for file in files if file not in found]
 
 
 def _remove_unnamed(location: Location, kept: Iterable[str], folder: str = "") -> None:

@@ -66,10 +66,20 @@ class Location:
                 return None
 
     def is_empty_folder(self) -> bool:
-        """Whether this is a folder that holds nothing but what a killed :meth:`write_bytes` left."""
+        """Whether this is a folder that holds nothing but leftovers of this package and of NFS."""
         if self.is_file():
             return False
-        return all(_is_temporary(name) for name in self.names())
+        return all(_is_temporary(name) or _is_kept_by_nfs(name) for name in self.names())
+
+    def refresh(self) -> None:
+        """Make this machine forget what it knows of the folder: a network mount may have cached old names.
+
+        A client that changes a folder itself, if only its time, asks the server for it anew.
+        """
+        if self.is_local:
+            with contextlib.suppress(OSError):  # there is no such folder, or it is another user's
+                os.utime(self.path)
+        self.fs.invalidate_cache()
 
     def names(self) -> set[str]:
         """Names of the files and folders in this folder."""
@@ -137,7 +147,11 @@ class Location:
         """Delete the file or folder, if there is one; LbaeError when something stays."""
         if self.is_local and os.path.isdir(self.path):
             # fsspec's own would fail where the working folder of a submitted job was created anew.
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, onerror=_pass_over_leftovers)
+        elif self.is_local:  # without a look before: it may be late
+            if not _is_kept_by_nfs(self.name):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(self.path)
         elif self.exists():
             with _storage_errors(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
@@ -145,7 +159,8 @@ class Location:
             if self.exists():  # S3 answers 200 and names the keys it kept, which s3fs ignores
                 raise LbaeError(
                     f"{self} cannot be removed: files are still there after the storage was asked to delete"
-                    f" them; allow deleting there (s3:DeleteObject, no Object Lock) and run the job again"
+                    f" them; allow deleting there (s3:DeleteObject, no Object Lock), or use a storage that"
+                    f" shows removals at once, and run the job again"
                 )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
@@ -194,6 +209,18 @@ def _temporary(name: str) -> str:
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
+
+
+def _is_kept_by_nfs(name: str) -> bool:
+    """Whether this is a removed file that NFS keeps, under a hidden name, while a process has it open."""
+    return name.startswith(".nfs")
+
+
+def _pass_over_leftovers(_: object, path: str, raised: Any) -> None:
+    """For ``shutil.rmtree``: pass over names that are gone, files that NFS keeps, and their folders."""
+    below = [name for _, _, names in os.walk(path) for name in names] or [posixpath.basename(path)]
+    if not isinstance(raised[1], FileNotFoundError) and not all(map(_is_kept_by_nfs, below)):
+        raise raised[1]
 
 
 def resolve(uri: str) -> Location:

@@ -99,7 +99,7 @@ def _encode(
     else:
         precision = choose_precision(arguments["out"])
     encoded = encode_shards({**arguments, "precision": precision}, shards, check_lock)
-    return assemble_parts(arguments["out"], existing_table), encoded
+    return assemble_parts(arguments["out"], shards, existing_table), encoded
 
 
 def _unknown_rows(images: Source, existing_table: LatentTable) -> tuple[Shard, ...]:

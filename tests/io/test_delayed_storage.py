@@ -1,0 +1,342 @@
+"""A storage that shows a machine what others wrote only after a while, as NFS and FUSE mounts do.
+
+A machine keeps each answer (a listing, a look-up, a file's content) for ``DELAY_S``, until it changes that
+folder itself. What the server decides, exclusive creation and rename, is never late.
+"""
+
+import contextlib
+import contextvars
+import errno
+import os
+import posixpath
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lbae.core.latents.packing import pack
+from lbae.errors import LbaeError, OverwriteNeeded, UserError
+from lbae.io.artifacts import latent_parts
+from lbae.io.artifacts.ingest_parts import ingest_part
+from lbae.io.artifacts.latent_table import latent_rows
+from lbae.io.artifacts.manifest import MANIFEST
+from lbae.io.artifacts.output import Output
+from lbae.io.images import encode_png
+from lbae.io.sources.decode import QUARANTINE_SCHEMA
+from lbae.io.sources.plan import plan
+from lbae.io.storage import lock, visibility
+from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.lock import locked
+
+DELAY_S = 0.8
+_machine: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar("machine", default=None)
+
+
+class Machine:
+    """What one machine last saw, by question and path."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, str], tuple[float, Any]] = {}
+
+    def answer(self, question: str, path: str, ask: Callable[[], Any]) -> Any:
+        asked, found = self.seen.get((question, path), (-DELAY_S, None))
+        if time.monotonic() - asked >= DELAY_S:
+            try:
+                found = ask()
+            except FileNotFoundError as error:
+                found = error
+            self.seen[question, path] = time.monotonic(), found
+        if isinstance(found, FileNotFoundError):
+            raise found
+        return found
+
+    def forget(self, folder: str) -> None:
+        for question, path in list(self.seen):
+            if folder in (path, posixpath.dirname(path)):
+                self.seen.pop((question, path), None)
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """The body runs on this machine."""
+        token = _machine.set(self)
+        yield
+        _machine.reset(token)
+
+    def start(self, call: Callable[[], None]) -> threading.Thread:
+        with self.here():
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(call,))
+        thread.start()
+        return thread
+
+
+@pytest.fixture(autouse=True)
+def delayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_kind", "names", "files", "read_bytes"):
+        monkeypatch.setattr(Location, name, _late(name, getattr(Location, name)))
+    for name in ("create", "write_bytes", "remove", "refresh"):
+        monkeypatch.setattr(Location, name, _changing(name, getattr(Location, name)))
+    opened = Location.open
+
+    def open_late(self: Location) -> Any:
+        if self.exists():
+            return opened(self)
+        raise FileNotFoundError(errno.ENOENT, "not seen yet", self.path)
+
+    monkeypatch.setattr(Location, "open", open_late)
+    monkeypatch.setattr(visibility, "delay_s", lambda _: 1.5 * DELAY_S)
+    monkeypatch.setattr(lock, "delay_s", lambda _: 1.5 * DELAY_S)
+    monkeypatch.setattr(visibility, "_POLL_S", 0.1)
+    monkeypatch.setattr(lock, "_BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.4)
+    started = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:  # the heartbeat runs on the machine of its job
+        run, context = thread.run, contextvars.copy_context()
+        thread.run = lambda: context.copy().run(run)  # type: ignore[method-assign]
+        started(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def _late(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def ask(self: Location, **options: Any) -> Any:
+        machine = _machine.get()
+        call = lambda: real(self, **options)  # noqa: E731
+        return machine.answer(f"{name} {options}", self.path, call) if machine else call()
+
+    return ask
+
+
+def _changing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def change(self: Location, *data: bytes) -> Any:
+        result = real(self, *data)
+        if machine := _machine.get():
+            machine.forget(self.path if name == "refresh" else posixpath.dirname(self.path))
+        return result
+
+    return change
+
+
+def write_shard(out: str, index: int, good: int, bad: int) -> None:
+    latents = np.ones((good, 11), dtype=np.int8)
+    keys = pa.array([f"{index}-{i}" for i in range(good)])
+    rows = latent_rows(keys, pack(latents), pa.table({"label": [0] * good}), 11, "m")
+    wrong = {"key": [f"{index}-bad-{i}" for i in range(bad)], "path": ["p"] * bad, "error": ["e"] * bad}
+    quarantine = pa.Table.from_pydict(wrong, schema=QUARANTINE_SCHEMA)
+    latent_parts.write_shard(out, index, [rows], quarantine, {"device": "cpu", "precision": "float32"})
+
+
+def test_shards_that_other_machines_wrote_are_all_in_the_table(tmp_path):
+    out, driver, reader = str(tmp_path / "out"), Machine(), Machine()
+    write_shard(out, 0, good=2, bad=1)
+    with driver.here():
+        assert latent_parts.finished_shards(out) == {0}
+    with reader.here():
+        for name in ("latents-2", "quarantine-2"):
+            assert not (resolve(out) / "_work" / f"{name}.parquet").exists()
+    write_shard(out, 1, good=3, bad=0)
+    write_shard(out, 2, good=4, bad=2)
+    with driver.here():
+        assert latent_parts.finished_shards(out) == {0}, "the listing is late"
+        (plan,) = latent_parts.plan_latent_parts(out, {0: 3, 1: 3, 2: 6}, generation=1, at_least=1)
+    with reader.here():
+        part = latent_parts.assemble(out, plan)
+    assert (part.rows, part.bad) == (9, 3)
+
+
+def test_a_shard_that_never_shows_ends_the_job_by_name(tmp_path):
+    out = str(tmp_path / "out")
+    write_shard(out, 0, good=2, bad=0)
+    with pytest.raises(
+        LbaeError,
+        match=r"_work does not show .*: latents-1.parquet, latents-2.parquet, latents-3.parquet and"
+        r" 1 more; use an object store with conditional writes, a local disk, or NFSv4 mounted with noac",
+    ):
+        latent_parts.plan_latent_parts(out, dict.fromkeys(range(5), 2), generation=1, at_least=1)
+
+
+def test_a_part_of_fewer_rows_than_were_read_is_not_written(tmp_path):
+    out = str(tmp_path / "out")
+    write_shard(out, 0, good=2, bad=1)
+    (plan,) = latent_parts.plan_latent_parts(out, {0: 4}, generation=1, at_least=1)
+    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, and 4 were read from the source"):
+        latent_parts.assemble(out, plan)
+    (tmp_path / "out" / "_work" / "quarantine-0.parquet").unlink()
+    with pytest.raises(LbaeError, match=r"_work does not show .*: quarantine-0.parquet"):
+        latent_parts.assemble(out, plan)
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_part_that_is_gone_though_its_machine_still_sees_it_is_written_again(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / f"{name}.png").write_bytes(encode_png(np.zeros((8, 8, 1), np.uint8)))
+    out, shards, machine = str(tmp_path / "out"), plan(str(tmp_path / "data")).shards, Machine()
+    with machine.here():
+        first = ingest_part(out, 0, shards)
+        part = resolve(out) / first.files[0]
+        assert part.exists()
+        os.unlink(part.path)  # by another machine
+        assert part.exists(), "the look is late"
+        assert ingest_part(out, 0, shards) == first
+    with pytest.raises(
+        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, and 4 were planned"
+    ):
+        ingest_part(out, 0, shards * 2)
+
+
+def test_a_leftover_that_is_listed_late_does_not_stay_beside_the_published_parts(tmp_path):
+    target = Output(str(tmp_path / "out"), "table", parents={}, config={})
+    driver, folder = Machine(), tmp_path / "out" / "data"
+    with driver.here():
+        target.begin()
+        folder.mkdir()
+        assert resolve(str(folder)).files(temporary=True) == []
+        for name in ("stale", "new"):
+            (folder / name).touch()  # by tasks on other machines
+        target.publish(fingerprint="f", rows=1, files=["data/new"], result={})
+    assert os.listdir(folder) == ["new"]
+
+
+def test_a_manifest_never_names_a_file_that_is_not_there(tmp_path):
+    target = Output(str(tmp_path / "out"), "table", parents={}, config={})
+    target.begin()
+    with pytest.raises(LbaeError, match=r"out does not show .*: data/new; use an object store"):
+        target.publish(fingerprint="f", rows=1, files=["data/new"], result={})
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_what_another_machine_just_published_is_not_cleared(tmp_path):
+    first = Output(str(tmp_path / "out"), "table", parents={}, config={"seed": 0})
+    other = Machine()
+    first.begin()
+    with other.here():
+        assert not (resolve(first.uri) / MANIFEST).exists()
+    (tmp_path / "out" / "weights").touch()
+    first.publish(fingerprint="f", rows=1, files=["weights"], result={})
+    with other.here(), pytest.raises(OverwriteNeeded, match=r"seed was 0, is now 1"):
+        Output(first.uri, "table", parents={}, config={"seed": 1}).begin()
+    assert (tmp_path / "out" / "weights").exists()
+
+
+def test_a_lock_whose_heartbeats_show_late_is_not_taken_over(tmp_path):
+    out = str(tmp_path / "out")
+    with Machine().here(), locked(out) as check_lock:
+        with Machine().here(), pytest.raises(UserError, match="is being written by process"), locked(out):
+            pass
+        check_lock()
+
+
+def test_a_dead_jobs_lock_is_taken_over_though_its_last_heartbeat_shows_late(tmp_path):
+    out, machine = str(tmp_path / "out"), Machine()
+    place = resolve(f"{out}.lock")
+    place.write_bytes(b"beat 5 of a job")
+    with machine.here():
+        place.read_bytes()
+    place.write_bytes(b"beat 7 of a job")
+    with machine.here(), locked(out) as check_lock:
+        check_lock()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_lock_of_a_job_that_took_over_is_not_removed_by_one_that_still_sees_the_dead_one(tmp_path):
+    place = resolve(str(tmp_path / "out.lock"))
+    place.write_bytes(b"beat 7 of a dead job")
+    late = Machine()
+    with late.here():
+        dead = place.read_bytes().decode()
+    place.write_bytes(b"beat 0 of another job")
+    with late.here():
+        assert place.read_bytes().decode() == dead, "the read is late"
+        assert not lock._remove_dead(place, dead)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("out.lock", b"beat 0 of another job")
+    ]
+
+
+def test_a_storage_without_exclusive_creation_is_refused(tmp_path, monkeypatch):
+    def create(self: Location, data: bytes) -> bool:
+        self.write_bytes(data)
+        return True
+
+    monkeypatch.setattr(Location, "create", create)
+    with (
+        pytest.raises(UserError, match=r"its storage creates .*out.lock twice.*NFSv4 mounted with noac"),
+        locked(str(tmp_path / "out")),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_that_nfs_keeps_while_they_are_read_stop_no_job(tmp_path, monkeypatch):
+    target = Output(str(tmp_path / "out"), "table", parents={}, config={})
+    target.begin()
+    (tmp_path / "out" / "data" / "deep").mkdir(parents=True)
+    kept = {"data/.nfs01", "data/deep/.nfs02", ".nfs03"}
+    for name in (*kept, "data/part", "data/deep/part"):
+        (tmp_path / "out" / name).touch()
+    for call in ("remove", "unlink"):
+        monkeypatch.setattr(os, call, _busy(getattr(os, call)))
+    target.begin()
+    left = {
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert left == {*kept, ".unfinished"}
+    monkeypatch.undo()
+    assert resolve(str(tmp_path / "out" / "data" / "deep")).is_empty_folder()
+
+
+def test_what_cannot_be_removed_for_another_reason_still_ends_the_job(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    for name in (".nfs01", "part"):
+        (tmp_path / "out" / name).touch()
+    real = os.unlink
+
+    def unlink(path: Any, **options: Any) -> None:
+        if posixpath.basename(str(path)) == "part":
+            raise PermissionError(errno.EACCES, "denied", path)
+        real(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(PermissionError, match="denied"):
+        resolve(str(tmp_path / "out")).remove()
+
+
+def _busy(real: Callable[..., None]) -> Callable[..., None]:
+    def remove(path: Any, **options: Any) -> None:
+        if posixpath.basename(str(path)).startswith(".nfs"):
+            raise OSError(errno.EBUSY, "Device or resource busy", path)
+        real(path, **options)
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("mount", "delay"),
+    [
+        ("- ext4 /dev/sda rw", 0),
+        ("master:1 - overlay overlay rw", 0),
+        ("- nfs4 host:/x rw,vers=4.2,proto=tcp", 60),
+        ("shared:2 - nfs4 host:/x rw,noac", 0),
+        ("- nfs host:/x rw,acregmin=600,acregmax=600,acdirmin=600,acdirmax=600", 600),
+        ("- nfs4 host:/x rw,acregmax=1,acdirmax=1", 1),
+        ("- fuse.gcsfuse bucket rw", 60),
+    ],
+)
+def test_the_delay_is_that_of_the_mount(tmp_path, monkeypatch, mount, delay):
+    monkeypatch.undo()
+    folder = tmp_path / "a b"
+    point = str(folder).replace(" ", "\\040")
+    mounts = SimpleNamespace(
+        exists=lambda: True,
+        read_text=lambda: f"22 1 0:1 / / rw - ext4 /dev/sda rw\n40 22 0:9 / {point} rw {mount}\n",
+    )
+    monkeypatch.setattr(visibility, "_MOUNTS", mounts)
+    assert visibility.delay_s(resolve(str(folder / "out"))) == delay
+    assert visibility.delay_s(resolve(str(tmp_path / "out"))) == 0
+    assert visibility.delay_s(resolve("memory://x")) == 0
