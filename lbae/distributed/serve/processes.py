@@ -38,7 +38,7 @@ def read_process(pid: int) -> Process | None:
         command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return None
-    if status["State"].startswith("Z"):
+    if status["State"].startswith("Z") and status["Threads"] == "1":  # while others run, its files stay open
         return None
     user = int(status["Uid"].split()[0])
     return Process(pid, int(status["PPid"]), user, status["Name"], tuple(filter(None, command)))

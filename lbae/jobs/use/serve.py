@@ -77,15 +77,16 @@ def serve(
             yield swap(uri)
             return
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
+            stop = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):  # from here on the regular end of a service
+                signal.signal(number, lambda *_: stop.set())
             yield facts
-            _watch()
+            _watch(stop)
 
 
-def _watch() -> None:
-    """Wait for SIGINT or SIGTERM, and log when the bundle changes, a swap fails or the registry is silent."""
-    stop, seen, silent = threading.Event(), state(), False
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+def _watch(stop: threading.Event) -> None:
+    """Wait for ``stop``, and log when the bundle changes, a swap fails or the registry is silent."""
+    seen, silent = state(), False
     while not stop.wait(_POLL_S):
         try:
             now = state(_POLL_S)
