@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
-from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.location import Location, resolve, usable_output
 
 _BEAT_S = 2.0
 _PATIENCE_S = 12.0
@@ -30,12 +30,13 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
     silent for 12 seconds. A lock that has not changed for 12 seconds belongs to a dead job.
 
     Raises:
-        UserError: A job that lives holds the lock.
+        UserError: A job that lives holds the lock, or nothing can be written beside ``out``.
         LbaeError: The storage refuses to write or to remove it.
     """
     lock = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
-    _acquire(lock, out, holder)
+    with usable_output(resolve(out)):
+        _acquire(lock, out, holder)
     lost: list[str] = []
     ended = threading.Event()
 
