@@ -7,6 +7,10 @@ from lbae.errors import UserError
 from lbae.io.artifacts.output import Output
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.storage.lock import locked
+from lbae.jobs.use.edit import edit
+from lbae.jobs.use.interpolate import interpolate
+from lbae.jobs.use.reconstruct import reconstruct
+from lbae.jobs.use.search import search
 
 
 def table(out: str) -> None:
@@ -59,3 +63,28 @@ def test_a_folder_that_is_named_like_a_picture_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match=r"x.png cannot be written: it is a folder; choose another path"):
         write_picture(str(tmp_path / "x.png"), b"x")
     assert os.listdir(tmp_path) == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        (edit, {"image": "{image}"}),
+        (interpolate, {"source": "{image}", "target": "other.png"}),
+        (interpolate, {"source": "other.png", "target": "other.png", "via": ("other.png", "{image}")}),
+        (reconstruct, {"data": "{image}"}),
+        (search, {"image": "{image}"}),
+    ],
+)
+def test_jobs_do_not_replace_the_image_that_they_read(job, options, tmp_path):
+    image = str(tmp_path / "x.png")
+    Path(image).write_bytes(b"original")
+    filled = {
+        name: tuple(part.format(image=image) for part in value)
+        if isinstance(value, tuple)
+        else value.format(image=image)
+        for name, value in options.items()
+    }
+    artifact = "latents" if job is search else "bundle"
+    with pytest.raises(UserError, match=r"x.png is the image that is read"):
+        job(**filled, **{artifact: str(tmp_path / "unread")}, out=image)
+    assert Path(image).read_bytes() == b"original"

@@ -27,8 +27,8 @@ def reconstruct(
     if num < 1:
         raise UserError(f"num is {num}; allowed: 1 or more")
     picture_wanted = is_picture(out)
-    loaded = load_bundle(bundle)
     check_not_read(out, data)
+    loaded = load_bundle(bundle)
     source = plan(data)
     source.check_output(out)
     images, bad = load_images(loaded.codec.config, source, num)

@@ -40,6 +40,8 @@ def search(
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
+    if out:
+        check_not_read(out, image)
     table = latent_table.open_latent_table(latents)
     if not table.manifest.rows:
         raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
@@ -48,7 +50,6 @@ def search(
     codec = load_model(place, table.manifest.result["precision"])
     query = load_image(codec.config, image)
     if out:
-        check_not_read(out, image)
         source = plan(data or table.made_from("data"))
         source.check_output(out)
     with session(address):
