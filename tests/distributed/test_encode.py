@@ -564,7 +564,7 @@ def test_a_mistake_that_shows_while_encoding_keeps_its_cause(ray_session, model,
     members = {"0.png": encode_png(np.zeros((28, 28, 1), dtype=np.uint8)), "0.cls": text}
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(
-        LbaeError, match=r"member 0.cls of .*a.tar holds '.*'; allowed: a whole number of 64 bits"
+        UserError, match=r"member 0.cls of .*a.tar holds '.*'; allowed: a whole number of 64 bits"
     ):
         encode(model=model, data=str(tmp_path / "a.tar"), out=str(tmp_path / "latents"))
 
