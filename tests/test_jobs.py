@@ -281,10 +281,13 @@ def test_a_mistake_leaves_the_process_with_exit_code_two():
     assert done.stderr == "error: there is no artifact at nowhere: it does not exist\n"
 
 
-def test_storage_that_fails_is_one_line_and_exit_code_one(job, pipeline):
-    outcome = job("sample", "--bundle", pipeline.bundle, "--num", "1", "--out", "/proc/none/s.png")
-    assert outcome.code == 1
-    assert re.fullmatch(r"error: .*/proc/none.*\n", outcome.err)
+@pytest.mark.parametrize("out", ["/proc/none/s.png", "/proc/none/table"])
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_code_two(job, pipeline, out):
+    outcome = job("sample", "--bundle", pipeline.bundle, "--num", "1", "--out", out)
+    assert outcome.code == 2
+    assert re.fullmatch(
+        rf"error: .*{out} cannot be written: nothing can be created in /proc .*\n", outcome.err
+    )
 
 
 def other_serve(*arguments: object) -> Outcome:

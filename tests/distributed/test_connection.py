@@ -71,6 +71,16 @@ def test_a_cluster_that_is_gone_is_named_at_once():
     assert "no Ray cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in error
 
 
+def test_the_address_of_the_dashboard_is_a_mistake():
+    """``ray job submit`` takes it from RAY_ADDRESS, so users have it there."""
+    code, error = connected(RAY_ADDRESS="http://127.0.0.1:8265")
+    assert code == 2
+    assert error == (
+        "error: http://127.0.0.1:8265 is the address of Ray's dashboard, which `ray job submit` takes; give"
+        " the cluster's own, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS\n"
+    )
+
+
 def test_an_address_that_is_given_comes_before_the_environments(ray_session):
     assert connected(ray_session, RAY_ADDRESS="127.0.0.1:1") == (0, "")
     code, error = connected("127.0.0.1:1")  # RAY_ADDRESS is that of a Ray that answers

@@ -119,7 +119,7 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path):
         match=r"data have columns that do not fit together: 'label' is int64 in a.parquet and string in b",
     ):
         ingest(source=str(tmp_path / "data"), out=str(tmp_path / "table"))
-    with pytest.raises(LbaeError, match=r"/proc/table.lock cannot be written: "):
+    with pytest.raises(UserError, match=r"/proc/table cannot be written: nothing can be created in /proc"):
         ingest(source=str(tmp_path / "data" / "a.parquet"), out="/proc/table")
 
 

@@ -16,6 +16,7 @@ from lbae.io.sources.plan import plan
 from lbae.io.sources.source import held_out, only, read_shard, with_table_columns, without
 from tests.conftest import image_table
 
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 GREY = ModelConfig(image_channels=1, padding=2)
 
 
@@ -111,6 +112,18 @@ def test_images_named_by_an_underscore_are_images_and_those_of_a_run_are_not(tmp
     image_table_io.publish_images(Output(out, "image table", parents={}, config={}), [part], {})
     image_table(tmp_path / "table" / "_work" / "half.parquet", [b"y"])
     assert keys(out) == ["data/part-00000.parquet:0"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_a_column_of_binary_is_one_of_images_without_paths(kind, tmp_path):
+    rows = {"image": pa.array([b"one", None, b"three"], kind), "label": [1, 2, 3]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    found = read_shard(plan(str(tmp_path)).shards[0])
+    assert found.select(["bytes", "path", "label"]).to_pylist() == [
+        {"bytes": b"one", "path": None, "label": 1},
+        {"bytes": None, "path": None, "label": 2},
+        {"bytes": b"three", "path": None, "label": 3},
+    ]
 
 
 def test_columns_that_rows_have_already_are_renamed_not_lost(tmp_path):
@@ -229,7 +242,21 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
         (lambda p: p, "holds no images"),
         (
             lambda p: pq.write_table(pa.table({"x": [1]}), p / "a.parquet") or p,
-            r"no column 'image' .*\(columns: x\)",
+            r"no column 'image' .*\(columns: x int64\)",
+        ),
+        (
+            lambda p: pq.write_table(pa.table({"image": ["a.png"]}), p / "a.parquet") or p,
+            r"no column 'image' of struct\{bytes, path\} or of binary \(columns: image string\)",
+        ),
+        (
+            lambda p: (
+                pq.write_table(
+                    pa.table({"image": pa.array([{"bytes": None, "path": "a.png"}] * 3, IMAGE)}),
+                    p / "a.parquet",
+                )
+                or p
+            ),
+            "'image' of .*a.parquet holds paths but no bytes; give the folder of the image files",
         ),
         (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
         (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),

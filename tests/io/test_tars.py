@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lbae.errors import LbaeError, UserError
+from lbae.errors import UserError
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard, shard_keys
 from tests.conftest import write_tar
@@ -12,7 +12,7 @@ from tests.conftest import write_tar
 def tars(tmp_path) -> Path:
     write_tar(
         tmp_path / "0.tar",
-        {"a/1.jpg": b"one", "a/1.cls": b"7", "a/1.json": b"{}", "a/2.cls": b"8", "a/2.seg.png": b"no"},
+        {"a/1.jpg": b"one", "a/1.cls": b"7", "a/1.json": b"{}", "a/2.cls": b"8"},
     )
     write_tar(tmp_path / "1.tar", {"1.png": b"three", "1.cls": b"9\n", "2.PNG": b"four"})
     return tmp_path
@@ -48,7 +48,7 @@ def test_what_is_no_tar_or_no_class_is_named(tmp_path):
         plan(str(tmp_path))
     write_tar(tmp_path / "x.tar", {"1.png": b"one", "1.cls": b"cat"})
     with pytest.raises(
-        LbaeError, match=r"member 1.cls of .*x.tar holds 'cat'; allowed: a whole number of 64 bits"
+        UserError, match=r"member 1.cls of .*x.tar holds 'cat'; allowed: a whole number of 64 bits; number"
     ):
         read_shard(plan(str(tmp_path)).shards[0])
 
@@ -74,7 +74,7 @@ def test_members_of_one_name_are_refused(members, tmp_path):
 def test_a_class_that_is_no_whole_number_is_named(text, tmp_path):
     write_tar(tmp_path / "x.tar", {"1.png": b"one", "1.cls": b"1", "2.png": b"two", "2.cls": text})
     with pytest.raises(
-        LbaeError, match=r"member 2.cls of .*x.tar holds '.*'; allowed: a whole number of 64 bits"
+        UserError, match=r"member 2.cls of .*x.tar holds '.*'; allowed: a whole number of 64 bits"
     ):
         read_shard(plan(str(tmp_path)).shards[0])
 
@@ -107,3 +107,49 @@ def test_folders_that_name_a_value_are_columns(tmp_path):
     write_tar(tmp_path / "split=train" / "year=2024" / "0.tar", {"1.png": b"one", "1.cls": b"3"})
     (row,) = read_shard(plan(str(tmp_path)).shards[0]).to_pylist()
     assert (row["label"], row["split"], row["year"]) == (3, "train", 2024)
+
+
+@pytest.mark.parametrize(
+    ("names", "lost"),
+    [
+        (
+            [f"video.frame{i:04}.png" for i in range(60)],
+            "60, the first is video.frame0000.png",
+        ),
+        (["1.png", "2.seg.png", "2.cls"], "1, the first is 2.seg.png"),
+        (["1.png", "photo.v2.JPG"], "1, the first is photo.v2.JPG"),
+        (["video", "video.frame0.png"], "1, the first is video.frame0.png"),
+    ],
+)
+def test_images_are_not_lost_because_of_dots_in_their_names(names, lost, tmp_path):
+    write_tar(tmp_path / "x.tar", dict.fromkeys(names, b"1"))
+    with pytest.raises(
+        UserError, match=rf"x.tar has images that would be lost \({lost}\): .*; rename the images"
+    ):
+        plan(str(tmp_path))
+
+
+def test_members_that_are_known_to_be_no_images_are_skipped_as_in_folders(tmp_path):
+    others = {"LICENSE.txt": b"free", "a/dataset.json": b"{}", "README": b"read"}
+    unknown = {"bare": b"two", "3.xyz": b"three"}
+    write_tar(tmp_path / "x.tar", {"1.png": b"one", **others, **unknown})
+    source = plan(str(tmp_path))
+    rows = read_shard(source.shards[0]).select(["key", "bytes"]).to_pylist()
+    assert rows == [
+        {"key": "x.tar:1", "bytes": b"one"},
+        {"key": "x.tar:bare", "bytes": b"two"},
+        {"key": "x.tar:3", "bytes": None},
+    ]
+    assert source.skipped == {".txt": 1, ".json": 1, "no suffix": 1, ".xyz": 1}
+
+
+def test_a_tar_without_its_end_mark_is_refused(tmp_path):
+    write_tar(tmp_path / "x.tar", {"1.png": b"one", "2.png": b"two"})
+    whole = (tmp_path / "x.tar").read_bytes()
+    for cut in (1024, 2048):  # a member is a header and a block
+        (tmp_path / "x.tar").write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"x.tar ends without the end mark of a tar: it may be cut short"):
+            plan(str(tmp_path))
+    (tmp_path / "x.tar").write_bytes(whole[:1024] + b"?" * 1024 + whole[2048:])
+    with pytest.raises(UserError, match=r"ends without the end mark .*after 1 members, at byte 1,024"):
+        plan(str(tmp_path))

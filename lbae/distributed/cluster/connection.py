@@ -30,7 +30,8 @@ def connect(address: str | None) -> None:
 
     Raises:
         LbaeError: nothing answers, or /dev/shm is too small for a local Ray.
-        UserError: the cluster has other versions, or asks for a token that is not there.
+        UserError: the address is the dashboard's, the cluster has other versions, or asks for a token that is
+            not there.
     """
     _log_as_others_do()
     quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -86,12 +87,17 @@ def _log_as_others_do() -> None:
 
 
 def _check_answers(address: str | None) -> None:
-    """LbaeError when nothing listens at the cluster's address.
+    """LbaeError when nothing listens at the cluster's address, UserError when it is one of HTTP.
 
     Ray itself would retry for minutes.
     """
     asked = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS")  # as ray.init chooses
     place = asked or address_of_last_start() or ""
+    if place.startswith(("http://", "https://")):
+        raise UserError(
+            f"{place} is the address of Ray's dashboard, which `ray job submit` takes; give the cluster's"
+            f" own, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS"
+        )
     host, _, port = place.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:  # to be started, or an address of another kind
         return

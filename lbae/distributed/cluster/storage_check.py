@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError
-from lbae.io.storage.location import absolute, resolve
+from lbae.io.storage.location import absolute, resolve, usable_output
 
 _TIMEOUT_S = 120.0
 _REMEDY = (
@@ -37,7 +37,8 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
     token = f"lbae-probe-{uuid.uuid4().hex}"
     try:
         for folder in folders:
-            (resolve(folder) / token).create(b"")
+            with usable_output(resolve(folder)):
+                (resolve(folder) / token).create(b"")
         checks = {_check_on(node).remote(inputs, folders, token): node for node in unchecked}
         done, late = ray.wait(list(checks), num_returns=len(checks), timeout=_TIMEOUT_S)
         for task in done + late:

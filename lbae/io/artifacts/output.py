@@ -13,7 +13,7 @@ from typing import Any
 
 from lbae.errors import OverwriteNeeded, UserError
 from lbae.io.artifacts.manifest import MANIFEST, Manifest, changes, read_manifest, write_manifest
-from lbae.io.storage.location import Location, absolute, resolve
+from lbae.io.storage.location import Location, absolute, resolve, usable_output
 from lbae.io.storage.visibility import wait_until_visible
 
 UNFINISHED = ".unfinished"
@@ -104,7 +104,8 @@ class Output:
                 _remove_unnamed(location, (*self.extends.files, MANIFEST))
         elif (location / MANIFEST).exists() or not self._is_resumed():
             _clear(location)
-        (location / UNFINISHED).write_bytes(json.dumps(self._marker).encode())
+        with usable_output(location):
+            (location / UNFINISHED).write_bytes(json.dumps(self._marker).encode())
         return None
 
     def publish(

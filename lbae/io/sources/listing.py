@@ -75,7 +75,7 @@ def list_source(location: Location, asked: Kind | None) -> Listing:
     kind = asked or _kind_of(root, by_kind)
     files = by_kind[kind] or found
     if kind == "files":
-        files = {name: info for name, info in files.items() if not _is_no_image(name)} or files
+        files = {name: info for name, info in files.items() if not is_no_image(name)} or files
     others = [name for name in found if name not in files]
     if kind == "tars" and not asked and (packed := [n for n in others if n.lower().endswith(_PACKED_TARS)]):
         raise UserError(
@@ -165,7 +165,7 @@ def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
     if len(kinds) < 2:
         return next(iter(kinds), "files")
     loose = [name for name in by_kind["files"] if _is_named_image(name)]
-    if not loose and _are_images(root, unknown := [n for n in by_kind["files"] if not _is_no_image(n)]):
+    if not loose and _are_images(root, unknown := [n for n in by_kind["files"] if not is_no_image(n)]):
         loose = unknown
     kinds["files"] = loose
     kinds = {kind: names for kind, names in kinds.items() if names}
@@ -191,7 +191,8 @@ def _is_named_image(name: str) -> bool:
     return suffix_of(name) in (*IMAGES, *_MORE_IMAGES)
 
 
-def _is_no_image(name: str) -> bool:
+def is_no_image(name: str) -> bool:
+    """Whether a file is known to hold no image, by its name."""
     base = posixpath.basename(name).lower()
     return bool(_NO_IMAGES.fullmatch(suffix_of(name))) or is_of_macos(name) or base in _NO_IMAGE_NAMES
 

@@ -1,4 +1,7 @@
-"""Image tables of anyone: Parquet with a column ``image`` of struct{bytes, path}, and any other columns."""
+"""Image tables of anyone: Parquet with a column ``image`` and any other columns.
+
+An image is struct{bytes, path}, or binary: the bytes alone.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -62,7 +65,7 @@ def has_images(location: Location) -> bool:
 def index_parquet(location: Location) -> TableIndex:
     """Return the row groups, sizes and columns of an image table's file, from its footer.
 
-    UserError when it is no Parquet or has no images, or two columns would share a name.
+    UserError when it is no Parquet or has no images, or only their paths, or two columns would share a name.
     """
     schema, metadata = _footer(location)
     names = [renamed(name) for name in schema.names]
@@ -73,9 +76,15 @@ def index_parquet(location: Location) -> TableIndex:
         )
     if "image" not in names or not _is_image(schema.field("image")):
         raise UserError(
-            f"{location} has no column 'image' of struct{{bytes, path}} (columns: {', '.join(schema.names)})"
+            f"{location} has no column 'image' of struct{{bytes, path}} or of binary (columns:"
+            f" {', '.join(f'{field.name} {field.type}' for field in schema)})"
         )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    if _is_all_null(groups, "image.bytes") and not _is_all_null(groups, "image.path"):
+        raise UserError(
+            f"column 'image' of {location} holds paths but no bytes; give the folder of the image files, or"
+            f" write their bytes into the table"
+        )
     columns = [
         pa.field(renamed(field.name), plain_type(field.type)) for field in schema if field.name != "image"
     ]
@@ -93,8 +102,31 @@ def _footer(location: Location) -> tuple[pa.Schema, pq.FileMetaData]:
 
 
 def _is_image(field: pa.Field) -> bool:
-    return (
-        field.name == "image" and pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    return field.name == "image" and (
+        _is_binary(field.type)
+        or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+    )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_all_null(groups: list[pq.RowGroupMetaData], path: str) -> bool:
+    """Whether the file's statistics say that a column without values has rows; False where they are silent
+    or there is no such column.
+    """
+    chunks = [
+        chunk
+        for group in groups
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema == path
+    ]
+    return bool(chunks) and all(
+        chunk.statistics is not None
+        and chunk.statistics.has_null_count
+        and chunk.statistics.null_count == chunk.num_values > 0
+        for chunk in chunks
     )
 
 
@@ -134,14 +166,15 @@ def batches(
 
 
 def _unpacked(table: pa.Table) -> pa.Table:
-    """The rows with the two fields of their image as columns."""
+    """The rows with the two fields of their image as columns; the path is null where there is none."""
     image = table["image"].combine_chunks()
-    has_path = image.type.get_field_index("path") >= 0
+    is_struct = pa.types.is_struct(image.type)
+    has_path = is_struct and image.type.get_field_index("path") >= 0
+    data = pc.struct_field(image, "bytes") if is_struct else image
+    path = pc.struct_field(image, "path") if has_path else pa.nulls(len(table), pa.string())
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "bytes": pc.struct_field(image, "bytes").cast(pa.binary()),
-        "path": pc.struct_field(image, "path").cast(pa.string())
-        if has_path
-        else pa.nulls(len(table), pa.string()),
+        "bytes": data.cast(pa.binary()),
+        "path": path.cast(pa.string()),
     }
     for name in table.column_names:
         if name != "image":

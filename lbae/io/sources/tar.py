@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from lbae.errors import LbaeError, UserError
-from lbae.io.sources.listing import HIDDEN, IMAGES, is_of_macos, suffix_of
+from lbae.errors import UserError
+from lbae.io.sources.listing import HIDDEN, IMAGES, is_no_image, is_of_macos, suffix_of
 from lbae.io.storage.location import Location
 
 _LABEL = ".cls"
+_NO_SUFFIX = "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,10 @@ class TarIndex:
 def index_tar(location: Location) -> TarIndex:
     """The samples of a tar, from its headers alone.
 
-    UserError when it is no tar, or two members have one name. Whether the first of them is an old version
-    (``tar --update``) or another image, nothing says.
+    A sample is left out when all of its members are known to be no images.
+
+    UserError when the file is no whole tar, two members have one name (whether the first of them is an old
+    version or another image, nothing says), or images would be lost because of dots in their names.
     """
     found: dict[str, dict[str, TarMember]] = {}
     skipped: Counter[str] = Counter()
@@ -61,13 +64,34 @@ def index_tar(location: Location) -> TarIndex:
                 f"{location} has more than one member {member.name}: some of its images would be lost; give"
                 f" every sample a name of its own (extracting the tar keeps the last of each name)"
             )
-    samples = []
+    samples, lost = [], list[str]()
     for name, members in found.items():
-        image = next((member for suffix, member in members.items() if suffix in IMAGES), None)
-        label = members.get(_LABEL)
-        samples.append(TarSample(name=name, image=image, label=label))
-        skipped.update(suffix_of(m.name) for m in members.values() if m is not image and m is not label)
+        image, label = _image_of(members), members.get(_LABEL)
+        others = [member.name for member in members.values() if member is not image and member is not label]
+        skipped.update(map(suffix_of, others))
+        if image is None or image is members.get(_NO_SUFFIX):
+            lost += [other for other in others if suffix_of(other) in IMAGES]
+        if image or label or not all(map(is_no_image, others)):
+            samples.append(TarSample(name=name, image=image, label=label))
+    if lost:
+        raise UserError(
+            f"{location} has images that would be lost ({len(lost)}, the first is {lost[0]}): in a WebDataset"
+            f" tar the name of a sample ends at the first dot, and its image is NAME.png or NAME.jpg; rename"
+            f" the images so that the only dot is that of the suffix"
+        )
     return TarIndex(samples=tuple(samples), skipped=skipped)
+
+
+def _image_of(members: dict[str, TarMember]) -> TarMember | None:
+    """The first member with nothing but an image's suffix, else the one without a suffix.
+
+    Whether that one is an image, only its bytes say.
+    """
+    bare = members.get(_NO_SUFFIX)
+    return next(
+        (member for suffix, member in members.items() if suffix in IMAGES),
+        bare if bare and not is_no_image(bare.name) else None,
+    )
 
 
 def _members(location: Location) -> Iterator[TarMember]:
@@ -75,6 +99,13 @@ def _members(location: Location) -> Iterator[TarMember]:
     try:
         with location.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             every = [info for info in tar if info.isfile() or info.islnk() or info.issym()]
+            # tarfile takes the end of the file, or a damaged header, for the end of the tar.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise UserError(
+                    f"{location} ends without the end mark of a tar: it may be cut short (after {len(every)}"
+                    f" members, at byte {tar.offset:,}); copy or write it again"
+                )
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{location} cannot be read as an uncompressed tar: {error}") from error
     files = {posixpath.normpath(info.name): info for info in every if info.isfile()}
@@ -90,8 +121,9 @@ def _members(location: Location) -> Iterator[TarMember]:
 def read(
     location: Location, wanted: tuple[TarSample, ...], labelled: bool
 ) -> tuple[list[bytes | None], pa.Array]:
-    """Image bytes, null where a sample has no image, and classes, int64; LbaeError for a class that is no
-    whole number of 64 bits.
+    """Image bytes, null where a sample has no image, and classes, int64.
+
+    UserError for a class that is no whole number of 64 bits.
     """
     with location.open() as file:
 
@@ -113,8 +145,8 @@ def _class(location: Location, sample: TarSample, text: bytes | None) -> int | N
         value = int(text)
         pa.scalar(value, pa.int64())
     except (ValueError, OverflowError) as error:
-        raise LbaeError(
+        raise UserError(
             f"member {sample.label.name} of {location} holds {text[:50].decode(errors='replace')!r}; allowed:"
-            f" a whole number of 64 bits"
+            f" a whole number of 64 bits; number the classes, or use a folder of images per class"
         ) from error
     return value

@@ -20,6 +20,8 @@ from fsspec.core import url_to_fs
 from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.transient_errors import is_transient
 
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
 
 @dataclass(frozen=True)
 class Location:
@@ -132,6 +134,8 @@ class Location:
         except FileExistsError:
             return False
         except Exception as error:  # the libraries behind a filesystem share no base class
+            if isinstance(error, OSError) and self.is_local:
+                raise
             if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
                 return False
             raise _storage_error(self, "written", error) from error
@@ -195,6 +199,29 @@ def _storage_errors(location: Location, verb: str, *passed: type[OSError]) -> It
         if isinstance(error, OSError) and location.is_local:
             raise
         raise _storage_error(location, verb, error) from error
+
+
+@contextlib.contextmanager
+def usable_output(location: Location) -> Iterator[None]:
+    """Turn an OSError of the body into a UserError where no file can be written at a local path.
+
+    Other failures, such as a full disk, stay as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not location.is_local or error.errno not in _UNUSABLE:
+            raise
+        place = location.path
+        while not os.path.lexists(place):
+            place = posixpath.dirname(place)
+        if error.errno == errno.EISDIR:
+            why = "it is a folder"
+        elif os.path.isdir(place):
+            why = f"nothing can be created in {place} ({error.strerror})"
+        else:
+            why = f"{place} is no folder"
+        raise UserError(f"the output {location} cannot be written: {why}; choose another path") from error
 
 
 def _storage_error(location: Location, verb: str, error: Exception) -> LbaeError:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
-from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.location import Location, resolve, usable_output
 from lbae.io.storage.visibility import FIT_STORAGE, delay_s
 
 _BEAT_S = 2.0
@@ -34,12 +34,14 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
     may be late to show a change, belongs to a dead job.
 
     Raises:
-        UserError: A job that lives holds the lock, or the storage cannot create a file exclusively.
+        UserError: A job that lives holds the lock, nothing can be written beside ``out``, or the storage
+            cannot create a file exclusively.
         LbaeError: The storage refuses to write or to remove it.
     """
     lock = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
-    _acquire(lock, out, holder)
+    with usable_output(resolve(out)):
+        _acquire(lock, out, holder)
     lost: list[str] = []
     ended = threading.Event()
 

@@ -7,7 +7,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import is_picture
-from lbae.io.storage.location import resolve
+from lbae.io.picture_file import write_picture
 from lbae.jobs.options import Names
 from lbae.report.features.sample_distances import sample_distances
 from lbae.report.figures import plots as figures
@@ -47,7 +47,7 @@ def losses(
     }
     named = dict(zip(runs, manifests, strict=True))
     apart = sample_distances(named, data, train_data) if data and train_data else {}
-    resolve(out).write_bytes(figures.plot_losses(runs, kinds.pop(), apart))
+    write_picture(out, figures.plot_losses(runs, kinds.pop(), apart))
     last = {
         name: {key: value for key, value in history[-1].items() if key != "number"}
         for name, history in runs.items()

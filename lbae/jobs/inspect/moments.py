@@ -8,7 +8,8 @@ from lbae.core.moments.drift import moment_drift as measure
 from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact
 from lbae.io.artifacts.output import Output
-from lbae.io.storage.location import absolute, resolve
+from lbae.io.picture_file import write_picture
+from lbae.io.storage.location import absolute
 from lbae.jobs.options import Overwrite
 from lbae.report.figures.plots import plot_drift as picture
 
@@ -101,7 +102,7 @@ def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
             f" things"
         )
     found = measure(a, b)
-    resolve(out).write_bytes(picture(found))
+    write_picture(out, picture(found))
     most = np.argsort(-np.abs(found.z), kind="stable")[:_SHOWN]
     return {
         "out": absolute(out),

@@ -6,7 +6,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.describe import describe
 from lbae.io.images import encode_png
-from lbae.io.storage.location import resolve
+from lbae.io.picture_file import write_picture
 from lbae.report.figures.pictures import portrait
 
 
@@ -22,5 +22,5 @@ def show(uri: str, /, *, picture: str | None = None) -> dict[str, Any]:
     if picture:
         if facts["kind"] == latent_table.KIND and not facts["rows"]:
             raise UserError(f"{uri} holds no latents, so there is nothing to draw; its quarantine says why")
-        resolve(picture).write_bytes(encode_png(portrait(uri)))
+        write_picture(picture, encode_png(portrait(uri)))
     return facts

@@ -6,7 +6,7 @@ from lbae.core.latents.editing import Method
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture
-from lbae.io.storage.location import resolve
+from lbae.io.picture_file import check_not_read, write_picture
 from lbae.jobs.options import Names
 from lbae.report.figures.pictures import load_image, strip
 
@@ -35,10 +35,11 @@ def edit(
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")
+    check_not_read(out, image)
     loaded = load_bundle(bundle)
     original = load_image(loaded.codec.config, image)[None]
     edited, changed = loaded.edit(original, set, unset, strength, method)
-    resolve(out).write_bytes(encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
+    write_picture(out, encode_png(strip([loaded.reconstruct(original)[0], edited[0]])))
     return {
         "out": out,
         "method": method,

@@ -7,7 +7,7 @@ import numpy as np
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, encode_webp
-from lbae.io.storage.location import resolve
+from lbae.io.picture_file import check_not_read, write_picture
 from lbae.jobs.options import Names
 from lbae.report.figures.pictures import load_image, strip
 
@@ -30,9 +30,9 @@ def interpolate(
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png or .webp")
     if not 2 <= steps <= 1000:
         raise UserError(f"steps is {steps}; allowed: 2 (the two ends) to 1000")
+    images = (source, *via, target)
+    check_not_read(out, *images)
     loaded = load_bundle(bundle)
-    frames = loaded.interpolate(
-        np.stack([load_image(loaded.codec.config, uri) for uri in (source, *via, target)]), steps
-    )
-    resolve(out).write_bytes(encode_png(strip(frames)) if suffix == "png" else encode_webp(frames))
+    frames = loaded.interpolate(np.stack([load_image(loaded.codec.config, uri) for uri in images]), steps)
+    write_picture(out, encode_png(strip(frames)) if suffix == "png" else encode_webp(frames))
     return {"out": out, "frames": len(frames), "bundle": loaded.fingerprint}

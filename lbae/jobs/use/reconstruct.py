@@ -7,8 +7,8 @@ from lbae.io.artifacts import image_table
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png, is_picture
+from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.plan import plan
-from lbae.io.storage.location import resolve
 from lbae.jobs.options import Overwrite
 from lbae.report.figures.pictures import load_images, reconstructions
 
@@ -27,6 +27,7 @@ def reconstruct(
     if num < 1:
         raise UserError(f"num is {num}; allowed: 1 or more")
     picture_wanted = is_picture(out)
+    check_not_read(out, data)
     loaded = load_bundle(bundle)
     source = plan(data)
     source.check_output(out)
@@ -34,7 +35,7 @@ def reconstruct(
     picture, result = reconstructions(loaded, images)
     result |= {"bad": bad, "source_images": source.rows, **source.skipped_result}
     if picture_wanted:
-        resolve(out).write_bytes(encode_png(picture))
+        write_picture(out, encode_png(picture))
         return {"out": out, **result}
     parents = {"bundle": loaded.fingerprint, "data": source.fingerprint}
     inputs = [bundle, *source.folders]

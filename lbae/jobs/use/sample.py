@@ -5,7 +5,7 @@ from typing import Any
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, is_picture, square_grid
-from lbae.io.storage.location import resolve
+from lbae.io.picture_file import write_picture
 from lbae.jobs.options import Address, Names, Overwrite
 
 
@@ -43,7 +43,7 @@ def sample(
         )
     loaded = load_bundle(bundle)
     latents, acceptance = loaded.prior.sample_given(num, seed, wanted)
-    resolve(out).write_bytes(encode_png(square_grid(loaded.decode(latents))))
+    write_picture(out, encode_png(square_grid(loaded.decode(latents))))
     return {
         "out": out,
         "num": num,

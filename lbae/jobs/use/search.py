@@ -11,9 +11,9 @@ from lbae.io.artifacts import latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import check_model, load_model
 from lbae.io.images import encode_png
+from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.plan import plan
-from lbae.io.storage.location import resolve
 from lbae.jobs.options import Address
 from lbae.report.figures.pictures import load_image, strip
 
@@ -40,6 +40,8 @@ def search(
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
+    if out:
+        check_not_read(out, image)
     table = latent_table.open_latent_table(latents)
     if not table.manifest.rows:
         raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
@@ -47,13 +49,14 @@ def search(
     check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.manifest.result["precision"])
     query = load_image(codec.config, image)
+    if out:
+        source = plan(data or table.made_from("data"))
+        source.check_output(out)
     with session(address):
         check_storage([latents], [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.row_group, hit.row)} for hit in hits]
     if out:
-        originals = decode_keys(
-            plan(data or table.made_from("data")), codec.config, [row["key"] for row in found]
-        )
-        resolve(out).write_bytes(encode_png(strip([query, *originals])))
+        originals = decode_keys(source, codec.config, [row["key"] for row in found])
+        write_picture(out, encode_png(strip([query, *originals])))
     return {"out": out, "rows": table.manifest.rows, "hits": found}

@@ -1,12 +1,14 @@
 """From a request to its body: JSON, or multipart files with the other fields in a JSON field ``request``."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from lbae.web.answers.error_answers import RequestError
 from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
@@ -28,6 +30,9 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in allowed:
             raise RequestError(415, f"content type {kind!r}; allowed: {', '.join(allowed)}")
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding != "identity":
+            raise RequestError(415, f"content encoding {coding!r}; allowed: none, send the body uncompressed")
         fields = _json(await request.body()) if kind == JSON else await _multipart(request, model)
         try:
             return model.model_validate(fields)
@@ -39,8 +44,22 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     return read
 
 
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    try:
+        form = await request.form(max_files=MAX_ITEMS, max_fields=8)
+    except HTTPException as error:  # Starlette answers 400 to every form that it refuses
+        if not str(error.detail).startswith("Too many files"):
+            raise
+        raise RequestError(422, f"more than {MAX_ITEMS} files; allowed: {MAX_ITEMS}", "image") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 async def _multipart(request: Request, model: Any) -> dict[str, Any]:
-    async with request.form(max_files=MAX_ITEMS, max_fields=8) as form:
+    async with _form(request) as form:
         files = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
         texts = [part for part in form.getlist("request") if isinstance(part, str)]
         if not files or len(texts) > 1 or len(files) + len(texts) < len(form.multi_items()):
