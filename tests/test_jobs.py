@@ -311,7 +311,7 @@ def test_a_service_follows_a_file_until_it_is_told_to_stop(pipeline, tmp_path):
         assert httpx.post(f"{url}/v1/sample", json={"n": -1}).status_code == 422
         for options, why in (
             ((), f"this service follows {pointer}"),
-            (("--replicas", 2), "only the bundle can be changed"),
+            (("--replicas", 2), "only its bundle can be changed"),
         ):
             refused = other_serve("--bundle", other, *options)
             assert (refused.code, why in refused.error) == (2, True)
