@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from tests.bundles import untrained_bundle
-from tests.conftest import Outcome, picture_size, run_job, service
+from tests.conftest import Outcome, image_table, picture_size, run_job, service
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +98,20 @@ def test_reconstruct_writes_originals_above_reconstructions(job, pipeline, tmp_p
         job("reconstruct", "--bundle", pipeline.bundle, "--data", pipeline.data, "--num", 20, "--out", table)
     )
     assert facts["rows"] == plan(str(table)).rows == 20
+
+
+def test_reconstruct_names_the_first_bad_image_and_reads_one_kind_of_a_mixed_folder(job, pipeline, tmp_path):
+    cells = pq.read_table(pipeline.data / "b.parquet").slice(0, 3)["image"].to_pylist()
+    mixed = tmp_path / "mixed"
+    image_table(mixed / "a.parquet", [cells[0]["bytes"], b"no image", cells[1]["bytes"]])
+    (mixed / "loose.png").write_bytes(cells[2]["bytes"])
+    places = ("--data", mixed, "--out", tmp_path / "r.png")
+    asked = ("reconstruct", "--bundle", pipeline.bundle, *places)
+    assert "--kind table or files" in job(*asked).error
+    done = job(*asked, "--kind", "table")
+    assert (result_of(done)["images"], result_of(done)["bad"]) == (2, 1)
+    assert "1 images of" in done.err
+    assert "the first is a.parquet:1 (" in done.err
 
 
 def test_interpolate_writes_a_strip(job, pipeline, picture, tmp_path):

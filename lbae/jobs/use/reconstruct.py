@@ -9,12 +9,18 @@ from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png, is_picture
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.plan import plan
-from lbae.jobs.options import Overwrite
+from lbae.jobs.options import Overwrite, SourceKind
 from lbae.report.figures.pictures import load_images, reconstructions
 
 
 def reconstruct(
-    *, bundle: str, data: str, out: str, num: int = 32, overwrite: Overwrite = False
+    *,
+    bundle: str,
+    data: str,
+    out: str,
+    num: int = 32,
+    kind: SourceKind = None,
+    overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     """Reconstruct images.
 
@@ -29,7 +35,7 @@ def reconstruct(
     picture_wanted = is_picture(out)
     check_not_read(out, data)
     loaded = load_bundle(bundle)
-    source = plan(data)
+    source = plan(data, kind)
     source.check_output(out)
     images, bad = load_images(loaded.codec.config, source, num)
     picture, result = reconstructions(loaded, images)

@@ -1,5 +1,6 @@
 """The pictures of a bundle: grids of samples, reconstructions under their originals, strips and edits."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,26 +20,32 @@ from lbae.io.sources.source import Source
 from lbae.io.storage.location import readable
 from lbae.report.evaluation.lossy_formats import psnr
 
+_logger = logging.getLogger(__name__)
+
 _COLUMNS = 16
 _SHOWN = 2 * _COLUMNS
 _THUMBNAIL = 64  # pixels
 
 
 def load_images(config: ModelConfig, source: Source, count: int) -> tuple[np.ndarray, int]:
-    """The first ``count`` decodable images of a source at the model's content size, and how many bad ones
-    the batches that were read hold.
+    """The first ``count`` decodable images of a source at the model's content size, and how many were bad.
+
+    Counted are the batches that were read. A warning names the first bad image.
     """
     taken: list[np.ndarray] = []
-    bad = 0
+    bad: list[dict[str, str]] = []
     for part in decode_every(source, config):
         taken.append(part.images[: count - sum(map(len, taken))])
-        bad += len(part.quarantine)
+        bad += part.quarantine.to_pylist()
         if sum(map(len, taken)) == count:
             break
     images = np.concatenate(taken)
     if not len(images):
         raise UserError(f"none of the images of {source.uri} could be decoded")
-    return images, bad
+    if bad:
+        first = f"the first is {bad[0]['key']} ({bad[0]['error']})"
+        _logger.warning(f"{len(bad)} images of {source.uri} cannot be decoded and are left out; {first}")
+    return images, len(bad)
 
 
 def load_image(config: ModelConfig, uri: str) -> np.ndarray:
