@@ -46,6 +46,6 @@ def test_distances_of_every_bottleneck_stand_beside_the_losses(models, digits, t
 
 
 def test_training_images_without_labels_are_refused(models, tmp_path):
-    image_table(tmp_path / "a.parquet", [None] * 3)
+    image_table(tmp_path / "a.parquet", [b"no image"] * 3)
     with pytest.raises(UserError, match=r"needs labels or attributes; .* has no label or attribute column"):
         sample_distances(models, str(SAMPLE), str(tmp_path))
