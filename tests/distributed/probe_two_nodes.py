@@ -34,10 +34,10 @@ def main(folder: str) -> None:
         ("bucket read", ["s3://bucket/file"], []),
         ("not there", [f"{folder}/nothing"], []),
     ):
-        asked = len(probe._proven)
+        asked = len(probe._checked)
         try:
             probe.check_storage(reads, writes)
-            said[name] = f"{len(probe._proven) - asked} new"
+            said[name] = f"{len(probe._checked) - asked} new"
         except LbaeError as error:
             said[name] = str(error)
     print(json.dumps(said))

@@ -1,24 +1,28 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
 ``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the bundle registry and
-a replica are killed in turn, one in every fifth of the time. On two nodes a replica is stuck from the first
-fifth on, and a node is lost in the fourth. The bundle is swapped after a third of the time and back after two
-thirds. It prints what the clients saw and the memory of the replicas.
+a replica are killed in turn, one in every fifth of the time. On three nodes a replica is stuck from the first
+fifth on; in the second fifth a node with a replica is drained, as a cloud does before it takes a machine
+back, and ends; in the fourth another node is lost without notice. The bundle is swapped after a third of the
+time and back after two thirds. It prints what the clients saw and the memory of the replicas.
 """
 
 import asyncio
 import itertools
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
 import ray
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from lbae.distributed.serve.application import Topology
@@ -30,6 +34,7 @@ from lbae.web.limits import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16
+DRAINED_S = 12  # between the announcement and the end of a drained node
 OTHER_THREADS = (
     2  # levels of grey that the same latents may differ by where another number of threads decodes
 )
@@ -111,13 +116,13 @@ def one_node() -> Iterator[Callable[[], str]]:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Callable[[], str]]:
-    """Ray on two nodes; what stops a replica the first time, so that it is stuck, and kills the second node
-    the fourth.
+def three_nodes() -> Iterator[Callable[[], str]]:
+    """Ray on three nodes; what stops a replica at the first call, drains a node at the second, and kills the
+    other at the fourth.
     """
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    second, calls = cluster.add_node(**options), itertools.count(1)
+    workers, calls = [cluster.add_node(**options) for _ in range(2)], itertools.count(1)
     ray.init(address=cluster.address, log_to_driver=False)
 
     def kill() -> str:
@@ -125,14 +130,39 @@ def two_nodes() -> Iterator[Callable[[], str]]:
         if call == 1:
             replicas()[0].suspend()
             return "stuck"
+        if call == 2:
+            drain(next(node for node in workers if has_replica(node)), cluster.address)
+            return "drained"
         if call == 4:
-            cluster.remove_node(second, allow_graceful=False)
+            left = next(node for node in workers if node.node_id in alive_nodes())
+            cluster.remove_node(left, allow_graceful=False)
             return "node"
         return ""
 
     yield kill
     ray.shutdown()
     cluster.shutdown()
+
+
+def has_replica(node: Node) -> bool:
+    """Whether a replica or the registry runs on this node."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    running = [*replicas(), *replicas(registry=True)]
+    return any(raylet in (parent.pid for parent in process.parents()) for process in running)
+
+
+def drain(node: Node, address: str) -> None:
+    """Announce the end of a node, as an autoscaler does for a machine that its cloud takes back."""
+    command = ["drain-node", "--address", address, "--node-id", node.node_id]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "soak"]
+    deadline = ["--deadline-remaining-seconds", str(DRAINED_S)]
+    ray_command = Path(sys.executable).with_name("ray")
+    subprocess.run([ray_command, *command, *reason, *deadline], check=True, capture_output=True)
+
+
+def alive_nodes() -> list[str]:
+    """Ids of the nodes that have not ended."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 async def main(topology: Topology, nodes: int, seconds: float, bundles: list[str]) -> None:
@@ -143,7 +173,7 @@ async def main(topology: Topology, nodes: int, seconds: float, bundles: list[str
         expected[bundle.fingerprint] = [bundle.sample(1, seed)[0] for seed in range(SEEDS)]
     seen: Counter = Counter()
     killed: list[str] = []
-    cluster = two_nodes() if nodes == 2 else one_node()
+    cluster = one_node() if nodes == 1 else three_nodes()
     with (
         cluster as kill,
         serving(bundles[0], PORT, limits=Limits(max_seconds=10), replicas=2, topology=topology),

@@ -61,8 +61,12 @@ def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
         "hard-stop-after {{ config.hard_stop_after_s }}s",
         "close-spread-time {{ config.close_spread_time_s }}s",
         "\n    balance {{ config.balance_algorithm }}\nfrontend",  # at the end of the defaults
+        "observe layer4 error-limit",  # ends the use of replicas that a drained node took along
+        "retry-on {{ config.retry_on }}",  # what we allow, and no refusal of a full replica
+        "retries {{ config.retries }}",
     ):
         assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
+    assert '"RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED", "1"' in CONSTANTS
 
 
 def test_haproxy_takes_the_option_that_closes_connections(tmp_path):

@@ -8,6 +8,8 @@ import os
 import re
 import socket
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
@@ -202,10 +204,20 @@ def refused_early(head: bytes, chunks) -> bytes:
         return connection.recv(2**16).partition(b"\r\n")[0]
 
 
+def overload(url: str, body: dict, requests: int) -> Counter:
+    """Statuses of as many paths, asked for at once by clients that do not retry."""
+    with ThreadPoolExecutor(requests) as clients:
+        sent = [
+            clients.submit(httpx.post, f"{url}/v1/interpolate", json=body, timeout=60)
+            for _ in range(requests)
+        ]
+    return Counter(answer.result().status_code for answer in sent)
+
+
 @pytest.mark.slow
 def test_what_clients_do_to_a_service(pipeline):
-    """Bodies without end, clients that go away, what the log holds of images, and what the metrics say of all
-    that.
+    """Bodies without end, clients that go away, too many clients, what the log holds of images, and what the
+    metrics say of all that.
     """
     image = encode_png(load_bundle(pipeline.bundle, "cpu").sample(1, 5)[0])
     logged = set(lines_of("LBAE"))  # by the services of other tests on this Ray
@@ -213,7 +225,9 @@ def test_what_clients_do_to_a_service(pipeline):
         socket.create_server(
             ("127.0.0.1", 9101)
         ),  # another user's HAProxy, whose metrics these are by default
-        serving(pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20)) as facts,
+        serving(
+            pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20, max_running=4)
+        ) as facts,
     ):
         url = facts["url"]
         with (
@@ -256,6 +270,12 @@ def test_what_clients_do_to_a_service(pipeline):
         assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/encode".*status="200"')
         assert seen_in_metrics(r'^ray_lbae_requests\w*{.*route="/v1/interpolate".*status="499"')
         assert 'status="500"' not in metrics()
+        answers = overload(url, path | {"steps": 16, "format": "webp"}, requests=12)
+        assert set(answers) == {200, 503}
+        # Each refusal was sent to the replica once: nothing between it and the client retries.
+        assert seen_in_metrics(
+            rf'^ray_lbae_requests\w*{{.*route="/v1/interpolate".*status="503".*}} {answers[503]}\.0$'
+        )
         for name in ("request_seconds_bucket", "batch_rows_bucket", "images", "waiting"):
             assert f"ray_lbae_{name}" in metrics()
         lines = set(lines_of("LBAE")) - logged

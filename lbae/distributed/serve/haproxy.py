@@ -25,6 +25,7 @@ from lbae.web.limits import DEFAULT_LIMITS
 # an autoscaled service, where no connection is kept.
 _CLOSE_IDLE_S = 1
 _DRAINING_S = 5
+_CONNECTS = 3  # attempts to reach a replica; a refusal is never retried, or overload would grow by itself
 _MARGIN_S = 5  # after the service's own limit: the service answers first
 _ENDS_S = 5.0
 
@@ -49,6 +50,8 @@ def controller_options(
         ray_private.HAPROXY_TIMEOUT_SERVER_S: seconds,
         ray_private.HAPROXY_HARD_STOP_AFTER_S: seconds,
         ray_private.HAPROXY_CLOSE_SPREAD_TIME_S: str(_CLOSE_IDLE_S),
+        ray_private.HAPROXY_RETRY_ON: "conn-failure",
+        ray_private.HAPROXY_RETRIES: str(_CONNECTS),
     }
     if autoscaled:
         variables[ray_private.HAPROXY_BALANCE] = ray_private.BALANCE_AND_CLOSE
