@@ -273,9 +273,7 @@ def test_what_clients_do_to_a_service(pipeline):
         answers = overload(url, path | {"steps": 16, "format": "webp"}, requests=12)
         assert set(answers) == {200, 503}
         # Each refusal was sent to the replica once: nothing between it and the client retries.
-        assert seen_in_metrics(
-            rf'^ray_lbae_requests\w*{{.*route="none",status="503".*}} {answers[503]}\.0$'
-        )
+        assert seen_in_metrics(rf'^ray_lbae_requests\w*{{.*route="none",status="503".*}} {answers[503]}\.0$')
         for name in ("request_seconds_bucket", "batch_rows_bucket", "images", "waiting"):
             assert f"ray_lbae_{name}" in metrics()
         lines = set(lines_of("LBAE")) - logged
