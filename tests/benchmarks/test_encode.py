@@ -90,7 +90,7 @@ def watch_encoders(stop: threading.Event, found: list[int]) -> None:
     while not stop.wait(0.5):
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, StopIteration):
-                if b"_Encoder" in (process / "cmdline").read_bytes():
+                if b"Map(_Actor)" in (process / "cmdline").read_bytes():
                     found.append(peak(process))
 
 
