@@ -22,9 +22,11 @@ class ModelConfig:
     """Shape of the network and of the images it takes.
 
     Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with
-    ``padding`` zero pixels on every side. ``channels`` holds one width per stride-2 stage, so
-    ``image_size = 4 * 2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a baseline, which
-    passes ``latent_dim // 32`` float32 numbers.
+    ``padding`` zero pixels on every side. ``latent_grid`` is the side of the latent in cells, each with
+    ``latent_dim / latent_grid ** 2`` bits; 1 is one global code, of the network of 2020. ``channels`` holds
+    one width per stride-2 stage, so ``image_size`` is the side of the smallest feature map (``latent_grid``,
+    or 4 for a global code) times ``2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a
+    baseline, which passes ``latent_dim // 32`` float32 numbers.
     """
 
     latent_dim: int = 600
@@ -32,6 +34,7 @@ class ModelConfig:
     padding: int = 0
     image_channels: int = 3
     channels: tuple[int, ...] = (64, 128, 256)
+    latent_grid: int = 1
     bottleneck: Bottleneck = "bernoulli"
 
     def __post_init__(self) -> None:
@@ -50,18 +53,38 @@ class ModelConfig:
             self.channels,
             "two or more positive widths",
         )
-        size = 4 * 2 ** len(self.channels)
-        _require(
-            self.image_size == size,
-            "image_size",
-            self.image_size,
-            f"{size}, which is 4 * 2 ** {len(self.channels)} stages",
-        )
+        self._check_grid()
         _require(
             0 <= 2 * self.padding < self.image_size,
             "padding",
             self.padding,
             "0 to less than half of image_size",
+        )
+
+    def _check_grid(self) -> None:
+        grid = self.latent_grid
+        _require(1 <= grid <= 64, "latent_grid", grid, "1 (one global code) to 64")
+        cells = grid**2
+        fitting = max(1, self.latent_dim // cells) * cells
+        _require(
+            self.latent_dim % cells == 0,
+            "latent_dim",
+            self.latent_dim,
+            f"multiples of {cells}, the cells of latent_grid {grid}, such as {fitting} or {fitting + cells}",
+        )
+        _require(
+            grid == 1 or self.bottleneck == "bernoulli",
+            "bottleneck",
+            self.bottleneck,
+            f"bernoulli with latent_grid {grid}; baselines have latent_grid 1, as with the recipe paper",
+        )
+        smallest, stages = grid if grid > 1 else 4, len(self.channels)
+        size = smallest * 2**stages
+        _require(
+            self.image_size == size,
+            "image_size",
+            self.image_size,
+            f"{size}, which is {smallest} * 2 ** {stages} stages",
         )
 
     @property
@@ -110,8 +133,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; tuples become lists."""
+        """JSON-ready form; tuples become lists.
+
+        A global code has no ``latent_grid`` in it: models from before the grid keep their fingerprints.
+        """
         tree = dataclasses.asdict(self)
+        if self.model.latent_grid == 1:
+            del tree["model"]["latent_grid"]
         tree["model"]["channels"] = list(self.model.channels)
         return tree
 

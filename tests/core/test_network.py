@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lbae import presets
-from lbae.config import ModelConfig
+from lbae.config import Config, ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, from_network, to_network
 from lbae.errors import UserError
 
 SMALL = ModelConfig(latent_dim=19, image_size=32, padding=2, image_channels=1, channels=(8, 8, 16))
+CELLS = ModelConfig(latent_dim=192, image_size=32, image_channels=1, channels=(8, 16), latent_grid=8)
 
 
 def codec(config: ModelConfig = SMALL) -> Codec:
@@ -37,7 +39,7 @@ def test_shapes_of_32_and_64_pixel_networks(channels, widths):
 
 @pytest.mark.parametrize(
     ("name", "side", "bits"),
-    [("mnist", 28, 200), ("cifar10", 32, 600), ("celeba128", 128, 3000), ("celeba256", 256, 6000)],
+    [("mnist", 28, 200), ("cifar10", 32, 576), ("celeba128", 128, 3072), ("celeba256", 256, 6144)],
 )
 def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bits):
     config = presets.get(name).model
@@ -53,10 +55,51 @@ def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bit
         )
 
 
-def test_every_parameter_gets_a_gradient():
-    network = LatentBernoulliAutoencoder(SMALL)
-    network(torch.rand(4, 1, 32, 32))[0].square().sum().backward()
+@pytest.mark.parametrize("config", [SMALL, CELLS])
+def test_every_parameter_gets_a_gradient(config):
+    network = LatentBernoulliAutoencoder(config)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    for _ in range(2):  # the residual branches of cells start at zero, and so do gradients inside them
+        optimizer.zero_grad()
+        network(torch.rand(4, 1, 32, 32))[0].square().sum().backward()
+        optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_the_bits_of_a_cell_stand_together_row_by_row():
+    network = LatentBernoulliAutoencoder(CELLS, torch.Generator().manual_seed(0)).eval()
+    latents = torch.ones(1, CELLS.latent_dim)
+    row, column, bits, pixels = 5, 2, 3, 4  # of a cell, and the side of what it covers
+    latents[0, bits * (8 * row + column) :][:bits] = -1
+    with torch.inference_mode():
+        changed = network.decode_logits(latents) != network.decode_logits(torch.ones(1, CELLS.latent_dim))
+    _, _, rows, columns = changed.nonzero(as_tuple=True)
+    # Until it is trained, the decoder sees the neighbours of a cell and no farther.
+    assert rows.min() >= pixels * (row - 2)
+    assert rows.max() < pixels * (row + 3)
+    assert columns.min() >= pixels * (column - 2)
+    assert columns.max() < pixels * (column + 3)
+    images = torch.rand(1, 1, 32, 32)
+    moved = images.clone()
+    moved[:, :, :4, :4] = 1 - moved[:, :, :4, :4]
+    with torch.inference_mode():
+        far = (network.encoder(images) != network.encoder(moved)).reshape(8, 8, bits)
+    assert far[:2, :2].any()
+    assert not far[3:, :].any()
+    assert not far[:, 3:].any()
+
+
+def test_cells_see_each_other_by_attention():
+    network = LatentBernoulliAutoencoder(CELLS, torch.Generator().manual_seed(0)).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    images = torch.rand(1, 1, 32, 32)
+    moved = images.clone()
+    moved[:, :, :4, :4] = 1 - moved[:, :, :4, :4]
+    with torch.inference_mode():
+        cells = (network.encoder(images) != network.encoder(moved)).reshape(8, 8, 3)
+    assert cells[7, 7].any()
 
 
 def test_latents_and_pixels_do_not_depend_on_the_neighbours():
@@ -89,3 +132,22 @@ def test_a_configuration_that_cannot_be_is_refused():
         ModelConfig(image_size=48)
     with pytest.raises(UserError, match="latent_dim is 0; allowed: 1 to 65536"):
         ModelConfig(latent_dim=0)
+    cells = {"latent_grid": 8, "channels": (8, 8)}
+    with pytest.raises(
+        UserError,
+        match="latent_dim is 600; allowed: multiples of 64, the cells of latent_grid 8, such as 576 or 640",
+    ):
+        ModelConfig(latent_dim=600, **cells)
+    with pytest.raises(UserError, match=r"image_size is 64; allowed: 32, which is 8 \* 2 \*\* 2 stages"):
+        ModelConfig(latent_dim=64, image_size=64, **cells)
+    with pytest.raises(UserError, match="bottleneck is 'gaussian'; allowed: bernoulli with latent_grid 8"):
+        ModelConfig(latent_dim=64, bottleneck="gaussian", **cells)
+    with pytest.raises(UserError, match="latent_grid is 0; allowed: 1"):
+        ModelConfig(latent_grid=0)
+
+
+def test_a_global_code_is_described_as_before_there_were_cells():
+    tree = Config(model=SMALL).to_dict()
+    assert "latent_grid" not in tree["model"]  # else the fingerprints of older models would change
+    assert Config.from_dict(tree).model == SMALL
+    assert Config.from_dict(Config(model=CELLS).to_dict()).model == CELLS

@@ -124,4 +124,5 @@ class _ShardEncoder:
     def _latents(self, decoded: Decoded) -> pa.Table:
         packed = pack(self.codec.encode(decoded.images))
         keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
-        return latent_table.latent_rows(keys, packed, rest, self.codec.config.latent_dim, self.model)
+        config = self.codec.config
+        return latent_table.latent_rows(keys, packed, rest, config.latent_dim, self.model, config.latent_grid)

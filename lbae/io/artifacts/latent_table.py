@@ -35,8 +35,12 @@ def latent_rows(
     columns: pa.Table,
     latent_dim: int,
     model_fingerprint: str,
+    latent_grid: int = 1,
 ) -> pa.Table:
-    """Return key, latent and source columns of one batch as a table."""
+    """Return key, latent and source columns of one batch as a table.
+
+    With a ``latent_grid`` of G a latent holds G x G cells, row by row, the bits of a cell together.
+    """
     width = packed_width(latent_dim)
     latent = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(packed), [None, pa.py_buffer(np.ascontiguousarray(packed))]
@@ -46,6 +50,7 @@ def latent_rows(
     metadata = {
         "lbae.format_version": str(FORMAT_VERSION),
         "lbae.latent_dim": str(latent_dim),
+        "lbae.latent_grid": str(latent_grid),
         "lbae.bit_order": "lsb",
         "lbae.model_fingerprint": model_fingerprint,
     }
