@@ -41,7 +41,7 @@ def cifar10() -> Config:
 
 
 def celeba() -> Config:
-    """CelebA (centre crop to 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536.
+    """CelebA (centre crop to 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536. Not trained by us yet.
 
     ``lbae train --preset celeba --data torchvision:celeba --out runs/celeba``
     """
@@ -54,8 +54,8 @@ def celeba128() -> Config:
 
 
 def celeba256() -> Config:
-    """Faces of 256x256 pixels: 32 x 32 cells of 6 bits, N = 6144. Not trained by us."""
-    return _spatial(latent_dim=6144, latent_grid=32, channels=(64, 128, 192))
+    """Faces of 256x256 pixels: 16 x 16 cells of 24 bits, N = 6144. Not trained by us."""
+    return _spatial(latent_dim=6144, latent_grid=16, channels=(64, 128, 192, 192))
 
 
 def _spatial(latent_dim: int, latent_grid: int, channels: tuple[int, ...]) -> Config:

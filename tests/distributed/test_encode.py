@@ -46,9 +46,9 @@ FILES, ROWS = 24, 50
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """An LBAE that has learned nothing: its latents differ all the same."""
+    """An LBAE with cells that has learned nothing: its latents differ all the same."""
     out = str(tmp_path_factory.mktemp("model") / "model")
-    config = presets.get("demo", "modern")
+    config = presets.get("demo").replace(latent_grid=8, channels=(16, 32))
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
     output = Output(out, "model", parents={"data": "none"}, config=config.to_dict())
     save_model(output, network, config, {"images": 0})
@@ -117,6 +117,7 @@ def test_the_table_holds_what_one_process_finds(undisturbed, model, corpus):
     rows = rows_of(undisturbed)
     assert rows == expected(model, corpus)
     assert len(rows) == FILES * ROWS - FILES // 2
+    assert pq.read_schema(undisturbed / "data" / "part-00000.parquet").metadata[b"lbae.latent_grid"] == b"8"
     manifest = read_manifest(str(undisturbed))
     assert (manifest.rows, manifest.result["bad"], manifest.result["precision"]) == (
         len(rows),

@@ -80,7 +80,9 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The fields in which two trees differ, with both values; empty when they do not."""
     before, now = _leaves(old), _leaves(new)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} was {before.get(name)}, is now {now.get(name)}" for name in changed)
+    return "; ".join(
+        f"{name} was {before.get(name, 'absent')}, is now {now.get(name, 'absent')}" for name in changed
+    )
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

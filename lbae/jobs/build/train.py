@@ -63,9 +63,9 @@ def train(
         out: URI of the model artifact.
         preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
         test_data: images whose loss is measured after every epoch and decides nothing.
-        recipe: modern, or the original code's optimiser settings: paper.
+        recipe: modern, or the network, sizes and optimiser settings of the original code: paper.
         bottleneck: bernoulli, or a baseline with as many bits: continuous (N // 32 real numbers) or gaussian
-            (a VAE's).
+            (a VAE's), for presets with a global code: demo, mnist, and any with the recipe paper.
         epochs: passes over the images; the preset's when not given.
         workers: training processes; by default one per GPU, or one when there is no GPU.
         min_workers: continue with as few workers when nodes are lost, and with more when they are back. By
