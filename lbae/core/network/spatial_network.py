@@ -67,12 +67,12 @@ class _ToLatent(nn.Module):
 class _ToCells(nn.Module):
     """Inverse of :class:`_ToLatent`."""
 
-    def __init__(self, grid: int) -> None:
+    def __init__(self, grid: int, bits: int) -> None:
         super().__init__()
-        self.grid = grid
+        self.cells = grid, grid, bits
 
     def forward(self, latents: Tensor) -> Tensor:
-        return latents.unflatten(1, (self.grid, self.grid, -1)).permute(0, 3, 1, 2)
+        return latents.reshape(-1, *self.cells).permute(0, 3, 1, 2)
 
 
 def _activation(width: int) -> tuple[nn.Module, nn.Module]:
@@ -103,7 +103,7 @@ def decoder(config: ModelConfig) -> nn.Sequential:
     width = config.channels[-1]
     bits = config.latent_dim // config.latent_grid**2
     layers: list[nn.Module] = [
-        _ToCells(config.latent_grid),
+        _ToCells(config.latent_grid, bits),
         nn.Conv2d(bits, width, 3, padding=1, bias=False),
         *_mix(width),
     ]
@@ -118,14 +118,12 @@ def decoder(config: ModelConfig) -> nn.Sequential:
 
 def initialise(encoder: nn.Sequential, decoder: nn.Sequential, generator: torch.Generator | None) -> None:
     """Draw the weights of both halves; residual branches start at zero."""
-    for half in (encoder, decoder):
-        for module in half.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                std = module.weight[0].numel() ** -0.5
-                nn.init.normal_(module.weight, std=std, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in half:
-            if isinstance(module, _Block | _Attention):
-                last = module.residual[-1] if isinstance(module, _Block) else module.out
-                nn.init.zeros_(last.weight)
+    modules = [*encoder.modules(), *decoder.modules()]
+    zero = [module.residual[-1] for module in modules if isinstance(module, _Block)]
+    zero += [module.out for module in modules if isinstance(module, _Attention)]
+    for module in modules:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            std = 0.0 if module in zero else module.weight[0].numel() ** -0.5
+            nn.init.normal_(module.weight, std=std, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
