@@ -102,9 +102,10 @@ def test_cells_see_each_other_by_attention():
     assert cells[7, 7].any()
 
 
-def test_latents_and_pixels_do_not_depend_on_the_neighbours():
-    machine = codec()
-    x = images(SMALL, machine.batch + 3)
+@pytest.mark.parametrize("config", [SMALL, CELLS])
+def test_latents_and_pixels_do_not_depend_on_the_neighbours(config):
+    machine = codec(config)
+    x = images(config, machine.batch + 3)
     z = machine.encode(x)
     few = [0, 5, machine.batch + 2]
     np.testing.assert_array_equal(np.concatenate([machine.encode(x[i : i + 1]) for i in few]), z[few])
