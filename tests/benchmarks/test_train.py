@@ -38,7 +38,8 @@ from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
 
 CONFIG = presets.get("cifar10")
-IMAGES, BATCH, PLAIN_STEPS, ROUNDS = 26_400, 512, 3, 2
+BATCH = CONFIG.train.batch_size
+IMAGES, PLAIN_STEPS, ROUNDS = 26_400, 3, 2
 BASES = ("bare loop", "bare loop in a worker", "one worker", "as the original")
 
 
