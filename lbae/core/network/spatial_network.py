@@ -4,8 +4,8 @@ The encoder halves the image down to the cells (the first time by space-to-depth
 block, self-attention and another residual block, and gives the bits of a cell by a 1x1 convolution. The
 decoder mirrors it. A latent holds the cells row by row, the bits of a cell together.
 
-No fully connected layer: bits tell what is where, and weights need not (docs/results.md compares). Residual
-blocks are pre-activation (He et al. 2016) and start as the identity. The BatchNorm before the sign has no
+There is no fully connected layer: each bit describes its own part of the image (figures in docs/results.md).
+Residual blocks are pre-activation (He et al. 2016) and start as the identity. The BatchNorm before the sign has no
 scale or offset, so every bit starts balanced.
 """
 
