@@ -5,8 +5,8 @@ block, self-attention and another residual block, and gives the bits of a cell b
 decoder mirrors it. A latent holds the cells row by row, the bits of a cell together.
 
 There is no fully connected layer: each bit describes its own part of the image (figures in docs/results.md).
-Residual blocks are pre-activation (He et al. 2016) and start as the identity. The BatchNorm before the sign has no
-scale or offset, so every bit starts balanced.
+Residual blocks are pre-activation (He et al. 2016) and start as the identity. The BatchNorm before the sign
+has no scale or offset, so every bit starts balanced.
 """
 
 import torch
