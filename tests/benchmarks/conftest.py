@@ -1,8 +1,11 @@
 """Measuring: the work and its baseline take turns in one run, and the ratio is reported with its spread."""
 
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,17 @@ def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
     reduce(latents=made["latents"], out=made["moments"])
     fit(**made, out=str(out / "bundle"), components=components)
     return {**made, "bundle": str(out / "bundle")}
+
+
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Another process that takes as much of one core as it gets."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The parts that run without Ray, against the bare work."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from lbae.core.prior.gaussian import tetrachoric
 from lbae.core.prior.hyperplane import gram_matrix, hyperplane_factor
 from lbae.core.prior.prior import BLOCK, Prior
 from lbae.core.prior.samplers import SAMPLING_FLOOR, fit_sampler
+from tests.benchmarks.conftest import busy_neighbour
 
 N = 1500
 
@@ -153,6 +156,26 @@ def test_encoding(compare):
     images = np.random.default_rng(0).integers(0, 256, (2048, 28, 28, 1), dtype=np.uint8)
     fast, plain = Codec(network, best_precision(torch.device("cpu"))), Codec(network, "float32")
     compare(lambda: fast.encode(images), lambda: plain.encode(images), "as fast as float32")
+
+
+@pytest.mark.parametrize("beside", [nullcontext, busy_neighbour])
+def test_batches_on_a_thread_each(compare, beside):
+    network, precision = LatentBernoulliAutoencoder(presets.get("cifar10").model), "bfloat16"
+    latents = np.random.default_rng(0).choice([-1, 1], (256, 576)).astype(np.int8)
+    codec = Codec(network, precision)
+
+    @torch.inference_mode()
+    def one_after_another() -> None:
+        for chunk in torch.split(torch.from_numpy(latents), 64):
+            with torch.autocast("cpu", torch.bfloat16):
+                network.decode_logits(chunk.float())
+
+    with beside():
+        compare(
+            lambda: codec.decode(latents),
+            one_after_another,
+            f"as fast as batches on all threads, {beside.__name__}",
+        )
 
 
 def test_normals(compare, latents):

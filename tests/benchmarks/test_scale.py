@@ -44,7 +44,7 @@ def test_an_image(preset: str) -> None:
     latents = codec.encode(images)
     for name, work, rows in (("encode", codec.encode, images), ("decode", codec.decode, latents)):
         with FlopCounterMode(display=False) as counter:
-            work(rows[: codec.batch])
+            work(rows[: codec.rows])
         seconds = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
@@ -53,7 +53,7 @@ def test_an_image(preset: str) -> None:
         low, middle, high = (
             1e6 * at / ROWS for at in (min(seconds), statistics.median(seconds), max(seconds))
         )
-        operations = counter.get_total_flops() / codec.batch / 1e9
+        operations = counter.get_total_flops() / codec.rows / 1e9
         print(
             f"\n{preset}, {name}: {operations:.2f} GFLOP, {middle:.0f} ({low:.0f} to {high:.0f})"
             f" microseconds of a core"

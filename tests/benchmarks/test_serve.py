@@ -29,7 +29,7 @@ from lbae.distributed.serve.service import serving
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.images import encode_png, square_grid
 from lbae.web.client import Client, edit, interpolate, sample
-from tests.benchmarks.conftest import untrained
+from tests.benchmarks.conftest import busy_neighbour, untrained
 from tests.distributed.soak import megabytes
 
 PORT, N, CONCURRENCY, REQUESTS = 18126, 16, 16, 160
@@ -57,7 +57,7 @@ def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:
 def bare(bundle: Bundle, requests: int, n: int) -> float:
     """Seconds for sampling, decoding in full batches and writing grids."""
     started = time.perf_counter()
-    together = max(1, bundle.codec.batch // n)
+    together = max(1, bundle.codec.rows // n)
     for first in range(0, requests, together):
         images = bundle.decode(np.concatenate([bundle.prior.sample(n, first + j) for j in range(together)]))
         for j in range(together):
@@ -117,6 +117,8 @@ def test_serving(bundle, topology):
             bare_many = REQUESTS * N / bare(held, REQUESTS, N)
             ratios.append(many["images_per_second"] / bare_many)
             ceilings.append(1 / (1 + bare_many / hello_many))
+        with busy_neighbour():
+            beside = load("/v1/sample", CONCURRENCY, N, REQUESTS)
     print(
         f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to"
         f" {max(ratios):.2f})"
@@ -124,7 +126,7 @@ def test_serving(bundle, topology):
         f" hello-world's more);"
         f" {many}; {statistics.median(cpu):.0f} ms of CPU a request, without the client's\n"
         f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
-        f" hello-world {hello_ms} ms; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
+        f" hello-world {hello_ms} ms; beside a busy neighbour {beside['images_per_second']} images/s; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
     )
 
 
@@ -134,7 +136,7 @@ import numpy as np
 import psutil
 from lbae.io.artifacts.model_artifact import load_model
 codec = load_model(sys.argv[1])
-codec.decode(np.ones((codec.batch, codec.config.latent_dim), np.int8))
+codec.decode(np.ones((codec.rows, codec.config.latent_dim), np.int8))
 print(psutil.Process().memory_full_info().uss // 2**20)
 """
 

@@ -34,13 +34,13 @@ from lbae.core.network.codec import best_precision, to_network
 from lbae.core.network.training import initial_state, reconstruction_loss, training_step
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.jobs.build.train import train
-from tests.benchmarks.conftest import smooth_images
+from tests.benchmarks.conftest import busy_neighbour, smooth_images
 from tests.conftest import ROOT
 
 CONFIG = presets.get("cifar10")
 BATCH = CONFIG.train.batch_size
 IMAGES, PLAIN_STEPS, ROUNDS = 26_400, 3, 2
-BASES = ("bare loop", "bare loop in a worker", "one worker", "as the original")
+BASES = ("bare loop", "bare loop in a worker", "a worker per CPU", "as the original")
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,11 @@ def test_training_jobs(table, tmp_path):
         rates["bare loop in a worker"].append(
             on_ray(functools.partial(bare_in_a_worker, tmp_path / f"bare-{number}"))
         )
+        rates["a worker per CPU"].append(job(f"all-{number}"))
+        rates["the same, streaming"].append(job(f"stream-{number}", feed="streaming"))
         rates["one worker"].append(job(f"one-{number}", workers=1))
-        rates["one worker, streaming"].append(job(f"stream-{number}", workers=1, feed="streaming"))
-        rates["two workers"].append(job(f"two-{number}", workers=2))
+        with busy_neighbour():
+            rates["a worker per CPU, a busy neighbour"].append(job(f"beside-{number}"))
     rates["bare loop"].append(bare())
     print()
     for name, found in rates.items():

@@ -1,4 +1,8 @@
+import hashlib
 import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,13 +11,52 @@ import torch
 from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
+from tests.conftest import ROOT
+
+
+def small_codec() -> Codec:
+    config = ModelConfig(latent_dim=24, image_size=16, channels=(8, 8))
+    return Codec(LatentBernoulliAutoencoder(config, torch.Generator().manual_seed(0)), "float32")
+
+
+def some_images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def digest_of_a_call() -> str:
+    codec = small_codec()
+    latents = codec.encode(some_images(200))
+    return hashlib.sha256(latents.tobytes() + codec.decode(latents).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    script = f"""
+import torch
+from tests.core.test_codec import digest_of_a_call, small_codec
+
+torch.set_num_threads({threads})
+print(small_codec().rows, digest_of_a_call(), torch.get_num_threads())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.stdout.split() == [str(32 * threads), digest_of_a_call(), str(threads)], done.stderr
+
+
+def test_rows_of_a_call_do_not_meet_those_of_another():
+    codec, images = small_codec(), some_images(150)
+    latents = codec.encode(images)
+    with ThreadPoolExecutor(4) as callers:
+        starts = range(0, 100, 7)
+        found = list(callers.map(lambda start: codec.encode(images[start : start + 50]), starts))
+    np.testing.assert_array_equal(found, [latents[start : start + 50] for start in starts])
+    assert codec.encode(images[:0]).shape == (0, 24)
 
 
 def test_a_copy_in_another_process_runs_on_the_same_weights():
     """As Ray's object store has it: buffers beside the pickle, in memory that nobody may write to."""
-    config = ModelConfig(latent_dim=24, image_size=16, channels=(8, 8))
-    codec = Codec(LatentBernoulliAutoencoder(config, torch.Generator().manual_seed(0)), "float32")
-    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    codec, images = small_codec(), some_images(5)
     buffers: list[pickle.PickleBuffer] = []
     small = pickle.dumps(codec, protocol=5, buffer_callback=buffers.append)
     shared = [memoryview(bytes(buffer.raw())) for buffer in buffers]

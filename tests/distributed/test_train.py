@@ -255,6 +255,13 @@ for counted in (1, 999):
     assert done.stdout.split() == ["1", "1"] + 2 * [str(len(os.sched_getaffinity(0)))], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("batch", "rows", "workers"), [(256, 5000, 2), (255, 5000, 1), (63, 5000, 1), (256, 60, 1), (64, 64, 2)]
+)
+def test_every_cpu_of_a_cluster_gets_a_worker_with_a_share_of_the_batch(ray_session, batch, rows, workers):
+    assert trainer.default_workers(presets.get("demo").replace(batch_size=batch), rows) == workers
+
+
 SETUP = RayTaskError(
     "_setup", "Traceback ...", RuntimeError("timed out after 1800000ms"), "ray", 1, "10.0.0.2"
 )

@@ -2,9 +2,15 @@
 
 Rounding in a matrix product depends on the batch shape, so every call uses one batch size. The latents and
 the pixels of an image therefore do not depend on the other rows of a call.
+
+On CPUs several batches run side by side, each on one thread. Threads that share a batch wait for each other
+at every layer; beside another busy process that takes many times as long (docs/results.md).
 """
 
+import functools
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,10 +23,9 @@ from torch.nn import functional
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 
-# Rows per batch, by device. On two CPU cores, batches of 64 take a quarter less time per row than batches of
-# 128, and a single row takes less than half the time (docs/results.md).
-_BATCHES = {"cpu": 64}
-_BATCH = 128
+# Rows per batch. On one thread batches of 32 take about a fifth more time per row than batches of 64, and a
+# single row takes half the time.
+_CPU_BATCH, _GPU_BATCH = 32, 128
 # oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is
 # ARM's.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
@@ -64,9 +69,16 @@ class Codec:
     ) -> None:
         self.device = torch.device(device)
         self.precision = precision
-        self.batch = _BATCHES.get(self.device.type, _BATCH)
         self.config = network.config
+        self._batch, self._batches = (
+            (_CPU_BATCH, _cpu_threads()) if self.device.type == "cpu" else (_GPU_BATCH, 1)
+        )
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    @property
+    def rows(self) -> int:
+        """Rows of a call that keep the device busy."""
+        return self._batch * self._batches
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the weights as arrays in memory order, which Ray's object store shares between processes."""
@@ -77,39 +89,59 @@ class Codec:
         """Return this codec on another device; the network itself moves there."""
         return Codec(self._network, self.precision, device)
 
-    @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
         """Latents of uint8 images of the content size."""
         if images.shape[1:] != self.config.image_shape:
             raise ValueError(
                 f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}"
             )
-        latents = np.empty((len(images), self.config.latent_dim), dtype=np.int8)
-        for start in range(0, len(images), self.batch):
-            chunk, rows = _padded(
-                torch.from_numpy(images[start : start + self.batch]).to(self.device), self.batch
-            )
-            with autocast(self.device, self.precision):
-                codes = self._network.encode(to_network(chunk, self.config))
-            latents[start : start + rows] = codes[:rows].to(torch.int8).cpu().numpy()
-        return latents
 
-    @torch.inference_mode()
+        def codes(chunk: Tensor) -> Tensor:
+            return self._network.encode(to_network(chunk, self.config)).to(torch.int8)
+
+        return self._by_batches(codes, images, np.empty((len(images), self.config.latent_dim), dtype=np.int8))
+
     def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
         """uint8 images of the content size for latents of +1 and -1."""
         if latents.shape[1] != self.config.latent_dim:
             raise ValueError(
                 f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}"
             )
-        images = np.empty((len(latents), *self.config.image_shape), dtype=np.uint8)
-        for start in range(0, len(latents), self.batch):
-            chunk, rows = _padded(
-                torch.from_numpy(latents[start : start + self.batch]).to(self.device), self.batch
-            )
+
+        def images(chunk: Tensor) -> Tensor:
+            return from_network(self._network.decode_logits(chunk.float()), self.config)
+
+        empty = np.empty((len(latents), *self.config.image_shape), dtype=np.uint8)
+        return self._by_batches(images, latents, empty)
+
+    def _by_batches(
+        self, network: Callable[[Tensor], Tensor], rows: np.ndarray, results: np.ndarray
+    ) -> np.ndarray:
+        """Fill ``results`` with those of ``network`` for the rows, batch by batch."""
+
+        @torch.inference_mode()
+        def run(start: int) -> None:
+            some = torch.from_numpy(rows[start : start + self._batch]).to(self.device)
+            repeated = some[torch.arange(self._batch, device=self.device) % len(some)]
             with autocast(self.device, self.precision):
-                logits = self._network.decode_logits(chunk.float())
-            images[start : start + rows] = from_network(logits[:rows], self.config).cpu().numpy()
-        return images
+                found = network(repeated)[: len(some)]
+            results[start : start + len(some)] = found.cpu().numpy()
+
+        starts = range(0, len(rows), self._batch)
+        list(_cpu_pool().map(run, starts) if self._batches > 1 else map(run, starts))
+        return results
+
+
+@functools.cache
+def _cpu_threads() -> int:
+    """Threads that torch had in this process before the first codec on CPUs."""
+    return torch.get_num_threads()
+
+
+@functools.cache
+def _cpu_pool() -> ThreadPoolExecutor:
+    """The threads that all codecs of this process share. Each runs torch alone."""
+    return ThreadPoolExecutor(_cpu_threads(), "codec", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _ordered(weights: Tensor) -> Tensor:
@@ -131,10 +163,3 @@ def _from_arrays(
     }
     network.load_state_dict(ordered, assign=True)
     return Codec(network, precision, device)
-
-
-def _padded(chunk: Tensor, batch: int) -> tuple[Tensor, int]:
-    """The rows, repeated from the first up to a full batch, and how many of them are real."""
-    rows = len(chunk)
-    index = torch.arange(batch, device=chunk.device) % rows
-    return chunk[index], rows

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from lbae.config import ModelConfig
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import start_meter, watched
-from lbae.distributed.cluster.resources import cluster_gpus, node_cpus
+from lbae.distributed.cluster.resources import cluster_gpus, node_cpus, own_cpus
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.io.sources.source import Shard, Source, spread
 from lbae.report.features.classifier import Classifier
@@ -51,7 +51,7 @@ def _train(
     # Torch also sees GPUs that are not this task's.
     device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
-    torch.set_num_threads(cpus)
+    torch.set_num_threads(min(cpus, own_cpus()))
     try:
         return train_classifier(examples, **SETTINGS, device=device, on_epoch=on_epoch)
     finally:  # this process does other tasks next, and the last bits of their figures depend on it

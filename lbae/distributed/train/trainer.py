@@ -34,6 +34,7 @@ _STARTS = (
 # Seconds between two looks of Ray Train at its workers, by default 2: a worker that reports waits for the
 # next one, so on a GPU, which needs less for an epoch of 50,000 small images, every epoch took that long.
 _LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+_LEAST_SHARE = 32  # images of a batch: BatchNorm's statistics on CPUs are those of a worker's own images
 _RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds the images about twice
 
 
@@ -56,6 +57,18 @@ def _workers_memory(workers: int) -> float:
         if room < workers:
             room, memory = room + node.get(kind, 0), memory + node.get("memory", 0)
     return memory
+
+
+def default_workers(config: Config, rows: int) -> int:
+    """One worker per GPU. Without GPUs, one per CPU that gets an equal share of a batch, at least 32 images.
+
+    A worker on CPUs runs torch on one thread (docs/results.md).
+    """
+    if gpus := cluster_gpus():
+        return gpus
+    batch = config.train.batch_size
+    most = min(cluster_cpus(), batch // _LEAST_SHARE, rows // _LEAST_SHARE)
+    return max((count for count in range(2, most + 1) if batch % count == 0), default=1)
 
 
 def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:

@@ -31,7 +31,6 @@ from lbae.core.network.training import (
     train,
 )
 from lbae.distributed.cluster.failures import root_cause
-from lbae.distributed.cluster.resources import own_cpus
 from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
 from lbae.io.sources import source as image_source
@@ -103,7 +102,7 @@ def _work(settings: Settings) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
-    torch.set_num_threads(max(1, own_cpus() // context.get_local_world_size()))
+    torch.set_num_threads(1)  # several wait for each other at every layer (docs/results.md)
     device = ray.train.torch.get_device()
     images = (
         _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)

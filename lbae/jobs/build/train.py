@@ -14,7 +14,13 @@ from lbae.distributed.cluster.meter import start_meter
 from lbae.distributed.cluster.resources import cluster_gpus, wait_for, wait_for_gpus
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.train.trainer import check_workers, choose_feed, run_workers, scaling_of
+from lbae.distributed.train.trainer import (
+    check_workers,
+    choose_feed,
+    default_workers,
+    run_workers,
+    scaling_of,
+)
 from lbae.distributed.train.worker import FeedKind, Settings
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
@@ -67,7 +73,8 @@ def train(
         bottleneck: bernoulli, or a baseline with as many bits: continuous (N // 32 real numbers) or gaussian
             (a VAE's), for presets with a global code: demo, mnist, and any with the recipe paper.
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; by default one per GPU, or one when there is no GPU.
+        workers: training processes; by default one per GPU, or without GPUs one per CPU, each on one thread
+            and with 32 images or more of a batch.
         min_workers: continue with as few workers when nodes are lost, and with more when they are back. By
             default a run waits for all. A batch that the workers cannot share evenly loses the remainder.
         storage: URI of a folder for checkpoints and TensorBoard events, of this run alone and reached by all
@@ -134,7 +141,7 @@ def _resolve_run(
     before: dict[str, Any],
 ) -> tuple[int, FeedKind, str]:
     """Workers, feed and the sizes that decided it: as asked, else as the run before, else by the cluster."""
-    count = workers or before.get("workers") or max(1, cluster_gpus())
+    count = workers or before.get("workers") or default_workers(config, images.rows)
     asked = before.get("feed", feed) if feed == "auto" else feed
     chosen_feed, sizes = choose_feed(images, config, asked, count)
     check_workers(count, min_workers, config, chosen_feed)

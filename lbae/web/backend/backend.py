@@ -113,10 +113,9 @@ class BundleBackend:
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.facts = bundle_facts(bundle)
-        # One thread: every thread that multiplies gets an OpenMP team of its own, and more teams than cores
-        # wait for each other at every barrier (docs/results.md).
+        # One thread: the codec itself takes as many as there are.
         thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
-        size = bundle.codec.batch
+        size = bundle.codec.rows
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
         self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
 
