@@ -126,7 +126,8 @@ def test_serving(bundle, topology):
         f" hello-world's more);"
         f" {many}; {statistics.median(cpu):.0f} ms of CPU a request, without the client's\n"
         f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
-        f" hello-world {hello_ms} ms; beside a busy neighbour {beside['images_per_second']} images/s; ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
+        f" hello-world {hello_ms} ms; beside a busy neighbour {beside['images_per_second']} images/s;"
+        f" ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
     )
 
 
