@@ -103,13 +103,15 @@ class TrainConfig:
     """How the network is trained.
 
     ``batch_size`` is global: the sum over all workers. The learning rate is warmed up and decays with the
-    cosine, or is constant. With ``flips`` every image is mirrored in half of the epochs.
+    cosine, or is constant. ``adam_beta2`` is Adam's decay of the squared gradients' mean. With ``flips``
+    every image is mirrored in half of the epochs.
     """
 
     loss: Loss = "mse"
     batch_size: int = 512
     epochs: int = 100
     learning_rate: float = 1e-3
+    adam_beta2: float = 0.999
     schedule: Schedule = "cosine"
     warmup_fraction: float = 0.05
     flips: bool = False
@@ -120,6 +122,7 @@ class TrainConfig:
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "above 0, below 1")
+        _require(0 <= self.adam_beta2 < 1, "adam_beta2", self.adam_beta2, "0 to less than 1")
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "0 to less than 1")
         _require(self.schedule in ("cosine", "constant"), "schedule", self.schedule, "cosine, constant")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
@@ -135,11 +138,13 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; tuples become lists.
 
-        A global code has no ``latent_grid`` in it: models from before the grid keep their fingerprints.
+        Fields that came later are left out at the value they had before: older models keep their
+        fingerprints.
         """
         tree = dataclasses.asdict(self)
-        if self.model.latent_grid == 1:
-            del tree["model"]["latent_grid"]
+        for section, name, before in (("model", "latent_grid", 1), ("train", "adam_beta2", 0.999)):
+            if tree[section][name] == before:
+                del tree[section][name]
         tree["model"]["channels"] = list(self.model.channels)
         return tree
 

@@ -62,7 +62,8 @@ def celeba256() -> Config:
 def _spatial(latent_dim: int, latent_grid: int, channels: tuple[int, ...]) -> Config:
     size = latent_grid * 2 ** len(channels)
     model = ModelConfig(latent_dim=latent_dim, image_size=size, channels=channels, latent_grid=latent_grid)
-    return Config(model=model, train=TrainConfig(batch_size=256, learning_rate=2e-3, epochs=60, flips=True))
+    train = TrainConfig(batch_size=64, learning_rate=2e-3, adam_beta2=0.98, epochs=60, flips=True)
+    return Config(model=model, train=train)
 
 
 _PRESETS = {preset.__name__: preset for preset in (demo, mnist, cifar10, celeba, celeba128, celeba256)}
@@ -93,6 +94,7 @@ def get(name: str, recipe: Recipe = "modern") -> Config:
         "schedule": "constant",
         "warmup_fraction": 0.0,
         "flips": False,
+        "adam_beta2": 0.999,
         "batch_size": 512,
         "learning_rate": 1e-4 if config.model.image_channels == 1 else 1e-3,
     }

@@ -117,13 +117,13 @@ def decoder(config: ModelConfig) -> nn.Sequential:
 
 
 def initialise(encoder: nn.Sequential, decoder: nn.Sequential, generator: torch.Generator | None) -> None:
-    """Draw the weights of both halves; residual branches start at zero."""
+    """Draw the weights of both halves, with PyTorch's variance; residual branches start at zero."""
     modules = [*encoder.modules(), *decoder.modules()]
     zero = [module.residual[-1] for module in modules if isinstance(module, _Block)]
     zero += [module.out for module in modules if isinstance(module, _Attention)]
     for module in modules:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            std = 0.0 if module in zero else module.weight[0].numel() ** -0.5
+            std = 0.0 if module in zero else (3 * module.weight[0].numel()) ** -0.5
             nn.init.normal_(module.weight, std=std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -91,7 +91,8 @@ class TrainState:
 
 def initial_state(network: LatentBernoulliAutoencoder, config: TrainConfig) -> TrainState:
     """A network about to see its first batch."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    betas = (0.9, config.adam_beta2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, fused=True)
     return TrainState(network=network, optimizer=optimizer, history=[])
 
 
