@@ -147,7 +147,7 @@ def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_
         np.testing.assert_array_equal(np.asarray(image.convert("L")), first)
 
 
-@pytest.mark.parametrize("method", ["bits", "hyperplane"])
+@pytest.mark.parametrize("method", ["bits", "exchange"])
 def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path, method):
     change = ("--set", "label=7", "--unset", "label=1", "--strength", 0.8, "--method", method)
     facts = result_of(
@@ -219,8 +219,8 @@ def test_show_describes(job, pipeline):
         ),
         (
             "edit",
-            "--bundle {bundle} --image {png} --set label=7 --strength 1.5 --out {tmp}/e.png",
-            "strength is 1.5; allowed: 0",
+            "--bundle {bundle} --image {png} --set label=7 --strength 2.5 --out {tmp}/e.png",
+            "strength is 2.5; allowed: 0",
         ),
         (
             "edit",
@@ -230,7 +230,7 @@ def test_show_describes(job, pipeline):
         (
             "edit",
             "--bundle {bundle} --image {png} --set label=7 --method bit --out {tmp}/e.png",
-            "--method is 'bit'; allowed: bits, hyperplane",
+            "--method is 'bit'; allowed: exchange, bits",
         ),
         (
             "interpolate",

@@ -10,6 +10,7 @@ from jaxtyping import Int8, UInt8
 from lbae.core.latents.editing import edit
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.normals import Normals
+from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
@@ -21,7 +22,8 @@ Images = UInt8[np.ndarray, "K H W C"]
 class Bundle:
     """What sampling, interpolation and editing need, and a few images to try them on, if any.
 
-    Images are uint8 (K, H, W, C) of the model's content size.
+    Bundles of older versions, and those without attributes, have no models of values. Images are uint8 (K, H,
+    W, C) of the model's content size.
     """
 
     fingerprint: str
@@ -29,6 +31,7 @@ class Bundle:
     prior: Prior
     normals: Normals
     attributes: AttributeStatistics
+    values: ValueModels | None
     examples: Images
 
     def to(self, device: torch.device | str) -> "Bundle":
@@ -67,12 +70,12 @@ class Bundle:
         set_: Sequence[str] = (),
         unset: Sequence[str] = (),
         strength: float = 1.0,
-        method: str = "bits",
+        method: str = "exchange",
     ) -> tuple[Images, np.ndarray]:
         """Images with attributes set and unset, and how many bits changed in each.
 
-        UserError for a method that is neither bits nor hyperplane; see :mod:`lbae.core.latents.editing`.
+        UserError for a method that is neither exchange nor bits; see :mod:`lbae.core.latents.editing`.
         """
         latents = self.encode(images)
-        edited = edit(self.attributes, self.normals, latents, set_, unset, strength, method)
+        edited = edit(self.attributes, self.values, latents, set_, unset, strength, method)
         return self.decode(edited), (edited != latents).sum(axis=1)

@@ -116,8 +116,7 @@ def edit(
     set: Sequence[str] = (),
     unset: Sequence[str] = (),
     strength: float = 1.0,
-    method: str = "bits",
-    seed: int = 0,
+    method: str = "exchange",
     format: str = "png",
 ) -> Call[Answer]:
     """An item with attributes set and unset: png, jpeg, webp or latents (JSON)."""
@@ -127,8 +126,9 @@ def edit(
         "unset": list(unset),
         "strength": strength,
         "method": method,
+        "format": format,
     }
-    return Call("POST", "/v1/edit", fields | {"seed": seed, "format": format}, _answer)
+    return Call("POST", "/v1/edit", fields, _answer)
 
 
 def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:

@@ -143,7 +143,7 @@ print(psutil.Process().memory_full_info().uss // 2**20)
 
 
 def test_memory_of_a_replica(tmp_path):
-    """Of two on a node, after samples, paths and edits by hyperplane; against a process that decodes with the
+    """Of two on a node, after samples, paths and edits; against a process that decodes with the
     same model.
     """
     made = untrained(tmp_path, "celeba", components="10")
@@ -155,7 +155,7 @@ def test_memory_of_a_replica(tmp_path):
         for seed in range(12):
             service.send(sample(64, seed=seed))
             service.send(interpolate([image, image], steps=8))
-            service.send(edit(image, set=["label=7"], method="hyperplane"))
+            service.send(edit(image, set=["label=7"]))
         print(f"\nmemory of two replicas, N = 1500: {megabytes()} MB of their own, a bare process {alone} MB")
 
 

@@ -3,31 +3,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.latents.editing import edit_bits, edit_hyperplane, move_across
-from lbae.core.latents.normals import Normals, pooled_factor
+from lbae.core.latents.editing import edit, edit_bits
 from lbae.core.latents.packing import pack
 from lbae.core.moments.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_accumulator import sum_packed
-from lbae.errors import UserError
+from lbae.errors import UnusableAttribute, UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT, STATISTICS, statistics_of
+from tests.core.test_exchange import value_models
 from tests.core.test_normals import correlated
 
-NORMALS = Normals(
-    factor=pooled_factor(sum_packed(pack(LATENTS), BITS, ("a", "b"), PRESENT, ~PRESENT)),
-    latent_dim=BITS,
-)
+MODELS = value_models(LATENTS, [PRESENT[:, :1], PRESENT[:, 1:]])
 
 
-def by_hyperplane(latents, *request):
-    return edit_hyperplane(STATISTICS, NORMALS, latents, *request)
+def by_exchange(latents, *request):
+    return edit(STATISTICS, MODELS, latents, *request)
 
 
 def by_bits(latents, *request):
     return edit_bits(STATISTICS, latents, *request)
 
 
-EDITS = [by_bits, by_hyperplane]
+EDITS = [by_bits, by_exchange]
 
 
 @given(st.integers(0, 2999), st.floats(0, 1), st.booleans(), st.booleans())
@@ -62,57 +59,33 @@ def test_bits_of_chance_stay():
     assert not (edited != LATENTS)[:, ~STATISTICS.significant.any(axis=0)].any()
 
 
-@pytest.mark.parametrize("edit", EDITS)
-def test_strength_zero_changes_nothing(edit):
-    np.testing.assert_array_equal(edit(LATENTS[:200], ["a"], ["b"], 0.0), LATENTS[:200])
+@pytest.mark.parametrize("method", EDITS)
+def test_strength_zero_changes_nothing(method):
+    np.testing.assert_array_equal(method(LATENTS[:200], ["a"], ["b"], 0.0), LATENTS[:200])
 
 
-@pytest.mark.parametrize("edit", EDITS)
-def test_an_edit_of_one_image_does_not_depend_on_its_neighbours(edit):
-    together = edit(LATENTS[:20], ["a"], (), 0.7)
-    alone = np.concatenate([edit(LATENTS[i : i + 1], ["a"], (), 0.7) for i in range(20)])
+@pytest.mark.parametrize("method", EDITS)
+def test_an_edit_of_one_image_does_not_depend_on_its_neighbours(method):
+    together = method(LATENTS[:20], ["a"], (), 0.7)
+    alone = np.concatenate([method(LATENTS[i : i + 1], ["a"], (), 0.7) for i in range(20)])
     np.testing.assert_array_equal(together, alone)
 
 
-@pytest.mark.parametrize("method", ["bits", "hyperplane"])
+@pytest.mark.parametrize("method", ["bits", "exchange"])
 def test_distinct_inputs_stay_distinct(method):
     latents, present = correlated(60, 3000)
     sums = sum_packed(pack(latents), 60, ("a", "b"), present, ~present)
     others = np.unique(latents[~present[:, 0]], axis=0)[:300]
-    if method == "bits":
-        edited = edit_bits(attribute_statistics(sums), others, ["a"])
-    else:
-        normals = Normals(factor=pooled_factor(sums), latent_dim=60)
-        edited = edit_hyperplane(attribute_statistics(sums), normals, others, ["a"])
+    models = value_models(latents, [present[:, :1], present[:, 1:]])
+    edited = edit(attribute_statistics(sums), models, others, ["a"], method=method)
     assert len(np.unique(edited, axis=0)) == len(others)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(1, 3))
-def test_a_normal_moves_to_the_mirrored_side_and_keeps_the_boundary(seed, strength, count):
-    rng = np.random.default_rng(seed)
-    normal, vectors = rng.normal(size=20), rng.normal(size=(count, 20))
-    moved = move_across(vectors, normal, strength)
-    assert moved[0] == normal[0]
-    np.testing.assert_allclose(vectors @ moved, (1 - 2 * strength) * (vectors @ normal), atol=1e-9)
-
-
-def test_the_hyperplane_edit_moves_the_score_to_the_side_asked_for():
-    score = LATENTS @ STATISTICS.lift[0]
-    middle = (score[PRESENT[:, 0]].mean() + score[~PRESENT[:, 0]].mean()) / 2
-    without = LATENTS[~PRESENT[:, 0]][:100]
-    added = by_hyperplane(without, ["a"])
-    removed = by_hyperplane(added, (), ["a"])
-    assert (without @ STATISTICS.lift[0]).mean() < middle < (added @ STATISTICS.lift[0]).mean()
-    assert (removed @ STATISTICS.lift[0]).mean() < middle
-    already = LATENTS[PRESENT[:, 0]][:100]
-    assert (by_hyperplane(already, ["a"]) != already).sum() < (added != without).sum() / 2
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_more_strength_changes_more_bits(edit):
+@pytest.mark.parametrize("method", EDITS)
+def test_more_strength_changes_more_bits(method):
     changed = [
-        (edit(LATENTS[:100], ["a"], ["b"], strength) != LATENTS[:100]).sum()
-        for strength in (0.0, 0.3, 0.6, 1.0)
+        (method(LATENTS[:100], ["a"], ["b"], strength) != LATENTS[:100]).sum()
+        for strength in (0.0, 0.5, 0.75, 1.0)
     ]
     assert changed == sorted(set(changed))
 
@@ -129,6 +102,12 @@ def test_mistakes_are_named():
     chance = statistics_of(LATENTS, np.random.default_rng(3).random((len(LATENTS), 1)) < 0.5)
     with pytest.raises(UserError, match="'a' has no significant lift on any bit"):
         edit_bits(chance, LATENTS, ["a"])
-    without = Normals(factor=NORMALS.factor[: BITS + 1, : BITS + 1], latent_dim=BITS)
-    with pytest.raises(UserError, match="fitted without unit vectors for its attributes"):
-        edit_hyperplane(STATISTICS, without, LATENTS[:3], ["a"])
+    with pytest.raises(UserError, match=r"strength is 2\.1; allowed: 0 .* to 2 with the method exchange"):
+        by_exchange(LATENTS[:3], ["a"], (), 2.1)
+    with pytest.raises(UserError, match="this bundle has no models of attribute values"):
+        edit(STATISTICS, None, LATENTS[:3], ["a"])
+    with pytest.raises(UserError, match="method 'hyperplane' is no more: use exchange"):
+        edit(STATISTICS, MODELS, LATENTS[:3], ["a"], method="hyperplane")
+    rare = value_models(LATENTS, [PRESENT[:, 1:]], first=1)
+    with pytest.raises(UnusableAttribute, match="attribute 'a' is too rare"):
+        edit(STATISTICS, rare, LATENTS[:3], ["a"])

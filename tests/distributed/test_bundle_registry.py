@@ -192,7 +192,7 @@ def test_replicas_share_all_large_matrices(pipeline, ray_session):
         before = {
             id(array): array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)
         }
-        bundle.edit(bundle.sample(1, 0), set_=["label=7"], method="hyperplane")
+        bundle.interpolate(bundle.sample(2, 0), 3)
         after = [array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)]
         assert len(after) == 3
         assert all(id(array) in before and not array.flags.writeable for array in after), (

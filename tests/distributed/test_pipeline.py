@@ -93,7 +93,7 @@ def test_a_bundle_does_everything_without_ray(pipeline):
     fresh = attribute_statistics(load_moments(pipeline.moments)[0])
     np.testing.assert_array_equal(bundle.attributes.set_count, fresh.set_count)
     np.testing.assert_array_equal(bundle.attributes.unset_count, fresh.unset_count)
-    for method in ("bits", "hyperplane"):
+    for method in ("bits", "exchange"):
         edited, changed = bundle.edit(images, ["label=7"], ["label=1"], method=method)
         assert edited.shape == images.shape
         assert 0 < changed.max() < bundle.prior.latent_dim

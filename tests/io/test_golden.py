@@ -34,14 +34,14 @@ def test_a_version_still_reads(root: Path):
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model.encode(images), bundle.encode(images))
     np.testing.assert_array_equal(bundle.interpolate(images[:2], 3)[[0, 2]], bundle.reconstruct(images[:2]))
-    assert bundle.edit(images, ["label"])[1].max() > 0
+    assert bundle.edit(images, ["label"], method="bits")[1].max() > 0
     assert len(describe(str(root / "bundle"))["leading_bits"]["label"]) == 5
 
 
-def test_a_bundle_without_vectors_for_its_attributes_says_so():
+def test_a_bundle_without_models_of_values_says_so():
     bundle = lbae.load_bundle(str(HERE / "v1" / "bundle"), device="cpu")
-    with pytest.raises(UserError, match="fitted without unit vectors for its attributes"):
-        bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"], method="hyperplane")
+    with pytest.raises(UserError, match="has no models of attribute values"):
+        bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"])
     with pytest.raises(UserError, match="unknown method 'bit'; did you mean 'bits'"):
         bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"], method="bit")
 

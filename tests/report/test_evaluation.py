@@ -233,7 +233,7 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
         ]
         asked = ([found["attribute"]], others) if found["value"] else ([], [found["attribute"]])
         edited.append(
-            edit(bundle.attributes, bundle.normals, latents[row : row + 1], *asked, method="bits")[0]
+            edit(bundle.attributes, bundle.values, latents[row : row + 1], *asked, method="bits")[0]
         )
     after = bundle.decode(np.stack(edited))
     success = (classifier.decide(classifier.features(after))[:, index] == found["value"]).mean()

@@ -29,6 +29,7 @@ from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend
 from lbae.web.limits import Limits
 from lbae.web.middleware import Observe
+from tests.core.test_exchange import value_models
 
 N = 21
 
@@ -58,6 +59,7 @@ def bundle() -> Bundle:
         ),
         normals=Normals(factor=pooled_factor(sums), latent_dim=N),
         attributes=attribute_statistics(sums),
+        values=value_models(latents, [present[:, :1], present[:, 1:]]),
         examples=np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
     )
 

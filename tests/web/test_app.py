@@ -230,20 +230,11 @@ def test_an_edit_is_the_bundles(client, bundle):
     assert int(answer.headers["x-bits-changed"]) == changed[0] > 0
     files = client.request("POST", "/v1/edit", files={"image": image}, data={"request": json.dumps(ask)})
     assert files.content == answer.content
-    ask = {
-        "item": {"image": b64(image)},
-        "set": ["a"],
-        "method": "hyperplane",
-        "seed": 7,
-        "format": "latents",
-    }
-    hyperplane, before = client.post("/v1/edit", ask), bundle.encode(pixels_of(image)[None])
-    after = edit(bundle.attributes, bundle.normals, before, ["a"], method="hyperplane", seed=7)
-    np.testing.assert_array_equal(latents_in(hyperplane), after)
-    assert (hyperplane.headers["x-seed"], hyperplane.json()["bits_changed"]) == (
-        "7",
-        int((after != before).sum()),
-    )
+    ask = {"item": {"image": b64(image)}, "set": ["a"], "method": "bits", "format": "latents"}
+    by_bits, before = client.post("/v1/edit", ask), bundle.encode(pixels_of(image)[None])
+    after = edit(bundle.attributes, None, before, ["a"], method="bits")
+    np.testing.assert_array_equal(latents_in(by_bits), after)
+    assert by_bits.json()["bits_changed"] == int((after != before).sum())
 
 
 @pytest.mark.parametrize("change", ["constant", "without lift"])
@@ -254,7 +245,9 @@ def test_an_attribute_that_cannot_be_edited_is_blamed_by_its_field(bundle, chang
     lift = {"lift": np.where(odd[:, None], 0, statistics.lift)}
     changed = dataclasses.replace(statistics, **(counts if change == "constant" else lift))
     client = Client(dataclasses.replace(bundle, attributes=changed), Limits())
-    answer = client.post("/v1/edit", {"item": {"latent": "AAAA"}, "set": ["a"], "unset": ["b"]})
+    answer = client.post(
+        "/v1/edit", {"item": {"latent": "AAAA"}, "set": ["a"], "unset": ["b"], "method": "bits"}
+    )
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (422, "unset.0")
     assert error["message"].startswith("attribute 'b' has ")

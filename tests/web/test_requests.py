@@ -54,7 +54,7 @@ EDIT = [
     ({"item": GOOD, "set": ["a"], "unset": ["a"]}, "set"),
     *[
         ({"item": GOOD, "set": ["a"], "strength": strength}, "strength")
-        for strength in (-0.1, 1.1, "1", True)
+        for strength in (-0.1, 2.1, "1", True)
     ],
     *[({"item": GOOD, "set": ["a"], "method": method}, "method") for method in ("magic", 1)],
     ({"item": GOOD, "set": ["a"], "format": "grid"}, "format"),
@@ -117,7 +117,7 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
         ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
         ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),
         ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
-        ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'bits' or 'hyperplane'"),
+        ("edit", {"item": GOOD, "set": ["a"], "method": "magic"}, "'exchange' or 'bits'"),
         (
             "edit",
             {"item": {"image": b64(b"GIF89a")}, "set": ["a"]},

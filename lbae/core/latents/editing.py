@@ -1,39 +1,61 @@
-"""Setting and unsetting attributes of latents (slide 6), by flipping bits or by moving the hyperplane."""
+"""Setting and unsetting attributes of latents, by exchanging unit vectors or by flipping bits (slide 6)."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64, Int8
+from jaxtyping import Int8
 
-from lbae.core.latents.normals import Normals
+from lbae.core.latents.exchange import exchange
+from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.errors import UnusableAttribute, UserError, unknown
 
-Method = Literal["bits", "hyperplane"]
+Method = Literal["exchange", "bits"]
 
+STRONGEST = {"exchange": 2.0, "bits": 1.0}
 _ROUNDING = 1e-9
 
 
 def edit(
     statistics: AttributeStatistics,
-    normals: Normals,
+    values: ValueModels | None,
     latents: Int8[np.ndarray, "K N"],
     set_: Sequence[str] = (),
     unset: Sequence[str] = (),
     strength: float = 1.0,
-    method: str = "bits",
-    seed: int = 0,
+    method: str = "exchange",
 ) -> Int8[np.ndarray, "K N"]:
-    """Return the latents with attributes set and unset by ``method``.
+    """Return the latents with attributes set and unset by ``method``; see :mod:`lbae.core.latents.exchange`.
 
-    Only the method ``hyperplane`` uses the seed. UserError for an unknown method.
+    Raises:
+        UserError: for an unknown method or attribute, none at all, one that is both set and unset, two
+            classes of a column, a strength that the method does not take, or a bundle without models of
+            values.
+        UnusableAttribute: for an attribute of which the training latents show one value only, and, by bits,
+            one that lifts no bit.
     """
     if method == "bits":
         return edit_bits(statistics, latents, set_, unset, strength)
     if method == "hyperplane":
-        return edit_hyperplane(statistics, normals, latents, set_, unset, strength, seed)
-    raise unknown("method", method, get_args(Method))
+        raise UserError("method 'hyperplane' is no more: use exchange, which reaches what it asks for")
+    if method != "exchange":
+        raise unknown("method", method, get_args(Method))
+    asked = _asked(statistics, set_, unset, strength, method)
+    if values is None:
+        raise UserError(
+            "this bundle has no models of attribute values, which the method exchange needs: it was fitted by"
+            " an earlier version; fit it again, or use the method bits"
+        )
+    for attribute in asked:
+        if not len(values.of_column(attribute)):
+            name = statistics.names[attribute]
+            raise UnusableAttribute(
+                f"attribute {name!r} is too rare: the rows that the bundle's models were fitted to show one"
+                f" value of its column only; use the method bits",
+                name,
+            )
+    return exchange(values, statistics.names, latents, asked, strength)
 
 
 def edit_bits(
@@ -51,7 +73,7 @@ def edit_bits(
     edited on its own. For several attributes the expectations are added; the statistics hold no joint one.
     """
     direction, expected = np.zeros(latents.shape[1]), 0.0
-    for j, sign in _asked(statistics, set_, unset, strength).items():
+    for j, sign in _asked(statistics, set_, unset, strength, "bits").items():
         lift = sign * np.where(statistics.significant[j], statistics.lift[j], 0)
         if not lift.any():
             raise UnusableAttribute(
@@ -73,70 +95,17 @@ def edit_bits(
     return np.where(flip, wanted, latents)
 
 
-def edit_hyperplane(
-    statistics: AttributeStatistics,
-    normals: Normals,
-    latents: Int8[np.ndarray, "K N"],
-    set_: Sequence[str] = (),
-    unset: Sequence[str] = (),
-    strength: float = 1.0,
-    seed: int = 0,
-) -> Int8[np.ndarray, "K N"]:
-    """Set and unset attributes by moving each latent's hyperplane across the attributes' unit vectors V_a.
-
-    Its normal is the mean normal of the latent with all attributes asked for on their other side, moved by
-    :func:`move_across`. Where the bits say clearly that a latent has the attributes as asked, that normal
-    must lie close to them, and few bits change. Every latent is edited on its own.
-    """
-    asked = _asked(statistics, set_, unset, strength)
-    if not has_unit_vectors(statistics, normals):
-        raise UserError(
-            "this bundle was fitted without unit vectors for its attributes, which the hyperplane edit moves"
-            " across: fit it again, or use the bits method"
-        )
-    other_side = np.zeros(len(statistics.names), dtype=np.int8)
-    other_side[list(asked)] = [-sign for sign in asked.values()]
-    vectors = normals.factor[1 + latents.shape[1] + np.array(list(asked))]
-    edited = np.empty((len(latents), len(normals.factor)))
-    for row, latent in enumerate(latents):
-        edited[row] = move_across(
-            vectors, normals.mean(latent, np.random.default_rng(seed), other_side), strength
-        )
-    return normals.latents(edited)
-
-
-def has_unit_vectors(statistics: AttributeStatistics, normals: Normals) -> bool:
-    """Whether the normals have unit vectors of these attributes to move across.
-
-    Those of older bundles have none.
-    """
-    return len(normals.factor) == 1 + normals.latent_dim + len(statistics.names)
-
-
-def move_across(
-    vectors: Float64[np.ndarray, "a M"], normal: Float64[np.ndarray, "M"], strength: float
-) -> Float64[np.ndarray, "M"]:
-    """Return the normal r moved toward the mirrored side of unit vectors V_a; s = 1 reaches it (slide 6).
-
-    It moves along the u_a = V_a - <V_a, V_0> V_0, so <V_0, r>, the boundary's side, stays as it is, by the
-    shortest way on which every <V_a, r> becomes (1 - 2 s) <V_a, r>.
-    """
-    along = vectors.copy()
-    # V_0 = e_0; so <V_a, u_b> = <u_a, u_b>, and the Gram matrix of the u gives the steps along them.
-    along[:, 0] = 0
-    return normal - along.T @ np.linalg.solve(along @ along.T, 2 * strength * (vectors @ normal))
-
-
 def _asked(
-    statistics: AttributeStatistics, set_: Sequence[str], unset: Sequence[str], strength: float
+    statistics: AttributeStatistics, set_: Sequence[str], unset: Sequence[str], strength: float, method: str
 ) -> dict[int, int]:
     """Positions of the attributes to set (1) and to unset (-1).
 
-    UserError for no attribute, an attribute in both lists, or a strength outside [0, 1].
+    UserError for no attribute, an attribute in both lists, or a strength that the method does not take.
     """
-    if not 0 <= strength <= 1:
+    if not 0 <= strength <= STRONGEST[method]:
         raise UserError(
-            f"strength is {strength}; allowed: 0 (nothing changes) to 1 (a typical image with the attribute)"
+            f"strength is {strength}; allowed: 0 (nothing changes) to {STRONGEST[method]:g} with the method"
+            f" {method}; 1 gives a typical image with the attribute"
         )
     if not set_ and not unset:
         raise UserError("no attribute to set or unset was given")

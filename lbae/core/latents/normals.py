@@ -24,8 +24,7 @@ from jaxtyping import Float64, Int8
 from scipy import linalg, special
 from scipy.linalg import blas
 
-from lbae.core.moments.attribute_statistics import joint_moments
-from lbae.core.moments.moment_sums import MomentSums, moment_matrix
+from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.hyperplane import hyperplane_factor
 
 # f. Solves with the factor need it, or the norm of r explodes.
@@ -36,31 +35,23 @@ _NOISE = 0.99 * NORMALS_FLOOR
 _MIN_MARGIN = 1e-3
 # The start is near the target in all directions but the fast ones.
 _SWEEPS = 5
-_AVERAGED = 64
 
 Normal = Float64[np.ndarray, "M"]
 
 
 def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
-    """Return V over [boundary; bits; attributes], M = 1 + N + A: lower triangular with unit rows.
+    """Return V over [boundary; bits], M = 1 + N: lower triangular with unit rows.
 
     No eigenvalue of V VT is below the floor.
-
-    The attributes come last, so that a factor without them is the same factor's leading block.
     """
-    mean, second = joint_moments(moments)
-    bits_first = np.roll(np.arange(len(mean)), -len(moments.attributes))
-    return hyperplane_factor(
-        moment_matrix(mean[bits_first], second[np.ix_(bits_first, bits_first)]), NORMALS_FLOOR
-    )
+    return hyperplane_factor(moments.moment_matrix, NORMALS_FLOOR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normals:
     """Normals of latents of N bits under one factor V of :func:`pooled_factor`.
 
-    ``sides`` are +1 and -1, or 0 where either will do; those of the attributes, (A,), are free when not
-    given.
+    The factors of older bundles have rows of attributes after the bits; their sides are free.
     """
 
     factor: Float64[np.ndarray, "M M"]
@@ -73,29 +64,11 @@ class Normals:
         """
         _ = self._smoother, self._predictor
 
-    def typical(
-        self,
-        latent: Int8[np.ndarray, "N"],
-        rng: np.random.Generator,
-        sides: Int8[np.ndarray, "A"] | None = None,
-    ) -> Normal:
+    def typical(self, latent: Int8[np.ndarray, "N"], rng: np.random.Generator) -> Normal:
         """A draw from N(0, I) given the latent: among the normals that give it back, one like any other."""
-        draw = next(itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS - 1, None))
+        draw = next(itertools.islice(self._draws(self._wanted(latent), rng), _SWEEPS - 1, None))
         normal = self._solve(draw)
         return normal * np.sqrt(rng.chisquare(len(normal))) / np.linalg.norm(normal)
-
-    def mean(
-        self,
-        latent: Int8[np.ndarray, "N"],
-        rng: np.random.Generator,
-        sides: Int8[np.ndarray, "A"] | None = None,
-    ) -> Normal:
-        """The mean of 64 draws from N(0, I) given the latent.
-
-        It gives the latent back too; a bit that the other bits make unlikely has a small margin.
-        """
-        draws = itertools.islice(self._draws(self._wanted(latent, sides), rng), _SWEEPS, _SWEEPS + _AVERAGED)
-        return self._solve(np.mean(list(draws), axis=0))
 
     def sides(self, normal: Normal) -> Float64[np.ndarray, "{self.latent_dim}"]:
         """<V_i, r> of every bit."""
@@ -122,11 +95,9 @@ class Normals:
         signs = 2 / np.pi * np.arcsin(np.clip(gram[:, : len(gram)], -1, 1))
         return np.sqrt(2 / np.pi) * linalg.solve(signs, gram, assume_a="pos", check_finite=False).T
 
-    def _wanted(self, latent: Int8[np.ndarray, "N"], sides: Int8[np.ndarray, "A"] | None) -> Normal:
+    def _wanted(self, latent: Int8[np.ndarray, "N"]) -> Normal:
         wanted = np.zeros(len(self.factor))
         wanted[0], wanted[1 : 1 + len(latent)] = 1, latent
-        if sides is not None:
-            wanted[1 + len(latent) :] = sides
         return wanted
 
     def _draws(self, wanted: Normal, rng: np.random.Generator) -> Iterator[Normal]:

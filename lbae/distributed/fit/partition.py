@@ -48,16 +48,20 @@ def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
 
     Tables are often sorted by class.
     """
-    share = min(1.0, _SUBSET_ROWS / found.rows)
-    columns = ["key", "latent", *([by] if by else [])]
+    rows = draw_rows(table, found, ["key", "latent", *([by] if by else [])], _SUBSET_ROWS)
+    return Subset(
+        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held_out=held_out(rows["key"])
+    )
+
+
+def draw_rows(table: LatentTable, found: Scan, columns: list[str], most: int) -> pa.Table:
+    """About ``most`` rows of a table, drawn uniformly by their keys and in the order of the draw."""
+    share = min(1.0, most / found.rows)
     tasks = [
         _draw.remote(table, row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)
     ]
     rows = pa.concat_tables(ray.get(tasks))
-    rows = rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
-    return Subset(
-        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held_out=held_out(rows["key"])
-    )
+    return rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
 
 
 @ray.remote

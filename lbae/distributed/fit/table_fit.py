@@ -8,6 +8,7 @@ import numpy as np
 import ray
 
 from lbae.core.latents.normals import pooled_factor
+from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import known_mean
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.codec import Codec
@@ -19,6 +20,7 @@ from lbae.distributed.fit.prior_fitter import (
     PriorFitter,
     single_gaussian_moments,
 )
+from lbae.distributed.fit.value_models_fit import fit_value_models
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
@@ -53,12 +55,15 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFit:
-    """The fitted prior, facts about all that were tried, moments of priors by name, and the pooled factor."""
+    """The fitted prior, facts about all that were tried, moments of priors by name, the pooled factor, and
+    models of the values of attributes.
+    """
 
     fitted: FittedPrior
     tried: list[dict[str, Any]]
     moments: dict[str, Moments]
     pooled_factor: np.ndarray
+    values: ValueModels
 
 
 def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
@@ -116,4 +121,10 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
     fitted, tried = fitter.choose(partitions, subset)
     moments = {f"{settings.sampler}, {len(fitted.prior.weights)} components": fitted.moments}
     moments |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
-    return TableFit(fitted=fitted, tried=tried, moments=moments, pooled_factor=ray.get(pooled))
+    return TableFit(
+        fitted=fitted,
+        tried=tried,
+        moments=moments,
+        pooled_factor=ray.get(pooled),
+        values=fit_value_models(table, found, inputs.attributes),
+    )

@@ -94,10 +94,9 @@ class _RemoteBackend:
         unset: Sequence[str],
         strength: float,
         method: str,
-        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
-        return await self._call("edit", latents, set_, unset, strength, method, seed)
+        return await self._call("edit", latents, set_, unset, strength, method)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

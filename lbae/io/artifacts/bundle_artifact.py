@@ -2,8 +2,9 @@
 
 Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M +
 1) / 2) and weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary,
-bits and, in bundles that edit by hyperplane, attributes, and ``attributes.safetensors`` the statistics. Some
-have ``examples.safetensors``, images uint8 (E, H, W, C).
+bits and attributes, ``attributes.safetensors`` the statistics, and ``values.safetensors`` the models of the
+attributes' values (those of older versions have none). Some have ``examples.safetensors``, images uint8 (E,
+H, W, C).
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import torch
 from lbae.config import Config
 from lbae.core.bundle import Bundle
 from lbae.core.latents.normals import Normals
+from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
@@ -36,7 +38,7 @@ _FILES = {
     "pooled": "pooled.safetensors",
     "attributes": "attributes.safetensors",
 }
-_EXAMPLES = "examples.safetensors"
+_LATER = {"values": "values.safetensors", "examples": "examples.safetensors"}  # a bundle may lack them
 
 
 def pack_triangles(factors: np.ndarray) -> np.ndarray:
@@ -63,6 +65,7 @@ def save_bundle(
     prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
+    values: ValueModels,
     examples: np.ndarray,
     rows: int,
     result: dict[str, Any],
@@ -72,22 +75,18 @@ def save_bundle(
 
     ``report`` are files about the prior for people; the fingerprint does not cover them.
     """
-    # safetensors writes the memory behind a view whatever its strides: a column would be read back wrong.
-    arrays = {
-        f.name: np.ascontiguousarray(getattr(attributes, f.name))
-        for f in dataclasses.fields(attributes)
-        if f.name != "names"
-    }
     content = {
         "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
         "config": (resolve(model) / _FILES["config"]).read_bytes(),
         "prior": safetensors.numpy.save({"weights": prior.weights, "factors": pack_triangles(prior.factors)}),
         "pooled": safetensors.numpy.save({"factor": pack_triangles(pooled_factor)}),
-        "attributes": safetensors.numpy.save(arrays),
+        "attributes": _saved(attributes),
     }
     files = {_FILES[name]: data for name, data in content.items()}
+    if len(values.rows):
+        files[_LATER["values"]] = _saved(values)
     if len(examples):
-        files[_EXAMPLES] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
+        files[_LATER["examples"]] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
     for name, data in {**files, **report}.items():
         (resolve(output.uri) / name).write_bytes(data)
     return output.publish(
@@ -104,7 +103,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     Its codec runs at the precision the latents were encoded at.
     """
     manifest = read_manifest(uri, KIND)
-    names = _FILES | ({"examples": _EXAMPLES} if _EXAMPLES in manifest.files else {})
+    names = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
     data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
     if digest(*data.values()) != manifest.fingerprint:
         raise UserError(
@@ -127,9 +126,19 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
         ),
         normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
         attributes=statistics,
+        values=ValueModels(**safetensors.numpy.load(data["values"])) if "values" in data else None,
         examples=safetensors.numpy.load(data["examples"])["images"]
         if "examples" in data
         else _no_images(config),
+    )
+
+
+def _saved(arrays: AttributeStatistics | ValueModels) -> bytes:
+    """The arrays of a data class, in safetensors' format."""
+    found = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
+    # safetensors writes the memory behind a view whatever its strides: a column would be read back wrong.
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(of) for name, of in found.items() if name != "names"}
     )
 
 

@@ -121,6 +121,7 @@ def _publish(
         prior=found.fitted.prior,
         pooled_factor=found.pooled_factor,
         attributes=attribute_statistics(sums),
+        values=found.values,
         examples=images,
         rows=sums.count,
         result=result,

@@ -19,7 +19,7 @@ def edit(
     set: Names = (),
     unset: Names = (),
     strength: float = 1.0,
-    method: Method = "bits",
+    method: Method = "exchange",
 ) -> dict[str, Any]:
     """Set and unset attributes of an image.
 
@@ -29,9 +29,9 @@ def edit(
         out: a picture (*.png): the reconstruction, then the edited image.
         set: attribute to set, a column or column=value; may be given several times.
         unset: attribute to unset; may be given several times.
-        strength: 0 (nothing changes) to 1 (a typical image with the attributes).
-        method: bits flips the bits with the largest lift; hyperplane moves the image's hyperplane to the
-            other side of the attributes.
+        strength: 0 (nothing changes) over 1 (a typical image with the attributes) to 2; with bits to 1.
+        method: exchange re-rounds the image's hyperplane among the unit vectors of images with the
+            attributes; bits flips the bits with the largest lift.
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")

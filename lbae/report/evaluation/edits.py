@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Int8, UInt8
 
 from lbae.core.bundle import Bundle
-from lbae.core.latents.editing import edit, has_unit_vectors
+from lbae.core.latents.editing import edit
 from lbae.core.prior.baselines import paper_edit
 from lbae.report.features.classifier import Classifier
 
-METHODS = ("bits", "hyperplane", "paper")
+METHODS = ("exchange", "bits", "paper")
 LATENTS = 1_024  # that edits choose from
 IMAGES = 128
 SHOWN = 8
@@ -53,9 +53,9 @@ def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, 
     left_out = {}
     if len(wanted) > _MOST:
         left_out[EDITS] = f"{len(wanted) - _MOST} of {len(wanted)}: the first {_MOST} are measured"
-    if not has_unit_vectors(bundle.attributes, bundle.normals):
-        left_out["hyperplane edits"] = (
-            "the bundle, of an older version, has no unit vectors of attributes: fit it again"
+    if bundle.values is None:
+        left_out["edits by exchange"] = (
+            "the bundle, of an earlier version, has no models of attribute values: fit it again"
         )
     return wanted[:_MOST], left_out
 
@@ -87,7 +87,7 @@ def measure_edits(
     lifted = bundle.attributes.lifted
     left = [[names[i] for i in classes if i != index and has[i] and names[i] in lifted] for has in had]
     facts, pictures = {}, [images[:SHOWN]]
-    possible = {"paper": value, "hyperplane": has_unit_vectors(bundle.attributes, bundle.normals)}
+    possible = {"paper": value, "exchange": bundle.values is not None}
     for method in METHODS:
         if not possible.get(method, True):
             continue
@@ -116,4 +116,4 @@ def _edited(
 ) -> Int8[np.ndarray, "K N"]:
     if method == "paper":
         return paper_edit(bundle.attributes.mean_if_set[bundle.attributes.index(set_[0])], latents)
-    return edit(bundle.attributes, bundle.normals, latents, set_, unset, method=method)
+    return edit(bundle.attributes, bundle.values, latents, set_, unset, method=method)

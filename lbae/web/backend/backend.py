@@ -83,7 +83,6 @@ class Backend(Protocol):
         unset: Sequence[str],
         strength: float,
         method: str,
-        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
 
@@ -140,11 +139,10 @@ class BundleBackend:
         unset: Sequence[str],
         strength: float,
         method: str,
-        seed: int,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
-        known = self.bundle.attributes, self.bundle.normals
-        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method, seed)
+        known = self.bundle.attributes, self.bundle.values
+        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

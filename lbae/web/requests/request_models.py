@@ -136,9 +136,11 @@ class EditRequest(BodyWithFiles):
     item: ImageOrLatent
     set: Annotated[list[AttributeName], Field(max_length=64)] = []
     unset: Annotated[list[AttributeName], Field(max_length=64)] = []
-    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
-    method: Literal["bits", "hyperplane"] = "bits"
-    seed: Annotated[Seed, Field(description="of the hyperplane method's draws")] = 0
+    strength: Annotated[
+        float,
+        Field(ge=0, le=2, description="1 gives a typical image with the attributes; bits takes no more"),
+    ] = 1.0
+    method: Literal["exchange", "bits"] = "exchange"
     format: Literal["png", "jpeg", "webp", "latents"] = "png"
 
     @classmethod

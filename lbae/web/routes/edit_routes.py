@@ -37,7 +37,7 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
                     fields[match_name(name, backend.facts.attributes)] = f"{param}.{index}"
         latents = await item_latents([request.item], "item", backend, limits)
         with blames("set"):
-            asked = request.set, request.unset, request.strength, request.method, request.seed
+            asked = request.set, request.unset, request.strength, request.method
             try:
                 edited = await backend.edit(latents, *asked)
             except UnusableAttribute as error:
@@ -50,6 +50,5 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
         else:
             (image,) = await backend.decode(edited)
             answer = await in_writer(answer_formats.picture_response, image, request.format)
-        answer.headers["X-Seed"] = str(request.seed)
         answer.headers["X-Bits-Changed"] = str(changed)
         return answer

@@ -63,7 +63,8 @@ export function startEdit(section) {
     const label = document.createElement("label");
     const slider = document.createElement("input");
     const output = document.createElement("output");
-    Object.assign(slider, { type: "range", name, min: -1, max: 1, step: 0.1, value: 0 });
+    Object.assign(slider, { type: "range", name, min: -2, max: 2, step: 0.1, value: 0 });
+    slider.setAttribute("list", "strength-marks");
     const say = () => {
       output.textContent = slider.value;
       slider.classList.toggle("neutral", !slider.valueAsNumber);

@@ -1,0 +1,93 @@
+"""Editing attributes by exchanging the unit vectors that a latent's hyperplane splits.
+
+The latents with one value of an attribute and those with another have a dichotomised Gaussian each, (c_s,
+R_s) and (c_t, R_t). A latent b of the first has about the sides x = E[x | b]. The same normal, in the frame
+of the symmetric roots, gives unit vectors of the second the sides
+
+    x' = c_t + R_t^(1/2) R_s^(-1/2) (x - c_s)
+
+and the edited latent is sign((1 - s) x + s x'), s the strength. Sides drawn from N(c_s, R_s) become sides
+from N(c_t, R_t), so at strength 1 edited latents are latents of the second kind. Every latent is edited on
+its own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int8, Int64
+
+from lbae.core.latents.value_models import ValueModels
+from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
+from lbae.errors import UserError
+
+
+def exchanged_sides(
+    source: DichotomisedGaussian, target: DichotomisedGaussian, sides: Float64[np.ndarray, "K N"]
+) -> Float64[np.ndarray, "K N"]:
+    """Sides x' of the target for sides x of the source."""
+    frame = (sides - source.shifts) @ source.roots[1]
+    moved: Float64[np.ndarray, "K N"] = target.shifts + frame @ target.roots[0]
+    return moved
+
+
+def exchange(
+    models: ValueModels,
+    names: Sequence[str],
+    latents: Int8[np.ndarray, "K N"],
+    asked: Mapping[int, int],
+    strength: float,
+) -> Int8[np.ndarray, "K N"]:
+    """Set (1) and unset (-1) the attributes at the positions ``asked``, column by column.
+
+    In each column a latent goes from the value that is unset, else from the likeliest, to the one that is
+    set, else to the likeliest of the others. It stays as it is where the likeliest of all is asked for.
+
+    UserError for two classes of one column.
+    """
+    columns = {int(models.columns[models.of_column(attribute)[0]]) for attribute in asked}
+    for column in sorted(columns):
+        values = np.flatnonzero(models.columns == column)
+        targets = _wanted(models, names, values, asked)
+        unset = [int(v) for v in values if models.signs[v] * asked.get(int(models.attributes[v]), 0) < 0]
+        latents = _exchange_column(models, latents, values, targets, unset, strength)
+    return latents
+
+
+def _wanted(
+    models: ValueModels, names: Sequence[str], values: Int64[np.ndarray, "C"], asked: Mapping[int, int]
+) -> list[int]:
+    """The values of a column that latents may end with."""
+    signs = {int(v): int(models.signs[v]) * asked.get(int(models.attributes[v]), 0) for v in values}
+    targets = [v for v, sign in signs.items() if sign > 0]
+    if len(targets) > 1:
+        both = " and ".join(repr(names[models.attributes[v]]) for v in targets[:2])
+        raise UserError(f"attributes {both} are classes of one column, of which an image has one; set one")
+    return targets or [v for v, sign in signs.items() if sign == 0]
+
+
+def _exchange_column(
+    models: ValueModels,
+    latents: Int8[np.ndarray, "K N"],
+    values: Int64[np.ndarray, "C"],
+    targets: Sequence[int],
+    unset: Sequence[int],
+    strength: float,
+) -> Int8[np.ndarray, "K N"]:
+    likely = models.log_likelihoods(values.tolist(), latents)
+
+    def likeliest(some: Sequence[int]) -> Int64[np.ndarray, " K"]:
+        chosen = np.flatnonzero(np.isin(values, some))
+        found: Int64[np.ndarray, " K"] = values[chosen[likely[chosen].argmax(axis=0)]]
+        return found
+
+    others = [v for v in values.tolist() if v not in targets]
+    source, target = likeliest(unset or others), likeliest(targets)
+    moves = ~np.isin(likeliest(values.tolist()), targets)
+    edited = latents.copy()
+    for first, second in sorted(set(zip(source[moves].tolist(), target[moves].tolist(), strict=True))):
+        rows = moves & (source == first) & (target == second)
+        before, after = models.model(first), models.model(second)
+        sides = before.sides(latents[rows])
+        mixed = (1 - strength) * sides + strength * exchanged_sides(before, after, sides)
+        edited[rows] = np.where(mixed >= 0, np.int8(1), np.int8(-1))
+    return edited

@@ -1,0 +1,84 @@
+"""Models of the latents that have a value of an attribute column, which an edit exchanges for one another.
+
+A yes/no column has two values, a column of classes one per class.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Float16, Float32, Float64, Int8, Int64
+from scipy import special
+
+from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
+
+_CACHE_BYTES = 2**29
+_MATRICES = 4  # of float64 that a model in use holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueModels:
+    """A dichotomised Gaussian of the latents of each of V values of attribute columns.
+
+    Value v is ``signs[v]`` (+1 set, -1 unset) of the attribute at ``attributes[v]``, in the column
+    ``columns[v]``, and was fitted to ``rows[v]`` rows. Its sides have the ``shifts[v]`` and the correlation
+    at ``shared[v]`` of ``correlations``, packed rows of the triangle above the diagonal.
+    """
+
+    attributes: Int64[np.ndarray, "V"]
+    signs: Int8[np.ndarray, "V"]
+    columns: Int64[np.ndarray, "V"]
+    rows: Int64[np.ndarray, "V"]
+    shifts: Float32[np.ndarray, "V N"]
+    shared: Int64[np.ndarray, "V"]
+    correlations: Float16[np.ndarray, "G P"]
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """Without what was computed from the arrays."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def of_column(self, attribute: int) -> Int64[np.ndarray, "C"]:
+        """The values of an attribute's column; none where the bundle has no models of it."""
+        mine = np.flatnonzero(self.attributes == attribute)
+        return np.flatnonzero(self.columns == self.columns[mine[0]]) if len(mine) else mine
+
+    def log_likelihoods(
+        self, values: Sequence[int], latents: Int8[np.ndarray, "K N"]
+    ) -> Float64[np.ndarray, "C K"]:
+        """Log likelihood of the latents under each value's model, but for a constant.
+
+        Values that share a correlation share the covariance of bits that is halfway between them.
+        """
+        found = np.empty((len(values), len(latents)))
+        for row, value in enumerate(values):
+            alike = np.flatnonzero(self.shared == self.shared[value])
+            if len(alike) == 1:
+                found[row] = self.model(value).log_likelihood(latents)
+            else:
+                mean = 2 * special.ndtr(self.shifts[value].astype(np.float64)) - 1
+                found[row] = self._between(int(self.shared[value])).log_likelihood(latents, mean)
+        return found
+
+    @cached_property
+    def model(self) -> Callable[[int], DichotomisedGaussian]:
+        """The model of a value. Those used last are kept, in about half a gibibyte."""
+        bits = self.shifts.shape[1]
+        kept = max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
+        return lru_cache(kept)(lambda value: self._model(self.shifts[value], int(self.shared[value])))
+
+    @cached_property
+    def _between(self) -> Callable[[int], DichotomisedGaussian]:
+        """The model halfway between all that share a correlation. Only the last one is kept."""
+
+        def between(shared: int) -> DichotomisedGaussian:
+            alike = self.shared == shared
+            return self._model(np.average(self.shifts[alike], axis=0, weights=self.rows[alike]), shared)
+
+        return lru_cache(1)(between)
+
+    def _model(self, shifts: Float32[np.ndarray, "N"], shared: int) -> DichotomisedGaussian:
+        correlation, above = np.eye(len(shifts)), np.triu_indices(len(shifts), 1)
+        correlation[above] = self.correlations[shared]
+        correlation.T[above] = correlation[above]
+        return DichotomisedGaussian(shifts=shifts.astype(np.float64), correlation=correlation)

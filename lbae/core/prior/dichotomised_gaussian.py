@@ -1,0 +1,94 @@
+"""A dichotomised Gaussian (Macke et al. 2009) as a model of latents: bits are the signs of Gaussian sides.
+
+The sides x ~ N(c, R) have unit variances; bit i is +1 where x_i > 0. Bits have the means m = 2 Phi(c) - 1 and
+covariances 4 (P(x_i > 0, x_j > 0) - P(x_i > 0) P(x_j > 0)).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64, Int8
+from scipy import linalg, special
+
+from lbae.core.prior.gaussian import upper_quadrant
+
+_LEAST_VARIANCE = 1e-3  # of a side given the other bits
+_LOG_DENSITY = -0.5 * np.log(2 * np.pi)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DichotomisedGaussian:
+    """Latents of N bits with sides x ~ N(c, R): ``shifts`` c, and a positive definite ``correlation`` R."""
+
+    shifts: Float64[np.ndarray, "N"]
+    correlation: Float64[np.ndarray, "N N"]
+
+    @cached_property
+    def mean(self) -> Float64[np.ndarray, "N"]:
+        """E[b]."""
+        return 2 * special.ndtr(self.shifts) - 1
+
+    @cached_property
+    def covariance(self) -> Float64[np.ndarray, "N N"]:
+        """Covariance of the bits."""
+        share, found = (self.mean + 1) / 2, np.diag(1 - self.mean**2)
+        i, j = np.triu_indices(len(share), 1)
+        both = upper_quadrant(-self.shifts[i], -self.shifts[j], self.correlation[i, j])
+        found[i, j] = found[j, i] = 4 * (both - share[i] * share[j])
+        return found
+
+    @cached_property
+    def roots(self) -> tuple[Float64[np.ndarray, "N N"], Float64[np.ndarray, "N N"]]:
+        """The symmetric R^(1/2) and R^(-1/2)."""
+        values, vectors = linalg.eigh(self.correlation, check_finite=False)
+        scale = np.sqrt(values)
+        return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T
+
+    def log_likelihood(
+        self, latents: Int8[np.ndarray, "K N"], mean: Float64[np.ndarray, "N"] | None = None
+    ) -> Float64[np.ndarray, "K"]:
+        """Log likelihood of latents but for a constant, as if bits of these moments were Gaussian.
+
+        About another ``mean`` if one is given.
+        """
+        off = latents - (self.mean if mean is None else mean)
+        return -0.5 * ((off @ self._precision) * off).sum(axis=1) - 0.5 * self._log_determinant
+
+    def sides(self, latents: Int8[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
+        """About E[x | b], each on its bit's side of 0.
+
+        A side is predicted linearly from all other bits, and then cut off at 0 by its own.
+        """
+        gain, gain_of_own, deviation = self._prediction
+        surprise = (latents - self.mean) @ self._precision
+        others = self.shifts + (surprise * gain) @ self.correlation - surprise * gain_of_own
+        centre = latents * others / deviation
+        # The mean of a Gaussian cut off at 0, in logarithms, which hold however far off 0 lies.
+        ratio = np.exp(_LOG_DENSITY - centre**2 / 2 - special.log_ndtr(centre))
+        beyond: Float64[np.ndarray, "K N"] = latents * deviation * np.maximum(centre + ratio, _LEAST_VARIANCE)
+        return beyond
+
+    @cached_property
+    def _precision(self) -> Float64[np.ndarray, "N N"]:
+        return linalg.inv(self.covariance, check_finite=False)
+
+    @cached_property
+    def _log_determinant(self) -> float:
+        return float(np.linalg.slogdet(self.covariance)[1])
+
+    @cached_property
+    def _prediction(self) -> tuple[Float64[np.ndarray, "N"], ...]:
+        """Cov(x_j, b_j) / R_jj, the part of its own bit in a side's prediction, and a side's deviation
+        without it.
+
+        With Cov(x, b) = R D, D = diag(2 phi(c)), and P the bits' precision, all bits predict x - c by
+        R D P (b - m). Without bit i, (P (b - m))_i / P_ii times (R D P)_ii is taken off, and the variance
+        left is greater by (R D P)_ii^2 / P_ii.
+        """
+        density = 2 * np.exp(_LOG_DENSITY - self.shifts**2 / 2)
+        with_bits = self.correlation * density
+        all_bits = with_bits @ self._precision
+        own, certainty = np.diag(all_bits), np.diag(self._precision)
+        variance = 1 - (all_bits * with_bits).sum(axis=1) + own**2 / certainty
+        return density, own / certainty, np.sqrt(np.clip(variance, _LEAST_VARIANCE, 1))

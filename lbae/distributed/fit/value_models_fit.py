@@ -1,0 +1,83 @@
+"""Fitting models of the latents of each value of the attribute columns, a task per column."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from lbae.core.latents.value_fit import fit_values
+from lbae.core.latents.value_models import ValueModels
+from lbae.core.moments.moment_accumulator import sum_packed
+from lbae.distributed.fit.partition import draw_rows
+from lbae.distributed.latent_table.table_scan import Scan
+from lbae.io.artifacts.attribute_columns import Attribute, indicators
+from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+
+_ROWS = 200_000
+_OWN_CLASSES = 12  # a column of more classes has one correlation
+_CORRELATION_BYTES = 200 * 2**20  # of all columns; beyond it every column has one
+
+Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray]
+
+
+def fit_value_models(table: LatentTable, found: Scan, attributes: Sequence[Attribute]) -> ValueModels:
+    """The models of all values of the attributes' columns, fitted to at most about 200,000 rows.
+
+    A column of which only one value occurs has none.
+    """
+    columns: dict[str, dict[int, Attribute]] = defaultdict(dict)
+    for position, attribute in enumerate(attributes):
+        columns[attribute.column][position] = attribute
+    values = sum(1 if attribute.no is None else 2 for attribute in attributes)
+    fits = values * table.latent_dim * (table.latent_dim - 1) <= _CORRELATION_BYTES
+    rows = ray.put(draw_rows(table, found, ["key", "latent", *columns], _ROWS))
+    return _joined(
+        ray.get(
+            [
+                _fit_column.remote(rows, table.latent_dim, group, fits and len(group) <= _OWN_CLASSES)
+                for group in columns.values()
+            ]
+        ),
+        table.latent_dim,
+    )
+
+
+@ray.remote
+def _fit_column(rows: pa.Table, bits: int, attributes: dict[int, Attribute], own: bool) -> Found:
+    """The values of a column as (attribute, sign, rows), their shifts, and their packed correlations."""
+    packed, masks = packed_latents(rows), {}
+    present, absent = indicators(rows, tuple(attributes.values()))
+    for j, (position, attribute) in enumerate(attributes.items()):
+        masks[position, 1] = present[:, j]
+        if attribute.no is not None:
+            masks[position, -1] = absent[:, j]
+    kept = {value: mask for value, mask in masks.items() if mask.any()}
+    if len(kept) < 2:
+        return [], np.empty((0, bits), np.float32), np.empty((0, bits * (bits - 1) // 2), np.float16)
+    shifts, correlations = fit_values([sum_packed(packed[mask], bits) for mask in kept.values()], own)
+    return [(*value, int(mask.sum())) for value, mask in kept.items()], shifts, correlations
+
+
+def _joined(found: list[Found], bits: int) -> ValueModels:
+    values: list[Any] = []
+    columns, shared, groups = [], [], 0
+    for column, (some, _, correlations) in enumerate(found):
+        values += some
+        columns += [column] * len(some)
+        shared += [groups + min(i, len(correlations) - 1) for i in range(len(some))]
+        groups += len(correlations)
+    attributes, signs, rows = np.array(values, dtype=np.int64).reshape(-1, 3).T
+    return ValueModels(
+        attributes=attributes,
+        signs=signs.astype(np.int8),
+        columns=np.array(columns, dtype=np.int64),
+        rows=rows,
+        shifts=np.concatenate([np.empty((0, bits), np.float32), *(shifts for _, shifts, _ in found)]),
+        shared=np.array(shared, dtype=np.int64),
+        correlations=np.concatenate(
+            [np.empty((0, bits * (bits - 1) // 2), np.float16), *(packed for *_, packed in found)]
+        ),
+    )

@@ -1,0 +1,187 @@
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbae.core.latents.exchange import exchange, exchanged_sides
+from lbae.core.latents.packing import pack
+from lbae.core.latents.value_fit import fit_values
+from lbae.core.latents.value_models import ValueModels
+from lbae.core.moments.moment_accumulator import sum_packed
+from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
+from lbae.errors import UserError
+
+BITS = 24
+
+
+def value_models(
+    latents: np.ndarray, columns: Sequence[np.ndarray], own: bool = True, first: int = 0
+) -> ValueModels:
+    """Of yes/no columns (K, 1) and of columns of classes (K, C); their attributes count from ``first``."""
+    names, fitted, shared, groups = [], [], [], 0
+    for column, masks in enumerate(columns):
+        sides = [(first + j, 1, mask) for j, mask in enumerate(masks.T)]
+        if len(sides) == 1:
+            sides.append((first, -1, ~masks[:, 0]))
+        first += masks.shape[1]
+        names += [(attribute, sign, column, mask.sum()) for attribute, sign, mask in sides]
+        packed = [sum_packed(pack(latents[mask]), latents.shape[1]) for *_, mask in sides]
+        fitted.append(fit_values(packed, own))
+        shared += [groups + min(i, len(fitted[-1][1]) - 1) for i in range(len(sides))]
+        groups += len(fitted[-1][1])
+    attributes, signs, of, rows = np.array(names).T
+    return ValueModels(
+        attributes=attributes,
+        signs=signs.astype(np.int8),
+        columns=of,
+        rows=rows,
+        shifts=np.concatenate([shifts for shifts, _ in fitted]),
+        shared=np.array(shared),
+        correlations=np.concatenate([correlations for _, correlations in fitted]),
+    )
+
+
+def random_model(rng: np.random.Generator, bits: int = BITS) -> DichotomisedGaussian:
+    loadings = rng.normal(size=(bits, 4))
+    covariance = loadings @ loadings.T + 3 * np.eye(bits)
+    scale = 1 / np.sqrt(np.diag(covariance))
+    return DichotomisedGaussian(
+        shifts=0.7 * rng.normal(size=bits), correlation=covariance * np.outer(scale, scale)
+    )
+
+
+def draw(model: DichotomisedGaussian, count: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.multivariate_normal(model.shifts, model.correlation, size=count)
+
+
+def signs(sides: np.ndarray) -> np.ndarray:
+    return np.where(sides >= 0, np.int8(1), np.int8(-1))
+
+
+def correlation(latents: np.ndarray) -> np.ndarray:
+    return np.cov(latents.T.astype(float))
+
+
+def test_moments_of_the_bits_are_those_of_draws():
+    rng = np.random.default_rng(0)
+    model = random_model(rng)
+    latents = signs(draw(model, 200_000, rng))
+    np.testing.assert_allclose(model.mean, latents.mean(axis=0), atol=0.012)
+    np.testing.assert_allclose(model.covariance, correlation(latents), atol=0.015)
+
+
+def test_sides_are_nearly_their_means_given_the_bits():
+    """All latents of four bits occur often enough to average their sides."""
+    rng = np.random.default_rng(1)
+    model = random_model(rng, 4)
+    sides = draw(model, 400_000, rng)
+    latents = signs(sides)
+    found = model.sides(latents)
+    np.testing.assert_array_equal(signs(found), latents)
+    codes = (latents > 0) @ (1 << np.arange(4))
+    means = np.stack([sides[codes == code].mean(axis=0) for code in range(16)])
+    np.testing.assert_allclose(found, means[codes], atol=0.1)
+    assert np.square(found - sides).mean() < 1.01 * np.square(means[codes] - sides).mean()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=10)
+def test_exchanged_draws_have_the_moments_of_the_target(seed):
+    rng = np.random.default_rng(seed)
+    source, target = random_model(rng), random_model(rng)
+    edited = signs(exchanged_sides(source, target, draw(source, 40_000, rng)))
+    np.testing.assert_allclose(edited.mean(axis=0), target.mean, atol=0.03)
+    np.testing.assert_allclose(correlation(edited), target.covariance, atol=0.035)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=10)
+def test_exchange_for_an_equal_model_changes_nothing(seed):
+    rng = np.random.default_rng(seed)
+    model = random_model(rng)
+    latents = rng.choice(np.array([-1, 1], np.int8), (200, BITS))
+    same = exchanged_sides(model, model, model.sides(latents))
+    np.testing.assert_array_equal(signs(same), latents)
+
+
+def two_kinds(seed: int = 0, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of as many models, 3,000 each, and which is which (K, classes)."""
+    rng = np.random.default_rng(seed)
+    latents = np.concatenate([signs(draw(random_model(rng), 3000, rng)) for _ in range(classes)])
+    return latents, np.repeat(np.eye(classes, dtype=bool), 3000, axis=0)
+
+
+def test_edited_latents_have_the_moments_of_those_with_the_attribute():
+    latents, kinds = two_kinds()
+    models = value_models(latents, [kinds[:, :1]])
+    without = latents[~kinds[:, 0]]
+    edited = exchange(models, ("a",), without, {0: 1}, 1.0)
+    moved = (edited != without).any(axis=1)
+    goal = latents[kinds[:, 0]].mean(axis=0)
+    assert moved.mean() > 0.95
+    # Of mean sides, which vary less than draws do.
+    assert np.abs(edited.mean(axis=0) - goal).mean() < 0.5 * np.abs(without.mean(axis=0) - goal).mean()
+    back = exchange(models, ("a",), edited, {0: -1}, 1.0)
+    assert (back == without)[edited != without].mean() > 0.6
+
+
+def test_what_has_the_attribute_stays():
+    latents, kinds = two_kinds()
+    models = value_models(latents, [kinds[:, :1]])
+    with_it = latents[kinds[:, 0]]
+    assert (exchange(models, ("a",), with_it, {0: 1}, 1.0) == with_it).all(axis=1).mean() > 0.95
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_classes_go_to_the_one_that_is_set_and_away_from_the_one_that_is_unset(own):
+    latents, kinds = two_kinds(3, classes=3)
+    models, names = value_models(latents, [kinds], own), ("c=0", "c=1", "c=2")
+
+    def likeliest(some: np.ndarray) -> np.ndarray:
+        return models.log_likelihoods([0, 1, 2], some).argmax(axis=0)
+
+    assert (likeliest(latents) == kinds.argmax(axis=1)).mean() > 0.95
+    to_two = exchange(models, names, latents, {2: 1}, 1.0)
+    assert (likeliest(to_two) == 2).mean() > 0.95
+    away = exchange(models, names, latents, {2: -1}, 1.0)
+    assert (likeliest(away) != 2).mean() > 0.95
+    stay = likeliest(latents) != 2
+    np.testing.assert_array_equal(away[stay], latents[stay])
+    zeros = latents[likeliest(latents) == 0]
+    np.testing.assert_array_equal(
+        exchange(models, names, zeros, {2: 1, 0: -1}, 1.0), exchange(models, names, zeros, {2: 1}, 1.0)
+    )
+    with pytest.raises(UserError, match="attributes 'c=0' and 'c=2' are classes of one column"):
+        exchange(models, names, latents, {0: 1, 2: 1}, 1.0)
+
+
+def test_the_order_of_attributes_does_not_matter():
+    latents, kinds = two_kinds(5, classes=4)
+    models = value_models(latents, [kinds[:, :1] | kinds[:, 1:2], kinds[:, 1:2] | kinds[:, 2:3]])
+    one, other = {0: 1, 1: -1}, {1: -1, 0: 1}
+    np.testing.assert_array_equal(
+        exchange(models, ("a", "b"), latents, one, 0.8), exchange(models, ("a", "b"), latents, other, 0.8)
+    )
+
+
+def test_few_rows_shrink_to_the_mean_correlation_and_no_spread():
+    latents, kinds = two_kinds()
+    few = kinds[:, 0].copy()
+    few[5:3000] = False
+    models = value_models(latents, [few[:, None] & np.ones((1, 1), bool)])
+    assert np.abs(models.shifts[0]).max() < 1.3  # of five rows
+    near = np.abs(models.correlations[0] - models.correlations[1]).mean()
+    assert near < 0.05
+
+
+def test_models_travel_without_what_they_computed():
+    latents, kinds = two_kinds()
+    models = value_models(latents, [kinds[:, :1]])
+    models.model(0).sides(latents[:2])
+    again = pickle.loads(pickle.dumps(models))
+    np.testing.assert_array_equal(
+        exchange(again, ("a",), latents, {0: 1}, 1.0), exchange(models, ("a",), latents, {0: 1}, 1.0)
+    )
