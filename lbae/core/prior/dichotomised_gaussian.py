@@ -29,7 +29,7 @@ class DichotomisedGaussian:
         """E[b]."""
         return 2 * special.ndtr(self.shifts) - 1
 
-    @cached_property
+    @property
     def covariance(self) -> Float64[np.ndarray, "N N"]:
         """Covariance of the bits."""
         share, found = (self.mean + 1) / 2, np.diag(1 - self.mean**2)
@@ -53,7 +53,8 @@ class DichotomisedGaussian:
         About another ``mean`` if one is given.
         """
         off = latents - (self.mean if mean is None else mean)
-        return -0.5 * ((off @ self._precision) * off).sum(axis=1) - 0.5 * self._log_determinant
+        precision, log_determinant = self._inverse
+        return -0.5 * ((off @ precision) * off).sum(axis=1) - 0.5 * log_determinant
 
     def sides(self, latents: Int8[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
         """About E[x | b], each on its bit's side of 0.
@@ -61,7 +62,7 @@ class DichotomisedGaussian:
         A side is predicted linearly from all other bits, and then cut off at 0 by its own.
         """
         gain, gain_of_own, deviation = self._prediction
-        surprise = (latents - self.mean) @ self._precision
+        surprise = (latents - self.mean) @ self._inverse[0]
         others = self.shifts + (surprise * gain) @ self.correlation - surprise * gain_of_own
         centre = latents * others / deviation
         # The mean of a Gaussian cut off at 0, in logarithms, which hold however far off 0 lies.
@@ -70,12 +71,10 @@ class DichotomisedGaussian:
         return beyond
 
     @cached_property
-    def _precision(self) -> Float64[np.ndarray, "N N"]:
-        return linalg.inv(self.covariance, check_finite=False)
-
-    @cached_property
-    def _log_determinant(self) -> float:
-        return float(np.linalg.slogdet(self.covariance)[1])
+    def _inverse(self) -> tuple[Float64[np.ndarray, "N N"], float]:
+        """The bits' precision, and the logarithm of their covariance's determinant."""
+        covariance = self.covariance
+        return linalg.inv(covariance, check_finite=False), float(np.linalg.slogdet(covariance)[1])
 
     @cached_property
     def _prediction(self) -> tuple[Float64[np.ndarray, "N"], ...]:
@@ -87,8 +86,8 @@ class DichotomisedGaussian:
         left is greater by (R D P)_ii^2 / P_ii.
         """
         density = 2 * np.exp(_LOG_DENSITY - self.shifts**2 / 2)
-        with_bits = self.correlation * density
-        all_bits = with_bits @ self._precision
-        own, certainty = np.diag(all_bits), np.diag(self._precision)
+        with_bits, precision = self.correlation * density, self._inverse[0]
+        all_bits = with_bits @ precision
+        own, certainty = np.diag(all_bits), np.diag(precision)
         variance = 1 - (all_bits * with_bits).sum(axis=1) + own**2 / certainty
         return density, own / certainty, np.sqrt(np.clip(variance, _LEAST_VARIANCE, 1))

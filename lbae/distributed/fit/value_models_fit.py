@@ -28,6 +28,8 @@ def fit_value_models(table: LatentTable, found: Scan, attributes: Sequence[Attri
 
     A column of which only one value occurs has none.
     """
+    if not attributes:
+        return _joined([], table.latent_dim)
     columns: dict[str, dict[int, Attribute]] = defaultdict(dict)
     for position, attribute in enumerate(attributes):
         columns[attribute.column][position] = attribute
