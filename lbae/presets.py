@@ -62,7 +62,7 @@ def celeba256() -> Config:
 def _spatial(latent_dim: int, latent_grid: int, channels: tuple[int, ...]) -> Config:
     size = latent_grid * 2 ** len(channels)
     model = ModelConfig(latent_dim=latent_dim, image_size=size, channels=channels, latent_grid=latent_grid)
-    train = TrainConfig(batch_size=64, learning_rate=2e-3, adam_beta2=0.98, epochs=60, flips=True)
+    train = TrainConfig(batch_size=64, learning_rate=1e-3, adam_beta2=0.98, epochs=60, flips=True)
     return Config(model=model, train=train)
 
 
