@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lbae
-from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus
 from lbae.distributed.cluster.session import session
 from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
@@ -31,15 +30,14 @@ def demo(
     Args:
         out: folder for the artifacts, the pictures and the report.
         epochs: passes over the images; the preset's when not given.
-        workers: training processes; by default one per GPU, or without GPUs two if there are two CPUs.
+        workers: training processes; by default one per GPU, or without GPUs one per CPU, at most four.
     """
     data = str(Path(lbae.__file__).parent / "sample" / "mnist")
     model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))
     with session(address):
-        count = workers or cluster_gpus() or min(2, cluster_cpus())
         results = {
             "train": train(
-                data=data, out=model, preset="demo", epochs=epochs, workers=count, overwrite=overwrite
+                data=data, out=model, preset="demo", epochs=epochs, workers=workers, overwrite=overwrite
             ),
             "encode": encode(model=model, data=data, out=latents, overwrite=overwrite),
             "reduce": reduce(latents=latents, out=moments, overwrite=overwrite),
