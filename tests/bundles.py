@@ -25,6 +25,7 @@ def untrained_bundle(pipeline: Pipeline, out: Path, scale: float = 1.0, **change
         prior=first.prior,
         pooled_factor=scale * first.normals.factor,
         attributes=first.attributes,
+        values=first.values,
         examples=first.examples,
         rows=manifest.rows,
         result={},

@@ -105,9 +105,9 @@ def test_cells_see_each_other_by_attention():
 @pytest.mark.parametrize("config", [SMALL, CELLS])
 def test_latents_and_pixels_do_not_depend_on_the_neighbours(config):
     machine = codec(config)
-    x = images(config, machine.batch + 3)
+    x = images(config, machine.rows + 3)
     z = machine.encode(x)
-    few = [0, 5, machine.batch + 2]
+    few = [0, 5, machine.rows + 2]
     np.testing.assert_array_equal(np.concatenate([machine.encode(x[i : i + 1]) for i in few]), z[few])
     np.testing.assert_array_equal(machine.decode(z[few[-1] :]), machine.decode(z)[few[-1] :])
 

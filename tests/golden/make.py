@@ -67,6 +67,7 @@ def main() -> None:
         prior=fit_sampler("hyperplane", sums),
         pooled_factor=pooled_factor(sums),
         attributes=attribute_statistics(sums),
+        values=None,
         examples=np.empty((0, 0, 0, 0), dtype=np.uint8),
         rows=40,
         result={},

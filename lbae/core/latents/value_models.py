@@ -65,7 +65,9 @@ class ValueModels:
         """The model of a value. Those used last are kept, in about half a gibibyte."""
         bits = self.shifts.shape[1]
         kept = max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
-        return lru_cache(kept)(lambda value: self._model(self.shifts[value], int(self.shared[value])))
+        return lru_cache(kept)(
+            lambda value: self._model(self.shifts[value].astype(np.float64), int(self.shared[value]))
+        )
 
     @cached_property
     def _between(self) -> Callable[[int], DichotomisedGaussian]:
@@ -73,12 +75,13 @@ class ValueModels:
 
         def between(shared: int) -> DichotomisedGaussian:
             alike = self.shared == shared
-            return self._model(np.average(self.shifts[alike], axis=0, weights=self.rows[alike]), shared)
+            shifts = np.average(self.shifts[alike].astype(np.float64), axis=0, weights=self.rows[alike])
+            return self._model(shifts, shared)
 
         return lru_cache(1)(between)
 
-    def _model(self, shifts: Float32[np.ndarray, "N"], shared: int) -> DichotomisedGaussian:
+    def _model(self, shifts: Float64[np.ndarray, "N"], shared: int) -> DichotomisedGaussian:
         correlation, above = np.eye(len(shifts)), np.triu_indices(len(shifts), 1)
         correlation[above] = self.correlations[shared]
         correlation.T[above] = correlation[above]
-        return DichotomisedGaussian(shifts=shifts.astype(np.float64), correlation=correlation)
+        return DichotomisedGaussian(shifts=shifts, correlation=correlation)

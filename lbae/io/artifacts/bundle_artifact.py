@@ -65,7 +65,7 @@ def save_bundle(
     prior: Prior,
     pooled_factor: np.ndarray,
     attributes: AttributeStatistics,
-    values: ValueModels,
+    values: ValueModels | None,
     examples: np.ndarray,
     rows: int,
     result: dict[str, Any],
@@ -83,7 +83,7 @@ def save_bundle(
         "attributes": _saved(attributes),
     }
     files = {_FILES[name]: data for name, data in content.items()}
-    if len(values.rows):
+    if values is not None and len(values.rows):
         files[_LATER["values"]] = _saved(values)
     if len(examples):
         files[_LATER["examples"]] = safetensors.numpy.save({"images": np.ascontiguousarray(examples)})
