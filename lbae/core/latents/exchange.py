@@ -73,6 +73,7 @@ def _exchange_column(
     unset: Sequence[int],
     strength: float,
 ) -> Int8[np.ndarray, "K N"]:
+    """Latents with the likeliest of a column's ``targets`` in place of their value, ``unset`` if any is."""
     likely = models.log_likelihoods(values.tolist(), latents)
 
     def likeliest(some: Sequence[int]) -> Int64[np.ndarray, " K"]:

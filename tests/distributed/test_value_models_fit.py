@@ -1,0 +1,22 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lbae.core.latents.packing import pack
+from lbae.distributed.fit.value_models_fit import _fit_column
+from lbae.io.artifacts.attribute_columns import Attribute
+
+CLASSES = {j: Attribute(name=f"c={j}", column="c", yes=j) for j in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [([0, 1, 2], [(0, 1, 40), (1, 1, 40), (2, 1, 40)]), ([1], [(1, 1, 40), (1, -1, 80)])]
+)
+def test_a_class_alone_is_exchanged_for_all_others(asked, found):
+    latents = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (120, 16))
+    rows = pa.table(
+        {"latent": pa.array([bytes(row) for row in pack(latents)], pa.binary(2)), "c": np.arange(120) % 3}
+    )
+    values, shifts, correlations = _fit_column._function(rows, 16, {j: CLASSES[j] for j in asked}, True)
+    assert values == found
+    assert (shifts.shape, correlations.shape) == ((len(found), 16), (len(found), 120))
