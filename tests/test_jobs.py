@@ -130,9 +130,9 @@ def test_interpolate_through_images_as_an_animation(job, pipeline, picture, tmp_
         "--source",
         picture,
         "--via",
-        ROOT / "docs/one.png",
+        ROOT / "docs/images/one.png",
         "--via",
-        ROOT / "docs/seven.png",
+        ROOT / "docs/images/seven.png",
         "--target",
         picture,
     )
