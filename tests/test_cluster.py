@@ -220,7 +220,7 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
         f"{bucket}/{name}"
         for name in ("digit.png", "digits", "run/model", "run/latents", "run/moments", "run/bundle")
     )
-    resolve(digit).write_bytes((ROOT / "docs" / "seven.png").read_bytes())
+    resolve(digit).write_bytes((ROOT / "docs" / "images" / "seven.png").read_bytes())
     for name, *options in (
         ("sample", "--bundle", bundle, "--out", f"{bucket}/samples.png"),
         (
