@@ -91,8 +91,8 @@ class Partition:
 def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     """One component per value of a column; rows without a value belong to none.
 
-    UserError for a column without values or with more than MAX_CLASSES, and for one whose values in the subset are
-    all in held-out rows.
+    UserError for a column with no value or with more than MAX_CLASSES, and for one whose values in the subset
+    are all in held-out rows.
     """
     if not 0 < len(found.values[column]) <= MAX_CLASSES:
         raise UserError(

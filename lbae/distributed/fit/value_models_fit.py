@@ -54,7 +54,7 @@ def _fit_column(rows: pa.Table, bits: int, attributes: dict[int, Attribute], own
     present, absent = indicators(rows, tuple(attributes.values()))
     for j, (position, attribute) in enumerate(attributes.items()):
         masks[position, 1] = present[:, j]
-        if attribute.no is not None or len(attributes) == 1:  # a lone class: all others are its other value
+        if attribute.no is not None or len(attributes) == 1:  # one class only: unset is its other value
             masks[position, -1] = absent[:, j]
     kept = {value: mask for value, mask in masks.items() if mask.any()}
     if len(kept) < 2:
