@@ -26,7 +26,7 @@ ROUNDS = 7
 
 
 def smooth_images(path: Path, count: int) -> Path:
-    """Write an image table of smooth noise: PNG files of 32 x 32 pixels."""
+    """Write an image table of smooth noise, as PNGs of 32 x 32 pixels."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 8, 8))).float()
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").permute(0, 2, 3, 1)

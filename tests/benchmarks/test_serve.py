@@ -75,7 +75,7 @@ def cpu_seconds() -> float:
 
 @contextmanager
 def hello(answer: bytes, replicas: int) -> Iterator[float]:
-    """Serve replicas that import torch and answer at once, behind the same proxy; yield their start-up time."""
+    """Serve replicas that import torch and answer at once, behind the same proxy; yield the start-up time."""
 
     @serve.deployment(max_ongoing_requests=100, num_replicas=replicas, ray_actor_options={"num_cpus": 0})
     class Hello:

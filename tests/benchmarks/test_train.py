@@ -3,7 +3,8 @@
 One bare loop is our training step in a process of its own: ``python -m tests.benchmarks.test_train`` with
 ``TORCH_RUNTIME_ENV`` in its environment. The other works as the paper's original code.
 
-Rates are of the second epoch, including the held-out images, and for jobs also checkpoint and TensorBoard.
+Rates of jobs and of our loop are those of the second epoch, with the held-out images; those of jobs also
+include checkpoint and TensorBoard.
 """
 
 import functools

@@ -44,7 +44,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class RegistryState:
-    """The version served, the one that replicas change to, and the error of a failed last swap or poll."""
+    """The version served, the one replicas change to, and the error if the last swap or poll failed."""
 
     current: BundleVersion
     next: BundleVersion
