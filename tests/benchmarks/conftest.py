@@ -1,4 +1,4 @@
-"""Measuring: the work and its baseline take turns in one run, and the ratio is reported with its spread."""
+"""What all benchmarks share: inputs, a busy process, and a fixture that compares work with a baseline."""
 
 import statistics
 import subprocess
@@ -26,7 +26,7 @@ ROUNDS = 7
 
 
 def smooth_images(path: Path, count: int) -> Path:
-    """An image table of smooth noise, 32 pixels, as PNG."""
+    """Write an image table of smooth noise, as PNGs of 32 x 32 pixels."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 8, 8))).float()
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").permute(0, 2, 3, 1)
@@ -35,7 +35,11 @@ def smooth_images(path: Path, count: int) -> Path:
 
 
 def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
-    """An untrained network of a preset and all that follows from it over the bundled digits; URIs by name."""
+    """Publish an untrained model of a preset, and its latents, moments and bundle of the bundled digits.
+
+    Returns:
+        Their URIs by name.
+    """
     config = presets.get(preset)
     made = {name: str(out / name) for name in ("model", "latents", "moments")}
     output = Output(made["model"], "model", parents={}, config=config.to_dict())
@@ -48,7 +52,7 @@ def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
 
 @contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """Another process that takes as much of one core as it gets."""
+    """Run another process that keeps one core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -59,7 +63,10 @@ def busy_neighbour() -> Iterator[None]:
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """``compare(work, baseline)`` prints baseline's time over the work's: above 1 the work is faster."""
+    """``compare(work, baseline, meaning)`` prints how many times faster the work is than the baseline.
+
+    The two take turns in seven rounds; the median, least and greatest ratio are printed.
+    """
 
     def run(work: Callable[[], object], baseline: Callable[[], object], meaning: str) -> None:
         work(), baseline()

@@ -1,5 +1,6 @@
-"""``python -m tests.benchmarks.load URL CONCURRENCY N COUNT`` sends sample requests: latencies and throughput
-as JSON.
+"""A load generator: ``python -m tests.benchmarks.load URL CONCURRENCY N COUNT``.
+
+It sends COUNT requests for N samples each, and prints throughput and latencies as JSON.
 """
 
 import asyncio
@@ -13,8 +14,10 @@ import numpy as np
 
 
 async def load(url: str, concurrency: int, n: int, count: int) -> dict[str, float]:
-    """Requests with seeds of their own, ``concurrency`` at a time; images a second, and percentiles in
-    milliseconds.
+    """Send requests with different seeds, ``concurrency`` at a time.
+
+    Returns:
+        Images per second, and percentiles of the latency in milliseconds.
     """
     spent: list[float] = []
     seeds = itertools.count()

@@ -1,4 +1,4 @@
-"""The parts that run without Ray, against the bare work."""
+"""The mathematics and the network without Ray, compared with the bare work."""
 
 from contextlib import nullcontext
 
@@ -42,8 +42,7 @@ def test_nearest_correlation(compare, latents):
 
 
 def original_factor(latents: np.ndarray) -> np.ndarray:
-    """The paper's way, from its method: float64 moments, D'Errico's nearestSPD by an SVD, a
-    Cholesky factor."""
+    """The paper's method: float64 moments, D'Errico's nearestSPD by an SVD, and a Cholesky factor."""
     augmented = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
     gram = np.cos(np.pi / 2 * (1 - augmented.T @ augmented / len(augmented)))
     _, singular, right = np.linalg.svd(gram)
@@ -60,7 +59,7 @@ def original_factor(latents: np.ndarray) -> np.ndarray:
 
 
 def clipped_factor(moments: MomentSums) -> np.ndarray:
-    """The quick repair, which the product does without: eigenvalues clipped, rows scaled to unit length."""
+    """A quick repair that the package does not use: clip the eigenvalues, then scale rows to unit length."""
     values, vectors = linalg.eigh(gram_matrix(moments.moment_matrix), driver="evd", check_finite=False)
     root = vectors * np.sqrt(np.maximum(values, SAMPLING_FLOOR))
     root /= np.linalg.norm(root, axis=1, keepdims=True)
@@ -81,7 +80,7 @@ def test_fit(compare, latents, repair):
 
 
 def bare_loop(prior: Prior, dtype: type[np.floating]) -> None:
-    """Sixteen blocks of one component: normals, product, sign."""
+    """Draw sixteen blocks of one component: normals, product, sign."""
     rng, factor = np.random.default_rng(0), prior.factors[0].T.astype(dtype)
     for _ in range(16):
         np.sign(rng.standard_normal((BLOCK, N + 1), dtype=dtype) @ factor)
@@ -95,7 +94,7 @@ def test_sampling(compare, latents, dtype):
 
 
 def test_sampling_a_mixture(compare, latents):
-    """Fifty components, whose rows a block draws together: five of 256 a component."""
+    """Fifty components; a block draws the rows of one component together, about five of 256."""
     one = fit_sampler("hyperplane", sum_packed(pack(latents), N))
     mixture = Prior(
         sampler="hyperplane", weights=np.full(50, 1 / 50), factors=np.repeat(one.factors, 50, axis=0)
@@ -108,7 +107,7 @@ def test_sampling_a_mixture(compare, latents):
 
 
 def test_tetrachoric(compare):
-    """All pairs of 1,500 bits against SciPy's root finder and bivariate normal on 20 of them."""
+    """All pairs of 1,500 bits, compared with SciPy's root finder and bivariate normal on 20 pairs."""
     rng = np.random.default_rng(0)
     pairs, few = N * (N - 1) // 2, 20
     first, second = rng.uniform(0.1, 0.9, (2, pairs))
@@ -124,7 +123,7 @@ def test_tetrachoric(compare):
     compare(
         lambda: tetrachoric(first, second, both),
         lambda: [one(*pair) for pair in zip(first[:few], second[:few], both[:few], strict=True)],
-        f"as fast as SciPy on {few} of {pairs} pairs: {pairs // few} times that for a pair",
+        f"as fast as SciPy on {few} of {pairs} pairs; per pair, multiply by {pairs // few}",
     )
 
 
@@ -159,7 +158,7 @@ def test_encoding(compare):
 
 
 @pytest.mark.parametrize("beside", [nullcontext, busy_neighbour])
-def test_batches_on_a_thread_each(compare, beside):
+def test_batches_on_one_thread_each(compare, beside):
     network, precision = LatentBernoulliAutoencoder(presets.get("cifar10").model), "bfloat16"
     latents = np.random.default_rng(0).choice([-1, 1], (256, 576)).astype(np.int8)
     codec = Codec(network, precision)
@@ -179,7 +178,7 @@ def test_batches_on_a_thread_each(compare, beside):
 
 
 def test_normals(compare, latents):
-    """One typical normal; what depends on the factor only is made before."""
+    """One typical normal; what depends on the factor alone is computed before."""
     normals = Normals(factor=pooled_factor(sum_packed(pack(latents), N)), latent_dim=N)
     rng = np.random.default_rng(0)
     sides = rng.standard_normal(N + 1)

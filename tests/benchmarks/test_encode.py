@@ -1,5 +1,6 @@
-"""Encoding jobs against a bare loop in this process, and against one as the original's; searching against
-FAISS itself.
+"""Encoding jobs compared with bare loops in this process; searching compared with FAISS itself.
+
+One bare loop is ours without Ray, with either image decoder; the other works as the paper's original code.
 """
 
 import io
@@ -52,7 +53,7 @@ def torchvisions(data: bytes) -> np.ndarray:
 
 
 def bare(codec: Codec, path: Path, out: Path, decode) -> float:
-    """Images a second of reading, decoding, encoding and writing in one process with all cores."""
+    """Images per second of reading, decoding, encoding and writing in one process with all cores."""
     started, packed = time.perf_counter(), []
     for batch in pq.ParquetFile(path).iter_batches(1024):
         cells = batch["image"].field("bytes").to_pylist()
@@ -67,7 +68,7 @@ def bare(codec: Codec, path: Path, out: Path, decode) -> float:
 
 @torch.inference_mode()
 def plain(path: Path) -> float:
-    """Images a second as the original's: float32, contiguous, Pillow, batches of 512."""
+    """Images per second of a loop as in the original code: float32, contiguous, Pillow, batches of 512."""
     network = LatentBernoulliAutoencoder(CONFIG.model).eval()
     cells = next(pq.ParquetFile(path).iter_batches(2048))["image"].field("bytes").to_pylist()
     started = time.perf_counter()
@@ -80,13 +81,13 @@ def plain(path: Path) -> float:
 
 
 def peak(process: Path) -> int:
-    """The largest resident size that a process has had, MB."""
+    """The peak resident memory of a process, in MB."""
     line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
 
 
 def watch_encoders(stop: threading.Event, found: list[int]) -> None:
-    """The peaks of encoders as long as the event is not set."""
+    """Append the peak memory of every encoder to ``found`` until the event is set."""
     while not stop.wait(0.5):
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, StopIteration):
@@ -97,7 +98,7 @@ def watch_encoders(stop: threading.Event, found: list[int]) -> None:
 @pytest.mark.filterwarnings("ignore:The image decoding")
 def test_encoding_jobs(model, tmp_path):
     tables = {count: smooth_images(tmp_path / f"{count}.parquet", count) for count in (FEW, IMAGES)}
-    for actor in range(2):  # a file is a shard of its own, so that the empty pipeline has as many actors
+    for actor in range(2):  # two files are two shards, so the empty job starts two actors as well
         smooth_images(tmp_path / "empty" / f"{actor}.parquet", 1)
     tables[2] = tmp_path / "empty"
 
@@ -106,7 +107,7 @@ def test_encoding_jobs(model, tmp_path):
             address="local", num_cpus=2, object_store_memory=2**31, log_to_driver=False
         )  # as a job starts it
         stop, peaks, driver = threading.Event(), [0], Path("/proc/self")
-        (driver / "clear_refs").write_text("5")  # its peak begins anew
+        (driver / "clear_refs").write_text("5")  # resets the driver's peak memory
         thread = threading.Thread(target=watch_encoders, args=(stop, peaks))
         thread.start()
         started = time.perf_counter()
@@ -116,7 +117,7 @@ def test_encoding_jobs(model, tmp_path):
         thread.join()
         assert "Spilled" not in memory_summary(stats_only=True)
         ray.shutdown()
-        return result, spent, f"{max(peaks)} MB of an encoder and {peak(driver)} MB of the driver"
+        return result, spent, f"{max(peaks)} MB in an encoder and {peak(driver)} MB in the driver"
 
     codec = load_model(model, best_precision(torch.device("cpu")), "cpu")
 
@@ -134,15 +135,15 @@ def test_encoding_jobs(model, tmp_path):
         beside, *_ = job(IMAGES, "beside")
     last = bares()
     steady, net = whole[0]["images_per_second"], IMAGES / (whole[1] - empty[1])
-    print(f"\nbare loops, images a second: {first} and {last}")
+    print(f"\nbare loops, images per second: {first} before and {last} after")
     for name in first:
         base = (first[name] * last[name]) ** 0.5
         print(
-            f"against {name}: steady {steady:.0f}/s is {steady / base:.2f}, whole less empty {net:.0f}/s is"
-            f" {net / base:.2f}"
+            f"ratio to {name}: {steady / base:.2f} for the steady rate ({steady:.0f}/s), {net / base:.2f} for"
+            f" the whole job less an empty one ({net:.0f}/s)"
         )
     print(f"beside a busy neighbour {beside['images_per_second']:.0f}/s")
-    print(f"empty job {empty[1]:.1f} s; at most {few[2]} for {FEW} images, {whole[2]} for {IMAGES}")
+    print(f"empty job {empty[1]:.1f} s; peak memory {few[2]} for {FEW} images, {whole[2]} for {IMAGES}")
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding")
@@ -192,6 +193,6 @@ def test_searching(codes, compare):
     compare(
         lambda: nearest_in(table, query[None], 20),
         direct,
-        "as fast as reading the table and asking FAISS, in one process",
+        "as fast as reading the table and searching with FAISS, in one process",
     )
     ray.shutdown()

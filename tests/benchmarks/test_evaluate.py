@@ -1,8 +1,7 @@
-"""An evaluation of 10,000 images and five priors against the bare work of it in one process, both on two
-cores.
+"""An evaluation of 10,000 images and five priors, compared with its bare work in one process.
 
-Bare work: sampling, decoding, features. The job then compares features, edits, paths, rates and neighbours,
-too.
+Both use two cores. The bare work is encoding, sampling, decoding and features. The job also compares
+features, edits, paths, rates and neighbours.
 """
 
 import json
@@ -40,7 +39,7 @@ def cluster() -> Iterator[None]:
 
 
 class Idle:
-    """An actor that holds what those of an evaluation hold, and does nothing."""
+    """An actor that holds the same objects as one of an evaluation, and does nothing."""
 
     def __init__(self, *, extractor: ray.ObjectRef, device: str) -> None:
         self.extractor = ray.get(extractor).to(device)
@@ -50,14 +49,14 @@ class Idle:
 
 
 def start_up(extractor: FeatureExtractor) -> float:
-    """Seconds until two such actors have answered."""
+    """Seconds until two :class:`Idle` actors have answered."""
     started = time.perf_counter()
     list(run_on_actors(range(4), Idle, extractor=ray.put(extractor)))
     return time.perf_counter() - started
 
 
 def bare(extractor: FeatureExtractor) -> float:
-    """Seconds for encoding, sampling, decoding and features of the same images, in this process."""
+    """Seconds for encoding, sampling, decoding and features of the same images in this process."""
     torch.set_num_threads(2)
     bundle, started = extractor.bundle, time.perf_counter()
     images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
@@ -74,7 +73,7 @@ def test_evaluation(tmp_path):
     given |= {"data": str(SAMPLE), "train_data": str(SAMPLE), "priors": ",".join(PRIORS), "cache": str(cache)}
 
     def run(name: str) -> tuple[float, float, float]:
-        """Seconds of the whole job, of feature extraction, and of those in which only the driver works."""
+        """Seconds of the whole job, of feature extraction, and of the work that only the driver does."""
         started = time.perf_counter()
         evaluate(out=str(tmp_path / name), **given)
         whole = time.perf_counter() - started
@@ -109,9 +108,9 @@ def test_evaluation(tmp_path):
     for name, seconds in (("the job", whole), ("feature extraction", extraction)):
         ratios = [(s - start) / base for s in seconds for start, base in zip(starts, bases, strict=True)]
         print(
-            f"{name}, less the start of actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f}"
+            f"{name}, without starting actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f}"
             f" to"
             f" {max(ratios):.2f} times the bare work ({min(bases):.1f} to {max(bases):.1f} s)"
         )
     shares = [driver / seconds for driver, seconds in zip(alone, whole, strict=True)]
-    print(f"only the driver works for {min(shares):.0%} to {max(shares):.0%} of the time")
+    print(f"only the driver works during {min(shares):.0%} to {max(shares):.0%} of the time")

@@ -1,7 +1,7 @@
-"""Two million synthetic latents of 1,500 bits: the kernel against a bare product, the task graph against the
-kernel.
+"""Moment sums of two million synthetic latents of 1,500 bits.
 
-``LBAE_BENCH_ROWS`` sets another number of rows.
+The kernel is compared with bare products, and the task graph with the kernel. ``LBAE_BENCH_ROWS`` sets
+another number of rows.
 """
 
 import os
@@ -47,7 +47,10 @@ def test_kernel_against_a_bare_product(compare, block):
 
 
 def test_kernel_against_float64(compare, block):
-    """NumPy sums an eighth of the rows, already unpacked, eight times: all of them do not fit as float64."""
+    """NumPy multiplies an eighth of the rows eight times: as float64, all of them would not fit in memory.
+
+    Its rows are unpacked beforehand.
+    """
     latents = unpack(block[: len(block) // 8], N).astype(np.float64)
     compare(
         lambda: sum_packed(block, N),
@@ -57,11 +60,11 @@ def test_kernel_against_float64(compare, block):
 
 
 def test_graph_against_the_kernel(tmp_path: Path):
-    """Rounds in turn on warm workers; the kernel works with two threads, the graph with two tasks of one
+    """Kernel and graph take turns on warm workers: the kernel on two threads, the graph with two tasks of one
     thread.
 
-    The smallest table is read once before the timed runs of a round: tasks that follow seconds of idling are
-    up to half as slow again, whichever table they read.
+    The smallest table is read once before the timed runs of a round, because tasks after seconds of idling
+    take up to 1.5 times as long, whichever table they read.
     """
     bits = packed(ROWS)
     tables = {
@@ -97,9 +100,9 @@ def test_graph_against_the_kernel(tmp_path: Path):
     for share, seconds in graph.items():
         a_row = np.array(seconds[1:]) * share / graph[1][1:]
         print(
-            f"  {ROWS // share:,} rows: {np.median(seconds[1:]):.2f} s; a row takes {np.median(a_row):.2f}"
-            f" ({a_row.min():.2f} to {a_row.max():.2f}) times as long as in the largest table;"
-            f" peak memory of a worker {peaks[share] / 2**20:.0f} MB, the latents"
+            f"  {ROWS // share:,} rows: {np.median(seconds[1:]):.2f} s; time per row {np.median(a_row):.2f}"
+            f" ({a_row.min():.2f} to {a_row.max():.2f}) times that of the largest table;"
+            f" peak memory of a worker {peaks[share] / 2**20:.0f} MB, size of the latents"
             f" {bits.nbytes / share / 2**20:.0f} MB"
         )
 

@@ -1,6 +1,6 @@
-"""What an image takes of the network, and stages of images: a line through two sizes, held against a third.
+"""The cost of one image in the network, and how the time of the stages grows with the number of images.
 
-``docs/scaling.md`` is fed by this.
+A line through the times of two sizes predicts the time of a third. ``docs/scaling.md`` uses these figures.
 """
 
 import statistics
@@ -31,12 +31,12 @@ ROUNDS, ROWS = 5, 128
 
 
 def stored(uri: str) -> int:
-    """Bytes of the files of an artifact."""
+    """Size of an artifact's files in bytes."""
     return sum(info["size"] for _, info in resolve(uri).files())
 
 
 @pytest.mark.parametrize("preset", ["mnist", "cifar10", "celeba", "celeba128", "celeba256"])
-def test_an_image(preset: str) -> None:
+def test_cost_of_one_image(preset: str) -> None:
     torch.set_num_threads(1)
     config = presets.get(preset).model
     codec = Codec(LatentBernoulliAutoencoder(config), best_precision(torch.device("cpu")))
@@ -56,7 +56,7 @@ def test_an_image(preset: str) -> None:
         operations = counter.get_total_flops() / codec.rows / 1e9
         print(
             f"\n{preset}, {name}: {operations:.2f} GFLOP, {middle:.0f} ({low:.0f} to {high:.0f})"
-            f" microseconds of a core"
+            f" microseconds on one core"
         )
 
 
@@ -67,7 +67,7 @@ def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
     save_model(Output(model, "model", parents={}, config=config.to_dict()), network, config, {"images": 0})
     ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
     seconds: dict[str, list[float]] = {"encode": [], "reduce": [], "fit": []}
-    for count in (min(SIZES), *SIZES):  # the first only starts Ray's workers
+    for count in (min(SIZES), *SIZES):  # the first round only starts Ray's workers
         data = smooth_images(tmp_path / str(count) / "data.parquet", count)
         made = {name: f"{tmp_path}/{count}/{name}" for name in ("latents", "moments")}
         bundle = f"{tmp_path}/{count}/bundle"
@@ -92,6 +92,6 @@ def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
         fixed = small - each * SIZES[0]
         guess = fixed + each * SIZES[2]
         print(
-            f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s a million ; {SIZES[2]:,}: {guess:.1f} s, took"
-            f" {large:.1f} s"
+            f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s per million images; {SIZES[2]:,} images: predicted"
+            f" {guess:.1f} s, took {large:.1f} s"
         )

@@ -1,8 +1,7 @@
-"""The service under load from a second process, against the bare work in one process and a hello-world
-deployment.
+"""The service under load from a second process, compared with bare work and a hello-world deployment.
 
-Bundles: untrained networks of the presets, 50 components over the bundled digits' latents, which cost what
-trained ones do.
+The bundles hold untrained networks of the presets and 50 components fitted to latents of the bundled digits.
+Their requests take as long as those of trained bundles.
 """
 
 import json
@@ -33,7 +32,7 @@ from tests.benchmarks.conftest import busy_neighbour, untrained
 from tests.distributed.soak import megabytes
 
 PORT, N, CONCURRENCY, REQUESTS = 18126, 16, 16, 160
-REPLICAS = {"fused": 2, "split": 6}  # with the one that holds the bundle
+REPLICAS = {"fused": 2, "split": 6}  # including the replica of the registry
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,7 +54,7 @@ def load(path: str, concurrency: int, n: int, count: int) -> dict[str, float]:
 
 
 def bare(bundle: Bundle, requests: int, n: int) -> float:
-    """Seconds for sampling, decoding in full batches and writing grids."""
+    """Seconds for sampling, decoding in full batches and writing grids in this process."""
     started = time.perf_counter()
     together = max(1, bundle.codec.rows // n)
     for first in range(0, requests, together):
@@ -66,7 +65,7 @@ def bare(bundle: Bundle, requests: int, n: int) -> float:
 
 
 def cpu_seconds() -> float:
-    """Of all processes there are."""
+    """CPU seconds used so far by all running processes of this machine."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -76,7 +75,7 @@ def cpu_seconds() -> float:
 
 @contextmanager
 def hello(answer: bytes, replicas: int) -> Iterator[float]:
-    """Replicas that import torch and answer at once, behind the same proxy; the seconds until they did."""
+    """Serve replicas that import torch and answer at once, behind the same proxy; yield the start-up time."""
 
     @serve.deployment(max_ongoing_requests=100, num_replicas=replicas, ray_actor_options={"num_cpus": 0})
     class Hello:
@@ -122,9 +121,9 @@ def test_serving(bundle, topology):
     print(
         f"\n{Path(bundle).parent.name} {topology}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to"
         f" {max(ratios):.2f})"
-        f" of the bare loop's images a second ({statistics.median(ceilings):.2f} if a request cost a"
-        f" hello-world's more);"
-        f" {many}; {statistics.median(cpu):.0f} ms of CPU a request, without the client's\n"
+        f" of the bare loop's images per second ({statistics.median(ceilings):.2f} if requests cost the bare"
+        f" work plus a hello-world's time);"
+        f" {many}; {statistics.median(cpu):.0f} ms of CPU per request, without the client's\n"
         f"  one image: median {one['p50']} ms, bare {single_ms:.1f} ms,"
         f" hello-world {hello_ms} ms; beside a busy neighbour {beside['images_per_second']} images/s;"
         f" ready in {ready_seconds:.1f} s, hello-world in {hello_seconds:.1f} s"
@@ -143,8 +142,8 @@ print(psutil.Process().memory_full_info().uss // 2**20)
 
 
 def test_memory_of_a_replica(tmp_path):
-    """Of two on a node, after samples, paths and edits; against a process that decodes with the
-    same model.
+    """Memory of two replicas on a node after samples, paths and edits, compared with a process that decodes
+    with the same model.
     """
     made = untrained(tmp_path, "celeba", components="10")
     environment = {**os.environ, **TORCH_RUNTIME_ENV["env_vars"]}
@@ -156,7 +155,7 @@ def test_memory_of_a_replica(tmp_path):
             service.send(sample(64, seed=seed))
             service.send(interpolate([image, image], steps=8))
             service.send(edit(image, set=["label=7"]))
-        print(f"\nmemory of two replicas, N = 1500: {megabytes()} MB of their own, a bare process {alone} MB")
+        print(f"\nmemory of two replicas, N = 1500: {megabytes()} MB unshared, a bare process {alone} MB")
 
 
 def bare_one(bundle: Bundle, seed: int) -> float:

@@ -1,9 +1,10 @@
-"""Training jobs against a bare loop in a process of its own, and against one as the original's; the cifar10
-preset.
+"""Training jobs with the cifar10 preset, compared with bare loops.
 
-A rate is that of the second epoch with all that ends it: the held-out images, and for the jobs checkpoint and
-TensorBoard. ``python -m tests.benchmarks.test_train``, with ``TORCH_RUNTIME_ENV`` in its environment, is the
-bare loop.
+One bare loop is our training step in a process of its own: ``python -m tests.benchmarks.test_train`` with
+``TORCH_RUNTIME_ENV`` in its environment. The other works as the paper's original code.
+
+Rates of jobs and of our loop are those of the second epoch, with the held-out images; those of jobs also
+include checkpoint and TensorBoard.
 """
 
 import functools
@@ -49,7 +50,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bare() -> float:
-    """Images a second of two threads in a process with a worker's memory settings."""
+    """Images per second of the bare loop in a process with a worker's memory settings."""
     command, environment = (
         [sys.executable, "-m", "tests.benchmarks.test_train"],
         {**os.environ, **TORCH_RUNTIME_ENV["env_vars"]},
@@ -59,8 +60,9 @@ def bare() -> float:
 
 
 def bare_in_a_worker(folder: Path) -> float:
-    """The bare loop as all that a worker of Ray Train does: where our job has that rate, the rest of the loss
-    is Ray's.
+    """Images per second of the bare loop as the only work of a Ray Train worker.
+
+    If our job has this rate, then what it loses against the plain bare loop is due to Ray.
     """
 
     def loop(where: dict[str, str]) -> None:
@@ -78,7 +80,7 @@ def bare_in_a_worker(folder: Path) -> float:
 
 
 def bare_loop() -> float:
-    """Images a second in the second of two epochs over images in memory."""
+    """Images per second in the second of two epochs over images in memory."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     precision = best_precision(torch.device("cpu"))
     network = LatentBernoulliAutoencoder(CONFIG.model).to(memory_format=torch.channels_last)
@@ -102,7 +104,7 @@ def bare_loop() -> float:
 
 
 class Decoded(Dataset[Tensor]):
-    """Pillow's images of a table, decoded at every access."""
+    """The images of a table, decoded by Pillow at every access."""
 
     def __init__(self, path: Path) -> None:
         self.cells = pq.read_table(path)["image"].to_pylist()
@@ -116,8 +118,7 @@ class Decoded(Dataset[Tensor]):
 
 
 def plain(path: Path) -> float:
-    """Images a second of a loop as the original's: float32, contiguous, images decoded anew in
-    this process."""
+    """Images per second of a loop as in the original code: float32, contiguous, decoding in this process."""
     network = LatentBernoulliAutoencoder(CONFIG.model)
     state = initial_state(network, CONFIG.train)
     batches = iter(DataLoader(Decoded(path), batch_size=BATCH, shuffle=True))
@@ -131,7 +132,7 @@ def plain(path: Path) -> float:
 
 @pytest.mark.filterwarnings(
     "ignore:subprocess .* is still running:ResourceWarning"
-)  # Ray's own, which it ends by their ids
+)  # Ray's own processes, which it ends by their ids
 def test_training_jobs(table, tmp_path):
     def on_ray(rate: Callable[[], float]) -> float:
         ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)

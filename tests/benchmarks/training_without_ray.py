@@ -1,9 +1,8 @@
-"""The training loop alone, as on a GPU machine without Ray: ``python -m
-tests.benchmarks.training_without_ray``.
+"""The training loop alone, without Ray: ``python -m tests.benchmarks.training_without_ray [PRESET ...]``.
 
-For every preset named (cifar10 and celeba by default) images a second of an epoch over resident images,
-against the same step over one batch that is on the device already, and the arithmetic of a step against that
-of a large matrix product.
+For each preset (by default cifar10 and celeba) it prints the images per second of an epoch over resident
+images. It compares them with the same step over one batch on the device, and the operations per second with
+those of a large matrix product.
 """
 
 import sys
@@ -23,7 +22,7 @@ STEPS, SIDE = (100, 8192) if DEVICE.type == "cuda" else (4, 2048)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time of the second of two runs."""
+    """Seconds of the second of two runs."""
     spent = 0.0
     for _ in range(2):
         if DEVICE.type == "cuda":
@@ -37,13 +36,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def peak() -> float:
-    """Operations a second of a product of two large bfloat16 matrices."""
+    """Operations per second of a product of two large bfloat16 matrices."""
     a, b = (torch.randn(SIDE, SIDE, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     return 10 * 2 * SIDE**3 / seconds(lambda: [a @ b for _ in range(10)])
 
 
 def measure(preset: str) -> None:
-    """Print the figures of a preset."""
+    """Print the figures for a preset."""
     config, precision = presets.get(preset), best_precision(DEVICE)
     network = LatentBernoulliAutoencoder(config.model).to(DEVICE).to(memory_format=torch.channels_last)
     state, batch = initial_state(network, config.train), config.train.batch_size
@@ -64,8 +63,8 @@ def measure(preset: str) -> None:
         step()
     share = counter.get_total_flops() * loop / batch / peak()
     print(
-        f"{preset}: {loop:,.0f} images/s, {loop / bare:.2f} of {bare:,.0f} on one batch, {share:.2f} of a"
-        f" product's speed"
+        f"{preset}: {loop:,.0f} images/s, {loop / bare:.2f} of the {bare:,.0f} images/s on one batch;"
+        f" {share:.2f} of the operations per second of a matrix product"
     )
 
 

@@ -57,7 +57,7 @@ def test_classes_that_only_held_out_rows_have_are_refused(ray_session, tmp_path)
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(200), {"label": labels}))
     found = scan(table, ["label"])
     with pytest.raises(
-        UserError, match=rf"column 'label' is known for {held.sum()} of the 200 rows .* all of them held out"
+        UserError, match=rf"column 'label' has a value in {held.sum()} of the 200 rows .*all of them held out"
     ):
         column_partition(draw_subset(table, found, "label"), found, "label")
 

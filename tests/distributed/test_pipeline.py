@@ -201,7 +201,7 @@ def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
     moments, parents = str(tmp_path / "m"), {"model": manifest.parents["model"]}
     output = Output(moments, "moment sums", parents=parents, config={})
     save_moments(output, sums, Lineage(tables={"t1": 500, "t2": 100}, parts={}), {})
-    with pytest.raises(UserError, match=r"are of latents t1, t2, not of .*latents alone"):
+    with pytest.raises(UserError, match=r"cover the latent tables t1, t2, not .*latents alone"):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
 
@@ -212,7 +212,7 @@ def test_one_row_makes_no_prior(pipeline, tmp_path):
     one = sum_packed(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
     parents = {"model": manifest.parents["model"]}
     save_moments(Output(moments, "moment sums", parents=parents, config={}), one, lineage, {})
-    with pytest.raises(UserError, match=r"sums 1 row; a prior needs at least 2"):
+    with pytest.raises(UserError, match=r"rows in moment sums .*: 1; a prior needs at least 2"):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
 

@@ -76,7 +76,7 @@ def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "0.1")
     with pytest.raises(UserError, match=r"3 CPUs are needed; the cluster has 2 .*: give fewer replicas"):
         application(pipeline.bundle, replicas=3)
-    with pytest.raises(UserError, match="2 replicas, max_replicas 1; allowed: 1 or more replicas"):
+    with pytest.raises(UserError, match="replicas is 2, max_replicas is 1; allowed: replicas from 1"):
         application(pipeline.bundle, replicas=2, max_replicas=1)
 
 
@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_refused(pipeline):
         with (
             pytest.raises(
                 UserError,
-                match=f"port {port} at 127.0.0.1 is taken: process {os.getpid()} .*listens there; end it, or",
+                match=f"port {port} at 127.0.0.1 is taken: process {os.getpid()} .*listens there; stop it,",
             ),
             serving(pipeline.bundle, port),
         ):
@@ -232,7 +232,7 @@ def test_what_clients_do_to_a_service(pipeline):
         url = facts["url"]
         with (
             pytest.raises(
-                UserError, match=f"Ray Serve listens at 127.0.0.1, port {PORT}, on this cluster already"
+                UserError, match=f"Ray Serve already listens at 127.0.0.1, port {PORT}, on this cluster"
             ),
             serving(pipeline.bundle, PORT + 5),
         ):

@@ -65,7 +65,7 @@ def test_a_service_of_another_ray_keeps_its_port(pipeline):
         outcome = run_job("serve", "--bundle", pipeline.bundle, "--port", PORT)
         assert outcome.code == 2
         assert f"port {PORT} at 127.0.0.1 is taken: process {proxy.pid} (" in outcome.error
-        assert "listens there; end it, or give another --port" in outcome.error
+        assert "listens there; stop it, or give another --port" in outcome.error
         assert proxy.is_running()
 
 

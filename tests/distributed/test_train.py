@@ -285,9 +285,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manag
         ),
         (
             ActorDiedError(START),
-            r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or begin anew",
+            r"checkpoints in /s/run cannot be read \(.*no JSON\); restore that folder, or start over",
         ),
-        (ActorDiedError(), r"Ray Train's controller died \(.*\); the same command goes on from /s$"),
+        (ActorDiedError(), r"Ray Train's controller died \(.*\); run the same command .* resume from /s$"),
     ],
     ids=["process group", "full disk", "another error of a disk", "damaged storage", "death"],
 )

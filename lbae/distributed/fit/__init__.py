@@ -1,1 +1,1 @@
-"""Fitting a prior in Ray tasks."""
+"""Fitting a prior with Ray tasks."""

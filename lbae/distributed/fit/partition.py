@@ -31,12 +31,12 @@ _BITS_PER_ROW = 3  # a component has at least N / 3 rows on average
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000
-_DECODED_ROWS, _DECODED_VALUES = 2**12, 2**24  # images decoded at a time at most, and their pixels' channels
+_DECODED_ROWS, _DECODED_VALUES = 2**12, 2**24  # most rows and pixel values decoded at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Rows drawn uniformly, as many as fit in memory, and their latents; ``held_out`` are not fitted."""
+    """Uniformly drawn rows that fit in memory, and their latents; ``held_out`` marks those not fitted."""
 
     rows: pa.Table
     latents: Int8[np.ndarray, "K N"]
@@ -44,9 +44,9 @@ class Subset:
 
 
 def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
-    """A uniform subset of the rows: the same for any number of tasks and any order of the table.
+    """A uniform subset of about 60,000 rows, the same for any number of tasks and any order of the table.
 
-    Tables are often sorted by class.
+    Not the first rows, because tables are often sorted by class. ``by`` is a column to read as well.
     """
     rows = draw_rows(table, found, ["key", "latent", *([by] if by else [])], _SUBSET_ROWS)
     return Subset(
@@ -55,7 +55,7 @@ def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
 
 
 def draw_rows(table: LatentTable, found: Scan, columns: list[str], most: int) -> pa.Table:
-    """About ``most`` rows of a table, drawn uniformly by their keys and in the order of the draw."""
+    """About ``most`` rows of a table, drawn uniformly by a hash of the key and sorted by that hash."""
     share = min(1.0, most / found.rows)
     tasks = [
         _draw.remote(table, row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)
@@ -74,7 +74,11 @@ def _draw(table: LatentTable, row_groups: list[RowGroup], columns: list[str], sh
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """The component of every row, the covariance pooled within components, and how far they shrink to it."""
+    """A partition of rows into ``count`` components.
+
+    ``partitioner`` maps rows with ``columns`` to components. ``within`` is the covariance pooled within the
+    components, and ``shrinkage`` how far components with few rows shrink toward it.
+    """
 
     count: int
     partitioner: Partitioner
@@ -87,7 +91,8 @@ class Partition:
 def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     """One component per value of a column; rows without a value belong to none.
 
-    UserError for more values than a class column may have, and for a column known of held-out rows only.
+    UserError for a column with no value or with more than MAX_CLASSES, and for one whose values in the subset
+    are all in held-out rows.
     """
     if not 0 < len(found.values[column]) <= MAX_CLASSES:
         raise UserError(
@@ -103,8 +108,8 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     known = labels >= 0
     if not (known & ~subset.held_out).any():
         raise UserError(
-            f"column {column!r} is known for {int(known.sum())} of the {len(known)} rows that were drawn to"
-            " learn from, all of them held out: too few for one component per value"
+            f"column {column!r} has a value in {int(known.sum())} of the {len(known)} rows drawn for fitting,"
+            " all of them held out: too few for one component per value"
         )
     scored: ScoredPartition = ray.get(
         _try_classes.remote(subset.latents[known], subset.held_out[known], labels[known])
@@ -122,13 +127,13 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
 def cluster_partitions(
     table: LatentTable, subset: Subset, codec: Codec, attributes: int, count: int | None, seed: int
 ) -> Iterator[Partition]:
-    """Partitions by k-means on the appearance of the decoded images, each computed when it is asked for.
+    """Yield partitions by k-means on the appearance of the decoded images, each computed on demand.
 
     Args:
         table: the latent table.
         subset: the rows to learn from.
         codec: decodes latents.
-        attributes: number of attributes in the prior, which count in its size.
+        attributes: number of attributes, which add to the prior's size.
         count: number of clusters; None tries decreasing counts, from the most that rows and bundle size
             allow.
         seed: seed of the clustering.
@@ -140,7 +145,7 @@ def cluster_partitions(
         )
     if not len(train):
         raise UserError(
-            f"all {len(subset.held_out)} rows are held out of clustering; give a table of more rows"
+            f"all {len(subset.held_out)} rows are held out of clustering; give a table with more rows"
         )
     shared, step = ray.put(codec), _decoded_rows(codec)
     tasks = [_appearance.remote(shared, train[i : i + step]) for i in range(0, len(train), step)]
@@ -178,9 +183,9 @@ def _decoded_rows(codec: Codec) -> int:
 
 
 def _cluster_counts(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
-    """Numbers of clusters to try, most first, with enough rows per component and a prior of limited size.
+    """Numbers of clusters to try, largest first: enough rows per component, and a prior of limited size.
 
-    One only, if no rows are held out to tell whether more clusters would memorize.
+    Only 1 if no rows are held out, because nothing could then tell whether more clusters memorize.
     """
     rows, bits = table.manifest.rows, table.latent_dim
     most = min(_BITS_PER_ROW * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))

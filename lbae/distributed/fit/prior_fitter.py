@@ -1,6 +1,6 @@
-"""Fitting priors, one per partition of the table, and the choice of the one that is published.
+"""Fit one prior per partition of a table, and choose the one to publish.
 
-The moment sums of each component are made by tasks, and a task per component turns them into a factor.
+Tasks compute the moment sums of each component, and one task per component turns them into a factor.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ Moments = tuple[np.ndarray, np.ndarray]  # E[y] and E[y yT]
 
 @dataclass(frozen=True, kw_only=True)
 class FittedPrior:
-    """A prior, facts about each component, and the moments of the prior's latents."""
+    """A prior, facts about each component, and the expected moments of the prior's samples."""
 
     prior: Prior
     facts: list[dict[str, Any]]
@@ -38,8 +38,8 @@ class FittedPrior:
 class PriorFitter:
     """Fits one prior per partition of a table, and chooses among them.
 
-    A component without labels for an attribute uses its overall mean, ``attribute_means``. ``scratch`` is the
-    URI of a folder for the rows by component.
+    A component without labels for an attribute uses the attribute's overall mean, in ``attribute_means``.
+    ``scratch`` is the URI of a folder for a copy of the rows, grouped by component.
     """
 
     table: LatentTable
@@ -52,7 +52,9 @@ class PriorFitter:
     def choose(
         self, partitions: Iterable[Partition], subset: Subset
     ) -> tuple[FittedPrior, list[dict[str, Any]]]:
-        """The first prior that does not memorize training latents, else the last; facts about all fitted."""
+        """Return the first prior that does not memorize training latents, else the last, and facts about all
+        that were tried.
+        """
         known, unseen = subset.latents[~subset.held_out], subset.latents[subset.held_out]
         held_out = nearest_facts(unseen, known) if len(unseen) else None
         tried = []
@@ -87,7 +89,7 @@ class PriorFitter:
         return FittedPrior(prior=prior, facts=facts, moments=means)
 
     def _component_tasks(self, partition: Partition) -> dict[int, ray.ObjectRef]:
-        """The task of each component: only its factor comes back to this process, not its sums."""
+        """Start one task per component; the moment sums never travel to this process."""
         columns = dict.fromkeys([*partition.columns, *(attribute.column for attribute in self.attributes)])
         settings = self.sampler, ray.put(partition.within), partition.shrinkage, self.attribute_means
         grouped = write_grouped(
@@ -109,5 +111,5 @@ def _fit_component(sums: MomentSums, *settings: Any) -> tuple[dict[str, Any], np
 
 @ray.remote
 def single_gaussian_moments(sampler: Sampler, sums: MomentSums) -> Moments:
-    """The moments of a prior of one component, fitted to the sums."""
+    """The expected moments of a one-component prior that is fitted to the sums."""
     return expected_moments(fit_prior(sampler, sums))

@@ -1,4 +1,4 @@
-"""Fitting a latent table on Ray: the prior by components, baselines to compare it with, the pooled factor."""
+"""Fit a latent table on Ray: the prior, baselines to compare it with, the pooled factor, value models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _BASELINES: tuple[Sampler, ...] = ("hyperplane", "direct")  # compared with the 
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """A latent table, its moment sums and their attributes, and the fingerprints of all that was read."""
+    """A latent table, its moment sums and their attributes, and the fingerprints of all inputs."""
 
     table: LatentTable
     sums: MomentSums
@@ -45,7 +45,10 @@ class FitInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """The components of a prior, by number (None for as many as fit) or by a column; its sampler and seed."""
+    """How to fit a prior.
+
+    Components come from the column ``by``, or from clustering into ``components`` (None chooses the number).
+    """
 
     components: int | None
     by: str | None
@@ -55,8 +58,10 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFit:
-    """The fitted prior, facts about all that were tried, moments of priors by name, the pooled factor, and
-    models of the values of attributes.
+    """The fitted prior, the pooled factor, and the value models of the attributes.
+
+    ``tried`` has facts about every prior that was tried, ``moments`` the expected moments of the prior and of
+    the baselines, by name.
     """
 
     fitted: FittedPrior
@@ -67,7 +72,7 @@ class TableFit:
 
 
 def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
-    """Open the inputs; UserError when they do not belong together."""
+    """Open the inputs; UserError unless they belong together."""
     model_manifest = read_manifest(model, model_artifact.KIND)
     table = open_latent_table(absolute(latents))
     sums, moments_manifest = load_moments(moments)
@@ -76,11 +81,11 @@ def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
     lineage = load_lineage(moments, moments_manifest)
     if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
         raise UserError(
-            f"moment sums {moments} are of latents {', '.join(lineage.tables)}, not of {latents} alone"
+            f"moment sums {moments} cover the latent tables {', '.join(lineage.tables)}, not {latents} alone"
             f" ({table.manifest.fingerprint}); reduce that table first"
         )
     if sums.count < 2:
-        raise UserError(f"{moments} sums {sums.count} row; a prior needs at least 2")
+        raise UserError(f"rows in moment sums {moments}: {sums.count}; a prior needs at least 2")
     manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
     return FitInputs(
         table=table,
@@ -95,9 +100,9 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
 
     Args:
         inputs: the table and its moment sums.
-        codec: decodes latents, whose images are clustered.
+        codec: decodes latents into the images that are clustered.
         settings: the components to fit.
-        scratch: URI of a folder for the rows by component.
+        scratch: URI of a folder for a copy of the rows, grouped by component.
     """
     table, sums, by = inputs.table, inputs.sums, settings.by
     pooled = ray.remote(pooled_factor).remote(sums)

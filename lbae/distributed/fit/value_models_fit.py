@@ -1,4 +1,4 @@
-"""Fitting models of the latents of each value of the attribute columns, a task per column."""
+"""Fit a model of the latents of each value of the attribute columns, with one task per column."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from lbae.io.artifacts.attribute_columns import Attribute, indicators
 from lbae.io.artifacts.latent_table import LatentTable, packed_latents
 
 _ROWS = 200_000
-_OWN_CLASSES = 12  # a column of more classes has one correlation
-_CORRELATION_BYTES = 200 * 2**20  # of all columns; beyond it every column has one
+_OWN_CLASSES = 12  # the values of a column with more classes share one correlation
+_CORRELATION_BYTES = 200 * 2**20  # of all columns; beyond that, each column has only one
 
 Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray]
 
@@ -26,7 +26,7 @@ Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray]
 def fit_value_models(table: LatentTable, found: Scan, attributes: Sequence[Attribute]) -> ValueModels:
     """The models of all values of the attributes' columns, fitted to at most about 200,000 rows.
 
-    A column of which only one value occurs has none.
+    A column in which only one value occurs gets no model.
     """
     if not attributes:
         return _joined([], table.latent_dim)
@@ -54,7 +54,7 @@ def _fit_column(rows: pa.Table, bits: int, attributes: dict[int, Attribute], own
     present, absent = indicators(rows, tuple(attributes.values()))
     for j, (position, attribute) in enumerate(attributes.items()):
         masks[position, 1] = present[:, j]
-        if attribute.no is not None or len(attributes) == 1:  # a class alone: the rest is its other value
+        if attribute.no is not None or len(attributes) == 1:  # one class only: unset is its other value
             masks[position, -1] = absent[:, j]
     kept = {value: mask for value, mask in masks.items() if mask.any()}
     if len(kept) < 2:

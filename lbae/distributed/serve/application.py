@@ -38,7 +38,7 @@ REGISTRY = "BundleRegistry"
 
 _INGRESS = "LBAE"
 _MAX_THREADS = 4
-_ROOMY_CPUS = 4  # from here on a second replica takes nothing from the first
+_ROOMY_CPUS = 4  # with as many, a second replica does not slow the first
 _MAX_HEARTBEATS = 1000
 _HEALTH = {"health_check_period_s": 5, "health_check_timeout_s": 10}
 
@@ -82,14 +82,14 @@ def application(
     Args:
         bundle: URI of the bundle, or with ``follow`` of a pointer file that holds its URI.
         follow: swap to the new bundle when the pointer file changes.
-        replicas: replicas of every deployment; by default two where there are four CPUs, else one.
-        max_replicas: autoscale up to as many while requests wait.
-        topology: ``fused`` runs every verb in one deployment. ``split`` runs each in its own: it pays only
-            where verbs scale apart, as with few GPUs for the codec; on one node fused is faster.
+        replicas: replicas of every deployment; by default two on a cluster of four CPUs or more, else one.
+        max_replicas: autoscale up to this number while requests wait; by default no autoscaling.
+        topology: ``fused`` runs every verb in one deployment. ``split`` runs each verb in its own, which pays
+            only where verbs must scale apart, as with few GPUs for the codec; on one node fused is faster.
         limits: of the HTTP application.
 
     Raises:
-        UserError: the cluster has no CPU for every replica, also after a while in which nodes may join.
+        UserError: the cluster lacks CPUs for all replicas, even after waiting for nodes to join.
     """
     uri = absolute(bundle)
     check_bundle(uri, follow)
@@ -144,12 +144,12 @@ def _scaling(least: int, most: int, limits: Limits) -> dict[str, Any]:
 
 
 def replica_range(replicas: int | None, max_replicas: int | None) -> tuple[int, int]:
-    """The least and the most replicas of a deployment. UserError for an empty range."""
+    """The minimum and maximum number of replicas of a deployment. UserError for an empty range."""
     least = (2 if cluster_cpus() >= _ROOMY_CPUS else 1) if replicas is None else replicas
     most = least if max_replicas is None else max_replicas
     if not 1 <= least <= most:
         raise UserError(
-            f"{least} replicas, max_replicas {most}; allowed: 1 or more replicas, and max_replicas no lower"
+            f"replicas is {least}, max_replicas is {most}; allowed: replicas from 1, max_replicas no lower"
         )
     return least, most
 
@@ -160,7 +160,7 @@ def _max_requests(limits: Limits) -> int:
 
 
 def share_of_gpu(gpus: int, replicas: int) -> float:
-    """The fraction of a GPU that lets every replica be placed; replicas share GPUs rather than wait."""
+    """The fraction of a GPU per replica; replicas share GPUs, so that none waits to be placed."""
     return 1 / math.ceil(replicas / gpus) if gpus else 0
 
 
@@ -175,7 +175,7 @@ def check_bundle(uri: str, follow: bool) -> str:
 
 
 class _Ingress:
-    """Takes requests. Serve starts the deployments that it is bound to first."""
+    """Takes requests. Serve first starts the deployments bound to it."""
 
     app: FastAPI
 
@@ -188,7 +188,7 @@ class _Ingress:
 
 
 async def _start_replica(topology: Topology, threads: int) -> Callable[[], Backend]:
-    """Open the bundle, and return the function that gives the ingress its current backend."""
+    """Open the bundle, and return a function that gives the ingress its current backend."""
     if topology == "fused":
         torch.set_num_threads(threads)
         bundles = _replica_bundles(_local_backend_opener())

@@ -18,9 +18,9 @@ from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import KIND, load_bundle, read_pointer
 from lbae.io.artifacts.manifest import read_manifest
 
-_POLL_S = 1.0  # between two looks at the pointer
-_RETRY_S = 5.0  # the same while it names a bundle that cannot be served
-_DEAD_S = 10.0  # a replica without a heartbeat for as long is not waited for
+_POLL_S = 1.0  # between polls of the pointer file
+_RETRY_S = 5.0  # the same after a poll or swap that failed
+_DEAD_S = 10.0  # a swap does not wait for a replica without a heartbeat for this long
 
 logger = logging.getLogger("ray.serve")
 
@@ -44,7 +44,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class RegistryState:
-    """The version that is served, the one that replicas change to, and why the newest request failed."""
+    """The version served, the one replicas change to, and the error if the last swap or poll failed."""
 
     current: BundleVersion
     next: BundleVersion
@@ -78,8 +78,8 @@ class BundleRegistry:
         follow: swap to the new bundle when the pointer file changes.
         keep_s: seconds that a replaced version is held.
 
-    A first bundle that cannot be read is not raised here: the heartbeat reports it. A restarted registry may
-    not need it, because the replicas' heartbeats say which version they serve.
+    A first bundle that cannot be read raises nothing here; heartbeats report the error. A restarted registry
+    may not need that bundle, because the replicas' heartbeats say which version they serve.
     """
 
     def __init__(self, uri: str, follow: bool, keep_s: float) -> None:
@@ -100,9 +100,9 @@ class BundleRegistry:
             self._problem = str(error)
 
     async def swap(self, uri: str) -> BundleVersion | LbaeError:
-        """Make all replicas change to the bundle at a URI.
+        """Start a hot swap to the bundle at a URI, and return its version.
 
-        Errors are returned: Serve would log a raised one with its traceback.
+        Errors are returned, because Serve would log a raised one with its traceback.
         """
         if self._pointer:
             return UserError(
@@ -138,7 +138,7 @@ class BundleRegistry:
     async def fetch(self, version: BundleVersion) -> list[ray.ObjectRef]:
         """The reference to a version's bundle, in a list because Ray would resolve a bare reference.
 
-        LbaeError when its URI holds another bundle by now.
+        LbaeError if the version's URI now holds another bundle.
         """
         await self._ensure_loaded(version)
         return [self._bundles[version.fingerprint]]
@@ -181,7 +181,7 @@ class BundleRegistry:
         return self._next is None or serving.number > self._next.number
 
     async def _recover(self, serving: BundleVersion) -> None:
-        """Continue from the version that a replica serves."""
+        """Resume from the version that a replica serves."""
         async with self._loading:
             if self._is_behind(serving):  # an earlier heartbeat may have brought the same version
                 await self._ensure_loaded(serving)
@@ -203,20 +203,20 @@ class BundleRegistry:
         return self._current, self._next
 
     async def _follow(self, pointer: str) -> None:
-        """Watch the pointer file for as long as the registry lives."""
+        """Poll the pointer file for as long as the registry lives."""
         refused: tuple[str, str] | None = None
         while True:
             await asyncio.sleep(_RETRY_S if self._problem else _POLL_S)
             before = self._problem
             try:
                 refused = await self._poll(pointer, refused)
-            except Exception as error:  # any storage error: what is served stays, and so does the watch
+            except Exception as error:  # any storage error: keep serving and polling
                 refused, self._problem = None, str(error)
             if self._problem and self._problem != before:
                 logger.warning("the service keeps its bundle: %s", self._problem)
 
     async def _poll(self, pointer: str, refused: tuple[str, str] | None) -> tuple[str, str] | None:
-        """Swap when the pointer names another bundle; the URI and fingerprint of one that was refused.
+        """Swap if the pointer names another bundle; return URI and fingerprint of a bundle that was refused.
 
         A refused bundle is not loaded again before the pointer or its manifest changes.
         """

@@ -1,7 +1,7 @@
-"""HAProxy, which ray[serve] brings along on Linux, in front of the replicas.
+"""HAProxy in front of the replicas; ray[serve] installs it on Linux.
 
-It sends requests straight to the replicas; Serve's own proxy takes ten times as long to pass one on
-(docs/results.md).
+It sends requests straight to the replicas. Serve's own proxy adds ten times as much latency
+(docs/measurements.md).
 """
 
 import math
@@ -18,15 +18,15 @@ from lbae.distributed.cluster.resources import cluster_nodes
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
 from lbae.web.limits import DEFAULT_LIMITS
 
-# Every change of replicas replaces HAProxy's worker. The old one knows only the old replicas, and it keeps
-# idle connections for minutes by default: the next request on one gets a 500 (ray#66056). So it must close
-# them within a second, and replicas that stop answer for longer than that. A client that sends a request just
-# as its connection is closed sees it break. That is rare where replicas change only when one dies, but not in
-# an autoscaled service, where no connection is kept.
+# Every change of replicas replaces HAProxy's worker process. The old worker knows only the old replicas, and
+# by default it keeps idle connections for minutes: the next request on one gets a 500 (ray#66056). So it must
+# close them within a second, and replicas that stop must answer for longer than that. A request fails if its
+# connection is closed just as the client sends it. That is rare where replicas change only when one dies. In
+# an autoscaled service they change often, so no connection is kept.
 _CLOSE_IDLE_S = 1
 _DRAINING_S = 5
-_CONNECTS = 3  # attempts to reach a replica; a refusal is never retried, or overload would grow by itself
-_MARGIN_S = 5  # after the service's own limit: the service answers first
+_CONNECTS = 3  # connection attempts per request; a 503 is never retried, which would add to the overload
+_MARGIN_S = 5  # beyond the service's own time limit, so that the service answers first
 _ENDS_S = 5.0
 
 
@@ -36,8 +36,8 @@ def controller_options(
     """Options of Serve's controller that turn HAProxy on; None where it cannot reach all replicas.
 
     HAProxy looks for the replicas of its own node at 127.0.0.1, and for others at their nodes' addresses,
-    where they listen only if ``host`` is 0.0.0.0. A request to a stuck replica is given up, and a worker that
-    a reload replaces is ended, a little after ``max_seconds``: by then every request has its answer. With
+    where they listen only if ``host`` is 0.0.0.0. Five seconds after ``max_seconds``, when every request has
+    its answer, it gives up requests to stuck replicas and stops workers that a reload replaced. With
     ``autoscaled``, connections are closed after each answer.
     """
     reaches_all = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
@@ -65,7 +65,7 @@ def _own_folder() -> str:
 
 
 def _own_files() -> dict[str, str]:
-    """A folder of this user: two users' services on a machine would overwrite files in Ray's fixed one."""
+    """Files in a folder per user; in Ray's fixed folder, services of two users would overwrite them."""
     folder = _own_folder()
     return {
         ray_private.HAPROXY_CONFIG_FILE: f"{folder}/haproxy.cfg",
@@ -77,7 +77,7 @@ def _own_files() -> dict[str, str]:
 
 
 def _free_ports() -> dict[str, str]:
-    """Ports for HAProxy's metrics and statistics, since Ray's fixed ones may be another service's."""
+    """Free ports for HAProxy's metrics and statistics; another service may use Ray's fixed ones."""
     names = (ray_private.HAPROXY_METRICS_PORT, ray_private.HAPROXY_STATS_PORT)
     with socket.socket() as first, socket.socket() as second:
         ports = {}
@@ -88,7 +88,7 @@ def _free_ports() -> dict[str, str]:
 
 
 def end_orphans() -> list[int]:
-    """End the HAProxy processes that a killed service of this user left behind, which still hold its port.
+    """Kill the HAProxy processes that a killed service of this user left behind, and free its port.
 
     Returns:
         Their process ids.
@@ -104,13 +104,13 @@ def end_orphans() -> list[int]:
 
 
 def _is_orphan(process: Process) -> bool:
-    """Whether it is this user's, runs with a configuration of Serve's, and belongs to no Ray any more.
+    """Whether a process is an HAProxy of this user that Ray Serve started and whose Ray has ended.
 
-    Ray starts HAProxy in an actor, so the raylet of a running Ray is among its ancestors.
+    Ray starts HAProxy in an actor, so a Ray that still runs has its raylet among the process's ancestors.
     """
     if process.name != "haproxy" or process.user != os.getuid():
         return False
-    folders = (f"{_own_folder()}/", "/tmp/haproxy-serve/")  # the second is Ray's own choice
+    folders = (f"{_own_folder()}/", "/tmp/haproxy-serve/")  # the second is Ray's default
     if not any(argument.startswith(folders) for argument in process.command):
         return False
     return all(ancestor.name != "raylet" for ancestor in ancestors(process))

@@ -1,4 +1,4 @@
-"""What the service measures, as Ray's metrics, which the nodes' agents show to Prometheus."""
+"""The service's metrics as Ray metrics; the agent of each node exposes them to Prometheus."""
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
@@ -10,12 +10,12 @@ _BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def observe_requests() -> Observe:
-    """Counts and times requests."""
+    """Return a function that counts requests and records their latencies."""
     tags = ("route", "status")
     requests = Counter("lbae_requests", description="Requests answered.", tag_keys=tags)
     latency = Histogram(
         "lbae_request_seconds",
-        description="Time to answer a request.",
+        description="Request latency in seconds.",
         boundaries=list(_BUCKETS_S),
         tag_keys=tags,
     )
@@ -29,16 +29,16 @@ def observe_requests() -> Observe:
 
 
 def observe_batches() -> OnBatch:
-    """Counts the codec's images and measures its batches and what waits behind them."""
-    images = Counter("lbae_images", description="Images through the codec.", tag_keys=("verb",))
+    """Return a function that records the codec's images, batch sizes and waiting requests."""
+    images = Counter("lbae_images", description="Images encoded or decoded.", tag_keys=("verb",))
     rows_of = Histogram(
         "lbae_batch_rows",
-        description="Rows of a codec batch.",
+        description="Rows per codec batch.",
         boundaries=list(_BUCKETS_ROWS),
         tag_keys=("verb",),
     )
     waiting_for = Gauge(
-        "lbae_waiting", description="Requests that wait behind a codec batch.", tag_keys=("verb",)
+        "lbae_waiting", description="Requests waiting behind a codec batch.", tag_keys=("verb",)
     )
 
     def on_batch(verb: str, rows: int, waiting: int) -> None:

@@ -1,4 +1,4 @@
-"""Processes of this machine and the ports they listen on, from /proc; nothing on systems without one."""
+"""Processes of this machine and the ports they listen on, from /proc; empty on systems without /proc."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +38,8 @@ def read_process(pid: int) -> Process | None:
         command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return None
-    if status["State"].startswith("Z") and status["Threads"] == "1":  # while others run, its files stay open
+    # A zombie with more threads has not ended: they still hold its files and sockets open.
+    if status["State"].startswith("Z") and status["Threads"] == "1":
         return None
     user = int(status["Uid"].split()[0])
     return Process(pid, int(status["PPid"]), user, status["Name"], tuple(filter(None, command)))
@@ -53,7 +54,7 @@ def ancestors(process: Process) -> Iterator[Process]:
 
 
 def listener(port: int) -> str:
-    """Who listens on a TCP port, in words: its process, or its user where that is all that can be read."""
+    """Text that says who listens on a TCP port: the process, else its user, else another process."""
     inodes = dict(_listening_sockets(port))
     sockets = {f"socket:[{inode}]" for inode in inodes}
     for process in processes():
@@ -64,7 +65,7 @@ def listener(port: int) -> str:
 
 
 def _open_files(pid: int) -> Iterator[str]:
-    """The targets of a process's open files; none of another user's process."""
+    """The targets of a process's open files; nothing for another user's process."""
     with suppress(OSError):
         for entry in (_PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):  # closed meanwhile

@@ -1,4 +1,4 @@
-"""The bundles that one replica holds, kept as the bundle registry assigns them."""
+"""The bundles that one replica holds, as the bundle registry assigns them."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ class ReplicaBundles:
         self._syncing = asyncio.create_task(self._keep_in_sync())
 
     def current(self) -> Backend:
-        """The backend that is served. It stays usable for the whole of a request."""
+        """The backend to answer from. It stays usable for the whole request."""
         assert self._serving is not None
         return self._held[self._serving.fingerprint]
 
@@ -41,12 +41,12 @@ class ReplicaBundles:
         """The backend of a version that another deployment asks for."""
         if version.fingerprint in self._held:
             return self._held[version.fingerprint]
-        return await asyncio.shield(self._open(version))  # a caller that gives up must not stop the others
+        return await asyncio.shield(self._open(version))  # a cancelled caller must not stop the others
 
     def _open(self, version: BundleVersion) -> asyncio.Task[Backend]:
         if version.fingerprint not in self._opening:
             task = asyncio.create_task(self._open_and_hold(version))
-            # Logged already; without a reader asyncio would report the exception once more.
+            # Read the exception, which is logged already, or asyncio would report it again.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._opening[version.fingerprint] = task
         return self._opening[version.fingerprint]
@@ -64,7 +64,7 @@ class ReplicaBundles:
     async def _sync(self) -> Assignment:
         """Send a heartbeat and apply the assignment, without waiting for bundles to open.
 
-        A replica whose heartbeats stopped while it opens a bundle would be taken for dead.
+        Without heartbeats while a bundle opens, the registry would take this replica for dead.
         """
         assignment: Assignment = await self._registry.heartbeat.remote(
             self._replica, frozenset(self._held), self._serving
@@ -83,5 +83,7 @@ class ReplicaBundles:
             await asyncio.sleep(_HEARTBEAT_S)
             try:
                 await self._sync()
-            except Exception as error:  # Serve restarts a lost registry; this replica serves meanwhile
-                logger.warning("the bundle registry does not answer (%s); %s goes on", error, self._replica)
+            except Exception as error:  # Serve restarts a lost registry; this replica keeps serving
+                logger.warning(
+                    "the bundle registry does not answer (%s); %s keeps serving", error, self._replica
+                )

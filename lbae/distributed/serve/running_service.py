@@ -19,13 +19,13 @@ _NOT_RUNNING = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOY_FAILED, 
 
 
 def is_served() -> bool:
-    """Whether a service of this package runs; the rest of one that could not start does not count."""
+    """Whether a service of this package runs; the remains of a failed start do not count."""
     found = ray_serve.status().applications.get(APP)
     return found is not None and found.status not in _NOT_RUNNING
 
 
 def state(timeout_s: float = 60) -> RegistryState:
-    """What the service serves. LbaeError without a bundle to serve, TimeoutError without an answer."""
+    """What the service serves. LbaeError if it has no bundle, TimeoutError if no answer comes in time."""
     found: RegistryState = _registry().state.remote().result(timeout_s=timeout_s)
     return found
 
@@ -33,7 +33,7 @@ def state(timeout_s: float = 60) -> RegistryState:
 def swap(bundle: str) -> dict[str, Any]:
     """Swap to the bundle at this URI, wait until all replicas serve it, and return both fingerprints.
 
-    UserError or LbaeError when the bundle cannot be served; the service keeps its bundle then.
+    UserError or LbaeError if the bundle cannot be served; the service then keeps the one it has.
     """
     before = state().current
     wanted = _registry().swap.remote(absolute(bundle)).result(timeout_s=_SWAP_S)

@@ -1,4 +1,4 @@
-"""Starting a service on Ray Serve, and taking it down."""
+"""Start a service on Ray Serve, and shut it down."""
 
 import errno
 import logging
@@ -34,20 +34,20 @@ _POLL_S = 0.2
 def serving(
     bundle: str, port: int = 8000, host: str = "127.0.0.1", limits: Limits = DEFAULT_LIMITS, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Serve a bundle on the connected Ray, and take down at the end what was started.
+    """Serve a bundle on the connected Ray cluster, and shut down at the end what was started.
 
     Args:
         bundle: URI of the bundle, or of a pointer file (see ``options``).
         port: port to listen on.
         host: interface to listen on.
         limits: of the HTTP application.
-        options: the others of :func:`lbae.distributed.serve.application.application`.
+        options: further arguments of :func:`lbae.distributed.serve.application.application`.
 
     Yields:
         The URL, the bundle's fingerprint and Ray's address, once the service answers.
 
     Raises:
-        UserError: the port is taken, or Ray Serve listens elsewhere on this cluster.
+        UserError: the port is taken, or this cluster's Ray Serve listens at another address.
         LbaeError: the service does not start.
     """
     running = _check_address(host, port)
@@ -73,34 +73,34 @@ def serving(
 
 
 def _check_address(host: str, port: int) -> bool:
-    """Whether Ray Serve runs at this address already.
+    """Whether Ray Serve already listens at this address.
 
-    UserError when it runs at another one, or another program listens at this one.
+    UserError if it listens at another address, or if another program listens here.
     """
     if not 0 < port < 2**16:
         raise UserError(f"port is {port}; allowed: 1 to 65535")
     if address := serve_address():
         if address != (host, port):
             raise UserError(
-                f"Ray Serve listens at {address[0]}, port {address[1]}, on this cluster already, which cannot"
-                f" be changed to {host}, port {port}: give --host {address[0]} --port {address[1]}, or end it"
-                " with `serve shutdown`"
+                f"Ray Serve already listens at {address[0]}, port {address[1]}, on this cluster, and this"
+                f" cannot be changed to {host}, port {port}: give --host {address[0]} --port {address[1]}, or"
+                " stop it with `serve shutdown`"
             )
         return True
     if ended := end_orphans():
-        _logger.info(f"ended HAProxy of a service that was killed (process {', '.join(map(str, ended))})")
+        _logger.info(f"stopped the HAProxy that a killed service left (process {', '.join(map(str, ended))})")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # Ray's proxy would share the port with another program; the kernel would send requests to both.
+        # Ray's proxy would share a taken port, and the kernel would send requests to both programs.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise UserError(
-                    f"port {port} at {host} is taken: {listener(port)} listens there; end it, or give another"
-                    " --port"
+                    f"port {port} at {host} is taken: {listener(port)} listens there; stop it, or give"
+                    " another --port"
                 ) from error
-            if error.errno != errno.EADDRNOTAVAIL:  # maybe an interface of another node of the cluster
+            if error.errno != errno.EADDRNOTAVAIL:  # it may be an interface of another node
                 raise UserError(
                     f"nothing can listen at {host}, port {port}: {error}; give another --port or --host"
                 ) from error
@@ -128,13 +128,13 @@ def _wait_until_running() -> None:
 def _wait_until_answering(url: str, bundle: str, follow: bool) -> str:
     """The fingerprint of the bundle that answers at a URL.
 
-    LbaeError when nothing answers, or another service does.
+    LbaeError if nothing answers, or if another service answers.
     """
     until = time.monotonic() + _ANSWER_S
     while True:
         try:
             answer = httpx.get(f"{url}/readyz", timeout=_ANSWER_S)
-            found = f"the answer to {url}/readyz was {answer.status_code}"
+            found = f"{url}/readyz answered with status {answer.status_code}"
             if answer.status_code == 200:
                 fingerprint, wanted = str(answer.json()["bundle"]), check_bundle(absolute(bundle), follow)
                 if fingerprint == wanted:

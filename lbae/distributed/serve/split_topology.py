@@ -21,7 +21,7 @@ DEPLOYMENT_VERBS = {
     "Editor": ("edit",),
 }
 
-# Calls change nothing, so one whose replica or node died is sent to another replica.
+# Calls have no side effects, so one whose replica or node died is retried on another replica.
 _RETRY: dict[str, Any] = {
     "retry": retry_if_exception_type((RayActorError, ObjectLostError)),
     "stop": stop_after_attempt(3),
@@ -107,4 +107,4 @@ class _RemoteBackend:
         return await self._call("decode", latents)
 
     def check(self) -> None:
-        """Nothing: Serve checks the deployments of the verbs themselves."""
+        """Do nothing: Serve checks the deployments of the verbs themselves."""

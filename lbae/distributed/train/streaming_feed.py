@@ -1,4 +1,4 @@
-"""Training images that do not fit in memory: Ray Data decodes them every epoch, workers shuffle windows."""
+"""Training images that do not fit in memory: Ray Data decodes them every epoch, workers shuffle them."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ _DECODE_CPUS = 0.5
 
 
 def streamed_images(source: image_source.Source, config: Config) -> ray.data.Dataset:
-    """The images of a source that are not held out, one per row; the order of shards differs every epoch."""
+    """A dataset of the images that are not held out, one per row, with shards in a new order every epoch."""
     configure_ray_data()
     size = math.prod(config.model.image_shape)
 
@@ -53,9 +53,11 @@ def streamed_images(source: image_source.Source, config: Config) -> ray.data.Dat
 class StreamingFeed:
     """The batches of one worker's share of :func:`streamed_images`, shuffled in windows of several batches.
 
-    Every image comes once per epoch, except the last ones that fill no batch. Workers must take equally many
-    steps: one that gets fewer than ``steps`` batches, because images could not be decoded, repeats images of
-    a window. Ray Data needs seconds to start an epoch, so it starts the next while the worker validates.
+    Every image comes once per epoch, except the last ones that fill no batch. All workers must take the same
+    number of steps. If images cannot be decoded and fewer than ``steps`` batches arrive, the feed repeats
+    images of the last large window. ``bad`` counts the undecodable images of the current epoch.
+
+    Ray Data needs seconds to start an epoch, so it starts the next one while the worker validates.
     """
 
     def __init__(
@@ -78,12 +80,12 @@ class StreamingFeed:
             if batches:
                 yield from torch.split(window[: batches * self.batch], self.batch)
             given += batches
-            # The last window may be a single image; a batch of it would spoil BatchNorm's statistics.
+            # The last window may hold a single image; copies of it would spoil BatchNorm's statistics.
             if len(window) > len(recent) // 2:
                 recent = window
         if not len(recent):
             raise LbaeError(
-                "a worker's part of the stream holds no image that can be decoded; see --max-bad-fraction"
+                "a worker's share of the stream holds no image that can be decoded; see --max-bad-fraction"
             )
         while given < self.steps:
             repeated = torch.randint(len(recent), (self.batch,), generator=generator)
@@ -92,7 +94,7 @@ class StreamingFeed:
         self._tables = self._started() if epoch + 1 < self._epochs else None
 
     def _started(self) -> Iterator[pa.Table]:
-        """The tables of an epoch, which Ray Data starts to produce now."""
+        """Start an epoch in Ray Data, and return its tables."""
         tables = iter(
             self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1)
         )
@@ -100,7 +102,7 @@ class StreamingFeed:
         return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
 
     def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Shuffled windows; images that fill no batch are carried over into the next one."""
+        """Shuffled windows; images that fill no batch move to the next window."""
         rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
         held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
         parts = [held]

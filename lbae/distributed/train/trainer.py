@@ -1,4 +1,4 @@
-"""Training as a Ray Train job: data-parallel workers, one checkpoint per epoch, a published model."""
+"""Training with Ray Train: data-parallel workers, and one checkpoint per epoch."""
 
 import math
 import os
@@ -26,22 +26,21 @@ from lbae.io.sources.source import Source
 from lbae.io.storage.location import arrow_filesystem
 from lbae.report.progress import ProgressLine
 
-_RUN = "run"  # Ray Train's folder in the storage
+_RUN = "run"  # Ray Train's folder inside the storage of a run
 _RESTARTS = 3
-_STARTS = (
-    9  # further tries to start workers, each for RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a minute
-)
-# Seconds between two looks of Ray Train at its workers, by default 2: a worker that reports waits for the
-# next one, so on a GPU, which needs less for an epoch of 50,000 small images, every epoch took that long.
+# Retries of starting workers, each with RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S as limit, by default a minute.
+_STARTS = 9
+# Seconds between polls of the workers by Ray Train, by default 2. A worker that reports waits for the next
+# poll, and on a GPU an epoch of 50,000 small images takes less than 2 seconds.
 _LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-_LEAST_SHARE = 32  # images of a batch: BatchNorm's statistics on CPUs are those of a worker's own images
-_RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes: decoding holds the images about twice
+_LEAST_SHARE = 32  # images of a batch per worker: on CPUs, BatchNorm sees only the worker's own images
+_RESIDENT_SHARE = 0.25  # of the memory of the workers' nodes; decoding holds about two copies of the images
 
 
 def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tuple[FeedKind, str]:
-    """Return the feed, and a text of the sizes that it was chosen by.
+    """Return the feed, and a text with the sizes that decide it.
 
-    ``auto`` is resident if the decoded images take little of the memory of the workers' nodes.
+    ``auto`` is resident if the decoded images take at most a quarter of the memory of the workers' nodes.
     """
     size, memory = images.rows * math.prod(config.model.image_shape), _workers_memory(workers)
     sizes = f"{size / 2**20:,.0f} MiB decoded, {memory / 2**20:,.0f} MiB of memory"
@@ -51,7 +50,7 @@ def choose_feed(images: Source, config: Config, asked: str, workers: int) -> tup
 
 
 def _workers_memory(workers: int) -> float:
-    """Bytes of the nodes that hold the workers: as few as can, for Ray Train packs them."""
+    """Memory in bytes of the fewest nodes that can hold the workers, because Ray Train packs them."""
     kind, memory, room = ("GPU" if cluster_gpus() else "CPU"), 0.0, 0.0
     for node in sorted(nodes(), key=lambda node: -node.get(kind, 0)):
         if room < workers:
@@ -60,9 +59,10 @@ def _workers_memory(workers: int) -> float:
 
 
 def default_workers(config: Config, rows: int) -> int:
-    """One worker per GPU. Without GPUs, one per CPU that gets an equal share of a batch, at least 32 images.
+    """The default number of workers: one per GPU, or without GPUs at most one per CPU.
 
-    A worker on CPUs runs torch on one thread (docs/results.md).
+    Without GPUs, the number divides the batch size and gives each worker at least 32 images of a batch and 32
+    of the source. A worker on CPUs runs torch on one thread (docs/measurements.md).
     """
     if gpus := cluster_gpus():
         return gpus
@@ -72,9 +72,10 @@ def default_workers(config: Config, rows: int) -> int:
 
 
 def check_workers(count: int, least: int | None, config: Config, feed: FeedKind) -> None:
-    """UserError if the workers cannot share the batch, or ``least`` is not possible.
+    """Raise UserError unless ``count`` workers share a batch evenly, and ``least`` (if given) is possible.
 
-    It is at most ``count``; with a streaming feed on CPUs, later workers would take those that decode.
+    ``least`` is at most ``count``. With a streaming feed on CPUs the two must be equal, because workers that
+    start later would take the CPUs that decode.
     """
     if config.train.batch_size % count:
         raise UserError(
@@ -84,15 +85,15 @@ def check_workers(count: int, least: int | None, config: Config, feed: FeedKind)
         raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
     if least not in (None, count) and feed == "streaming" and not cluster_gpus():
         raise UserError(
-            f"min_workers is {least} of {count} and the feed is streaming: without GPUs workers that start"
-            " later take the CPUs that decode the stream; give --feed resident, or leave --min-workers out"
+            f"min_workers is {least} of {count} and the feed is streaming: without GPUs, workers that start"
+            " later would take the CPUs that decode the stream; give --feed resident, or omit --min-workers"
         )
 
 
 def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.ScalingConfig:
-    """The workers, and what each of them gets."""
+    """Ray Train's scaling: the number of workers, and the resources of each."""
     gpus = cluster_gpus()
-    # Tasks that decode a stream need CPUs beside the workers, or nobody would ever get an image.
+    # Tasks that decode a stream need CPUs too; if workers held them all, no image would ever arrive.
     share = {"CPU": 1.0 if feed == "resident" or count < cluster_cpus() else 0.5}
     if gpus:
         share["GPU"] = 1
@@ -101,9 +102,9 @@ def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.Scali
 
 
 class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
-    """Ends a run in Ray Train's controller when workers failed in a way that a restart would repeat.
+    """Ends a run in Ray Train's controller when a worker failed with an error that a restart would repeat.
 
-    Ray Train (2.60) restarts workers after every error of theirs, but not after one of the controller.
+    Ray Train (2.60) restarts the workers after any error of a worker, but not after one in the controller.
     """
 
     def __init__(self, meter: Any) -> None:
@@ -117,11 +118,11 @@ class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
 def run_workers(
     settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Run the workers; the weights of the best epoch, and the metrics of the newest."""
+    """Run the workers, and return the weights of the best epoch and the metrics of the newest."""
     images, config = settings.source, settings.config
     filesystem, place = arrow_filesystem(folder)
     os.environ.setdefault(*_LOOKS)
-    elastic = isinstance(scaling.num_workers, tuple)  # then nodes are meant to be lost
+    elastic = isinstance(scaling.num_workers, tuple)  # an elastic run expects to lose nodes
     restarts = max(_RESTARTS, config.train.epochs) if elastic else _RESTARTS
     trainer = without_sigint_handler(ray.train.torch.TorchTrainer)(
         work,
@@ -161,24 +162,25 @@ def run_workers(
 
 
 def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) -> LbaeError:
-    """What ended a training run, from the first worker that failed or from Ray Train's controller."""
+    """The error that ended a training run: of the first worker that failed, or of Ray Train's controller."""
     if isinstance(error, RayActorError):
         if error.actor_init_failed:
             return LbaeError(
                 f"the checkpoints in {folder}/{_RUN} cannot be read ({root_cause(error)}); restore that"
-                f" folder, or begin anew: remove it, or give another --storage"
+                f" folder, or start over: remove it, or give another --storage"
             )
         return LbaeError(
-            f"Ray Train's controller died ({root_cause(error)}); the same command goes on from {folder}"
+            f"Ray Train's controller died ({root_cause(error)}); run the same command again to resume from"
+            f" {folder}"
         )
     if isinstance(error, ControllerError):
-        failed = error.controller_failure  # Ray Train retries it only where workers do not start
+        failed = error.controller_failure  # Ray Train retries only failures to start workers
         if not isinstance(failed, worker_start_failures()):
             return worker_failure(failed, folder)
         return LbaeError(
             f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
-            f" tries; the cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which others may hold:"
-            f" lower --workers, or try again later ({str(failed).splitlines()[0]})"
+            f" tries; the cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which other jobs may"
+            f" hold: lower --workers, or try again later ({str(failed).splitlines()[0]})"
         )
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     return root_cause(next(iter(workers.values()), error))

@@ -1,4 +1,4 @@
-"""The work of one training worker: its images, the loop, and a report with a checkpoint per epoch."""
+"""One training worker: its images, the training loop, and a report with a checkpoint after every epoch."""
 
 import errno
 import io
@@ -39,22 +39,22 @@ from lbae.report.figures.tensorboard_events import log_epoch
 
 FeedKind = Literal["resident", "streaming"]
 
-STATE = "state.pt"  # of a checkpoint
-ROWS = "train"  # the Ray data set of a streaming run
+STATE = "state.pt"  # file of a checkpoint
+ROWS = "train"  # name of the Ray Data dataset of a streaming run
 
-# Losses of an epoch: the name in its facts, and the name on its line.
+# Losses of an epoch: the field of Epoch, and the name on the progress line.
 _LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}
-_HELD_OUT = 10_000  # images of a streaming run, over all workers
-_WATCHED = 1024  # held-out images whose bits are looked at
+_HELD_OUT = 10_000  # held-out images of a streaming run, over all workers
+_WATCHED = 1024  # held-out images of worker 0 whose bits are checked after every epoch
 _SHOWN = 16
-# Of what is free before training: by reckoning a batch of 512 images at bfloat16 keeps 16 GB of activations
-# at 128 pixels.
+# Of the memory that is free before training. Activations need the rest: by calculation, 16 GB for a batch of
+# 512 images of 128 pixels at bfloat16.
 _MOST_OF_A_GPU = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the driver tells its workers."""
+    """What the driver passes to its workers; ``board`` is the URI of the TensorBoard folder."""
 
     config: Config
     source: image_source.Source
@@ -67,7 +67,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """A worker's images: those it trains on, those held out, and of all workers' the ``rows`` and facts."""
+    """A worker's feed and held-out images.
+
+    Over all workers, ``rows`` is the total that bad images are counted against, and ``facts`` are reported.
+    """
 
     feed: Feed
     held_out: Tensor
@@ -76,7 +79,7 @@ class Images:
 
 
 def work(loop: dict[str, Settings]) -> None:
-    """The loop of one worker. An error after which a restart would fail again is passed to the driver."""
+    """Run one worker. An error that a restart would repeat is recorded in the meter, which ends the run."""
     settings, rank = loop["settings"], ray.train.get_context().get_world_rank()
     try:
         with working_on(f"training as worker {rank}"):
@@ -89,7 +92,10 @@ def work(loop: dict[str, Settings]) -> None:
 
 
 def worker_failure(error: BaseException, storage: str) -> LbaeError:
-    """The package's error for what ended a worker or Ray Train's controller; a full disk gets a message."""
+    """The error that ended a worker or Ray Train's controller, as one of the package's.
+
+    A full disk gets a message of its own.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LbaeError(
             f"no room for a checkpoint ({error}): the storage of {storage} or a worker's temporary folder is"
@@ -102,7 +108,7 @@ def _work(settings: Settings) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
-    torch.set_num_threads(1)  # several wait for each other at every layer (docs/results.md)
+    torch.set_num_threads(1)  # several would wait for each other at every layer (docs/measurements.md)
     device = ray.train.torch.get_device()
     images = (
         _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
@@ -142,14 +148,14 @@ def _sum_over_workers(value: Tensor) -> Tensor:
 
 
 def _total(*counts: int) -> list[int]:
-    """Counts added over all workers."""
+    """Each count summed over all workers."""
     return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
 
 
 def _decoded(
     settings: Settings, source: image_source.Source, rank: int, world: int
 ) -> tuple[Tensor, Tensor, int]:
-    """This worker's trained and held-out images of a source, and all workers' count of undecodable ones."""
+    """This worker's training and held-out images of a source, and all workers' number of undecodable ones."""
     trained, held_out = (
         [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
     )
@@ -166,12 +172,12 @@ def _decoded(
 
 
 def _test_images(settings: Settings, rank: int, world: int) -> Tensor | None:
-    """This worker's share of the test images, if there are any."""
+    """This worker's share of the test images; None without test data."""
     return None if settings.test is None else torch.cat(_decoded(settings, settings.test, rank, world)[:2])
 
 
 def _resident(settings: Settings, rank: int, world: int) -> Images:
-    """This worker's share, decoded once, on its GPU when there is room."""
+    """This worker's share of the images, decoded once; they lie on its GPU if they fit."""
     config, device = settings.config, ray.train.torch.get_device()
     resident, held_out, bad = _decoded(settings, settings.source, rank, world)
     (trained,) = _total(len(resident))
@@ -189,7 +195,7 @@ def _resident(settings: Settings, rank: int, world: int) -> Images:
 
 
 def _streamed(settings: Settings, rank: int, world: int) -> Images:
-    """This worker's part of the stream; what is held out is decoded once, if it is not too much."""
+    """This worker's share of the stream, and of at most 10,000 held-out images, which are decoded once."""
     config, source = settings.config, settings.source
     held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
     bad, looked_at = _total(missed, missed + len(held_out))
@@ -228,7 +234,7 @@ class _Reporter:
         self._since = time.monotonic()
 
     def restore(self, state: TrainState) -> None:
-        """Continue from the newest checkpoint of this run, when there is one."""
+        """Resume from the newest checkpoint of this run, if there is one."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
@@ -267,7 +273,7 @@ class _Reporter:
             }
             buffer = io.BytesIO()
             torch.save(saved, buffer)
-            Path(path, STATE).write_bytes(buffer.getvalue())  # torch.save hides that a disk is full
+            Path(path, STATE).write_bytes(buffer.getvalue())  # torch.save would hide a full disk
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
 
     def _show(self, state: TrainState) -> None:
