@@ -77,7 +77,7 @@ def test_the_address_of_the_dashboard_is_a_mistake():
     assert code == 2
     assert error == (
         "error: http://127.0.0.1:8265 is the address of Ray's dashboard, which `ray job submit` takes; give"
-        " the cluster's own, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS\n"
+        " the cluster's address, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS\n"
     )
 
 
@@ -137,12 +137,12 @@ def test_a_folder_whose_path_is_too_long_for_sockets_is_named_and_what_to_set(tm
     long.mkdir(parents=True)
     code, error = connected("local", TMPDIR=str(long))
     assert code == 2
-    assert f"Ray cannot keep its files in {long}" in error
-    assert "set RAY_TMPDIR to a folder that can be written and has a short path" in error
+    assert f"Ray cannot write its files in {long}" in error
+    assert "set RAY_TMPDIR to a writable folder with a short path" in error
 
 
 def test_a_home_that_cannot_be_written_is_named():
     code, error = connected("local", HOME="/proc")
     assert code == 2
-    assert "Ray cannot keep its files in /proc/.ray (" in error
-    assert "; set HOME to a folder that can be written\n" in error
+    assert "Ray cannot write its files in /proc/.ray (" in error
+    assert "; set HOME to a writable folder\n" in error

@@ -172,7 +172,7 @@ def test_gpus_that_are_asked_for_and_never_come_are_an_error(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
     with pytest.raises(
-        UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"
+        UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have GPUs"
     ):
         encode(**options, gpus=1)
     with pytest.raises(UserError, match="gpus is 0; allowed: 1 or more"):

@@ -21,10 +21,10 @@ def test_storage_that_a_node_does_not_reach_is_named(s3, tmp_path, monkeypatch):
     for name, place, why in (
         ("bucket written", "s3://bucket", "Could not connect"),
         ("bucket read", "s3://bucket/file", "Could not connect"),
-        ("not there", f"{tmp_path}/nothing", "it is not there"),
+        ("not there", f"{tmp_path}/nothing", "it does not exist there"),
     ):
         assert said[name].startswith("node ")
-        assert f"does not reach {place}: " in said[name]
+        assert f"cannot reach {place}: " in said[name]
         assert why in said[name]
         assert "all nodes need the same storage" in said[name]
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing is left behind"
