@@ -104,7 +104,7 @@ def test_distinct_keeps_the_first_of_byte_identical_images(ray_session, tmp_path
     kept = pq.read_table(out / "data")["image"].combine_chunks()
     assert kept.to_pylist() == [{"bytes": white, "path": names[0]}, {"bytes": black, "path": names[1]}]
     assert pq.read_table(out / "quarantine")["key"].to_pylist() == [names[2], names[4]], (
-        "bad images are never merged"
+        "equal bad images are quarantined each"
     )
     assert ingest(**job)["already"]
     with pytest.raises(LbaeError, match="2 of 4 images"):
