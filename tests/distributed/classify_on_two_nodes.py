@@ -1,7 +1,7 @@
 """Run by test_evaluation: train a classifier on two nodes, the larger of which has no GPU.
 
-``python -m tests.distributed.classify_on_two_nodes DATA``. Only Ray believes in the smaller node's GPU; the
-classifier is trained on CPUs.
+``python -m tests.distributed.classify_on_two_nodes DATA``. The smaller node's GPU exists for
+Ray only, so the classifier is trained on CPUs.
 """
 
 import json

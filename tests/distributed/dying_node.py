@@ -19,7 +19,7 @@ from tests.distributed.test_train import checkpoints
 
 
 def main(data: str, out: str, options: str) -> None:
-    """Start the nodes, train, and kill the second node after a checkpoint, and replace it or not."""
+    """Start the nodes, train, kill the second node after a checkpoint, and replace it unless told not to."""
     one = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)

@@ -155,7 +155,7 @@ def test_a_service_that_gets_no_cpus_gives_up_and_leaves_no_actors(pipeline, mon
     assert not is_served()
     ray.kill(greedy)
     until = time.monotonic() + 150
-    while left_of_serve() and time.monotonic() < until:  # Serve removes replicas that never ran slowly
+    while left_of_serve() and time.monotonic() < until:  # Serve is slow to remove replicas that never ran
         time.sleep(1)
     assert left_of_serve() == []
 

@@ -175,7 +175,7 @@ def test_elastic_workers_cannot_use_the_streaming_feed(ray_session, tmp_path, di
 
 @pytest.mark.slow
 def test_a_run_is_restarted_republished_or_already_finished(finished):
-    """The storage knows the number of workers; ``overwrite`` restarts a finished run."""
+    """The storage knows the number of workers; ``overwrite`` restarts a run only if it is finished."""
     options, history = finished["options"], finished["result"]["history"]
     out, storage = Path(options["out"]), Path(options["storage"])
     assert len(list(storage.glob("run/checkpoint_*"))) in (
