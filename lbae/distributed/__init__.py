@@ -1,1 +1,1 @@
-"""Rooms of Ray code, one per stage or shared; the only place that imports Ray."""
+"""All code that uses Ray: one folder per stage, and folders that stages share. Nothing else imports Ray."""

@@ -1,9 +1,9 @@
-"""A service whose replicas come and go under long streams and kept connections.
+"""A service whose replicas start and stop under long streams and keep-alive connections.
 
-``python -m tests.distributed.autoscaling_soak SECONDS BUNDLE``. Half of the time twelve clients read long
-streams, which needs three replicas; in the other half only one does. Others send short requests over
-connections that they keep, some after long pauses. Nothing is retried. It prints how many replicas there were
-and what the clients saw.
+``python -m tests.distributed.autoscaling_soak SECONDS BUNDLE`` prints the numbers of replicas and what the
+clients saw. Half of the time twelve clients read long streams, which takes three replicas; the other half,
+only one client does. Other clients send short requests over keep-alive connections, some after long pauses.
+No client retries.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ scaling = application._scaling
 
 PORT, REPLICAS = 18128, 3
 BUSY, IDLE = 12, 1  # streams at a time
-PAUSES_S = (0.05, 0.5, 3, 12)  # of the clients that keep their connections
-STEPS, ITEMS = 32, 16  # seconds of work for a replica that has others
+PAUSES_S = (0.05, 0.5, 3, 12)  # between requests, one per keep-alive connection
+STEPS, ITEMS = 32, 16  # seconds of work for a replica that has other requests
 
 
 async def stream(url: str, image: bytes, seen: Counter) -> None:
-    """Read a path's frames; every one must come."""
+    """Stream a path, and count in ``seen`` whether all frames arrived."""
     call = interpolate([image] * ITEMS, steps=STEPS, format="stream")
     frames, wanted = 0, (ITEMS - 1) * (STEPS - 1) + 1
     try:
@@ -53,7 +53,7 @@ async def stream(url: str, image: bytes, seen: Counter) -> None:
 
 
 async def streams(url: str, image: bytes, until: float, phase_s: float, seen: Counter) -> None:
-    """As many streams at a time as the phase has."""
+    """Keep BUSY and IDLE streams running in alternating phases."""
     started, running = time.monotonic(), set[asyncio.Task[None]]()
     while (now := time.monotonic()) < until:
         count = BUSY if int((now - started) / phase_s) % 2 == 0 else IDLE
@@ -66,7 +66,7 @@ async def streams(url: str, image: bytes, until: float, phase_s: float, seen: Co
 
 
 async def kept_connection(url: str, pause_s: float, until: float, seen: Counter) -> None:
-    """Short requests over one connection."""
+    """Send short requests over one keep-alive connection."""
     limits = httpx.Limits(max_connections=1, keepalive_expiry=600)
     async with httpx.AsyncClient(base_url=url, timeout=150, limits=limits) as client:
         while time.monotonic() < until:
@@ -79,7 +79,7 @@ async def kept_connection(url: str, pause_s: float, until: float, seen: Counter)
 
 
 async def watch(until: float, counts: list[int]) -> None:
-    """How many replicas run, whenever that changes."""
+    """Record the number of running replicas whenever it changes."""
     while time.monotonic() < until:
         status = await asyncio.to_thread(serve.status)
         states = status.applications[APP].deployments["LBAE"].replica_states
@@ -90,7 +90,7 @@ async def watch(until: float, counts: list[int]) -> None:
 
 
 def scaling_often(*arguments: Any) -> dict[str, Any]:
-    """The product's options with short delays; Serve waits 30 s before it adds, 600 s before it removes."""
+    """The product's options with short delays; by default Serve adds after 30 s and removes after 600 s."""
     options = scaling(*arguments)
     delays = {"upscale_delay_s": 2, "downscale_delay_s": 4, "look_back_period_s": 4, "metrics_interval_s": 1}
     if "autoscaling_config" in options:
@@ -99,7 +99,7 @@ def scaling_often(*arguments: Any) -> dict[str, Any]:
 
 
 async def main(seconds: float, bundle: str) -> None:
-    """Serve, load, and print one line of JSON."""
+    """Serve under load, and print one line of JSON."""
     image = encode_png(load_bundle(bundle, "cpu").sample(1, 0)[0])
     ray.init(
         address="local", num_cpus=4, object_store_memory=2**29, include_dashboard=False, log_to_driver=False

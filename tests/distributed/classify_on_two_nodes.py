@@ -1,7 +1,7 @@
-"""Run by test_evaluation: a classifier is trained on a cluster whose larger node has no GPU.
+"""Run by test_evaluation: train a classifier on two nodes, the larger of which has no GPU.
 
-``python -m tests.distributed.classify_on_two_nodes DATA``. The smaller node's GPU is one to Ray only: it is
-trained on CPUs.
+``python -m tests.distributed.classify_on_two_nodes DATA``. The smaller node's GPU exists for
+Ray only, so the classifier is trained on CPUs.
 """
 
 import json

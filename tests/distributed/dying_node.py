@@ -1,8 +1,8 @@
-"""Run by test_train: training on two nodes, one of which dies after the first checkpoint.
+"""Run by test_train: train on two nodes, one of which is killed after the first checkpoint.
 
-It is replaced by another, unless the options say that fewer workers will do.
+Another node replaces it, unless the options set ``min_workers``.
 
-``python -m tests.distributed.dying_node DATA OUT OPTIONS``, the last being JSON.
+``python -m tests.distributed.dying_node DATA OUT OPTIONS``, the options as JSON.
 """
 
 import json
@@ -19,12 +19,12 @@ from tests.distributed.test_train import checkpoints
 
 
 def main(data: str, out: str, options: str) -> None:
-    """Start the nodes, train, and replace the second node when there is a checkpoint."""
+    """Start the nodes, train, kill the second node after a checkpoint, and replace it unless told not to."""
     one = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)
     ray.init(address=cluster.address, log_to_driver=False)
-    with ThreadPoolExecutor(1) as executor:  # nodes are started from the main thread only
+    with ThreadPoolExecutor(1) as executor:  # nodes can only be started from the main thread
         training = executor.submit(train, data=data, out=f"{out}/m", **json.loads(options))
         while not checkpoints(Path(out, "m-checkpoints")) and not training.done():
             time.sleep(0.05)

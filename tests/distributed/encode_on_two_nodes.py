@@ -1,7 +1,7 @@
-"""Run by test_encode: encoding on a cluster of two nodes, and again when one of them dies in the middle.
+"""Run by test_encode: encode on two nodes, then encode again while one of them is killed.
 
-``python -m tests.distributed.encode_on_two_nodes MODEL DATA SHARED LOST``, the last two being the latent
-tables.
+``python -m tests.distributed.encode_on_two_nodes MODEL DATA SHARED LOST`` writes the latent tables SHARED,
+undisturbed, and LOST, during which the node is killed.
 """
 
 import json
@@ -17,7 +17,7 @@ from lbae.jobs.build.encode import encode
 
 
 def main(model: str, data: str, shared: str, lost: str) -> None:
-    """Start the nodes, encode, then encode again and let the second die once a few shards are there."""
+    """Start the nodes and encode twice; the second time, kill a node once a few shards are written."""
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second = cluster.add_node(**options)

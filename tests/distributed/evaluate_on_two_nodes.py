@@ -1,7 +1,6 @@
-"""Run by test_evaluation: an evaluation on a cluster of two nodes, one of which dies while actors extract
-features.
+"""Run by test_evaluation: evaluate on two nodes, one of which is killed while actors extract features.
 
-``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, those of the job as JSON.
+``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, the job's options as JSON.
 """
 
 import json
@@ -18,7 +17,7 @@ from lbae.jobs.build.evaluate import evaluate
 
 
 def ready_actors() -> set[int]:
-    """Processes of the actors that are constructed."""
+    """Process ids of the actors whose constructor has returned."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -29,7 +28,7 @@ def ready_actors() -> set[int]:
 
 
 def main(options: str) -> None:
-    """Start the nodes, evaluate, and let the second die as soon as both have an actor."""
+    """Start the nodes, evaluate, and kill the second node as soon as both have an actor."""
     one = {"num_cpus": 1, "object_store_memory": 2**29}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)

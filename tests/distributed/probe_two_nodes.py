@@ -1,8 +1,6 @@
-"""Run by test_storage_check: what a cluster of two nodes says of storages, some of which the second node
-reaches elsewhere or not.
+"""Run by test_storage_check: check storages on two nodes, some of which the second node cannot reach.
 
-``python -m tests.distributed.probe_two_nodes FOLDER``; a bucket is at s3://bucket for the driver and the
-first node.
+``python -m tests.distributed.probe_two_nodes FOLDER``. The driver and the first node can reach s3://bucket.
 """
 
 import json
@@ -18,10 +16,10 @@ from lbae.io.storage.location import resolve
 
 
 def main(folder: str) -> None:
-    """Start the nodes and ask."""
+    """Start the nodes, run the checks, and print their results as JSON."""
     one = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
-    # Port 9 answers nobody, as for a node that was given no endpoint.
+    # Nothing answers at port 9, as on a node whose environment lacks the endpoint.
     cluster.add_node(**one, env_vars={"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"})
     ray.init(address=cluster.address, log_to_driver=False)
     Path(folder, "data").mkdir()

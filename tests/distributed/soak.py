@@ -1,10 +1,12 @@
 """A service under load whose replicas are killed and whose bundle is swapped.
 
-``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER``. On one node the bundle registry and
-a replica are killed in turn, one in every fifth of the time. On three nodes a replica is stuck from the first
-fifth on; in the second fifth a node with a replica is drained, as a cloud does before it takes a machine
-back, and ends; in the fourth another node is lost without notice. The bundle is swapped after a third of the
-time and back after two thirds. It prints what the clients saw and the memory of the replicas.
+``python -m tests.distributed.soak TOPOLOGY NODES SECONDS BUNDLE OTHER`` prints what the clients saw and the
+memory of the replicas.
+
+- On one node, every fifth of the time either the bundle registry or a replica is killed, in turn.
+- On three nodes, a replica is suspended in the first fifth. In the second, a node with a replica is drained,
+  as clouds do before they reclaim a machine. In the fourth, another node is lost without notice.
+- The bundle is swapped after a third of the time, and back after two thirds.
 """
 
 import asyncio
@@ -34,18 +36,18 @@ from lbae.web.limits import Limits
 from tests.web.conftest import pixels_of
 
 PORT, CLIENTS, SEEDS = 18127, 6, 16
-DRAINED_S = 12  # between the announcement and the end of a drained node
+DRAINED_S = 12  # from the announcement of a drain to the end of the node
 OTHER_THREADS = (
-    2  # levels of grey that the same latents may differ by where another number of threads decodes
+    2  # grey levels by which pixels may differ when another number of threads decodes the same latent
 )
 
 
 def replicas(registry: bool = False) -> list[psutil.Process]:
-    """This process's replicas that answer, or the registry that they ask."""
+    """The replicas that this process started, or with ``registry`` the bundle registry."""
     title = "ray::ServeReplica:lbae:"
     names = {}
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # HAProxy is started anew whenever replicas come and go
+        with suppress(psutil.NoSuchProcess):  # HAProxy restarts whenever replicas start or stop
             names[process] = " ".join(process.cmdline())
     mine = {process: name for process, name in names.items() if name.startswith(title)}
     return [
@@ -54,14 +56,14 @@ def replicas(registry: bool = False) -> list[psutil.Process]:
 
 
 def megabytes() -> list[int]:
-    """Memory of every replica that it does not share."""
+    """Unshared memory of every replica."""
     return sorted(process.memory_full_info().uss // 2**20 for process in replicas())
 
 
 async def client(
     expected: dict[str, list[np.ndarray]], seeds: itertools.count, until: float, seen: Counter
 ) -> None:
-    """Ask for images until the time is over, and look at every one."""
+    """Request images until the time ends, and check every one."""
     async with web.AsyncClient(f"http://127.0.0.1:{PORT}") as service:
         while time.monotonic() < until:
             seed = next(seeds) % SEEDS
@@ -82,7 +84,7 @@ async def client(
 
 
 async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], killed: list[str]) -> None:
-    """Kill in every fifth, and swap the bundle twice."""
+    """Call ``kill`` in every fifth of the time, and swap the bundle twice."""
     moments = [((i + 0.5) / 5, None) for i in range(5)] + [(1 / 3, bundles[1]), (2 / 3, bundles[0])]
     started = time.monotonic()
     for when, bundle in sorted(moments, key=lambda moment: moment[0]):
@@ -91,18 +93,18 @@ async def faults(seconds: float, bundles: list[str], kill: Callable[[], str], ki
             await asyncio.to_thread(swap, bundle)
         elif name := await asyncio.to_thread(
             kill
-        ):  # losing a node takes seconds, in which the clients are to go on
+        ):  # in a thread, because removing a node takes seconds and the clients have to continue
             killed.append(name)
 
 
 @contextmanager
 def one_node() -> Iterator[Callable[[], str]]:
-    """Ray on one node; what kills the registry or a replica by chance, and tells which."""
+    """Start Ray on one node; yield a function that kills the registry or a random replica, and names it."""
     chance, registry = random.Random(0), itertools.cycle([True, False])
 
     def kill() -> str:
         victims = replicas(next(registry))
-        if not victims:  # a registry that was killed before may not be back yet
+        if not victims:  # a killed registry may not have restarted yet
             return ""
         victim = chance.choice(victims)
         name = victim.cmdline()[0].split(":")[-1].split(".")[0]
@@ -118,8 +120,9 @@ def one_node() -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def three_nodes() -> Iterator[Callable[[], str]]:
-    """Ray on three nodes; what stops a replica at the first call, drains a node at the second, and kills the
-    other at the fourth.
+    """Start Ray on three nodes; yield the function that causes the faults.
+
+    Its first call suspends a replica, the second drains a node, and the fourth kills the other node.
     """
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
@@ -153,7 +156,7 @@ def has_replica(node: Node) -> bool:
 
 
 def drain(node: Node, address: str) -> None:
-    """Announce the end of a node, as an autoscaler does for a machine that its cloud takes back."""
+    """Announce the end of a node, as an autoscaler does when the cloud reclaims a machine."""
     command = ["drain-node", "--address", address, "--node-id", node.node_id]
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "soak"]
     deadline = ["--deadline-remaining-seconds", str(DRAINED_S)]
@@ -162,12 +165,12 @@ def drain(node: Node, address: str) -> None:
 
 
 def alive_nodes() -> list[str]:
-    """Ids of the nodes that have not ended."""
+    """Ids of the nodes that are alive."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 async def main(topology: Topology, nodes: int, seconds: float, bundles: list[str]) -> None:
-    """Serve, load, kill and swap; one line of JSON."""
+    """Serve under load, kill and swap, and print one line of JSON."""
     expected = {}
     for uri in bundles:
         bundle = load_bundle(uri, "cpu")

@@ -1,4 +1,4 @@
-"""Replicas come and go under streams and kept connections, and no request fails."""
+"""No request fails while replicas start and stop under streams and keep-alive connections."""
 
 import json
 import subprocess
@@ -10,13 +10,13 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-def test_no_request_fails_while_replicas_come_and_go(pipeline):
+def test_no_request_fails_while_replicas_start_and_stop(pipeline):
     command = [sys.executable, "-m", "tests.distributed.autoscaling_soak", "120", pipeline.bundle]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
     counts = facts["replicas"]
-    assert max(counts) > 1, "they came"
-    assert counts[-1] < max(counts) or sorted(counts) != counts, "and went"
+    assert max(counts) > 1, "replicas were added"
+    assert counts[-1] < max(counts) or sorted(counts) != counts, "and removed"
     assert set(facts["seen"]) == {"stream", "short"}, facts
     assert min(facts["seen"].values()) > 20

@@ -1,4 +1,4 @@
-"""The bundle registry's assignments, for heartbeats that the tests send."""
+"""The bundle registry's assignments in answer to heartbeats that the tests send."""
 
 import asyncio
 import dataclasses
@@ -58,7 +58,7 @@ def test_a_new_bundle_is_served_when_all_replicas_hold_it(pipeline, other):
     asyncio.run(run())
 
 
-def test_a_dead_replica_is_not_waited_for_and_old_bundles_are_dropped(pipeline, other, monkeypatch):
+def test_a_swap_ignores_dead_replicas_and_drops_the_old_bundle(pipeline, other, monkeypatch):
     monkeypatch.setattr(bundle_registry, "_DEAD_S", 2.0)
 
     async def run():
@@ -90,7 +90,7 @@ def test_a_swap_during_a_swap_and_back(pipeline, other, tmp_path):
     asyncio.run(run())
 
 
-def test_a_shelf_that_was_started_again_learns_from_its_replicas(pipeline, other):
+def test_a_restarted_registry_learns_from_its_replicas(pipeline, other):
     async def run():
         registry = BundleRegistry(pipeline.bundle, False, keep_s=60)
         await registry.swap(other)
@@ -105,7 +105,7 @@ def test_a_shelf_that_was_started_again_learns_from_its_replicas(pipeline, other
     asyncio.run(run())
 
 
-def test_a_shelf_that_was_started_again_needs_neither_its_first_bundle_nor_its_pointer(pipeline, tmp_path):
+def test_a_restarted_registry_needs_neither_its_first_bundle_nor_its_pointer(pipeline, tmp_path):
     async def run():
         before = BundleRegistry(pipeline.bundle, False, keep_s=60)
         serving = (await beat(before, "a", pipeline.bundle))[1]
@@ -131,7 +131,7 @@ class Handle:
         self.remote = registry.heartbeat
 
 
-def test_a_replica_that_takes_long_to_open_a_bundle_is_waited_for(pipeline, other, monkeypatch):
+def test_a_swap_waits_for_a_replica_that_opens_the_bundle_slowly(pipeline, other, monkeypatch):
     monkeypatch.setattr(replica_bundles, "_HEARTBEAT_S", 0.02)
     monkeypatch.setattr(bundle_registry, "_DEAD_S", 0.2)
 
@@ -161,7 +161,7 @@ def test_a_replica_that_takes_long_to_open_a_bundle_is_waited_for(pipeline, othe
     asyncio.run(run())
 
 
-def test_a_bundle_that_cannot_be_opened_is_tried_again_and_the_one_before_goes_on(
+def test_a_bundle_that_fails_to_open_is_retried_while_the_old_one_serves(
     pipeline, other, monkeypatch, caplog
 ):
     monkeypatch.setattr(replica_bundles, "_HEARTBEAT_S", 0.02)
@@ -196,7 +196,7 @@ def test_replicas_share_all_large_matrices(pipeline, ray_session):
         after = [array for array in vars(bundle.normals).values() if isinstance(array, np.ndarray)]
         assert len(after) == 3
         assert all(id(array) in before and not array.flags.writeable for array in after), (
-            "they lie in the object store"
+            "they are views of the object store"
         )
 
     asyncio.run(run())
@@ -254,10 +254,8 @@ def test_a_pointer_is_followed(pipeline, other, tmp_path, monkeypatch):
     asyncio.run(run())
 
 
-def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, monkeypatch, caplog):
-    """The bundle that is served goes on; what was refused is not read again, until the pointer or the bundle
-    changes.
-    """
+def test_a_pointer_to_a_refused_or_replaced_bundle(pipeline, tmp_path, monkeypatch, caplog):
+    """The served bundle stays. A refused bundle is read again only if the pointer or the bundle changes."""
     monkeypatch.setattr(bundle_registry, "_POLL_S", 0.02)
     monkeypatch.setattr(bundle_registry, "_RETRY_S", 0.02)
     pointer, larger, unfinished = (
@@ -288,10 +286,10 @@ def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, 
         await until(registry, lambda state: state.problem is None)
         pointer.write_text(larger)
         await until(registry, lambda state: state.problem is not None)
-        untrained_bundle(pipeline, tmp_path)  # at the larger one's place; it can be served
+        untrained_bundle(pipeline, tmp_path)  # replaces ``larger``, and can be served
         await until(registry, lambda state: state.next.uri == larger and state.problem is None)
         first = registry.state().next.fingerprint
-        untrained_bundle(pipeline, tmp_path)  # and another one there, as `pipeline.py --overwrite` leaves it
+        untrained_bundle(pipeline, tmp_path)  # replaces it again, as `pipeline.py --overwrite` does
         await until(registry, lambda state: state.next.fingerprint != first and state.problem is None)
         loaded.clear()
         Path(other, "weights.safetensors").write_bytes(b"damaged")
@@ -306,9 +304,7 @@ def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, 
     assert len([record for record in caplog.records if "the service keeps its bundle" in record.message]) >= 4
 
 
-def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(
-    pipeline, other, tmp_path, monkeypatch
-):
+def test_unforeseen_storage_errors_do_not_stop_following_the_pointer(pipeline, other, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_registry, "_POLL_S", 0.02)
     monkeypatch.setattr(bundle_registry, "_RETRY_S", 0.02)
     pointer = tmp_path / "current"
@@ -330,7 +326,7 @@ def test_storage_that_fails_in_a_way_of_its_own_does_not_end_the_following(
     asyncio.run(run())
 
 
-def test_a_bundle_that_changed_under_its_uri_is_a_mistake_for_those_who_need_the_old_one(pipeline):
+def test_fetching_a_bundle_that_was_replaced_at_its_uri_is_an_error(pipeline):
     async def run():
         registry = BundleRegistry(pipeline.bundle, False, keep_s=60)
         with pytest.raises(LbaeError, match=r"holds bundle \w+ now; gone is needed"):

@@ -1,4 +1,4 @@
-"""``jobs/doctor.py``: what it finds, and the exit code."""
+"""``jobs/doctor.py``: its checks and its exit code."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 from tests.conftest import ROOT
 
 
-def test_a_machine_is_checked_and_what_to_mend_is_said(job, tmp_path, monkeypatch):
+def test_failed_checks_say_what_to_fix(job, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     done = job("doctor", "--storage", tmp_path, "--storage", "/proc/none", "--gpus", 10_000)
     facts = json.loads(done.out)
@@ -21,15 +21,15 @@ def test_a_machine_is_checked_and_what_to_mend_is_said(job, tmp_path, monkeypatc
     passed = {check["name"] for check in facts["checks"]} - set(failed)
     assert {"token", "Ray", f"storage {tmp_path}", f"storage {tmp_path} from all nodes"} <= passed
     lines = done.err.splitlines()
-    assert len(lines) == len(facts["checks"]) + 1, "and that GPUs are waited for"
+    assert len(lines) == len(facts["checks"]) + 1, "one more line says that it waits for GPUs"
     lines = [line for line in lines if "waiting up to 1 s for 10000 GPUs" not in line]
     assert [line.split()[0] for line in lines] == [
         "ok" if check["ok"] else "FAILS" for check in facts["checks"]
     ]
 
 
-def test_a_cluster_that_does_not_answer_is_a_check_that_fails():
-    # A process of its own, since this one is connected.
+def test_a_cluster_that_does_not_answer_fails_its_check():
+    # In a subprocess, because this process is connected to Ray.
     command = [sys.executable, "jobs/doctor.py", "--address", "127.0.0.1:1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1

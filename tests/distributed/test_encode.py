@@ -1,4 +1,4 @@
-"""Every image of a source has its row in the latent table exactly once, whatever happens to the job."""
+"""Every image of a source has exactly one row in the latent table, also after kills and lost nodes."""
 
 import json
 import os
@@ -46,7 +46,7 @@ FILES, ROWS = 24, 50
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """An LBAE with cells that has learned nothing: its latents differ all the same."""
+    """An untrained LBAE with cells; its latents differ between images nonetheless."""
     out = str(tmp_path_factory.mktemp("model") / "model")
     config = presets.get("demo").replace(latent_grid=8, channels=(16, 32))
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """Digits as an image table of many small files, 1 % of whose images are damaged."""
+    """Digits as an image table of many small files, with 1 % damaged images."""
     folder = tmp_path_factory.mktemp("corpus")
     digits = pq.read_table(SAMPLE)["image"].combine_chunks().field("bytes").to_pylist()
     for file in range(FILES):
@@ -76,7 +76,7 @@ def rows_of(uri: Path | str) -> list[tuple]:
 
 
 def expected(model: str, data: Path) -> list[tuple]:
-    """The rows as one process finds them: decode, encode, pack."""
+    """The rows that a single process computes: decode, encode, pack."""
     codec, found = load_model(model), []
     for shard in plan(str(data)).shards:
         decoded = decode_rows(read_shard(shard), codec.config)
@@ -87,7 +87,7 @@ def expected(model: str, data: Path) -> list[tuple]:
 
 
 def encode_here(model: str, data: str, out: str) -> None:
-    """A latent table as the job makes it, without Ray."""
+    """Write the latent table that the job would write, without Ray."""
     codec, images, fingerprint = load_model(model), plan(data), read_manifest(model).fingerprint
     output = Output(
         out,
@@ -113,7 +113,7 @@ def undisturbed(ray_session, model, corpus, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_table_holds_what_one_process_finds(undisturbed, model, corpus):
+def test_the_table_equals_that_of_a_single_process(undisturbed, model, corpus):
     rows = rows_of(undisturbed)
     assert rows == expected(model, corpus)
     assert len(rows) == FILES * ROWS - FILES // 2
@@ -127,7 +127,7 @@ def test_the_table_holds_what_one_process_finds(undisturbed, model, corpus):
     )
     assert sum(manifest.result["images_by_node"]) == FILES * ROWS
     assert len([name for name in manifest.files if name.startswith("data/")]) == 1, (
-        "1200 latents make one file"
+        "1200 latents fit one file"
     )
     quarantine = pq.read_table(undisturbed / "quarantine")
     assert sorted(quarantine["key"].to_pylist()) == [
@@ -146,7 +146,7 @@ def test_other_readers_read_the_table(undisturbed):
     )
 
 
-def test_a_finished_table_is_left_alone(undisturbed, model, corpus):
+def test_a_finished_table_is_not_encoded_again(undisturbed, model, corpus):
     before = (undisturbed / "manifest.json").read_bytes()
     again = encode(model=model, data=str(corpus), out=str(undisturbed), max_bad_fraction=0.02)
     assert again["already"]
@@ -156,7 +156,7 @@ def test_a_finished_table_is_left_alone(undisturbed, model, corpus):
 
 
 @pytest.mark.slow
-def test_a_table_to_be_replaced_stays_where_there_is_no_ray(undisturbed, model, corpus):
+def test_overwrite_keeps_the_old_table_if_no_cluster_answers(undisturbed, model, corpus):
     before = (undisturbed / "manifest.json").read_bytes()
     options = ("--model", model, "--data", corpus, "--out", undisturbed, "--keep-images", "--overwrite")
     done = subprocess.run(
@@ -166,13 +166,11 @@ def test_a_table_to_be_replaced_stays_where_there_is_no_ray(undisturbed, model, 
     assert (undisturbed / "manifest.json").read_bytes() == before
 
 
-def test_gpus_that_are_asked_for_and_never_come_are_an_error(
-    ray_session, model, corpus, tmp_path, monkeypatch
-):
+def test_gpus_that_never_become_available_are_an_error(ray_session, model, corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
     with pytest.raises(
-        UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have them"
+        UserError, match=r"1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have GPUs"
     ):
         encode(**options, gpus=1)
     with pytest.raises(UserError, match="gpus is 0; allowed: 1 or more"):
@@ -193,7 +191,7 @@ def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_sessi
         (data / name).write_bytes((corpus / name).read_bytes())
     first = encode(**options)
     old = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
-    assert encode(**options, append=True)["already"], "the damaged image is known as well"
+    assert encode(**options, append=True)["already"], "known rows include the damaged image"
     for file in range(2, FILES):
         (data / f"{file:02d}.parquet").write_bytes((corpus / f"{file:02d}.parquet").read_bytes())
     result = encode(**options, append=True)
@@ -211,7 +209,7 @@ def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_sessi
         encode(**{**options, "keep_images": False}, append=True)
 
 
-def test_files_are_added_to_by_their_names(ray_session, model, folder_of_images, tmp_path):
+def test_append_recognises_files_by_their_names(ray_session, model, folder_of_images, tmp_path):
     data, out = tmp_path / "images", tmp_path / "latents"
     names = sorted(str(path.relative_to(folder_of_images)) for path in folder_of_images.rglob("*.png"))
     for name in names[1::2]:
@@ -223,7 +221,7 @@ def test_files_are_added_to_by_their_names(ray_session, model, folder_of_images,
     assert result["known_rows"] == read_manifest(str(out)).result["known_rows"] == 20
 
 
-def test_rows_of_another_source_that_are_passed_over_are_named(model, tmp_path, caplog):
+def test_append_warns_of_rows_of_another_source_that_it_skips(model, tmp_path, caplog):
     cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
     first, second, out = (str(tmp_path / name) for name in ("first", "second", "latents"))
     for source in (first, second):
@@ -240,7 +238,7 @@ def test_rows_of_another_source_that_are_passed_over_are_named(model, tmp_path, 
     )
 
 
-def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
+def test_a_second_job_is_refused_while_the_first_runs(model, corpus, tmp_path):
     out = str(tmp_path / "latents")
     with (
         locked(out),
@@ -249,7 +247,7 @@ def test_a_second_job_is_refused_while_the_first_lives(model, corpus, tmp_path):
         encode(model=model, data=str(corpus), out=out)
 
 
-def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session, model, corpus, tmp_path):
+def test_an_unfinished_table_is_resumed_only_with_the_same_options(ray_session, model, corpus, tmp_path):
     options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / ".unfinished").write_text(json.dumps({"kind": "latent table", "latent_dim": 64}))
@@ -264,7 +262,7 @@ def command(*arguments: object) -> list[str]:
 
 @pytest.fixture
 def ray_that_knows_s3(s3, monkeypatch) -> Iterator[None]:
-    """A Ray that jobs join whose workers have the server's address, which the run's own Ray has not."""
+    """A local Ray for jobs to join; unlike the test session's Ray, its workers know the S3 server."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     code = (
         "import ray, sys; found = ray.init(address='local', num_cpus=2, include_dashboard=False,"
@@ -288,8 +286,7 @@ def shards_in(names: list[str]) -> int:
 
 
 def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *options: object) -> bool:
-    """Start the job and kill it ``later`` seconds after its files have come so far; whether it
-    still lived."""
+    """Start the job, kill it ``later`` seconds after ``reached`` holds for its files; whether it ran."""
     job = subprocess.Popen(command(*options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 120
     while job.poll() is None and time.monotonic() < until and not reached(names_in(resolve(out))):
@@ -302,10 +299,12 @@ def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *opt
 
 
 def kill_repeatedly(out: str, early: int, *options: object) -> int:
-    """Kill the job so often when it has written a few more shards, then when it has them all, a part, the
-    manifest.
+    """Kill the job ``early`` times after a few more shards, and four times near its end.
 
-    How often it lived.
+    The last four kills come after all shards (twice), after a part and after the manifest.
+
+    Returns:
+        How often the job was still running when it was killed.
     """
     chance, killed = random.Random(0), 0
     late = [lambda names: shards_in(names) == FILES] * 2
@@ -321,7 +320,8 @@ def kill_repeatedly(out: str, early: int, *options: object) -> int:
             else lambda names, wanted=wanted: shards_in(names) >= wanted
         )
         killed += kill_when(moment, out, chance.random() / 10, *options)
-        if number or not out.startswith("s3://"):  # one dead job's lock is waited for, which takes 12 seconds
+        # The lock stays once, so that one job waits 12 seconds before it takes over a dead job's lock.
+        if number or not out.startswith("s3://"):
             resolve(f"{out}.lock").remove()
     return killed
 
@@ -335,7 +335,7 @@ def finish(*options: object) -> dict:
 
 
 @pytest.mark.slow
-def test_five_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
+def test_five_kills_lose_and_duplicate_nothing(undisturbed, model, corpus, tmp_path):
     out = tmp_path / "latents"
     options = ("--model", model, "--data", corpus, "--out", out)
     assert kill_repeatedly(str(out), 1, *options) >= 4
@@ -346,7 +346,7 @@ def test_five_kills_lose_and_double_nothing(undisturbed, model, corpus, tmp_path
 
 
 @pytest.mark.slow
-def test_kills_while_adding_lose_and_double_nothing(undisturbed, model, corpus, tmp_path):
+def test_kills_during_append_lose_and_duplicate_nothing(undisturbed, model, corpus, tmp_path):
     data, out, had = tmp_path / "data", tmp_path / "latents", 4
     data.mkdir()
     options = ("--model", model, "--data", data, "--out", out)
@@ -366,7 +366,7 @@ def test_kills_while_adding_lose_and_double_nothing(undisturbed, model, corpus, 
         killed.append(kill_when(moment, str(out), 0, *options, "--append"))
         resolve(f"{out}.lock").remove()
         found = open_latent_table(str(out))
-        assert found.manifest.rows in (len(before), len(whole)), "readers see the old table or the new"
+        assert found.manifest.rows in (len(before), len(whole)), "readers see either the old or the new table"
     assert killed == [True] * 3
     assert finish(*options, "--append")["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == whole
@@ -376,7 +376,7 @@ def test_kills_while_adding_lose_and_double_nothing(undisturbed, model, corpus, 
 
 
 @pytest.mark.slow
-def test_ten_kills_on_s3_lose_and_double_nothing(undisturbed, s3, ray_that_knows_s3, model, corpus):
+def test_ten_kills_on_s3_lose_and_duplicate_nothing(undisturbed, s3, ray_that_knows_s3, model, corpus):
     options = ("--model", model, "--data", corpus, "--out", f"{s3}/latents")
     assert kill_repeatedly(f"{s3}/latents", 6, *options) >= 8
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
@@ -391,7 +391,7 @@ def test_ten_kills_on_s3_lose_and_double_nothing(undisturbed, s3, ray_that_knows
 
 
 @pytest.mark.slow
-def test_throttling_in_the_middle_costs_time_and_no_row(undisturbed, s3, monkeypatch, request, model, corpus):
+def test_throttling_by_s3_loses_no_row(undisturbed, s3, monkeypatch, request, model, corpus):
     with refusing_server(monkeypatch) as server:
         server.period = 10  # boto tries five times: one request in 100,000 would be refused each time
         request.getfixturevalue("ray_that_knows_s3")
@@ -401,7 +401,7 @@ def test_throttling_in_the_middle_costs_time_and_no_row(undisturbed, s3, monkeyp
         server.period = 0
 
 
-def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, model, corpus):
+def test_storage_that_refuses_access_is_named_before_work_starts(s3, monkeypatch, model, corpus):
     options = {"model": model, "data": str(corpus)}
     with pytest.raises(
         LbaeError, match=r"s3://nowhere/latents.lock cannot be written: .*bucket does not exist"
@@ -421,7 +421,7 @@ def test_storage_that_refuses_is_named_before_anything_is_done(s3, monkeypatch, 
         encode(**options, out="/proc/latents")
 
 
-def test_a_file_that_disappears_while_the_job_runs_is_set_aside(
+def test_a_file_that_disappears_during_the_job_is_quarantined(
     ray_session, model, folder_of_images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 4)
@@ -431,9 +431,7 @@ def test_a_file_that_disappears_while_the_job_runs_is_set_aside(
     gone = planned.shards[-1].files[-1]
 
     def disappear() -> None:
-        while not (
-            out / ".unfinished"
-        ).exists():  # from here on the source is planned and nothing of it is read
+        while not (out / ".unfinished").exists():  # then the source is planned and none of it is read
             time.sleep(0.001)
         (data / gone).unlink()
 
@@ -445,7 +443,7 @@ def test_a_file_that_disappears_while_the_job_runs_is_set_aside(
     assert pq.read_table(out / "quarantine").to_pylist() == [{"key": gone, "path": gone, "error": "no bytes"}]
 
 
-def test_words_are_no_images(model, tmp_path):
+def test_a_folder_of_text_files_is_refused(model, tmp_path):
     (tmp_path / "words").mkdir()
     for name in ("a.txt", "b.md"):
         (tmp_path / "words" / name).write_text("words")
@@ -454,7 +452,7 @@ def test_words_are_no_images(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_nodes_share_the_work_and_one_does_it_when_the_other_dies(undisturbed, model, corpus, tmp_path):
+def test_two_nodes_share_the_work_and_one_finishes_it_if_the_other_dies(undisturbed, model, corpus, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
     outs = (tmp_path / "shared", tmp_path / "lost")
     command = [
@@ -484,7 +482,7 @@ def png_header(side: int) -> bytes:
     return bytes(data)
 
 
-def test_every_kind_of_bad_file_is_set_aside_and_none_of_the_good(ray_session, model, tmp_path):
+def test_every_kind_of_bad_file_is_quarantined_and_no_good_one(ray_session, model, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8))
@@ -513,7 +511,7 @@ def test_every_kind_of_bad_file_is_set_aside_and_none_of_the_good(ray_session, m
     assert encode(**options, max_bad_fraction=0.5)["already"]
 
 
-def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path):
+def test_incompatible_columns_are_named(ray_session, model, tmp_path):
     cell = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     for name, label in (("a", 1), ("b", [2.5])):
         image_table(tmp_path / "data" / f"{name}.parquet", [cell], label=[label])
@@ -523,7 +521,7 @@ def test_columns_that_do_not_fit_together_are_named(ray_session, model, tmp_path
         encode(model=model, data=str(tmp_path / "data"), out=str(tmp_path / "latents"))
 
 
-def test_the_result_says_what_was_read_and_what_was_left_out(ray_session, model, tmp_path):
+def test_the_result_counts_what_was_read_and_what_was_skipped(ray_session, model, tmp_path):
     data, out = tmp_path / "data", str(tmp_path / "latents")
     image = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     (tmp_path / "elsewhere").mkdir()
@@ -550,7 +548,7 @@ def test_the_result_says_what_was_read_and_what_was_left_out(ray_session, model,
         encode(model=model, data=str(data), out=str(data / "val" / "latents"))
 
 
-def test_partitions_become_columns_and_rows_are_added_to_them(ray_session, model, tmp_path):
+def test_partition_folders_become_columns_and_append_fills_them(ray_session, model, tmp_path):
     data, options = tmp_path / "data", {"model": model, "out": str(tmp_path / "latents")}
     cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
     image_table(data / "label=cat" / "year=2024" / "a.parquet", cells)
@@ -563,7 +561,7 @@ def test_partitions_become_columns_and_rows_are_added_to_them(ray_session, model
 
 
 @pytest.mark.parametrize("text", [b"cat", b"", b"99999999999999999999"])
-def test_a_mistake_that_shows_while_encoding_keeps_its_cause(ray_session, model, tmp_path, text):
+def test_an_invalid_class_found_while_encoding_is_named(ray_session, model, tmp_path, text):
     members = {"0.png": encode_png(np.zeros((28, 28, 1), dtype=np.uint8)), "0.cls": text}
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(
@@ -572,7 +570,7 @@ def test_a_mistake_that_shows_while_encoding_keeps_its_cause(ray_session, model,
         encode(model=model, data=str(tmp_path / "a.tar"), out=str(tmp_path / "latents"))
 
 
-def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):
+def test_append_refuses_images_with_other_columns(ray_session, model, tmp_path):
     cells = [encode_png(np.full((28, 28, 1), value, dtype=np.uint8)) for value in (0, 90)]
     data, options = (
         tmp_path / "data",
@@ -593,9 +591,7 @@ def test_images_of_other_columns_are_not_added(ray_session, model, tmp_path):
         encode(**options, append=True)
 
 
-def test_a_continued_table_keeps_its_precision_and_every_row_counts(
-    ray_session, model, tmp_path, monkeypatch
-):
+def test_a_resumed_table_keeps_its_precision_and_counts_every_row(ray_session, model, tmp_path, monkeypatch):
     data, out = tmp_path / "data.parquet", str(tmp_path / "latents")
     digits = pq.read_table(SAMPLE).slice(0, 600)
     pq.write_table(digits, data)
@@ -620,7 +616,7 @@ def test_a_continued_table_keeps_its_precision_and_every_row_counts(
     )
 
 
-def test_shards_do_not_depend_on_what_is_left_out(corpus):
+def test_shards_do_not_depend_on_excluded_rows(corpus):
     shards = plan(str(corpus)).shards
     known = pa.chunked_array([shard_keys(shards[0]), shard_keys(shards[1])[:10]])
     rest = without(shards, known)

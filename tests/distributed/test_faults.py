@@ -1,4 +1,4 @@
-"""What survives the death of a worker or of a node: every sum."""
+"""Moment sums are exact after the death of a worker or of a node."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROWS, N = 200_000, 400
 
 
 @pytest.mark.slow
-def test_sums_survive_on_two_nodes(tmp_path):
+def test_sums_are_exact_after_a_worker_and_a_node_die(tmp_path):
     latents = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(ROWS, N))
     uri = write_latents(tmp_path / "latents", latents, parts=8)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -33,6 +33,4 @@ def test_sums_survive_on_two_nodes(tmp_path):
         assert run["tasks"] == 20
         assert run["killed"]
     sums_bytes = 8 * (N + 1) ** 2
-    assert runs[0]["bytes_moved"] == sums_bytes, (
-        "the second node sent one sum, whatever the number of its partials"
-    )
+    assert runs[0]["bytes_moved"] == sums_bytes, "the second node sent one sum, not one per partial"

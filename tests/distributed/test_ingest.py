@@ -1,4 +1,4 @@
-"""Any source becomes an image table of the same rows."""
+"""Every kind of source becomes an image table with the same rows."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from tests.conftest import ROOT, image_table
 
 
 def rows(uri) -> dict[str, tuple]:
-    """Bytes and label of every image of a source, by its key there."""
+    """Bytes and label of every image, by its key in the ingested source."""
     found = {}
     for shard in plan(str(uri)).shards:
         table = read_shard(shard)
@@ -48,7 +48,7 @@ def test_a_folder_becomes_an_image_table(ray_session, folder_of_images, tmp_path
     assert (again["already"], again["rows"], again["bad"]) == (True, 40, 1)
 
 
-def test_a_source_is_never_cleared(tmp_path):
+def test_an_output_in_its_source_is_refused_and_nothing_is_removed(tmp_path):
     image_table(tmp_path / "source" / "a.parquet", [encode_png(np.zeros((28, 28, 1), dtype=np.uint8))])
     source, within = str(tmp_path / "source"), str(tmp_path / "source" / "table")
     for out, read in ((source, source), (within, source)):
@@ -85,7 +85,7 @@ def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["folder", "table"])
-def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypatch, layout):
+def test_distinct_keeps_the_first_of_byte_identical_images(ray_session, tmp_path, monkeypatch, layout):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 3)
     black, white = (encode_png(np.full((28, 28, 1), level, dtype=np.uint8)) for level in (0, 255))
     cells = [white, black, b"", white, b"", white, black, black]
@@ -103,7 +103,9 @@ def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypat
     assert (result["rows"], result["bad"], result["equal"]) == (2, 2, 4)
     kept = pq.read_table(out / "data")["image"].combine_chunks()
     assert kept.to_pylist() == [{"bytes": white, "path": names[0]}, {"bytes": black, "path": names[1]}]
-    assert pq.read_table(out / "quarantine")["key"].to_pylist() == [names[2], names[4]], "each by itself"
+    assert pq.read_table(out / "quarantine")["key"].to_pylist() == [names[2], names[4]], (
+        "equal bad images are quarantined each"
+    )
     assert ingest(**job)["already"]
     with pytest.raises(LbaeError, match="2 of 4 images"):
         ingest(**{**job, "max_bad_fraction": 0.4})
@@ -111,7 +113,7 @@ def test_of_byte_equal_images_the_first_is_kept(ray_session, tmp_path, monkeypat
         ingest(**{**job, "distinct": False})
 
 
-def test_files_that_do_not_fit_together_are_refused(tmp_path):
+def test_files_with_incompatible_columns_are_refused(tmp_path):
     for name, label in (("a", 1), ("b", "cat")):
         image_table(tmp_path / "data" / f"{name}.parquet", [b"x"], label=[label])
     with pytest.raises(
@@ -140,7 +142,7 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
+def test_kills_lose_and_duplicate_nothing(digits, tmp_path, ray_session):
     whole = ingest(source=str(digits), out=str(tmp_path / "whole"), distinct=True)
     command = [
         sys.executable,
@@ -159,7 +161,7 @@ def test_kills_lose_and_double_nothing(digits, tmp_path, ray_session):
         killed += job.poll() is None
         job.kill()
         job.communicate()
-        (tmp_path / "killed.lock").unlink(missing_ok=True)  # which else is waited for
-    assert killed, "the second may have ended"
+        (tmp_path / "killed.lock").unlink(missing_ok=True)  # else the next job waits for it
+    assert killed, "one job at least must be killed; the second may finish first"
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert read_manifest(str(tmp_path / "killed")).fingerprint == whole["fingerprint"]

@@ -1,4 +1,4 @@
-"""What a partition is learned from, and what it asks of a table."""
+"""The rows that a partition is learned from, and the tables that are refused."""
 
 import math
 
@@ -37,7 +37,7 @@ def codec():
     return load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"), "cpu").codec
 
 
-def test_what_is_learned_from_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
+def test_the_subset_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
     latents, labels, drawn = random_latents(400), np.arange(400) // 100, []
     for order in (np.arange(400), np.random.default_rng(1).permutation(400)):
         columns = {"label": labels[order].tolist()}
@@ -48,10 +48,12 @@ def test_what_is_learned_from_does_not_depend_on_the_order_of_rows(ray_session, 
     np.testing.assert_array_equal(drawn[0].latents, drawn[1].latents)
     assert drawn[0].rows.equals(drawn[1].rows)
     first = drawn[0].rows["label"].to_pylist()[:100]
-    assert min(first.count(label) for label in range(4)) > 10, "not one class after the other"
+    assert min(first.count(label) for label in range(4)) > 10, (
+        "the subset mixes the classes of a sorted table"
+    )
 
 
-def test_classes_that_only_held_out_rows_have_are_refused(ray_session, tmp_path):
+def test_a_column_known_only_for_held_out_rows_is_refused(ray_session, tmp_path):
     held = held_out(pa.array([f"k{row}" for row in range(200)]))
     labels = [row % 2 if held[row] else None for row in range(200)]
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(200), {"label": labels}))
@@ -63,7 +65,7 @@ def test_classes_that_only_held_out_rows_have_are_refused(ray_session, tmp_path)
 
 
 @pytest.mark.parametrize("values", [list(range(201)), [None] * 201])
-def test_a_column_of_too_many_values_or_none_makes_no_components(ray_session, tmp_path, values):
+def test_a_column_with_too_many_values_or_none_is_refused(ray_session, tmp_path, values):
     column = {"id": pa.array(values, pa.int64())}
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(201), column))
     found = scan(table, ["id"])
@@ -71,7 +73,7 @@ def test_a_column_of_too_many_values_or_none_makes_no_components(ray_session, tm
         column_partition(draw_subset(table, found, "id"), found, "id")
 
 
-def test_a_table_of_held_out_rows_only_is_refused(ray_session, tmp_path, codec):
+def test_a_table_with_only_held_out_rows_is_refused(ray_session, tmp_path, codec):
     numbers = np.flatnonzero(held_out(pa.array([f"k{row}" for row in range(100)])))[:3]
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
     with pytest.raises(UserError, match="all 3 rows are held out of clustering"):
@@ -83,20 +85,20 @@ def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
     one = ScoredPartition(
         components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32)
     )
-    # Nothing decoded could be compared with a centre of four features.
+    # Centres of four features would not fit the features of a decoded image.
     partitioner = _appearance_partition(table, codec, one).partitioner
     assert partitioner(table.read(table.parts[0])).tolist() == [0] * 10
 
 
 @pytest.mark.parametrize("preset", ["mnist", "celeba256"])
-def test_images_decoded_at_a_time_are_bounded_by_their_pixels(preset):
+def test_the_pixels_decoded_at_a_time_are_bounded(preset):
     config = presets.get(preset).model
     rows = _decoded_rows(Codec(LatentBernoulliAutoencoder(config), "float32"))
     assert 1 <= rows <= 4096
     assert rows * math.prod(config.image_shape) <= 2**24
 
 
-def test_attributes_count_in_the_size_of_a_prior(ray_session, tmp_path, codec):
+def test_attributes_count_towards_the_size_of_a_prior(ray_session, tmp_path, codec):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(4000)))
     subset = draw_subset(table, scan(table, []), None)
     assert (_cluster_counts(table, subset, 0)[0], _cluster_counts(table, subset, 2000)[0]) == (200, 50)

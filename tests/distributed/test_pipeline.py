@@ -1,6 +1,4 @@
-"""The stages on a real local Ray: what they publish, how it agrees with single-process mathematics, what they
-refuse.
-"""
+"""The stages on a real local Ray: their artifacts, agreement with single-process code, and refused inputs."""
 
 import shutil
 
@@ -64,13 +62,13 @@ def test_the_table_holds_every_image_once_with_the_models_latents(pipeline):
     codec = lbae.load_model(pipeline.model, precision=pipeline.results[1]["precision"])
     z = codec.encode(np.stack([image for _, image in images]))
     packed = np.stack([np.frombuffer(found[key], dtype=np.uint8) for key, _ in images])
-    # Threads may split a product otherwise than in the actor; bits whose activation is zero to rounding may
-    # differ.
+    # Threads may split a product differently than in the actor, so bits whose activation is zero to rounding
+    # may differ.
     assert (unpack(packed, z.shape[1]) != z).mean() < 0.001
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 7])
-def test_sums_are_the_same_for_any_number_of_tasks(pipeline, tmp_path, tasks):
+def test_sums_do_not_depend_on_the_number_of_tasks(pipeline, tmp_path, tasks):
     reduce(latents=pipeline.latents, out=str(tmp_path / "m"), tasks=tasks)
     sums, _ = load_moments(str(tmp_path / "m"))
     table = open_latent_table(pipeline.latents)
@@ -109,7 +107,7 @@ def test_weights_and_sums_of_components_add_up(pipeline, tmp_path):
     np.testing.assert_allclose(bundle.prior.weights, sums.sums[n : n + 10, -1] / sums.count)
 
 
-def test_auto_takes_the_most_components_that_do_not_remember(pipeline, tmp_path):
+def test_auto_takes_the_most_components_that_do_not_memorize(pipeline, tmp_path):
     result = fit(**pipeline.made_from, out=str(tmp_path / "b"))
     # 600 rows are too few for 50 components of 128 bits.
     assert [tried["components"] for tried in result["tried"]] == [10, 1][: len(result["tried"])]
@@ -130,8 +128,8 @@ def test_clusters_hold_images_that_look_alike(pipeline, tmp_path):
     prior = load_bundle(str(tmp_path / "b")).prior
     class_share = ndtr(
         prior.factors[:, 1 : 1 + len(prior.attributes), 0]
-    )  # its thresholds say P(class | component)
-    assert prior.weights @ class_share.max(axis=1) > 0.3  # random components of 60 rows have 0.19
+    )  # the thresholds encode P(class | component)
+    assert prior.weights @ class_share.max(axis=1) > 0.3  # 0.19 for random components of 60 rows
 
 
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
@@ -151,7 +149,7 @@ def test_every_stage_run_again_says_already(pipeline):
     again = [
         train(
             data=str(pipeline.data), out=pipeline.model, preset="demo", epochs=12, workers=2, gpus=4
-        ),  # which nobody waits for
+        ),  # a finished run does not wait for GPUs
         encode(model=pipeline.model, data=str(pipeline.data), out=pipeline.latents),
         reduce(latents=pipeline.latents, out=pipeline.moments),
         fit(**pipeline.made_from, out=pipeline.bundle),
@@ -179,7 +177,7 @@ def test_bad_images_are_quarantined_counted_and_bounded(pipeline, tmp_path):
     assert sorted(latents_of(out)) == sorted(f"data.parquet:{i}" for i in range(60) if i not in (7, 20))
 
 
-def test_mixing_models_is_refused_by_fingerprint(pipeline, tmp_path):
+def test_artifacts_of_different_models_are_refused_by_fingerprint(pipeline, tmp_path):
     other = str(tmp_path / "other")
     config = presets.get("demo").replace(latent_dim=32)
     output = Output(other, "model", parents={}, config=config.to_dict())
@@ -205,7 +203,7 @@ def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
         fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
 
 
-def test_one_row_makes_no_prior(pipeline, tmp_path):
+def test_a_prior_from_one_row_is_refused(pipeline, tmp_path):
     _, manifest = load_moments(pipeline.moments)
     table = open_latent_table(pipeline.latents)
     moments, lineage = str(tmp_path / "m"), Lineage(tables={table.manifest.fingerprint: 1}, parts={})
@@ -237,7 +235,7 @@ def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):
         ({"by": "lable"}, "unknown class column 'lable'; did you mean 'label'"),
     ],
 )
-def test_mistakes_in_fit_are_named(pipeline, tmp_path, change, message):
+def test_invalid_options_of_fit_are_named(pipeline, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         fit(**pipeline.made_from, out=str(tmp_path / "b"), **change)
 
@@ -255,15 +253,15 @@ def test_mistakes_in_fit_are_named(pipeline, tmp_path, change, message):
         ({"data": "nowhere"}, "data .*nowhere does not exist"),
     ],
 )
-def test_mistakes_in_train_are_named(pipeline, tmp_path, monkeypatch, change, message):
+def test_invalid_options_of_train_are_named(pipeline, tmp_path, monkeypatch, change, message):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     with pytest.raises(UserError, match=message):
         train(**{"data": str(pipeline.data), "out": str(tmp_path / "m"), "preset": "demo", **change})
     assert not (tmp_path / "m").exists()
 
 
-def test_seeds_below_zero_are_refused_before_anything_is_read(tmp_path):
-    """Generators take none."""
+def test_negative_seeds_are_refused_before_anything_is_read(tmp_path):
+    """Random generators do not accept them."""
     anywhere = dict.fromkeys(("model", "latents", "moments", "out"), str(tmp_path / "x"))
     with pytest.raises(UserError, match="seed is -1; allowed: 0 or more"):
         fit(**anywhere, seed=-1)

@@ -1,4 +1,4 @@
-"""What Ray adds to a job's standard error: nothing in a good run, and JSON where that is asked for."""
+"""What Ray adds to a job's standard error: nothing in a successful run, and only JSON with LBAE_LOG=json."""
 
 import json
 import os
@@ -14,14 +14,14 @@ GOLDEN = "tests/golden/v1"
 
 
 def run_job(name: str, *arguments: object, form: str = "plain") -> subprocess.CompletedProcess[str]:
-    """A job with a Ray of its own, whose core writes to the job's standard error."""
+    """Run a job with its own local Ray, whose core writes to the job's standard error."""
     command = [sys.executable, f"jobs/{name}.py", "--address", "local", *map(str, arguments)]
     environment = {**os.environ, "LBAE_LOG": form}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
-def test_a_good_run_shows_no_line_of_rays(digits, tmp_path):
+def test_a_successful_run_shows_no_line_of_ray(digits, tmp_path):
     done = run_job("encode", "--model", f"{GOLDEN}/model", "--data", digits, "--out", tmp_path / "latents")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"(encode: .*\n)+", done.stderr), done.stderr
@@ -31,7 +31,7 @@ def test_a_good_run_shows_no_line_of_rays(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failure_shows_lines_of_json_only(tmp_path):
+def test_a_failure_shows_only_lines_of_json(tmp_path):
     image_table(tmp_path / "a.parquet", [b"no image", None])
     where = ("--data", tmp_path / "a.parquet", "--out", tmp_path / "latents")
     done = run_job("encode", "--model", f"{GOLDEN}/model", *where, form="json")

@@ -1,4 +1,4 @@
-"""The private APIs of Ray that the package uses, against the installed Ray: each failure says what breaks."""
+"""The private APIs of Ray that the package uses exist in the installed Ray; each failure says what breaks."""
 
 import inspect
 import os
@@ -27,10 +27,10 @@ VARIABLES = {
 }
 
 
-def test_the_version_that_was_read_is_the_installed_one():
+def test_ray_private_names_the_installed_version():
     assert (
         re.search(r"read in Ray (\d+\.\d+)", ray_private.__doc__)[1] == ray.__version__.rpartition(".")[0]
-    ), "read lbae/distributed/cluster/ray_private.py against this Ray, and write its version there"
+    ), "check lbae/distributed/cluster/ray_private.py against this Ray, then update the version there"
 
 
 def test_the_address_of_the_last_start_can_be_read():
@@ -45,7 +45,7 @@ def test_serve_reads_the_environment_variable(variable):
 
 
 def test_haproxy_is_started_with_the_configuration_in_our_folder(monkeypatch):
-    """Else a start recognises no HAProxy that a killed service left behind."""
+    """A start recognises by it the HAProxy processes that a killed service left behind."""
     assert '[haproxy_bin, "-db", "-f", self.config_file_path]' in HAPROXY
     monkeypatch.setattr(haproxy, "cluster_nodes", lambda: 1)
     options = haproxy.controller_options("127.0.0.1")
@@ -60,16 +60,16 @@ def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
     for line in (
         "hard-stop-after {{ config.hard_stop_after_s }}s",
         "close-spread-time {{ config.close_spread_time_s }}s",
-        "\n    balance {{ config.balance_algorithm }}\nfrontend",  # at the end of the defaults
-        "observe layer4 error-limit",  # ends the use of replicas that a drained node took along
-        "retry-on {{ config.retry_on }}",  # what we allow, and no refusal of a full replica
+        "\n    balance {{ config.balance_algorithm }}\nfrontend",  # the last line of the defaults section
+        "observe layer4 error-limit",  # takes replicas of a drained node out of use
+        "retry-on {{ config.retry_on }}",  # our setting, which excludes refusals of a full replica
         "retries {{ config.retries }}",
     ):
-        assert line in template, "replicas that come and go may end requests: run autoscaling_soak.py"
+        assert line in template, "starting and stopping replicas may break requests: run autoscaling_soak.py"
     assert '"RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED", "1"' in CONSTANTS
 
 
-def test_haproxy_takes_the_option_that_closes_connections(tmp_path):
+def test_haproxy_accepts_the_option_that_closes_connections(tmp_path):
     config = tmp_path / "haproxy.cfg"
     timeouts = "timeout connect 5s\n    timeout client 5s\n    timeout server 5s"
     defaults = f"defaults\n    mode http\n    {timeouts}\n    balance {ray_private.BALANCE_AND_CLOSE}\n"
@@ -79,7 +79,7 @@ def test_haproxy_takes_the_option_that_closes_connections(tmp_path):
 
 def test_serve_deploys_without_waiting():
     parameters = inspect.signature(serve._run).parameters
-    assert {"name", "route_prefix", "_blocking"} <= set(parameters), "deploy() must not wait for ever"
+    assert {"name", "route_prefix", "_blocking"} <= set(parameters), "deploy() must not wait forever"
 
 
 def test_the_controller_of_serve_tells_its_address():
@@ -92,13 +92,15 @@ def test_the_controller_of_serve_tells_its_address():
     assert (SERVE_CONTROLLER_NAME, SERVE_NAMESPACE) == ("SERVE_CONTROLLER_ACTOR", "serve")
 
 
-def test_the_handler_of_interrupts_that_is_replaced_exists():
+def test_the_sigint_handler_that_is_replaced_exists():
     trainer = ray.train.torch.TorchTrainer
     assert list(inspect.signature(trainer._register_sigint_handler).parameters) == ["self", "controller"]
     replaced = ray_private.without_sigint_handler(trainer)
     assert issubclass(replaced, trainer)
     module = inspect.getmodule(trainer._register_sigint_handler)
-    assert "self._register_sigint_handler(" in inspect.getsource(module), "Ctrl-C would end a job mutely"
+    assert "self._register_sigint_handler(" in inspect.getsource(module), (
+        "Ctrl-C would end a job without a message"
+    )
 
 
 def test_errors_of_workers_that_do_not_start_are_exceptions():

@@ -1,4 +1,4 @@
-"""Moment sums on a real Ray: equal to those in memory, whole or by group or updated; refused inputs."""
+"""Moment sums on a real Ray equal those in memory: whole, by group and updated; and refused inputs."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def latents(tmp_path) -> str:
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 7, 1000, None])
-def test_any_number_of_tasks_gives_the_sums_of_memory(latents, tmp_path, tasks):
+def test_any_number_of_tasks_gives_the_sums_in_memory(latents, tmp_path, tasks):
     result = reduce(latents=latents, out=str(tmp_path / "m"), tasks=tasks)
     sums, _ = load_moments(str(tmp_path / "m"))
     assert sums.attributes == NAMES
@@ -86,7 +86,7 @@ def test_row_groups_are_assigned_once_in_order_and_evenly(rows, tasks):
     assert max(sum(group.rows for group in task) for task in assigned) < sum(rows) / tasks + max(rows)
 
 
-def test_sums_by_group_are_those_of_the_groups_rows(latents, tmp_path):
+def test_sums_by_group_equal_the_sums_of_the_groups_rows(latents, tmp_path):
     table = open_latent_table(latents)
     by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
     grouped = write_grouped(
@@ -101,8 +101,8 @@ def test_sums_by_group_are_those_of_the_groups_rows(latents, tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
-def test_sums_of_an_earlier_version_count_as_the_same_ones(latents, tmp_path):
-    """Earlier versions could reduce by a column, and wrote into every manifest which one, None for all."""
+def test_sums_of_an_earlier_version_are_found_finished(latents, tmp_path):
+    """Earlier versions could reduce by a column, and wrote its name or None into every manifest."""
     first = reduce(latents=latents, out=str(tmp_path / "m"), attributes=("smiling",))
     assert read_manifest(str(tmp_path / "m")).config == {"attributes": "smiling", "by": None}
     again = {"latents": latents, "out": str(tmp_path / "m"), "attributes": ("smiling",)}
@@ -127,7 +127,7 @@ def test_grouped_sums_of_an_earlier_version_are_described_but_not_read_as_sums(t
 
 
 @pytest.mark.slow
-def test_fifty_groups_of_1500_bits_take_less_than_a_gigabyte_and_a_half_per_process(tmp_path):
+def test_fifty_groups_of_1500_bits_take_less_than_1_5_gib_per_process(tmp_path):
     packed = np.random.default_rng(0).integers(0, 256, (50_000, 188), dtype=np.uint8)
     packed[:, -1] &= 15
     table = open_latent_table(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
@@ -161,7 +161,7 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
     old = load_moments(out)[1]
     for path in (Path(latents) / "data").glob(
         "part-0000[0-2]*"
-    ):  # seen parts are not read again: latents may be gone
+    ):  # overwritten, because an update must not read known parts
         table = pq.read_table(path)
         pq.write_table(
             table.set_column(1, "latent", pa.array([b"\xff" * 3] * len(table), pa.binary(3))), path
@@ -176,7 +176,7 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
     np.testing.assert_array_equal(sums.sums, (in_memory() + added).sums)
     assert manifest.generation == 2
     assert all((tmp_path / "m" / name).exists() for name in old.files), (
-        "a reader of the old manifest finds its files"
+        "a reader of the old manifest still finds its files"
     )
 
 
@@ -203,7 +203,7 @@ def test_an_update_with_other_attributes_is_refused(latents, tmp_path, change, o
     assert load_moments(str(tmp_path / "m"))[1].fingerprint == before["fingerprint"]
 
 
-def test_an_update_notices_parts_that_were_changed(latents, tmp_path):
+def test_an_update_refuses_changed_parts(latents, tmp_path):
     reduce(latents=latents, out=str(tmp_path / "m"))
     shutil.rmtree(latents)
     write_latents(latents, np.concatenate([LATENTS[:500], -LATENTS[500:]]), COLUMNS)
@@ -283,7 +283,7 @@ def test_unique_keys_pass(latents, tmp_path):
         ({"age": [1, 2, 3, 4]}, {"tasks": 0}, "tasks is 0; allowed: 1 or more"),
     ],
 )
-def test_mistakes_are_named(tmp_path, columns, options, message):
+def test_invalid_requests_are_named(tmp_path, columns, options, message):
     latents = write_latents(tmp_path / "latents", LATENTS[:4], columns)
     with pytest.raises(UserError, match=message):
         reduce(latents=latents, out=str(tmp_path / "m"), **options)
@@ -302,20 +302,20 @@ def test_partials_of_one_node_are_added_there(latents):
     seen: list[int] = []
     sums, statistics = moment_sums_of(table, scan(table, []).row_groups, (), 12, seen.append)
     np.testing.assert_array_equal(sums.sums, sum_packed(pack(LATENTS), N).sums)
-    assert statistics.tasks > 8, "more than one merge adds up"
+    assert statistics.tasks > 8, "enough partials for more than one merge"
     assert (statistics.rows, statistics.moved_bytes) == (1000, 0)
     assert seen == sorted(seen)
     assert seen[-1] == 1000
 
 
-def test_attributes_can_be_named(latents, tmp_path):
+def test_attributes_can_be_chosen_by_name(latents, tmp_path):
     reduce(latents=latents, out=str(tmp_path / "m"), attributes=("smiling", "kind=dog"))
     sums, _ = load_moments(str(tmp_path / "m"))
     assert sums.attributes == ("smiling", "kind=dog")
     assert sums.sums[N, -1] == pc.sum(pa.array(SMILING)).as_py()
 
 
-def test_columns_that_are_no_attributes_are_left_out_by_name_with_the_reason(tmp_path):
+def test_left_out_columns_are_named_with_the_reason(tmp_path):
     columns = {
         "kind": pa.array(KIND).dictionary_encode(),
         "smiling": pa.array([None if flag is None else float(flag) for flag in SMILING]),

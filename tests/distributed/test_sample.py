@@ -1,4 +1,4 @@
-"""Drawing an image table on a real local Ray: the images of one process, and what is refused."""
+"""Drawing an image table on a real local Ray gives the images of a single process."""
 
 import io
 
@@ -15,13 +15,13 @@ from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.image_table import publish_images, write_part
 from lbae.io.artifacts.output import Output
 
-NUM = 2 * 2048 + 300  # three parts, the last one of a block and a piece of one
+NUM = 2 * 2048 + 300  # three parts, the last with one whole block and a partial one
 
 
-def test_what_a_worker_refuses_reaches_the_user(pipeline, tmp_path, monkeypatch):
+def test_an_error_of_a_worker_reaches_the_user(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Prior, "draw", lambda *request: None
-    )  # in this process: the workers look for themselves
+    )  # only in this process, so that the workers raise the error
     with pytest.raises(UserError, match="unknown attribute 'label=33'; did you mean 'label=3'"):
         sample_table(
             bundle=pipeline.bundle, out=str(tmp_path / "t"), num=300, seed=0, given={"label=33": True}
@@ -53,7 +53,7 @@ def test_a_table_holds_the_images_of_one_process(pipeline, tmp_path, given):
     ("cpus", "gpus", "actors"),
     [(1, 0, 1), (2, 0, 2), (64, 0, 64), (16, 1, 4), (2, 1, 2), (20, 8, 16), (4, 8, 8)],
 )
-def test_actors_share_gpus_as_far_as_there_are_cpus(cpus, gpus, actors):
+def test_actors_share_gpus_up_to_the_number_of_cpus(cpus, gpus, actors):
     found, share = pool_size(cpus, gpus)
     assert found == actors
     assert found * share == pytest.approx(gpus)

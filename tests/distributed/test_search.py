@@ -1,4 +1,4 @@
-"""Searching a latent table finds what a look at every row finds."""
+"""A search of a latent table agrees with brute force."""
 
 import json
 
@@ -20,7 +20,7 @@ from tests.conftest import picture_size, write_latents
 
 
 @pytest.mark.parametrize("k", [1, 20, 2000])
-def test_the_nearest_of_a_table(ray_session, tmp_path, k):
+def test_a_search_agrees_with_brute_force(ray_session, tmp_path, k):
     rng = np.random.default_rng(0)
     latents = rng.choice(np.array([-1, 1], dtype=np.int8), size=(1000, 90))
     table = open_latent_table(
@@ -38,7 +38,7 @@ def test_the_nearest_of_a_table(ray_session, tmp_path, k):
 
 @pytest.fixture(scope="module")
 def encoded(ray_session, digits, tmp_path_factory) -> str:
-    """The digits' latents of an LBAE that has learned nothing."""
+    """Latents of the digits from an untrained LBAE."""
     out, config = tmp_path_factory.mktemp("encoded"), presets.get("demo", "modern")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
     output = Output(str(out / "model"), "model", parents={}, config=config.to_dict())
@@ -47,7 +47,7 @@ def encoded(ray_session, digits, tmp_path_factory) -> str:
     return str(out / "latents")
 
 
-def test_the_job_finds_an_image_of_the_table_itself_and_draws_what_it_found(job, digits, encoded, tmp_path):
+def test_the_job_finds_an_image_of_the_table_and_draws_the_hits(job, digits, encoded, tmp_path):
     (tmp_path / "a.png").write_bytes(read_shard(plan(str(digits)).shards[-1])["bytes"][7].as_py())
     found = job(
         "search",
@@ -69,10 +69,10 @@ def test_the_job_finds_an_image_of_the_table_itself_and_draws_what_it_found(job,
     assert (first["key"], first["distance"]) == ("b.parquet:7", 0)
     assert first.keys() == {"distance", "key", "path", "label"}
     width, height = picture_size(tmp_path / "hits.png")
-    assert width > 5 * height, "the image and five beside it"
+    assert width > 5 * height, "the image and five hits beside it"
 
 
-def test_mistakes_of_a_search_are_named(job, encoded, tmp_path):
+def test_invalid_search_requests_are_named(job, encoded, tmp_path):
     for k in (0, -3):
         refused = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", k)
         assert (refused.code, refused.error) == (2, f"error: k is {k}; allowed: 1 or more")

@@ -1,5 +1,4 @@
-"""The service on real Ray Serve, over real HTTP: both topologies answer as the bundle does in this
-process."""
+"""The service on real Ray Serve and HTTP: both topologies answer as the bundle does in this process."""
 
 import functools
 import importlib
@@ -67,7 +66,7 @@ def _imported(path: str) -> tuple[object, str]:
     ("gpus", "replicas", "share"),
     [(0, 2, 0), (1, 1, 1), (1, 2, 1 / 2), (2, 1, 1), (2, 3, 1 / 2), (2, 4, 1 / 2), (4, 9, 1 / 3)],
 )
-def test_every_replica_finds_a_place_on_a_gpu(gpus, replicas, share):
+def test_every_replica_fits_on_a_gpu(gpus, replicas, share):
     assert share_of_gpu(gpus, replicas) == share
     assert gpus == 0 or gpus * int(1 / share) >= replicas
 
@@ -90,7 +89,7 @@ def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
         ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to others and there are no API keys"),
     ],
 )
-def test_a_mistake_is_one_line(pipeline, tmp_path, monkeypatch, arguments, message):
+def test_an_invalid_command_prints_one_line(pipeline, tmp_path, monkeypatch, arguments, message):
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     places = {"bundle": pipeline.bundle, "tmp": tmp_path}
     outcome = run_job("serve", *arguments.format(**places).split())
@@ -102,7 +101,7 @@ def test_a_port_that_is_taken_is_refused(pipeline):
     with socket.socket() as other:
         other.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
-        )  # as Ray's proxy does, beside which another could listen
+        )  # as Ray's proxy, so another process could listen too
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
@@ -124,7 +123,7 @@ def test_a_port_that_is_taken_is_refused(pipeline):
 
 
 def left_of_serve() -> list[str]:
-    """Names of Ray Serve's actors, its controller among them."""
+    """Names of Ray Serve's actors, including its controller."""
     return [
         actor["name"]
         for actor in ray.util.list_named_actors(all_namespaces=True)
@@ -134,16 +133,16 @@ def left_of_serve() -> list[str]:
 
 @ray.remote(num_cpus=2)
 class Greedy:
-    """Holds the CPUs of the cluster."""
+    """Holds all CPUs of the cluster."""
 
     def here(self) -> None:
         pass
 
 
 @pytest.mark.slow
-def test_a_service_that_finds_no_cpus_gives_up_and_leaves_nothing(pipeline, monkeypatch):
+def test_a_service_that_gets_no_cpus_gives_up_and_leaves_no_actors(pipeline, monkeypatch):
     monkeypatch.setattr(stage, "_START_S", 5)
-    # Ray Serve waits half a minute for the end of what never ran.
+    # Else Ray Serve waits half a minute for replicas that never ran.
     shutdown = functools.partialmethod(ServeControllerClient.shutdown, timeout_s=2)
     monkeypatch.setattr(ServeControllerClient, "shutdown", shutdown)
     greedy = Greedy.remote()
@@ -156,26 +155,26 @@ def test_a_service_that_finds_no_cpus_gives_up_and_leaves_nothing(pipeline, monk
     assert not is_served()
     ray.kill(greedy)
     until = time.monotonic() + 150
-    while left_of_serve() and time.monotonic() < until:  # what never ran takes a while to be taken down
+    while left_of_serve() and time.monotonic() < until:  # Serve is slow to remove replicas that never ran
         time.sleep(1)
     assert left_of_serve() == []
 
 
 def lines_of(name: str) -> list[str]:
-    """What Ray Serve's replicas of a deployment logged."""
+    """The log lines of the replicas of a deployment."""
     logs = ray._private.worker._global_node.get_logs_dir_path()
     files = (ROOT / logs / "serve").glob(f"replica_lbae_{name}_*.log")
     return [line for file in files for line in file.read_text().splitlines()]
 
 
 def metrics() -> str:
-    """What the node's agent shows Prometheus."""
+    """The metrics that the node's agent exports to Prometheus."""
     port = ray.nodes()[0]["MetricsExportPort"]
     return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
 
 
 def seen_in_metrics(pattern: str) -> bool:
-    """Whether a line comes up within a few of the agent's rounds."""
+    """Whether the pattern appears in the metrics within a minute, several of the agent's rounds."""
     for _ in range(60):
         if re.search(pattern, metrics(), re.MULTILINE):
             return True
@@ -184,7 +183,7 @@ def seen_in_metrics(pattern: str) -> bool:
 
 
 def resident_bytes(processes: list[psutil.Process]) -> int:
-    """Memory of those that still run: HAProxy's old workers end meanwhile."""
+    """Memory of the processes that still run, because old HAProxy workers end meanwhile."""
     total = 0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -193,7 +192,7 @@ def resident_bytes(processes: list[psutil.Process]) -> int:
 
 
 def refused_early(head: bytes, chunks) -> bytes:
-    """The first line of the answer to a body that its client would go on sending."""
+    """The status line of the answer to a body that the client has not finished sending."""
     with socket.create_connection(("127.0.0.1", PORT), timeout=60) as connection:
         connection.sendall(head)
         try:
@@ -205,7 +204,7 @@ def refused_early(head: bytes, chunks) -> bytes:
 
 
 def overload(url: str, body: dict, requests: int) -> Counter:
-    """Statuses of as many paths, asked for at once by clients that do not retry."""
+    """Statuses of interpolations that many clients request at once, without retries."""
     with ThreadPoolExecutor(requests) as clients:
         sent = [
             clients.submit(httpx.post, f"{url}/v1/interpolate", json=body, timeout=60)
@@ -215,16 +214,17 @@ def overload(url: str, body: dict, requests: int) -> Counter:
 
 
 @pytest.mark.slow
-def test_what_clients_do_to_a_service(pipeline):
-    """Bodies without end, clients that go away, too many clients, what the log holds of images, and what the
-    metrics say of all that.
+def test_a_service_with_misbehaving_clients(pipeline):
+    """Endless bodies, clients that disconnect, and too many clients; then the metrics and the log.
+
+    The log must not hold images.
     """
     image = encode_png(load_bundle(pipeline.bundle, "cpu").sample(1, 5)[0])
-    logged = set(lines_of("LBAE"))  # by the services of other tests on this Ray
+    logged = set(lines_of("LBAE"))  # of other tests' services on this Ray
     with (
         socket.create_server(
             ("127.0.0.1", 9101)
-        ),  # another user's HAProxy, whose metrics these are by default
+        ),  # as another user's HAProxy, which has its metrics at this port by default
         serving(
             pipeline.bundle, PORT, replicas=1, limits=Limits(max_body_bytes=2**20, max_running=4)
         ) as facts,
@@ -272,7 +272,7 @@ def test_what_clients_do_to_a_service(pipeline):
         assert 'status="500"' not in metrics()
         answers = overload(url, path | {"steps": 16, "format": "webp"}, requests=12)
         assert set(answers) == {200, 503}
-        # Each refusal was sent to the replica once: nothing between it and the client retries.
+        # The replica saw each refused request once: nothing between it and the client retries.
         assert seen_in_metrics(rf'^ray_lbae_requests\w*{{.*route="none",status="503".*}} {answers[503]}\.0$')
         for name in ("request_seconds_bucket", "batch_rows_bucket", "images", "waiting"):
             assert f"ray_lbae_{name}" in metrics()
@@ -283,7 +283,7 @@ def test_what_clients_do_to_a_service(pipeline):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "host", "replicas"), [("fused", "127.0.0.1", 2), ("split", "::1", 1)])
-def test_every_verb_answers_as_the_bundle(pipeline, topology, host, replicas):
+def test_every_verb_answers_like_the_bundle(pipeline, topology, host, replicas):
     bundle = load_bundle(pipeline.bundle, "cpu")
     images = bundle.sample(2, 5)
     files = [encode_png(image) for image in images]
@@ -298,7 +298,7 @@ def test_every_verb_answers_as_the_bundle(pipeline, topology, host, replicas):
         assert len({answer.content for answer in drawn}) == 1
         assert (
             np.abs(pixels_of(drawn[0].content).astype(int) - images[0, ..., 0]).max() <= 2
-        )  # other numbers of threads
+        )  # the number of threads differs
         given = service.send(web.sample(3, seed=1, given={"label=7": True}, format="latents"))
         assert given.seed == 1
         (found, bad) = service.send(web.encode([files[0], b"no image"]))

@@ -1,4 +1,4 @@
-"""Replicas die and bundles change under load, and nobody notices."""
+"""No request fails under load while replicas die and bundles are swapped."""
 
 import json
 import subprocess
@@ -25,12 +25,13 @@ def test_no_request_fails_while_replicas_and_nodes_die_and_bundles_change(
     facts = json.loads(done.stdout.splitlines()[-1])
     if nodes == 3:
         assert facts["killed"] == ["stuck", "drained", "node"]
-        # The kernel wakes a stopped process when its node ends: the replica then answers 504 to what it held,
-        # at most one request per client, and clients do not retry a timeout.
+        # When its node ends, the kernel wakes the suspended replica. It then answers 504 to its pending
+        # requests, at most one per client, and clients do not retry a timeout.
         assert facts["seen"].pop("timeout", 0) <= 6
     else:
-        assert len(facts["killed"]) in {4, 5}  # a registry may not be back yet
+        assert len(facts["killed"]) in {4, 5}  # a registry may not have restarted yet
         assert "BundleRegistry" in facts["killed"]
-    assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts  # nothing failed, nothing was mixed
+    # No request failed, and no image came from another bundle.
+    assert set(facts["seen"]) == {"slowest_ms", *facts["bundles"]}, facts
     assert min(facts["seen"][name] for name in facts["bundles"]) > 10
     assert max(facts["after_mb"]) < 1.2 * max(facts["before_mb"])

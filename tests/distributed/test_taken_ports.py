@@ -1,4 +1,4 @@
-"""Ports that a start finds taken: by a service of one's own that was killed, and by strangers."""
+"""Starting a service on a taken port: taken by the user's killed service, or by other processes."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 @pytest.mark.slow
 def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
-    """As `ray stop --force` kills one: every process of Ray, of which none can end its children then."""
+    """As with `ray stop --force`, which kills all of Ray's processes, so that none can end its children."""
     command = ["jobs/serve.py", "--bundle", pipeline.bundle, "--port", str(PORT), "--address", "local"]
     killed = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert json.loads(killed.stdout.readline())["url"].endswith(f":{PORT}")
@@ -69,11 +69,11 @@ def test_a_service_of_another_ray_keeps_its_port(pipeline):
         assert proxy.is_running()
 
 
-def test_who_listens_is_named():
+def test_the_process_that_listens_is_named():
     with socket.socket(socket.AF_INET6) as other:
         other.bind(("::1", 0))
         port = other.getsockname()[1]
-        assert listener(port) == "another process", "a socket that is bound only"
+        assert listener(port) == "another process", "the socket is bound and does not listen"
         other.listen()
         assert listener(port).startswith(f"process {os.getpid()} (")
 
@@ -86,7 +86,7 @@ def test_a_process_is_read_with_its_ancestors():
         assert found in list(processes())
         assert next(ancestors(found)).pid == os.getpid()
         child.send_signal(signal.SIGKILL)
-        wait_for(lambda: read_process(child.pid) is None)  # a zombie until its parent asks for it
+        wait_for(lambda: read_process(child.pid) is None)  # a zombie until its parent reaps it
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_process_is_read_with_its_ancestors():
         ("other", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", False),
     ],
 )
-def test_only_proxies_of_this_users_services_are_ended(tmp_path, name, argument, orphan):
-    """A stand-in that only sleeps, by HAProxy's name and arguments."""
+def test_only_orphaned_proxies_of_this_user_are_ended(tmp_path, name, argument, orphan):
+    """With a process that sleeps under HAProxy's name and arguments."""
     stand_in = tmp_path / name
     stand_in.symlink_to(os.path.realpath(sys.executable))
     code = "import time; print('ready', flush=True); time.sleep(60)"

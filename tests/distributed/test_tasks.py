@@ -1,4 +1,4 @@
-"""Tasks that kill their process are given up, and errors say what failed on what."""
+"""Tasks that keep killing their process end the job, and errors name what failed on which task."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def work(task: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_task_that_kills_its_process_is_given_up(ray_session):
+def test_a_task_that_kills_its_process_ends_the_job(ray_session):
     with pytest.raises(LbaeError, match="a worker process died 4 times"):
         list(results(map_tasks([0, POISON], lambda row: run_task(row, work), num_cpus=1)))
 
@@ -49,7 +49,7 @@ def run(fail: Callable[[Any], Any], task: Any = 0, *doing: Callable[[Any], str])
     list(results(map_tasks([task], lambda row: run_task(row, fail, *doing), num_cpus=1)))
 
 
-def test_the_packages_own_errors_and_those_of_a_disk_come_back_as_they_are(ray_session):
+def test_lbae_errors_and_os_errors_come_back_unchanged(ray_session):
     def full(task: int) -> None:
         raise OSError(28, "No space left on device", "/out")
 
@@ -111,8 +111,8 @@ def test_an_unforeseen_error_of_a_plain_task_names_its_type_and_its_file(ray_ses
         (UserError, "boom"),
     ],
 )
-def test_rays_closing_hint_is_not_taken_for_the_cause(ray_session, kind, expected):
-    """Ray Data appends advice on retries to what its tasks raise."""
+def test_rays_retry_hint_is_removed_from_the_cause(ray_session, kind, expected):
+    """Ray Data appends advice on retries to the messages of its tasks' errors."""
 
     def fail(batch: dict[str, Any]) -> None:
         with working_on("decoding a.parquet"):

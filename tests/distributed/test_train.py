@@ -1,4 +1,4 @@
-"""Training on a real local Ray: streaming, what a storage may hold, and what survives deaths."""
+"""Training on a real local Ray: streaming, refused storages, and recovery after kills."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ SMALL = {"preset": "demo", "epochs": 4, "workers": 2, "seed": 3}
 
 
 def events(folder: Path) -> set[str]:
-    """Tags in TensorBoard's event files: records of a length, a checksum, an event, a checksum."""
+    """Tags in TensorBoard's event files; a record is length, checksum, event, checksum."""
     tags = set()
     for file in folder.iterdir():
         data = file.read_bytes()
@@ -63,7 +63,7 @@ def events(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def finished(ray_session, tmp_path_factory, digits) -> dict[str, Any]:
-    """Options of a run that nothing disturbed, and what it found."""
+    """Options and result of an undisturbed run."""
     folder = tmp_path_factory.mktemp("finished")
     places = {
         "data": str(digits),
@@ -77,12 +77,12 @@ def finished(ray_session, tmp_path_factory, digits) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(finished) -> list[dict]:
-    """Its losses, but for the test images', which none of the runs compared with it has."""
+    """Its losses without the test loss, because the runs compared with it have no test images."""
     return [{**epoch, "test_loss": None} for epoch in finished["result"]["history"]]
 
 
 @pytest.mark.parametrize("bad", [0, 100])
-def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(ray_session, bad):
+def test_a_stream_yields_every_image_once_per_epoch_in_the_given_number_of_steps(ray_session, bad):
     four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
     table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
@@ -100,7 +100,7 @@ def test_a_stream_shows_every_image_once_an_epoch_in_as_many_batches_as_agreed(r
 
 
 class Tables:
-    """What a stream reads of Ray Data's iterator."""
+    """The part of Ray Data's iterator that a stream uses."""
 
     def __init__(self, rows: list[bytes | None]) -> None:
         self.table = pa.table({"pixels": pa.array(rows, pa.binary(4))})
@@ -109,8 +109,8 @@ class Tables:
         return (self.table.slice(start, batch_size) for start in range(0, len(self.table), batch_size))
 
 
-def test_steps_that_a_stream_misses_are_not_of_one_image():
-    """After two windows that fill their batches, one image is left, and a hundred that are none."""
+def test_steps_without_images_left_draw_from_more_than_one_image():
+    """After two windows that fill their batches, one good image and a hundred bad ones are left."""
     model = ModelConfig(image_size=32, padding=15, image_channels=1)
     rows = [index.to_bytes(4, "little") for index in range(8193)] + [None] * 100
     stream = StreamingFeed(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
@@ -119,7 +119,7 @@ def test_steps_that_a_stream_misses_are_not_of_one_image():
     assert len(batches[-1]) > 48
 
 
-def test_a_stream_without_any_image_says_so(ray_session):
+def test_a_stream_without_images_is_an_error(ray_session):
     table = ray.data.from_arrow(pa.table({"pixels": pa.nulls(100, pa.binary(4))}))
     model = ModelConfig(image_size=32, padding=15, image_channels=1)
     with pytest.raises(LbaeError, match="holds no image that can be decoded"):
@@ -146,13 +146,13 @@ def test_a_storage_belongs_to_one_run(pipeline, tmp_path, change, message):
         train(**options, **{"preset": "demo", "epochs": 12, "workers": 2, **change})
 
 
-def test_a_storage_in_the_output_is_refused(tmp_path, digits):
+def test_a_storage_inside_the_output_is_refused(tmp_path, digits):
     with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder of its own"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "m" / "s"), **SMALL)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, digits, overwrite):
+def test_a_storage_with_other_files_is_refused_and_kept(ray_session, tmp_path, digits, overwrite):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.txt").write_text("years of work")
     out, config = str(tmp_path / "m"), presets.get("demo")
@@ -164,30 +164,30 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
     ):
         train(data=str(digits), out=out, storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"
-    assert not overwrite or load_network(out), "what was refused has replaced nothing"
+    assert not overwrite or load_network(out), "the refused job replaced nothing"
 
 
-def test_workers_that_come_and_go_leave_cpus_to_those_that_decode(ray_session, tmp_path, digits):
+def test_elastic_workers_cannot_use_the_streaming_feed(ray_session, tmp_path, digits):
     options = {**SMALL, "workers": 4, "min_workers": 1, "feed": "streaming"}
     with pytest.raises(UserError, match="min_workers is 1 of 4 and the feed is streaming"):
         train(data=str(digits), out=str(tmp_path / "m"), **options)
 
 
 @pytest.mark.slow
-def test_a_run_is_begun_anew_continued_or_found_finished(finished):
-    """Also by a cluster of another size, and with --overwrite, which begins anew what was finished only."""
+def test_a_run_is_restarted_republished_or_already_finished(finished):
+    """The storage knows the number of workers; ``overwrite`` restarts a run only if it is finished."""
     options, history = finished["options"], finished["result"]["history"]
     out, storage = Path(options["out"]), Path(options["storage"])
     assert len(list(storage.glob("run/checkpoint_*"))) in (
         2,
         3,
-    )  # the best two, and the newest where it is not among them
+    )  # the best two, and the newest if it is not among them
     no_workers = {name: value for name, value in options.items() if name != "workers"}
     assert train(**no_workers)["already"]
     shutil.rmtree(out)
     since = max(path.stat().st_mtime_ns for path in storage.rglob("state.pt"))
     assert train(**no_workers, overwrite=False)["history"] == history, (
-        "published from the checkpoints that are there"
+        "published from the existing checkpoints"
     )
     assert max(path.stat().st_mtime_ns for path in storage.rglob("state.pt")) == since
     assert train(**options, overwrite=True)["history"] == history
@@ -196,7 +196,7 @@ def test_a_run_is_begun_anew_continued_or_found_finished(finished):
 
 @pytest.mark.slow
 def test_test_images_are_measured_every_epoch(finished):
-    """And decide nothing: the other runs of this file have none, and find the same."""
+    """They do not influence training: the other runs of this file have none, and the same losses."""
     tested = [epoch["test_loss"] for epoch in finished["result"]["history"]]
     assert len(tested) == SMALL["epochs"]
     assert tested == sorted(tested, reverse=True)
@@ -204,8 +204,8 @@ def test_test_images_are_measured_every_epoch(finished):
 
 
 @pytest.mark.slow
-def test_workers_that_others_hold_are_not_waited_for_without_end(tmp_path, digits):
-    """A Ray of its own, since the time that Ray Train waits comes from the environment of its controller."""
+def test_waiting_for_cpus_that_others_hold_ends_after_ten_tries(tmp_path, digits):
+    """With its own local Ray, because Ray Train's controller reads the timeout from its environment."""
     script = f"""
 import ray
 from lbae.jobs.build.train import train
@@ -237,8 +237,8 @@ train(data={str(digits)!r}, out={str(tmp_path / "m")!r}, preset="demo", workers=
 
 
 @pytest.mark.slow
-def test_threads_are_bounded_by_what_ray_counts_and_what_the_system_allows():
-    """As in a container of fewer CPUs than its host shows, and on a node whose CPUs were given too high."""
+def test_threads_are_bounded_by_rays_cpus_and_the_cpu_affinity():
+    """As in a container with fewer CPUs than its host, and on a node started with too many CPUs."""
     script = """
 import ray
 from lbae.distributed.cluster.resources import own_cpus
@@ -258,7 +258,9 @@ for counted in (1, 999):
 @pytest.mark.parametrize(
     ("batch", "rows", "workers"), [(256, 5000, 2), (255, 5000, 1), (63, 5000, 1), (256, 60, 1), (64, 64, 2)]
 )
-def test_every_cpu_of_a_cluster_gets_a_worker_with_a_share_of_the_batch(ray_session, batch, rows, workers):
+def test_by_default_every_cpu_gets_a_worker_with_an_equal_share_of_the_batch(
+    ray_session, batch, rows, workers
+):
     assert trainer.default_workers(presets.get("demo").replace(batch_size=batch), rows) == workers
 
 
@@ -291,8 +293,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/s/run/checkpoint_manag
     ],
     ids=["process group", "full disk", "another error of a disk", "damaged storage", "death"],
 )
-def test_what_ends_ray_trains_controller_is_named(error, message):
-    """As it arrives from the controller's process; only workers that do not start are tried for again."""
+def test_errors_of_ray_trains_controller_are_explained(error, message):
+    """Errors arrive pickled from the controller's process; it retries only failed worker starts."""
     arrived = pickle.loads(pickle.dumps(error))
     assert re.search(message, str(_explained(arrived, ray.train.ScalingConfig(num_workers=2), "/s")))
 
@@ -345,7 +347,7 @@ def test_an_unforeseen_error_of_a_worker_names_its_type_and_the_source(
     ids=["empty snapshot", "lost checkpoint"],
 )
 @pytest.mark.slow
-def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
+def test_a_damaged_storage_is_named(finished, tmp_path, damage, cause):
     storage = tmp_path / "s"
     shutil.copytree(finished["options"]["storage"], storage)
     damage(storage / "run")
@@ -358,8 +360,8 @@ def test_a_storage_that_is_damaged_is_named(finished, tmp_path, damage, cause):
 
 
 @pytest.mark.slow
-def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path, digits):
-    """In a process of its own, whose Ray knows the server."""
+def test_losses_are_equal_after_the_driver_is_killed_on_s3(s3, undisturbed, tmp_path, digits):
+    """Jobs start their own local Ray, whose workers know the S3 server."""
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [
         sys.executable,
@@ -382,7 +384,7 @@ def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path,
         lambda: run.exists() and any(name.endswith("state.pt") for name, _ in run.files()), first.kill
     ).join()
     assert first.wait() == -signal.SIGKILL
-    resolve(f"{s3}/s.lock").remove()  # a dead job's is waited for
+    resolve(f"{s3}/s.lock").remove()  # else the next job waits for the dead job's lock
     again = subprocess.run(
         command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300, check=False
     )
@@ -390,20 +392,18 @@ def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path,
     assert json.loads(again.stdout.splitlines()[-1])["history"] == undisturbed
     assert load_network(f"{s3}/m")[2].kind == "model"
     board = [name for name, _ in resolve(f"{s3}/s/tensorboard").files()]
-    assert len({name.rsplit(".", 1)[1] for name in board}) == 4, "events of every epoch"
+    assert len({name.rsplit(".", 1)[1] for name in board}) == 4, "event files of every epoch"
 
 
-def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits):
+def test_a_storage_that_is_not_writable_is_named(ray_session, tmp_path, digits):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"/file/storage cannot be written: .*/file is no folder"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_is_an_error_that_keeps_the_checkpoints_before(tmp_path, digits):
-    """The storage is a disk of 15 MB, in a namespace of its own and of a Ray of its own; two checkpoints do
-    not fit.
-    """
+def test_a_full_disk_is_an_error_and_keeps_earlier_checkpoints(tmp_path, digits):
+    """The storage is a 15 MB tmpfs in its own mount namespace, too small for two checkpoints."""
     storage = tmp_path / "disk"
     storage.mkdir()
     options = {
@@ -434,7 +434,7 @@ def checkpoints(storage: Path) -> int:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Acts as soon as the condition holds, for at most five minutes."""
+    """Start a thread that calls ``act`` once the condition holds, and gives up after five minutes."""
 
     def watch() -> None:
         until = time.monotonic() + 300
@@ -443,7 +443,7 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
                 act()
                 return
             time.sleep(0.05)
-        raise TimeoutError("what was waited for never came")
+        raise TimeoutError("the condition never became true")
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -469,7 +469,7 @@ def test_more_workers_than_images_are_refused(ray_session, tmp_path, digits):
 
 
 @pytest.mark.slow
-def test_losses_survive_the_death_of_a_worker(undisturbed, tmp_path, digits):
+def test_losses_are_equal_after_a_worker_is_killed(undisturbed, tmp_path, digits):
     storage = tmp_path / "s"
     killer = when(lambda: checkpoints(storage), kill_a_worker)
     result = train(data=str(digits), out=str(tmp_path / "m"), storage=str(storage), **SMALL)
@@ -478,9 +478,9 @@ def test_losses_survive_the_death_of_a_worker(undisturbed, tmp_path, digits):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_keeps_its_checkpoints_and_goes_on(undisturbed, tmp_path, digits):
+def test_an_interrupted_run_keeps_its_checkpoints_and_resumes(undisturbed, tmp_path, digits):
     options = {**SMALL, "data": str(digits), "out": str(tmp_path / "m")}
-    heard = ["env", "--default-signal=INT"]  # which a shell's background jobs, perhaps this run, ignore
+    heard = ["env", "--default-signal=INT"]  # background jobs of a shell, perhaps this run, ignore SIGINT
     job = [*heard, sys.executable, "jobs/train.py", *(f"--{name}={value}" for name, value in options.items())]
     first = subprocess.Popen(job, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     when(lambda: checkpoints(tmp_path / "m-checkpoints"), lambda: first.send_signal(signal.SIGINT)).join()
@@ -492,7 +492,7 @@ def test_a_run_that_is_interrupted_keeps_its_checkpoints_and_goes_on(undisturbed
 
 
 @pytest.mark.slow
-def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the_driver(
+def test_a_stream_trains_counts_bad_images_and_resumes_after_the_driver_is_killed(
     ray_session, tmp_path, digits
 ):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()]
@@ -522,7 +522,7 @@ def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     when(lambda: checkpoints(tmp_path / "m-checkpoints"), first.kill).join()
     assert first.wait() == -signal.SIGKILL
-    (tmp_path / "m-checkpoints.lock").unlink()  # a dead job's is waited for
+    (tmp_path / "m-checkpoints.lock").unlink()  # else the next job waits for the dead job's lock
     continued = train(**options, out=str(tmp_path / "m"))["history"]
     assert [epoch["number"] for epoch in continued] == [1, 2, 3, 4, 5, 6]
     for name in ("train_loss", "validation_loss"):
@@ -531,7 +531,7 @@ def test_a_stream_trains_counts_what_is_bad_and_continues_after_the_death_of_the
 
 def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
-    # As long Ray Train waits for the lost node, by default a minute, before it goes on with the others.
+    # How long Ray Train waits for the lost node before it continues with the others; by default 60 seconds.
     environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
     command = [
         sys.executable,
@@ -551,19 +551,19 @@ def after_the_death_of_a_node(data: Path, out: Path, **options: int) -> list[dic
 
 
 @pytest.mark.slow
-def test_losses_survive_the_death_of_a_node(undisturbed, tmp_path, digits):
+def test_losses_are_equal_after_a_node_is_killed(undisturbed, tmp_path, digits):
     assert after_the_death_of_a_node(digits, tmp_path) == undisturbed
 
 
 @pytest.mark.slow
-def test_training_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path, digits):
+def test_training_continues_with_the_remaining_workers(undisturbed, tmp_path, digits):
     history = after_the_death_of_a_node(digits, tmp_path, min_workers=1)
     assert [epoch["number"] for epoch in history] == [1, 2, 3, 4]
     assert history[-1]["train_loss"] < 1.5 * undisturbed[-1]["train_loss"]
 
 
 @pytest.mark.slow
-def test_a_loss_that_explodes_names_step_and_batch_and_is_not_tried_again(ray_session, tmp_path, digits):
+def test_a_diverging_loss_names_step_and_batch_and_is_not_retried(ray_session, tmp_path, digits):
     before = workers_started()
     options = {
         "data": str(digits),
@@ -589,9 +589,7 @@ def test_too_many_bad_images_fail_the_run(ray_session, tmp_path, digits, feed):
     cells = [cell["bytes"] for cell in pq.read_table(digits / "a.parquet")["image"].to_pylist()[:100]]
     cells[3:6] = [b"", None, cells[3][:30]]
     image_table(tmp_path / "data.parquet", cells)
-    some = (
-        "3" if feed == "resident" else "[23]"
-    )  # Ray Data may leave one row out, to give both workers as many
+    some = "3" if feed == "resident" else "[23]"  # Ray Data may drop a row to give both workers equally many
     with pytest.raises(
         LbaeError, match=rf"{some} of 100 images of .* could not be decoded, more than the allowed share of"
     ):
@@ -600,7 +598,7 @@ def test_too_many_bad_images_fail_the_run(ray_session, tmp_path, digits, feed):
 
 @pytest.mark.slow
 def test_a_baseline_trains_on_images_of_mixed_modes_and_sizes(ray_session, tmp_path, folder_of_images):
-    """And is refused where bits are needed."""
+    """The baseline is refused where bits are needed."""
     with Image.open(next(folder_of_images.rglob("*.png"))) as image:
         for mode in ("L", "RGBA", "P", "CMYK"):
             folder = tmp_path / "images" / mode

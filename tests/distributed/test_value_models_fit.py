@@ -1,3 +1,5 @@
+"""The models of attribute values that one column gets."""
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,7 +14,7 @@ CLASSES = {j: Attribute(name=f"c={j}", column="c", yes=j) for j in range(3)}
 @pytest.mark.parametrize(
     ("asked", "found"), [([0, 1, 2], [(0, 1, 40), (1, 1, 40), (2, 1, 40)]), ([1], [(1, 1, 40), (1, -1, 80)])]
 )
-def test_a_class_alone_is_exchanged_for_all_others(asked, found):
+def test_a_class_without_other_attributes_is_exchanged_for_all_other_rows(asked, found):
     latents = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (120, 16))
     rows = pa.table(
         {"latent": pa.array([bytes(row) for row in pack(latents)], pa.binary(2)), "c": np.arange(120) % 3}

@@ -1,8 +1,7 @@
-"""Run by test_faults: sums of a latent table on a cluster of two nodes: a worker dies in the middle, then a
-node.
+"""Run by test_faults: sum a latent table twice on two nodes, while first a worker and then a node is killed.
 
-``python -m tests.distributed.two_nodes LATENTS OUT TASKS``; a line of JSON for each, and OUT/worker.npy and
-OUT/node.npy.
+``python -m tests.distributed.two_nodes LATENTS OUT TASKS`` prints one line of JSON per sum, and writes the
+sums to OUT/worker.npy and OUT/node.npy.
 """
 
 import json
@@ -22,7 +21,7 @@ from lbae.io.artifacts.latent_table import open_latent_table
 
 
 def main(latents: str, out: str, tasks: int) -> None:
-    """Start the nodes, add up twice, and let the victim die when the first partials are there."""
+    """Start the nodes and sum twice; each time kill the victim when the first partial sums are done."""
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second = cluster.add_node(**options)
@@ -34,7 +33,7 @@ def main(latents: str, out: str, tasks: int) -> None:
         pids = [pid for pid, title in titles.items() if title.startswith(b"ray::_partial")][:1]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        return bool(pids)  # when none is at work just now, the next report gives another chance
+        return bool(pids)  # if no worker runs at the moment, the next report tries again
 
     def kill_a_node() -> bool:
         cluster.remove_node(second, allow_graceful=False)

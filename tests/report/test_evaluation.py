@@ -81,7 +81,7 @@ def whole(evaluate, pipeline, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "evaluation"
     done = evaluate(out, train_data=pipeline.data, latents=pipeline.latents, moments=pipeline.moments)
     assert done.code == 0, done.err
-    assert "warning: 600 test images are training images too, byte by byte" in done.err
+    assert "warning: 600 test images are byte-identical to training images" in done.err
     return out
 
 
@@ -445,7 +445,7 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     inputs = {"data": tmp_path / "test", "train_data": tmp_path / "train"}
     done = evaluate(tmp_path / "e", *FAST, "--max-bad-fraction", 0.1, **inputs)
     assert done.code == 0, done.err
-    assert "warning: 3 test images are training images too, byte by byte" in done.err
+    assert "warning: 3 test images are byte-identical to training images" in done.err
     found = read_report(tmp_path / "e")
     assert found["undecodable"] == {TEST: 4, TRAIN: 0}
     assert found["images"][TEST] == found["images"][MIDPOINTS] == 203
@@ -601,8 +601,8 @@ def test_features_that_are_not_finite_are_an_error():
         (
             {},
             (),
-            "a classifier's features: needs --train-data with labels or attributes; or ask for --features"
-            " inception",
+            "--features classifier cannot be used: needs --train-data with labels or attributes;"
+            " --features inception needs no labels",
         ),
         (
             {"train_data": "data"},

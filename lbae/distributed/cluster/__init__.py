@@ -1,1 +1,1 @@
-"""The Ray cluster: connecting, resources, storage checks, tasks over rows."""
+"""The Ray cluster: connection, resources, storage checks, tasks and actor pools."""

@@ -14,9 +14,10 @@ _ACTORS_PER_GPU = 4  # a GPU runs the network faster than one CPU decodes or com
 
 
 def pool_size(cpus: int, gpus: int) -> tuple[int, float]:
-    """The number of actors, one per CPU, and the share of a GPU that each has.
+    """The number of actors, and the share of a GPU per actor.
 
-    They may take every CPU: the driver hands out what they work on, so no task waits for a CPU they hold.
+    Without GPUs, one actor per CPU; with GPUs, up to four per GPU. The actors may hold every CPU: their tasks
+    come from the driver, so no other task waits for a CPU.
     """
     if not gpus:
         return cpus, 0
@@ -25,7 +26,7 @@ def pool_size(cpus: int, gpus: int) -> tuple[int, float]:
 
 
 def torch_device() -> tuple[str, float]:
-    """The kind of device on which actors and tasks run a network, and the share of a GPU that each has."""
+    """The device type on which actors and tasks run a network, and the share of a GPU per actor or task."""
     share = pool_size(torch_cpus(), cluster_gpus())[1]
     return "cuda" if share else "cpu", share
 
@@ -36,21 +37,21 @@ def run_on_actors(
     doing: Callable[[Any], str],
     **arguments: Any,
 ) -> Iterator[Any]:
-    """Yield the result of a worker for each task, in completion order.
+    """Run a worker on every task, and yield the results in completion order.
 
     Args:
-        tasks: one per row and block, so that any actor may take any of them.
-        worker: a class; each actor makes one instance with ``arguments`` and its ``device``, and calls it
-            with one task at a time. Torch has the actor's share of the CPUs as threads by then.
-        doing: says of a task what is done, as ``encoding a.parquet``, for the message of an unforeseen error.
-        arguments: what every instance gets.
+        tasks: any actor may take any of them.
+        worker: a class. Each actor creates one instance with ``arguments`` and its ``device``, and calls it
+            with one task at a time. Beforehand, torch gets as many threads as the actor's share of the CPUs.
+        doing: describes a task, such as ``encoding a.parquet``, for the message of an unforeseen error.
+        arguments: keyword arguments for every instance.
     """
     if not tasks:
         return
     cpus, gpus = torch_cpus(), cluster_gpus()
     most, (device, share) = pool_size(cpus, gpus)[0], torch_device()
     actors = min(most, len(tasks))
-    # Of CPUs, at most those of one node: an actor cannot use another's.
+    # At most the CPUs of one node, because an actor runs on one node.
     threads = max(1, min(cpus // actors, node_cpus(min(1, gpus))))
     rows = map_tasks(
         tasks,

@@ -1,4 +1,4 @@
-"""Connecting a job to Ray, and the errors that say why it cannot."""
+"""Connect a job to a Ray cluster, with errors that say why it failed and what to do."""
 
 import errno
 import functools
@@ -17,21 +17,21 @@ from lbae.signals import sigterm_handler_kept
 _ANSWER_S = 5.0
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC)
 _TOKEN = (
-    "one that asks for a token wants RAY_AUTH_MODE=token and its own ~/.ray/auth_token on every node and"
-    " client (`ray get-auth-token --generate` makes one for a new cluster)"
+    "a cluster that asks for a token needs RAY_AUTH_MODE=token and the same ~/.ray/auth_token on every node"
+    " and client (`ray get-auth-token --generate` makes one for a new cluster)"
 )
 
 
 def connect(address: str | None) -> None:
-    """Join or start a Ray cluster, and keep the process's handler of SIGTERM.
+    """Join or start a Ray cluster; the process keeps its SIGTERM handler.
 
-    Joins the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``, else starts
-    a local Ray.
+    Joins the cluster at ``address``, else at RAY_ADDRESS, else at the address of this machine's last
+    ``ray start``. If there is none of these, starts a local Ray.
 
     Raises:
-        LbaeError: nothing answers, or /dev/shm is too small for a local Ray.
-        UserError: the address is the dashboard's, the cluster has other versions, or asks for a token that is
-            not there.
+        LbaeError: No cluster answers, or /dev/shm is too small for a local Ray.
+        UserError: The address is the dashboard's; the cluster runs other versions of Ray or Python, or asks
+            for a token that this machine lacks; or Ray cannot write its files.
     """
     _log_as_others_do()
     quiet = functools.partial(ray.init, address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -43,9 +43,11 @@ def connect(address: str | None) -> None:
             try:
                 quiet(object_store_memory=machine_facts.STORE_BYTES)
                 _check_shared_memory(free)
-            except ValueError:  # a cluster keeps its own; "auto" would also join the local Ray of another job
+            except ValueError:
+                # An existing cluster refuses the argument, since it has its own object store. Trying
+                # address="auto" instead would also join another job's local Ray.
                 quiet()
-    except ConnectionError as error:  # also when the cluster refuses the token, of which Ray only logs
+    except ConnectionError as error:  # Ray raises it for a refused token too, and only logs that reason
         raise LbaeError(
             f"no Ray cluster answers at {place}, or it refuses this machine's token ({error}); {_TOKEN}"
         ) from error
@@ -56,10 +58,9 @@ def connect(address: str | None) -> None:
         if error.filename and not str(error.filename).startswith(folder):  # such as ~/.ray
             folder, variable, more = error.filename, "HOME", ""
         else:
-            variable, more = "RAY_TMPDIR", " and has a short path, such as /tmp"
+            variable, more = "RAY_TMPDIR", " with a short path, such as /tmp"
         raise UserError(
-            f"Ray cannot keep its files in {folder} ({error}); set {variable} to a folder that can be"
-            f" written{more}"
+            f"Ray cannot write its files in {folder} ({error}); set {variable} to a writable folder{more}"
         ) from error
     except AuthenticationError as error:
         raise UserError(f"the Ray cluster at {place} asks for a token ({error.message}); {_TOKEN}") from error
@@ -69,15 +70,16 @@ def connect(address: str | None) -> None:
         raise UserError(
             f"the Ray cluster at {place} runs other versions than this job:"
             f" {str(error).partition(': ')[2]}Ray and Python"
-            " must be the same on both; use the cluster's, or submit the job to it with `ray job submit`"
+            " must be the same on both; use the cluster's versions, or submit the job to it with"
+            " `ray job submit`"
         ) from error
 
 
 def _log_as_others_do() -> None:
-    """Show only Ray's errors, in the form of all other libraries' (Ray 2.60 prints them in its own)."""
+    """Show only errors of Ray, in the log format of other libraries (Ray 2.60 installs its own handlers)."""
     if os.environ.get("LBAE_LOG") == "json":
         os.environ.setdefault("RAY_BACKEND_LOG_JSON", "1")
-    for name in ("ray", "ray.data", "ray.serve"):  # progress is shown by the jobs themselves
+    for name in ("ray", "ray.data", "ray.serve"):  # jobs show their own progress
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
         logger.propagate = True
@@ -87,7 +89,7 @@ def _log_as_others_do() -> None:
 
 
 def _check_answers(address: str | None) -> None:
-    """LbaeError when nothing listens at the cluster's address, UserError when it is one of HTTP.
+    """Raise LbaeError if nothing listens at the cluster's address, UserError if it is an HTTP address.
 
     Ray itself would retry for minutes.
     """
@@ -96,23 +98,23 @@ def _check_answers(address: str | None) -> None:
     if place.startswith(("http://", "https://")):
         raise UserError(
             f"{place} is the address of Ray's dashboard, which `ray job submit` takes; give the cluster's"
-            f" own, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS"
+            f" address, HOST:6379, as --address or RAY_ADDRESS, or unset RAY_ADDRESS"
         )
     host, _, port = place.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:  # to be started, or an address of another kind
+    if not host or not port.isdecimal() or "/" in host:  # no cluster to join, or not HOST:PORT
         return
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
         raise LbaeError(
-            f"no Ray cluster answers at {place} ({error}), which comes from --address, RAY_ADDRESS or the"
-            " last `ray start`: start it again, give another address, or forget it with `ray stop`"
-            " (or --address local)"
+            f"no Ray cluster answers at {place} ({error}); the address comes from --address, RAY_ADDRESS or"
+            " the last `ray start`: restart that cluster, give another address, or start a local Ray with"
+            " --address local (`ray stop` forgets the last `ray start`)"
         ) from error
 
 
 def _check_shared_memory(free: int | None) -> None:
-    """LbaeError when a local Ray, just started, had no room in /dev/shm and silently used files in /tmp."""
+    """Raise LbaeError if the local Ray just started lacked room in /dev/shm and silently uses /tmp."""
     if (
         free is not None
         and free < machine_facts.STORE_BYTES

@@ -1,4 +1,4 @@
-"""The cause inside an error that passed through Ray."""
+"""The original error inside an error that Ray wrapped."""
 
 import re
 
@@ -6,15 +6,16 @@ from ray.exceptions import OutOfMemoryError, RayError
 
 from lbae.errors import LbaeError, UnforeseenError, as_lbae_error
 
-# What Ray Data (2.60) appends to the message of whatever a task of its own raises.
+# Ray Data (2.60) appends this to the message of every exception that one of its tasks raises.
 _RETRY_HINT = re.compile(r"\s*Failed to [^\n]* after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 def root_cause(error: BaseException) -> LbaeError:
-    """The error that a task, an actor or a training worker raised, without what Ray put around it.
+    """The error that a task, an actor or a training worker raised, without Ray's wrappers.
 
-    The package's own errors come out as themselves, others by their type and message. Where a process or a
-    node died, Ray's message is all there is: its last line, which is that of a traceback.
+    LbaeErrors are returned as they are, others as :func:`as_lbae_error` converts them. If a process or a node
+    died, only Ray's message exists. The result is then an UnforeseenError with its last line, which states
+    the error below a traceback; after an out-of-memory error with its first line.
     """
     found = _innermost(error)
     found.args = tuple(_RETRY_HINT.sub("", arg) if isinstance(arg, str) else arg for arg in found.args)
@@ -26,7 +27,7 @@ def root_cause(error: BaseException) -> LbaeError:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The exception below Ray's wrappers; the package's own error, if one caused it."""
+    """The exception below Ray's wrappers, or the LbaeError that caused it, if any."""
     while inner := getattr(error, "cause", None) or getattr(error, "_base_exc", None) or _wrapped(error):
         error = inner
     own: BaseException | None = error
@@ -36,6 +37,6 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    """What one of Ray's exceptions was raised from, but for the empty one that Ray Data puts there."""
+    """The cause of one of Ray's exceptions; None for the empty exception that Ray Data raises from."""
     cause = error.__cause__ if type(error).__module__.startswith("ray.") else None
     return cause if cause and str(cause) else None

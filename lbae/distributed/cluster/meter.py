@@ -32,15 +32,15 @@ class Meter:
         self._done += done
 
     def set_note(self, note: str) -> None:
-        """Set the note beside the progress."""
+        """Set the note shown beside the progress."""
         self._note = note
 
     def fail(self, error: LbaeError) -> None:
-        """Record the error that ends the work, unless one is recorded."""
+        """Record the error that ends the work; only the first one is kept."""
         self._failure = self._failure or error
 
     def failure(self) -> LbaeError | None:
-        """The recorded error."""
+        """The recorded error, if any."""
         return self._failure
 
     def read(self) -> tuple[int, int, str]:
@@ -56,7 +56,7 @@ def start_meter() -> Any:
 
 @contextmanager
 def watched(meter: Any, line: ProgressLine) -> Iterator[None]:
-    """Show a :class:`Meter` on a progress line, by a thread, until the block ends."""
+    """Update a progress line from a :class:`Meter`, in a thread, until the block ends."""
     stop = threading.Event()
 
     def poll() -> None:

@@ -1,8 +1,8 @@
-"""Every private API of Ray that this package uses, read in Ray 2.60.
+"""Every private API of Ray that this package uses, as read in Ray 2.60.
 
 No other module uses one (``tests/test_layers.py``). ``tests/distributed/test_ray_private.py`` checks each
-against the installed Ray and says what breaks. Ray Serve and Ray Train are imported where they are used,
-because most jobs need neither.
+against the installed Ray and says what breaks. Functions import Ray Serve and Ray Train themselves, because
+most jobs need neither.
 """
 
 import functools
@@ -31,13 +31,13 @@ HAPROXY_BALANCE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
 INGRESS_DRAINING_S = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
 
 
-# Ray writes this value into the ``defaults`` of HAProxy's configuration as it is, and has no variable for
-# other options: a second line adds one.
+# Ray copies this value unchanged into the ``defaults`` section of HAProxy's configuration. It has no variable
+# for other options, so the value's second line adds one.
 BALANCE_AND_CLOSE = "leastconn\n    option httpclose"
 
 
 def address_of_last_start() -> str | None:
-    """The address that this machine's last ``ray start`` wrote down; ``ray.init`` would join it."""
+    """The address recorded by this machine's last ``ray start``, which ``ray.init`` would join."""
     from ray._private.services import find_bootstrap_address
 
     address: str | None = find_bootstrap_address(None)
@@ -45,9 +45,9 @@ def address_of_last_start() -> str | None:
 
 
 def serve_address() -> tuple[str, int] | None:
-    """Host and port of the Ray Serve that runs on the connected cluster; None without one.
+    """Host and port of Ray Serve on the connected cluster; None if it does not run.
 
-    Asks the controller by name: Serve's client in this process may still be that of a Serve which has ended.
+    Asks the controller by name, because Serve's client in this process may belong to a Serve that has ended.
     """
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -60,7 +60,7 @@ def serve_address() -> tuple[str, int] | None:
 
 
 def deploy(application: Any, name: str) -> None:
-    """Deploy an application at ``/`` and return at once; ``serve.run`` would wait for it without a limit."""
+    """Deploy an application at ``/`` without waiting; ``serve.run`` would wait without a limit."""
     from ray import serve
 
     serve._run(application, name=name, route_prefix="/", _blocking=False)
@@ -69,13 +69,14 @@ def deploy(application: Any, name: str) -> None:
 def without_sigint_handler(trainer: type[Trainer]) -> type[Trainer]:
     """A trainer class that leaves SIGINT alone.
 
-    Ray Train's handler ends the process with exit code 1 and no message; a job says that it was interrupted.
+    Ray Train's handler ends the process with exit code 1 and no message. Without it, the job reports that it
+    was interrupted.
     """
     return type(trainer.__name__, (trainer,), {"_register_sigint_handler": lambda self, controller: None})
 
 
 def worker_start_failures() -> tuple[type[Exception], ...]:
-    """The errors of Ray Train's controller when workers could not be started."""
+    """The exception types that Ray Train's controller raises if workers do not start."""
     from ray.train.v2._internal.exceptions import (
         WorkerGroupStartupFailedError,
         WorkerGroupStartupTimeoutError,
@@ -85,7 +86,7 @@ def worker_start_failures() -> tuple[type[Exception], ...]:
 
 
 class _ByValue:
-    """Arrives as the value. Pickled beforehand, so that Ray's core sees no references inside it either."""
+    """Unpickles as ``value``, which is pickled in advance so that Ray's core sees no references inside it."""
 
     def __init__(self, value: Any) -> None:
         self._pickled = ray.cloudpickle.dumps(value)
@@ -95,11 +96,11 @@ class _ByValue:
 
 
 def pass_arguments_by_value() -> None:
-    """Let actors of Ray Data in this process get their arguments by value; calling it again is harmless.
+    """Make this process pass arguments to Ray Data's actors by value; idempotent.
 
-    By reference, as Ray Data does it, every pool of actors that may restart makes Ray's core print an error
-    ("has constructor arguments in the object store and max_restarts > 0"), and an actor could not restart
-    once the node that holds the arguments is lost.
+    Ray Data passes references. For every pool of actors that may restart, Ray's core then prints an error
+    ("has constructor arguments in the object store and max_restarts > 0"). An actor also could not restart
+    once the node that holds its arguments is lost.
     """
     from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 

@@ -1,4 +1,4 @@
-"""Resources of the cluster: its CPUs, GPUs and nodes, and waiting for them."""
+"""The cluster's CPUs, GPUs and nodes, and waiting for them."""
 
 import logging
 import os
@@ -26,12 +26,12 @@ def nodes() -> list[dict[str, float]]:
 
 
 def node_cpus(gpus: int = 0) -> int:
-    """Whole CPUs of the largest node with as many GPUs or more, at least 1."""
+    """Whole CPUs of the largest node that has at least ``gpus`` GPUs; at least 1."""
     return max([1, *(int(node.get("CPU", 0)) for node in nodes() if node.get("GPU", 0) >= gpus)])
 
 
 def torch_cpus() -> int:
-    """Whole CPUs of the nodes on which actors run a network: those with GPUs where any has, else all."""
+    """Whole CPUs of the nodes on which actors run a network: those with GPUs if there are any, else all."""
     with_gpus = [node for node in nodes() if node.get("GPU", 0)]
     return max(1, sum(int(node.get("CPU", 0)) for node in with_gpus or nodes()))
 
@@ -39,7 +39,7 @@ def torch_cpus() -> int:
 def own_cpus() -> int:
     """Whole CPUs that this process may use, at most as many as Ray counts on its node.
 
-    Ray counts what a container's quota allows; the process may be bound to fewer cores.
+    Ray takes a container's CPU quota into account; the CPU affinity of the process may allow fewer cores.
     """
     here = ray.get_runtime_context().get_node_id()
     counted = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
@@ -52,10 +52,12 @@ def cluster_gpus() -> int:
 
 
 def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
-    """Wait until the cluster has ``count`` CPUs or GPUs; an autoscaler is asked for them.
+    """Ask the autoscaler for ``count`` CPUs or GPUs, and wait until the cluster has them.
 
-    The limit is that of Ray Train for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default a
-    minute. After that, UserError with the ``remedy``.
+    The timeout is Ray Train's for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default 60 seconds.
+
+    Raises:
+        UserError: The timeout passed. The message ends with ``remedy``.
     """
 
     def found() -> int:
@@ -77,12 +79,12 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
 
 
 def wait_for_gpus(count: int) -> None:
-    """Wait until the cluster has the GPUs that a job's ``gpus`` asks for; UserError for fewer than 1."""
+    """Wait for the ``count`` GPUs of a job's ``gpus``; UserError if it is below 1, or on timeout."""
     if count < 1:
-        raise UserError(f"gpus is {count}; allowed: 1 or more, or leave it out")
-    wait_for(count, "GPU", "start nodes that have them, or leave --gpus out to take what there is")
+        raise UserError(f"gpus is {count}; allowed: 1 or more, or omit it")
+    wait_for(count, "GPU", "start nodes that have GPUs, or omit --gpus to use those of the cluster")
 
 
 def cluster_nodes() -> int:
-    """Nodes of the cluster that are alive."""
+    """The number of nodes that are alive."""
     return len(nodes())

@@ -20,15 +20,15 @@ _logger = logging.getLogger(__name__)
 def session(address: str | None = None, gpus: int | None = None) -> Iterator[None]:
     """Hold a Ray session: join a cluster, or start a local Ray and stop it at the end.
 
-    Joins the cluster at ``address``, else that of RAY_ADDRESS or of this machine's ``ray start``.
-
-    A Ray that is connected already (a notebook's, a test's) is used and left connected. ``gpus`` are waited
-    for as in :func:`wait_for_gpus`: an autoscaling cluster has GPU nodes only while a job asks for them.
+    :func:`connect` says which cluster. If this process is already connected to Ray (in a notebook or a test),
+    that connection is used and stays open. With ``gpus``, the session waits for them (:func:`wait_for_gpus`),
+    because an autoscaling cluster has GPU nodes only while a job asks for them.
 
     Raises:
-        LbaeError: What a task raised, see :func:`root_cause`, or the connection failed, see :func:`connect`.
+        LbaeError: The error that a task raised (:func:`root_cause`) or that the connection failed with
+            (:func:`connect`).
     """
-    # A task that fails fails all its results: the one that is fetched carries the error, the others print it.
+    # When a task with several results fails, Ray prints an error for each result that nobody fetches.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
     if not joined:
@@ -40,7 +40,7 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
     except RayError as error:
         cause = root_cause(error)
         if isinstance(cause, UnforeseenError):
-            _logger.error("a task failed: %s", error)  # with the traceback of its process
+            _logger.error("a task failed: %s", error)  # the text holds the traceback of the task's process
         raise cause from error
     finally:
         if not joined:

@@ -1,4 +1,4 @@
-"""Check before work starts that every node reaches the storage that this process reaches."""
+"""Check before work starts that every node can use the same storage as this process."""
 
 import posixpath
 import uuid
@@ -14,16 +14,19 @@ from lbae.io.storage.location import absolute, resolve, usable_output
 
 _TIMEOUT_S = 120.0
 _REMEDY = (
-    "all nodes need the same storage (s3://..., or a folder that they share), and its keys and endpoint"
-    " in their environment"
+    "all nodes need the same storage (s3://... or a shared folder), with its keys and endpoint in their"
+    " environment"
 )
-_checked: set[tuple[str, str, str]] = set()  # (node, "read" or "write", URI) that passed
+_checked: set[tuple[str, str, str]] = set()  # (node, "read" or "write", URI) of passed checks
 
 
 def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
-    """Check that every node reads ``reads`` and shares the folders of ``writes``; LbaeError names the node.
+    """Check that every node can read ``reads`` and shares the parent folders of ``writes``.
 
-    A cluster of one node needs no check, and what a node passed once is not checked again.
+    A cluster of one node needs no check. Checks that a node passed are not repeated.
+
+    Raises:
+        LbaeError: A node failed a check or did not answer in time; the message names the node.
     """
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) == 1:
@@ -48,7 +51,7 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
                 continue
             for folder in folders:
                 if not problem and not (resolve(folder) / f"{token}-{node}").exists():
-                    problem = f"writes elsewhere than this process when it writes to {folder}"
+                    problem = f"does not share {folder}: this process does not see a file written there"
             if problem:
                 raise LbaeError(f"node {nodes[node]} {problem}; {_REMEDY}")
             _checked.update((node, *one) for one in wanted)
@@ -59,7 +62,7 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
 
 
 def _problem_of(task: ray.ObjectRef, node: str) -> str | None:
-    """What a node does not reach, or an empty string; None when it died, whose work Ray gives to others."""
+    """What the node cannot reach, "" if nothing; None if the node died (Ray reruns its work elsewhere)."""
     try:
         problem: str = ray.get(task)
     except RayError as error:
@@ -75,14 +78,14 @@ def _check_on(node: str) -> ray.remote_function.RemoteFunction:
         try:
             for uri in sorted(inputs):
                 location = resolve(uri)
-                location.fs.info(location.path)  # exists() would say no where s3fs cannot connect
+                location.fs.info(location.path)  # exists() returns False if s3fs cannot connect
             for uri in sorted(folders):
                 (resolve(uri) / token).read_bytes()
                 (resolve(uri) / f"{token}-{node}").write_bytes(b"")
         except FileNotFoundError:
-            return f"does not reach {uri}: it is not there"
-        except Exception as error:  # the libraries behind a filesystem share no base class
-            return f"does not reach {uri}: {error}"
+            return f"cannot reach {uri}: it does not exist there"
+        except Exception as error:  # filesystem libraries share no base class of errors
+            return f"cannot reach {uri}: {error}"
         return ""
 
     return check

@@ -16,15 +16,15 @@ from lbae.errors import LbaeError, UnforeseenError, as_lbae_error, working_on
 
 _logger = logging.getLogger(__name__)
 
-# Without a limit Ray Data retries a task for ever whose process dies, also when the task kills it. An actor
-# may lose more processes than a task: it lives as long as the job, and the death of a node counts. Its limit
-# is max_restarts and not max_task_retries, with which the death of a node would end the job.
+# Ray Data by default retries a task forever when its process dies, even if the task itself kills it. Actors
+# get a higher limit, because they live as long as the job and a lost node counts too. Their limit is
+# max_restarts, because with max_task_retries a lost node would end the job.
 _TASK_RETRIES = 3
 _ACTOR_RESTARTS = 9
 
 
 def configure_ray_data() -> None:
-    """Make Ray Data show no progress of its own, and raise the errors of its tasks without wrapping them."""
+    """Turn off Ray Data's progress bars, and let it raise the errors of its tasks unwrapped."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
@@ -41,14 +41,14 @@ def _as_rows(tasks: Sequence[Any]) -> ray.data.Dataset:
 def map_tasks(
     tasks: Sequence[Any], work: Callable[[dict[str, Any]], dict[str, Any]] | type, **options: Any
 ) -> ray.data.Dataset:
-    """Return the dataset of the results of ``work``, a function or a class for actors, one row per task.
+    """Return a dataset with one row per task: the result of ``work``, a function or a class for actors.
 
     ``options`` are those of Ray Data's ``map``.
     """
     pass_arguments_by_value()
     limit = {"max_restarts": _ACTOR_RESTARTS} if isinstance(work, type) else {"max_retries": _TASK_RETRIES}
     with warnings.catch_warnings():
-        # Ray will drop options passed this way, but 2.60 has no other way to limit retries.
+        # Passing options this way is deprecated, but Ray 2.60 has no other way to limit retries.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return _as_rows(tasks).map(work, **options, **limit)
 
@@ -60,11 +60,11 @@ def _working_on(task: Any) -> str:
 def run_task(
     row: dict[str, Any], work: Callable[[Any], Any], doing: Callable[[Any], str] = _working_on
 ) -> dict[str, Any]:
-    """Return the row that holds the result of ``work`` for a task, or its error, for :func:`results`.
+    """Return a row with the result of ``work`` for a task, or with its error; :func:`results` reads the row.
 
-    Errors are values because Ray Data would retry an exception, and hand it on without its cause. An
-    unforeseen one names its type and what ``doing`` says of the task, as ``(while encoding a.parquet)``; the
-    log of the process has its traceback.
+    Errors are values because Ray Data would retry an exception and drop its cause. The message of an
+    unforeseen error holds its type and the description of the task by ``doing``, such as
+    ``(while encoding a.parquet)``. Its traceback is in the log of the worker process.
     """
     task = pickle.loads(row["task"])
     try:
@@ -81,7 +81,7 @@ def results(rows: ray.data.Dataset) -> Iterator[Any]:
     """Yield the result of every task, in completion order.
 
     Raises:
-        LbaeError: The first error of a task, or the end of processes that kept dying.
+        LbaeError: The first error of a task, or a worker process that died too often.
     """
     try:
         for row in rows.iter_rows():

@@ -4,9 +4,9 @@ from typing import Any
 
 import ray
 
-# glibc must keep freed memory, in one arena for all threads. Activations are megabytes; by default such
-# blocks come from the kernel and go back one by one, so every layer of every batch waits for zeroed pages,
-# and a training step takes 1.4 times as long (docs/results.md).
+# Make glibc keep freed memory, in one arena for all threads. By default it returns blocks of megabytes, such
+# as activations, to the kernel one by one. Every layer of every batch then waits for zeroed pages, and a
+# training step takes 1.4 times as long (docs/measurements.md).
 TORCH_RUNTIME_ENV = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
@@ -17,8 +17,8 @@ TORCH_RUNTIME_ENV = {
 
 
 def torch_task(function: Any) -> Any:
-    """Return a Ray task of one CPU that may run torch.
+    """Return a Ray task with one CPU that may run torch.
 
-    All such tasks share one kind of worker process, which has its libraries imported for the next task.
+    All such tasks share one runtime environment, so they reuse worker processes that have torch imported.
     """
     return ray.remote(num_cpus=1, runtime_env=TORCH_RUNTIME_ENV)(function)

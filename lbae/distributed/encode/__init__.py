@@ -1,1 +1,1 @@
-"""Encoding with Ray Data."""
+"""Encode an image source with Ray Data."""

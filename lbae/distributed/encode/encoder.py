@@ -1,7 +1,7 @@
-"""Encoding an image source to a latent table: a pool of actors reads, decodes and encodes shards.
+"""Encode an image source to a latent table: a pool of actors reads, decodes and encodes shards.
 
-An actor writes one file per shard; afterwards tasks assemble part files from those. A killed job continues
-with the shards that have no file. Rows are the same, and in the same order, for any number of actors.
+Actors write one file per shard; then tasks assemble part files from the shards' files. A killed job resumes
+with the shards that have no file. The rows and their order do not depend on the number of actors.
 """
 
 import collections
@@ -33,7 +33,7 @@ from lbae.report.progress import ProgressLine
 def encode_shards(
     actor_arguments: dict[str, Any], shards: tuple[Shard, ...], check_lock: Callable[[], None]
 ) -> dict[str, Any]:
-    """Encode the shards that have no file yet; return the images encoded per node, and images per second."""
+    """Encode the shards that have no file yet; return images per node and images per second."""
     finished = latent_parts.finished_shards(actor_arguments["out"])
     missing = [shard for shard in shards if shard.index not in finished]
     total = sum(shard.rows_to_read for shard in shards)
@@ -54,9 +54,9 @@ def encode_shards(
 
 
 def choose_precision(out: str) -> Precision:
-    """The precision of a table: that of its finished shards, else the best of the actors' device.
+    """The precision of a table: the precision of its finished shards, else the best of the actors' device.
 
-    It is one for all actors: nodes may differ, and a killed job may continue on others.
+    All actors use this one precision, although nodes may differ and a killed job may resume on other nodes.
     """
     if (found := latent_parts.precision(out)) is not None:
         return found
@@ -69,7 +69,7 @@ def choose_precision(out: str) -> Precision:
 def assemble_parts(
     out: str, shards: tuple[Shard, ...], existing_table: latent_table.LatentTable | None
 ) -> list[Part]:
-    """Assemble part files from the files of the shards, at least one per node."""
+    """Assemble part files, at least one per node, from the files of the shards."""
     rows = {shard.index: shard.rows_to_read for shard in shards}
     generation = existing_table.manifest.generation + 1 if existing_table else 1
     plans = latent_parts.plan_latent_parts(out, rows, generation, cluster_nodes())
@@ -83,10 +83,7 @@ def assemble_parts(
 
 
 class _ShardEncoder:
-    """Encodes one shard to its file, while threads read and decode the next batches.
-
-    Returns the node and the number of rows.
-    """
+    """Encodes a shard to its file while threads decode further batches; returns node and number of rows."""
 
     def __init__(self, *, model: str, out: str, keep_images: bool, precision: Precision, device: str) -> None:
         self.codec = load_model(model, precision, torch.device(device))
@@ -99,7 +96,7 @@ class _ShardEncoder:
         self.ahead = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.ahead)
         self.node = ray.get_runtime_context().get_node_id()
-        self.encoded = Counter("lbae_encoded_images", description="Images encoded or set aside.")
+        self.encoded = Counter("lbae_encoded_images", description="Images encoded or quarantined.")
 
     def __call__(self, shard: Shard) -> tuple[str, int]:
         latents, quarantine = [], []

@@ -1,1 +1,1 @@
-"""Evaluation in Ray actors and tasks."""
+"""Evaluate a bundle with Ray actors and tasks."""

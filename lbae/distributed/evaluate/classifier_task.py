@@ -1,4 +1,4 @@
-"""Training the classifier of an evaluation in one Ray task, on a GPU if there is one."""
+"""Train the classifier of an evaluation in one Ray task, on a GPU if there is one."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ _CPUS = 8
 
 
 def trained_classifier(source: Source, config: ModelConfig) -> Classifier:
-    """A classifier of the attributes of a source's images; NoUsableLabels where they have none."""
+    """Train a classifier of a source's labels or attributes; NoUsableLabels if it has no usable ones."""
     shards, gpus = spread(source.shards, _ROWS), min(cluster_gpus(), 1)
-    cpus = min(node_cpus(gpus), _CPUS)  # on a node that has the GPU as well
+    cpus = min(node_cpus(gpus), _CPUS)  # of a node that also has the GPU
     meter = start_meter()
     ray.get(meter.set_progress.remote(0, SETTINGS["epochs"]))
     task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=TORCH_RUNTIME_ENV).remote(
@@ -48,12 +48,12 @@ def _train(
         meter.set_progress.remote(done, total)
         meter.set_note.remote(f"loss {loss:.3f}")
 
-    # Torch also sees GPUs that are not this task's.
+    # Torch may also see GPUs that Ray did not give to this task.
     device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
     torch.set_num_threads(min(cpus, own_cpus()))
     try:
         return train_classifier(examples, **SETTINGS, device=device, on_epoch=on_epoch)
-    finally:  # this process does other tasks next, and the last bits of their figures depend on it
+    finally:  # Ray reuses the process, and the last bits of later results depend on the number of threads
         torch.set_num_threads(threads)
-        torch.cuda.empty_cache()  # for the actors that share the GPU with it
+        torch.cuda.empty_cache()  # for the actors that share the GPU

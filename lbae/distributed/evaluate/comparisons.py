@@ -1,4 +1,4 @@
-"""The comparisons of an evaluation: one Ray task per distance, edit, rate curve or share of the images."""
+"""The comparisons of an evaluation, as Ray tasks: distances, edits, paths, rate curves and overlap."""
 
 import logging
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def compare(
     streams: Mapping[str, Stream],
     references: Mapping[str, Reference],
 ) -> Findings:
-    """All that follows from the features and latents; without a classifier neither accuracy nor edits."""
+    """Derive all findings from features and latents; without a classifier, no accuracy and no edits."""
     made = streams[RECONSTRUCTIONS]
     tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
     bundle = ray.put(inputs.bundle)
@@ -57,8 +57,8 @@ def compare(
     memorization = find_memorization(inputs, streams)
     same = overlap_counts(overlap, made)
     if count := same.get("bytes"):
-        what = f"{count} test images are training images too, byte by byte"
-        _logger.warning(f"{what}; what was trained on looks better than it is")
+        what = f"{count} test images are byte-identical to training images"
+        _logger.warning(f"{what}; results on images seen in training look better than they are")
     return Findings(
         streams=streams,
         references=references,
@@ -83,10 +83,11 @@ _distances, _rates = torch_task(distances), torch_task(rate_curve)
 def _start_distances(
     settings: EvaluationSettings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
 ) -> dict[str, dict[str, ray.ObjectRef]]:
-    """Tasks by name of the images and of the reference; against training images only the Fréchet distance.
+    """Start one task per pair of images and reference; the result is keyed by the names of both.
 
-    Sums suffice for that. Training images are measured in the number of test images, like all others: more
-    of them would come nearer than a perfect sampler can.
+    Against the training images only the Fréchet distance is measured, for which sums suffice. When training
+    images are themselves measured, they are limited to the number of test images, like all others: more of
+    them would come nearer than a perfect sampler can.
     """
     handles = {name: ray.put(reference.features) for name, reference in references.items()}
     most = references[TEST].features.count

@@ -1,6 +1,6 @@
-"""Evaluating a bundle on Ray: actors extract features of images, then tasks compare them.
+"""Evaluate a bundle on Ray: actors extract features of images, then tasks compare them.
 
-No figure depends on the number of actors or nodes.
+No result depends on the number of actors or nodes.
 """
 
 import itertools
@@ -27,7 +27,12 @@ _TRAINING_ROWS = 100_000
 def run_evaluation(
     inputs: EvaluationInputs, settings: EvaluationSettings, cache: Cache, max_bad_fraction: float
 ) -> Findings:
-    """All findings; UserError for too few images, or for more undecodable test images than allowed."""
+    """Return all findings of an evaluation.
+
+    Raises:
+        UserError: There are too few images for a metric.
+        LbaeError: More test images than the share ``max_bad_fraction`` cannot be decoded.
+    """
     clock = [time.monotonic()]
     config = inputs.bundle.codec.config
     networks = load_networks(inputs.train, config, settings.features, cache)
@@ -86,7 +91,7 @@ def _real_images(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict
 def _features(
     extractor: FeatureExtractor, sources: dict[str, Source], made_of: dict[str, dict[str, Any]], cache: Cache
 ) -> tuple[dict[str, Stream], dict[str, Reference]]:
-    """The streams of what the bundle makes, and the references, from the cache where it has them."""
+    """The streams of the images that the bundle makes, and the references, cached ones where possible."""
     known = {name: cache.reference(facts) for name, facts in made_of.items()}
     streams = extract_features(
         extractor, sources[TEST], {name: source for name, source in sources.items() if known[name] is None}

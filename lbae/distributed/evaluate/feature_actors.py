@@ -1,4 +1,4 @@
-"""Extracting the features of an evaluation on Ray: actors make blocks of streams, the driver adds them up."""
+"""Extract the features of an evaluation on Ray: actors compute blocks of streams, the driver adds them up."""
 
 from functools import partial
 from typing import Any
@@ -16,12 +16,12 @@ from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRA
 from lbae.report.features.feature_sums import drawn_rows
 from lbae.report.progress import ProgressLine
 
-# What an actor does: makes blocks with the extractor that it holds.
+# A task of an actor: computes blocks with the actor's extractor.
 Task = partial[list[FeatureBlock]]
 
 
 def hardware() -> dict[str, str]:
-    """The kind of device on which actors run networks, and the precision at which classifiers run there."""
+    """The device type on which actors run networks, and the precision of classifiers on it."""
     device, share = torch_device()
     precision = torch_task(best_precision).options(num_gpus=share).remote(torch.device(device))
     return {"device": device, "classifier_precision": ray.get(precision)}
@@ -30,7 +30,7 @@ def hardware() -> dict[str, str]:
 def extract_features(
     extractor: FeatureExtractor, test: Source, references: dict[str, Source]
 ) -> dict[str, Stream]:
-    """The streams of all that the bundle makes, and of those real images that ``references`` names."""
+    """The streams of all images that the bundle makes, and of the real images in ``references``."""
     tasks: list[Task] = [
         partial(FeatureExtractor.test_block, shard=shard, index=i, reference=TEST in references)
         for i, shard in enumerate(test.shards)
@@ -61,12 +61,12 @@ def extract_features(
 
 
 def _doing(task: Task) -> str:
-    """What a task does, such as ``sample_block name='mixture', index=3``, for the message of an error."""
+    """Describe a task for error messages, such as ``sample_block name=mixture, index=3``."""
     return f"{task.func.__name__} {', '.join(f'{name}={value}' for name, value in task.keywords.items())}"
 
 
 class _BlockMaker:
-    """Does tasks with the extractor that it holds."""
+    """Runs tasks with the extractor that it holds."""
 
     def __init__(self, *, extractor: ray.ObjectRef, device: str) -> None:
         loaded: FeatureExtractor = ray.get(extractor)
@@ -77,9 +77,9 @@ class _BlockMaker:
 
 
 def _midpoints(extractor: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
-    """Middles of paths between test images.
+    """The stream of the midpoints of paths between test images.
 
-    Their order is random, so the pairs are the same however shards are cut or images sorted.
+    Their order is random but fixed: pairs do not depend on the shards, and mix the classes of sorted sources.
     """
     stream, (device, share) = Stream(dim, len(packed)), torch_device()
     mixed = packed[drawn_rows(len(packed), len(packed))]

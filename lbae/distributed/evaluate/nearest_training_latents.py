@@ -1,4 +1,4 @@
-"""Memorization: how near samples come to training latents, and the training images nearest to some."""
+"""Memorization: how near samples come to training latents, and some samples' nearest training images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Memorization:
-    """Facts about distances to the nearest training latent by name of the images, and images to show."""
+    """Distances to the nearest training latent by name of the images, images to show, what is left out."""
 
     nearest: dict[str, dict[str, Any]] = field(default_factory=dict)
     neighbours: np.ndarray | None = None
@@ -32,7 +32,7 @@ class Memorization:
 
 
 def find_memorization(inputs: EvaluationInputs, streams: Mapping[str, Stream]) -> Memorization:
-    """The distances of samples, and of test images' latents to compare them with; empty without latents."""
+    """Distances of samples and, for comparison, of test latents; empty without a training latent table."""
     if inputs.latents is None:
         return Memorization()
     tested = streams[RECONSTRUCTIONS].latents
@@ -50,7 +50,7 @@ def find_memorization(inputs: EvaluationInputs, streams: Mapping[str, Stream]) -
     hits = [found.hits(int(starts[MIXTURE]) + i) for i in range(min(_SHOWN, len(queries[MIXTURE])))]
     try:
         images = _beside(inputs.bundle.codec.config, inputs.latents, inputs.train, samples, hits)
-    except UserError as error:  # a table that was appended to has images of other sources, too
+    except UserError as error:  # an appended table also has images of other sources
         return Memorization(nearest=nearest, left_out={BESIDE: str(error)})
     return Memorization(nearest=nearest, neighbours=images)
 
@@ -62,7 +62,7 @@ def _beside(
     samples: np.ndarray,
     hits: Sequence[Sequence[Hit]],
 ) -> np.ndarray:
-    """A row of samples, above rows of the training images nearest to each."""
+    """A row of samples, above rows of their nearest training images."""
     keys = [table.row(hit.part, hit.row_group, hit.row)["key"] for some in hits for hit in some]
     images = decode_keys(train, config, keys)
     beside = np.concatenate(

@@ -22,7 +22,7 @@ from lbae.report.features.pixels import load_lpips
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The networks, the fingerprints of those whose features count, and what is left out without one."""
+    """The networks, fingerprints of classifier and Inception, and what is left out, with the reason."""
 
     features: FeatureNetwork
     classifier: Classifier | None
@@ -32,9 +32,10 @@ class Networks:
 
 
 def load_networks(train: Source | None, config: ModelConfig, features: Features, cache: Cache) -> Networks:
-    """The networks, of which the classifier is trained on the training images unless the cache has it.
+    """Load the networks; the classifier comes from the cache or is trained on the training images.
 
-    UserError when the features of a classifier are to be compared and no classifier can be trained.
+    Raises:
+        UserError: ``features`` asks for a classifier, and none can be trained.
     """
     classifier, reason = None, NEEDS_LABELS
     fingerprints: dict[str, str] = {}
@@ -51,7 +52,9 @@ def load_networks(train: Source | None, config: ModelConfig, features: Features,
     elif classifier is not None:
         network = classifier
     else:
-        raise UserError(f"a classifier's features: {reason}; or ask for --features inception")
+        raise UserError(
+            f"--features classifier cannot be used: {reason}; --features inception needs no labels"
+        )
     lpips = load_lpips(config)
     if lpips is None:
         left_out["LPIPS"] = (

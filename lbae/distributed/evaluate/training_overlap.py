@@ -1,4 +1,4 @@
-"""Test images that are among the training images too, found by Ray tasks."""
+"""Find test images that are also training images, in Ray tasks."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from lbae.report.evaluation.streams import Stream
 
 
 def start_overlap(test: Source, train: Source | None, tested: Stream) -> list[ray.ObjectRef]:
-    """Tasks that search the training images, if given, for the files and the keys of test images."""
+    """Start tasks that search training images, if given, for the files and the keys of the test images."""
     if train is None:
         return []
     keys = ray.put(pa.concat_arrays([shard_keys(shard) for shard in test.shards]))
@@ -24,7 +24,7 @@ def start_overlap(test: Source, train: Source | None, tested: Stream) -> list[ra
 
 
 def overlap_counts(tasks: list[ray.ObjectRef], tested: Stream) -> dict[str, int]:
-    """The number of test images whose bytes, and whose keys, are a training image's; empty for no tasks."""
+    """The number of test images with the bytes, and with the key, of a training image; {} without tasks."""
     if not tasks:
         return {}
     keys, digests = zip(*ray.get(tasks), strict=True)
@@ -33,7 +33,7 @@ def overlap_counts(tasks: list[ray.ObjectRef], tested: Stream) -> dict[str, int]
 
 @torch_task
 def _overlap(shards: Sequence[Shard], keys: pa.Array, digests: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many of the keys are among the training images, and the digests that are."""
+    """The number of training images whose key is in ``keys``, and which of ``digests`` occur among them."""
     same_key = sum(pc.sum(pc.is_in(shard_keys(shard), value_set=keys)).as_py() for shard in shards)
     same_bytes = [np.intersect1d(file_digests(read_shard(shard)), digests) for shard in shards]
     return same_key, np.unique(np.concatenate(same_bytes))

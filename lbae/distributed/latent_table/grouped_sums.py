@@ -1,4 +1,4 @@
-"""Moment sums per component: one pass writes the rows by component, then each component is summed."""
+"""Moment sums per component: one pass writes the rows sorted by component, a second sums each component."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,13 @@ from lbae.io.artifacts.latent_table import LatentTable, RowGroup
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import write_parquet
 
-# The component of every row, from 0; below 0 for rows that belong to none.
+# Maps rows to component numbers from 0; negative for rows that belong to no component.
 Partitioner = Callable[[pa.Table], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupedRows:
-    """A table rewritten at ``table.uri``, with the rows of each component in row groups of their own."""
+    """A copy of a table at ``table.uri``, in which each row group holds rows of one component."""
 
     table: LatentTable
     row_groups: list[list[RowGroup]]  # per component
@@ -40,7 +40,7 @@ class GroupedRows:
                 yield component, sums
 
     def remove(self) -> None:
-        """Remove the files."""
+        """Remove the copy's files."""
         resolve(self.table.uri).remove()
 
 
@@ -52,12 +52,12 @@ def write_grouped(
     columns: list[str],
     scratch: str,
 ) -> GroupedRows:
-    """Write the rows of a table by component, and return the table written.
+    """Write the rows of a table grouped by component: one part file per task, one row group per component.
 
     Args:
         table: the latent table.
-        row_groups: which of its row groups to read.
-        partitioner: maps rows to their components; it sees ``columns``.
+        row_groups: the row groups to read.
+        partitioner: maps rows, with ``columns``, to component numbers.
         count: number of components.
         columns: the columns to read and to write.
         scratch: URI of the folder to write to.

@@ -1,4 +1,4 @@
-"""The nearest latents of a table: each task searches some row groups, the driver keeps the nearest of all."""
+"""Nearest-neighbour search in a latent table: each task searches some row groups, the driver merges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 
 _TASK_ROWS = 2**20
-# A distance and a row make one number, so the smallest are the nearest and, of equal distances, the first.
+# One int64 holds a distance (high bits) and a row number (low bits), so sorting orders by distance, then row.
 _ROW_BITS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A latent that was found: its distance in bits, and its row in a row group of a part file."""
+    """A latent found by a search: its distance in bits, and its row in a row group of a part file."""
 
     distance: int
     part: str
@@ -36,7 +36,7 @@ class Nearest:
 
     @property
     def distances(self) -> Int64[np.ndarray, "Q k"]:
-        """In bits."""
+        """Hamming distances in bits."""
         return self.found >> _ROW_BITS
 
     def hits(self, query: int) -> list[Hit]:
@@ -58,7 +58,7 @@ class Nearest:
 
 
 def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
-    """The k latents of a table nearest to each of some packed ones; of equal distances the first."""
+    """The ``k`` latents of a table nearest to each packed query; ties go to the earlier row."""
     row_groups = [group for part in table.parts for group in table.footer(part, [])[0]]
     tasks = max(cluster_cpus(), -(-table.manifest.rows // _TASK_ROWS))
     shared = ray.put(table), ray.put(packed)
@@ -76,7 +76,7 @@ def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> 
 def _nearest(
     table: LatentTable, packed: UInt8[np.ndarray, "Q B"], row_groups: Sequence[RowGroup], start: int, k: int
 ) -> Int64[np.ndarray, "Q k"]:
-    """Distances and rows as one number; ``start`` is the table's row at which the row groups begin."""
+    """Distance and row as one number per latent found; ``start`` is the table row to begin at."""
     found = np.empty((len(packed), 0), dtype=np.int64)
     for rows in table.batches(row_groups, ["latent"]):
         distances, places = nearest(packed, packed_latents(rows), k)

@@ -1,4 +1,4 @@
-"""Adding up moment sums where they are made: on each node first, then one sum per node travels."""
+"""Add up moment sums, first within each node, so that only one sum per node travels."""
 
 import functools
 import operator
@@ -13,12 +13,12 @@ from lbae.distributed.latent_table.task_statistics import TaskStatistics
 
 _FAN_IN = 8
 
-# What a task of the tree reports beside its sums: the node that holds them, and its statistics.
+# What a task of the tree reports beside its sums: the node that holds the sums, and the task's statistics.
 Report = tuple[str, TaskStatistics]
 
 
 class ReductionTree:
-    """The sum of several partial sums; ``root`` is its reference once all have been added.
+    """The sum of partial moment sums; ``root`` refers to it once all partials are added.
 
     Each partial comes from a task with two results: moment sums, which stay on their node, and a
     :data:`Report`, which the caller waits for and hands to :meth:`completed`.
@@ -29,7 +29,7 @@ class ReductionTree:
     ) -> None:
         self.index, self._sums_bytes = index, sums_bytes
         self.root: ray.ObjectRef | None = None
-        # By report: the sums of a running task, and the nodes that hold what it adds up.
+        # Keyed by report: the sums of a running task, and the nodes that hold its summands.
         self._running: dict[ray.ObjectRef, tuple[ray.ObjectRef, tuple[str, ...]]] = {
             report: (sums, ()) for sums, report in partials
         }
@@ -41,7 +41,7 @@ class ReductionTree:
         return list(self._running)
 
     def completed(self, report: ray.ObjectRef) -> TaskStatistics:
-        """Take in a completed task, start the merges that it makes possible, and return its statistics."""
+        """Record a completed task, start the merges that it makes possible, and return its statistics."""
         sums, sources = self._running.pop(report)
         node, statistics = ray.get(report)
         statistics.moved_bytes = self._sums_bytes * sum(source != node for source in sources)
@@ -58,9 +58,10 @@ class ReductionTree:
         return statistics
 
     def _next_merges(self) -> list[list[tuple[str, ray.ObjectRef]]]:
-        """The (node, sums) pairs of each merge: a full fan of one node while other tasks still run.
+        """The (node, sums) pairs of each merge.
 
-        Once none runs, whatever is left on each node; after that, across nodes.
+        While tasks run, a merge takes ``_FAN_IN`` sums of one node. When none runs, it takes the rest of one
+        node. After that, it takes one sum per node.
         """
         least = 2 if not self._running else _FAN_IN
         merges = [
@@ -68,7 +69,7 @@ class ReductionTree:
             for node, held in self._held.items()
             if len(held) >= least
         ]
-        # The root is wanted here: where this process's node holds a sum, the others come to it.
+        # This process needs the root: if its node holds a sum, the others travel to it.
         holders = sorted(
             (node for node, held in self._held.items() if held), key=lambda node: node != this_node()
         )

@@ -1,4 +1,4 @@
-"""The assignment of a table's row groups to tasks."""
+"""Assign a table's row groups to tasks."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.io.artifacts.latent_table import RowGroup
 
-# A task that is lost costs about a second or two at this size; starting one takes under a tenth of that.
+# At this size a lost task costs one to two seconds, and starting a task takes under a tenth of that.
 TASK_ROWS = 2**18
 
 
 def assign_row_groups(row_groups: Sequence[RowGroup], tasks: int | None = None) -> list[list[RowGroup]]:
-    """The row groups of each task: in order, about equal rows per task, no task without any.
+    """The row groups of each task: in order, with about equal rows per task, and no empty task.
 
     Args:
         row_groups: the row groups of a table.
-        tasks: the largest number of tasks; by default enough for about 2**18 rows per task, in full rounds
-            of all CPUs.
+        tasks: the maximum number of tasks. By default the smallest multiple of the cluster's CPUs that gives
+            each task about 2**18 rows or fewer.
     """
     total = max(1, sum(group.rows for group in row_groups))
     if tasks is None:

@@ -1,6 +1,6 @@
 """Moment sums of a latent table as Ray tasks: one partial per task, added up by a reduction tree.
 
-Sums are integers, so any assignment of rows to tasks, order or retry gives the same bits.
+Sums are integers, so they are identical for any assignment of rows to tasks, any order and any retry.
 """
 
 from collections import deque
@@ -26,13 +26,13 @@ def moment_sums_of(
     tasks: int | None,
     on_rows: Callable[[int], None],
 ) -> tuple[MomentSums, TaskStatistics]:
-    """The moment sums of some row groups of a table, and what the tasks did.
+    """The moment sums of some row groups of a table, and the statistics of the tasks.
 
     Args:
         table: the latent table.
-        row_groups: its row groups to sum.
+        row_groups: the row groups to sum.
         attributes: the attributes to sum with the bits.
-        tasks: the largest number of tasks; by CPUs and rows when None.
+        tasks: the maximum number of tasks; None as in :func:`assign_row_groups`.
         on_rows: called with the number of rows summed so far.
     """
     total, root = TaskStatistics(), None
@@ -48,8 +48,8 @@ def sum_row_groups(
 ) -> Iterator[tuple[int, ray.ObjectRef | None, TaskStatistics]]:
     """Yield (assignment index, reference of the sum or None, statistics) per completed task.
 
-    Each assignment lists the row groups of every task of one sum; the reference comes with its last task.
-    Few sums are computed at a time.
+    An assignment holds the row groups of each task of one sum; the reference comes with the sum's last task.
+    New sums start only while fewer than two tasks per CPU are pending, so few sums are held at a time.
     """
     side = table.latent_dim + 2 * len(attributes) + 1
     waiting = deque(enumerate(assignments))
@@ -90,7 +90,7 @@ def _partial_sums(
 
 
 def _blocks(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Batches joined to blocks of up to the kernel's size, because part files may be small."""
+    """Join batches to blocks of up to the kernel's size, because part files may be small."""
     held: list[pa.Table] = []
     for batch in batches:
         if held and sum(map(len, held)) + len(batch) > BLOCK_ROWS:

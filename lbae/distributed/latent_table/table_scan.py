@@ -1,4 +1,4 @@
-"""The scan of a latent table that comes before a pass over it: footers, digests, and values of columns."""
+"""The scan of a latent table before a pass over it: footers, digests, and distinct values of columns."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class Scan:
 
 
 def scan(table: LatentTable, columns: list[str]) -> Scan:
-    """Scan all part files of a table, and the distinct values of ``columns``, by Ray tasks."""
+    """Scan all part files of a table, with the distinct values of ``columns``, in Ray tasks."""
     chunks = min(2 * cluster_cpus(), len(table.parts))
     found: list[Scan] = ray.get([_scan.remote(table, table.parts[i::chunks], columns) for i in range(chunks)])
     return Scan(

@@ -1,4 +1,4 @@
-"""Statistics of the Ray tasks of a reduction, as its last line reports them."""
+"""Statistics of a reduction's Ray tasks, for the result of the job."""
 
 import time
 from collections import defaultdict
@@ -26,7 +26,7 @@ class TaskStatistics:
         self.seconds[work] += time.perf_counter() - started
 
     def add(self, other: "TaskStatistics") -> None:
-        """Add those of another task."""
+        """Add the statistics of another task."""
         self.tasks += other.tasks
         self.rows += other.rows
         self.read_bytes += other.read_bytes

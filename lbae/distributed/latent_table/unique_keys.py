@@ -1,4 +1,4 @@
-"""The check that no key of a latent table occurs twice, with Ray Data."""
+"""Check with Ray Data that no key of a latent table occurs twice."""
 
 import pyarrow.compute as pc
 import ray.data
@@ -13,7 +13,7 @@ _KEYS_PER_PARTITION = 2**20
 
 
 def check_unique_keys(table: LatentTable) -> None:
-    """Raise UserError with some of the keys that occur more than once."""
+    """Raise UserError if keys occur more than once; the message names up to five of them."""
     configure_ray_data()
     files = [resolve(table.uri) / part for part in table.parts]
     partitions = max(2 * cluster_cpus(), table.manifest.rows // _KEYS_PER_PARTITION)

@@ -1,1 +1,1 @@
-"""Drawing a table of images in Ray actors."""
+"""Draw a table of images with Ray actors."""

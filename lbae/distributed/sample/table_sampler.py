@@ -1,6 +1,6 @@
-"""Drawing an image table from a bundle: a pool of actors draws, decodes and writes its parts.
+"""Draw an image table from a bundle: a pool of actors draws, decodes and writes its parts.
 
-A part is whole blocks of the prior, so image i is the same for any number of actors.
+A part consists of whole blocks of the prior, so image i does not depend on the number of actors.
 """
 
 import time
@@ -22,7 +22,7 @@ from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.report.progress import ProgressLine
 
-_PART_ROWS = 8 * BLOCK  # what one task of a later stage reads, and what the loss of an actor costs
+_PART_ROWS = 8 * BLOCK  # what one task of a later stage reads, and what a lost actor has to redo
 
 
 def sample_table(
@@ -35,12 +35,13 @@ def sample_table(
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Publish ``num`` images as an image table, the same as :meth:`lbae.core.bundle.Bundle.sample` draws.
+    """Publish an image table with the ``num`` images that :meth:`lbae.core.bundle.Bundle.sample` draws.
 
-    UserError for attributes that the prior does not know or that are too rare.
+    Raises:
+        UserError: The prior does not know an attribute of ``given``, or a combination is too rare to draw.
     """
     loaded = load_bundle(bundle, "cpu")
-    loaded.prior.draw(0, 1, seed, given)  # shows most mistakes in ``given`` before anything is written
+    loaded.prior.draw(0, 1, seed, given)  # finds most errors in ``given`` before anything is written
     settings = {"num": num, "seed": seed, "given": given}
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
@@ -58,7 +59,7 @@ def sample_table(
                 range(-(-num // _PART_ROWS)),
                 _Sampler,
                 lambda index: f"drawing part {index}",
-                bundle=ray.put(loaded),  # one copy per node of the bundle that was checked
+                bundle=ray.put(loaded),  # one copy per node, of the bundle checked above
                 out=absolute(out),
                 num=num,
                 seed=seed,
@@ -78,7 +79,7 @@ def sample_table(
 
 
 class _Sampler:
-    """Draws, decodes and writes one part: the part, and the number of tries that its latents took."""
+    """Draws, decodes and writes one part; returns it and the number of tries that its latents took."""
 
     def __init__(
         self, *, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str
