@@ -190,7 +190,7 @@ def test_leading_bits_are_those_with_the_largest_lift():
 
 def test_an_attribute_of_one_value_cannot_be_asked_for():
     constant = statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool))
-    with pytest.raises(UserError, match="'a' has one value only"):
+    with pytest.raises(UserError, match="'a' has only one value"):
         constant.index("a")
 
 

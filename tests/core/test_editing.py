@@ -106,7 +106,7 @@ def test_mistakes_are_named():
         by_exchange(LATENTS[:3], ["a"], (), 2.1)
     with pytest.raises(UserError, match="this bundle has no models of attribute values"):
         edit(STATISTICS, None, LATENTS[:3], ["a"])
-    with pytest.raises(UserError, match="method 'hyperplane' is no more: use exchange"):
+    with pytest.raises(UserError, match="method 'hyperplane' was removed; use exchange"):
         edit(STATISTICS, MODELS, LATENTS[:3], ["a"], method="hyperplane")
     rare = value_models(LATENTS, [PRESENT[:, 1:]], first=1)
     with pytest.raises(UnusableAttribute, match="attribute 'a' is too rare"):

@@ -18,7 +18,7 @@ def fit_values(
     """Shifts of C values with the given moment sums, and correlation matrices of their sides.
 
     With ``own``, values have correlation matrices of their own (G = C), else they share the mean weighted by
-    rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits it has the weight r / (r + N).
+    rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is r / (r + N).
     Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row by row.
     """
     rows, bits = np.array([s.count for s in sums]), sums[0].latent_dim

@@ -56,7 +56,7 @@ class AttributeStatistics:
 
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
-        """Bits with a significant lift, per attribute: two-sided tests of lift / error at the discovery rate."""
+        """Bits with a significant lift, per attribute: two-sided tests at the false discovery rate."""
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
         return _discoveries(2 * special.ndtr(-z))
