@@ -1,4 +1,4 @@
-"""One model for each value of an attribute column, of the latents with that value; edits exchange them.
+"""Models of the latents with each value of an attribute column; an edit exchanges one for another.
 
 A yes/no column has two values, a column of classes one per class.
 """

@@ -215,7 +215,7 @@ def evaluate(
 def reconstruct(
     network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Float32 codes (K, width) of uint8 images (K, H, W, C), and uint8 reconstructions of ``shown`` images.
+    """Float32 codes (K, width) of uint8 images (K, H, W, C), and the first ``shown`` uint8 reconstructions.
 
     The network runs in evaluation mode.
     """
