@@ -1,11 +1,11 @@
-"""Slow, obvious versions of the mathematics, written from the definitions: the oracles of the tests."""
+"""Slow, obvious versions of the mathematics, written from the definitions, as oracles for the tests."""
 
 import numpy as np
 from scipy import stats
 
 
 def pack(latents: np.ndarray) -> np.ndarray:
-    """Least significant bit first, one byte at a time."""
+    """Pack one bit at a time, least significant first."""
     rows, n = latents.shape
     packed = np.zeros((rows, (n + 7) // 8), dtype=np.uint8)
     for row in range(rows):
@@ -44,7 +44,7 @@ def nearest_correlation(
 
 
 def split(factor: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """The latent of one hyperplane, bit by bit."""
+    """The latent of one hyperplane, one bit at a time."""
     boundary = 1 if sum(factor[0] * normal) >= 0 else -1
     sides = [1 if sum(row * normal) >= 0 else -1 for row in factor[1:]]
     return np.array([1 if side == boundary else -1 for side in sides], dtype=np.int8)

@@ -1,4 +1,4 @@
-"""A trained system in one object: codec, prior, normals and attribute statistics, with the public verbs."""
+"""The object users hold: a trained model with its prior, to sample, interpolate and edit images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ Images = UInt8[np.ndarray, "K H W C"]
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What sampling, interpolation and editing need, and a few images to try them on, if any.
+    """Everything that sampling, interpolation and editing need, and perhaps a few example images.
 
-    Bundles of older versions, and those without attributes, have no models of values. Images are uint8 (K, H,
-    W, C) of the model's content size.
+    Images are uint8 (K, H, W, C) of the model's content size. ``values`` is None in bundles of earlier
+    versions and in bundles without attributes.
     """
 
     fingerprint: str
@@ -35,32 +35,33 @@ class Bundle:
     examples: Images
 
     def to(self, device: torch.device | str) -> "Bundle":
-        """Return this bundle with its codec on another device; the network itself moves there."""
+        """Return this bundle with its codec on another device; the network is moved, not copied."""
         return replace(self, codec=self.codec.to(device))
 
     def encode(self, images: Images) -> Int8[np.ndarray, "K N"]:
-        """Latents of +1 and -1."""
+        """Encode images to latents of +1 and -1."""
         return self.codec.encode(images)
 
     def decode(self, latents: Int8[np.ndarray, "K N"]) -> Images:
-        """Images of latents."""
+        """Decode latents to images."""
         return self.codec.decode(latents)
 
     def reconstruct(self, images: Images) -> Images:
-        """Images through the bottleneck and back."""
+        """Encode images and decode their latents."""
         return self.decode(self.encode(images))
 
     def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
-        """``count`` new images, with attributes as ``given``.
+        """Draw ``count`` new images with attributes as ``given`` (name to True or False).
 
-        Image i depends only on the bundle, seed, ``given`` and i.
+        Image i depends only on the bundle, ``seed``, ``given`` and i, not on ``count``. Raises the errors of
+        :meth:`lbae.core.prior.prior.Prior.sample_given`.
         """
         return self.decode(self.prior.sample_given(count, seed, given or {})[0])
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """Frames of a path through the reconstructions of two or more images.
 
-        Each leg has ``steps`` frames, both its ends included.
+        Each leg has ``steps`` frames, including both its ends.
         """
         return self.decode(interpolate(self.normals, self.encode(images), steps))
 
@@ -72,9 +73,9 @@ class Bundle:
         strength: float = 1.0,
         method: str = "exchange",
     ) -> tuple[Images, np.ndarray]:
-        """Images with attributes set and unset, and how many bits changed in each.
+        """Return images with attributes set and unset, and the number of bits changed in each.
 
-        UserError for a method that is neither exchange nor bits; see :mod:`lbae.core.latents.editing`.
+        The arguments and errors are those of :func:`lbae.core.latents.editing.edit`.
         """
         latents = self.encode(images)
         edited = edit(self.attributes, self.values, latents, set_, unset, strength, method)

@@ -16,20 +16,20 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_a_slope_falls_into_its_orientation(index):
+def test_a_gradient_is_counted_under_its_orientation(index):
     found = appearance(bars(index * np.pi / 8))[0, :512].reshape(8, 64)
     assert ((found**2).sum(axis=1)).argmax() == index
     assert abs((found**2).sum() - 1) < 1e-5
 
 
-def test_contrast_and_direction_do_not_matter_to_orientations_but_the_angle_does():
+def test_orientations_ignore_contrast_and_sign_but_not_the_angle():
     stripes = bars(0.3)
     assert distance(stripes, 255 - stripes) < 0.1
     assert distance(stripes, 64 + stripes // 2) < 0.1
     assert distance(stripes, bars(0.3 + np.pi / 2)) > 1
 
 
-def test_colours_and_their_place_matter():
+def test_colours_and_their_positions_matter():
     red, upper = (np.zeros((1, 32, 32, 3), dtype=np.uint8) for _ in range(2))
     red[..., 0], upper[:, :16, :, 0] = 255, 255
     blue, lower = np.flip(red, axis=3).copy(), np.flip(upper, axis=1).copy()
@@ -39,7 +39,7 @@ def test_colours_and_their_place_matter():
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
-def test_an_images_vector_does_not_depend_on_the_others(count):
+def test_the_vector_of_an_image_does_not_depend_on_other_images(count):
     images = np.random.default_rng(0).integers(256, size=(count, 28, 28, 1), dtype=np.uint8)
     found = appearance(images)
     assert found.shape == (count, 528)

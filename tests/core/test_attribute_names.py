@@ -18,7 +18,7 @@ def test_a_name_in_the_other_unicode_form_is_found(asked, known):
     assert match_name(asked, ["label=cafe", known]) == known
 
 
-def test_two_names_that_look_alike_are_told_apart_only_exactly():
+def test_names_that_look_alike_need_an_exact_match():
     both = [NFC, NFD]
     assert [match_name(name, both) for name in both] == both
     forms = ["\u1ed9", unicodedata.normalize("NFD", "\u1ed9")]
@@ -26,7 +26,7 @@ def test_two_names_that_look_alike_are_told_apart_only_exactly():
         match_name("\u00f4\u0323", forms)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
+def test_an_unknown_name_is_refused_and_the_nearest_suggested():
     with pytest.raises(UserError, match="unknown attribute 'label=caf'; did you mean 'label=café'"):
         match_name("label=caf", [NFC])
 

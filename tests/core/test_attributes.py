@@ -20,7 +20,7 @@ BITS = 24
 
 
 def labelled(seed: int, count: int = 3000):
-    """Latents whose first bits follow attribute ``a`` and next ones attribute ``b``; a and b go together."""
+    """Latents whose bits 0 to 5 depend on attribute a and bits 6 to 9 on attribute b; a and b correlate."""
     rng = np.random.default_rng(seed)
     a = rng.random(count) < 0.4
     b = np.where(rng.random(count) < 0.7, a, ~a)
@@ -54,7 +54,7 @@ def test_lifts_are_the_joint_least_squares_fit():
     np.testing.assert_allclose(STATISTICS.lift_error, errors, rtol=1e-6)
 
 
-def test_a_correlated_attribute_does_not_take_credit():
+def test_a_correlated_attribute_does_not_lift_the_bits_of_the_other():
     assert np.abs(STATISTICS.lift[0, 6:10]).max() < 0.1 < np.abs(STATISTICS.lift[0, :6]).min()
 
 
@@ -84,10 +84,8 @@ def test_classes_of_one_column_do_not_break_the_fit():
 
 
 @pytest.mark.parametrize("nulls", [1, 30, 1500])
-def test_classes_that_some_rows_lack_do_not_break_the_fit_beside_another_column(nulls):
-    """Together the classes have no variance, but some covariance with the other column, which other rows
-    know.
-    """
+def test_classes_with_unlabelled_rows_do_not_break_the_fit_of_another_column(nulls):
+    """The sum of the classes has no variance, but some covariance with a column known on other rows."""
     rng = np.random.default_rng(4)
     label, other = rng.integers(0, 4, len(LATENTS)), rng.random(len(LATENTS)) < 0.5
     latents = LATENTS.copy()
@@ -103,10 +101,8 @@ def test_classes_that_some_rows_lack_do_not_break_the_fit_beside_another_column(
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
-def test_errors_are_those_of_attributes_known_on_different_rows(share):
-    """All bits follow one attribute; the other, which goes with it, lifts none, but by chance: as far as
-    errors say.
-    """
+def test_lift_errors_hold_for_attributes_known_on_different_rows(share):
+    """All bits depend on a alone; b correlates with a, so its lifts are chance, as large as their errors."""
     z = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -118,12 +114,12 @@ def test_errors_are_those_of_attributes_known_on_different_rows(share):
         present, known = np.column_stack([a, b]), rng.random((len(a), 2)) < share
         found = statistics_of(latents, present & known, ~present & known)
         of_errors = found.lift[1] / found.lift_error[1]
-        z.append(of_errors - of_errors.mean())  # which all bits share, by the chance of the two attributes
+        z.append(of_errors - of_errors.mean())  # all bits share the mean, a matter of chance in a and b
     assert np.std(z) == pytest.approx(1, abs=0.2)
 
 
-def test_an_attribute_says_nothing_of_which_rows_know_it():
-    """Bit 0 says only where a row comes from, and rows from one place know the attribute."""
+def test_which_rows_are_labelled_does_not_count_as_an_effect():
+    """Bit 0 tells only whether a row is labelled, and bit 1 depends on the attribute."""
     rng = np.random.default_rng(5)
     known, a = rng.random(20_000) < 0.5, rng.random(20_000) < 0.3
     latents = np.where(rng.random((len(a), BITS)) < 0.5, np.int8(1), np.int8(-1))
@@ -148,12 +144,12 @@ def test_an_attribute_without_labels_uses_its_overall_mean():
     assert joint_moments(sums)[0][0] == 0
 
 
-def test_no_attributes_are_no_trouble():
+def test_statistics_without_attributes_are_empty():
     assert attribute_statistics(sum_packed(pack(LATENTS), BITS)).lift.shape == (0, BITS)
 
 
 def test_significance_is_benjamini_hochberg():
-    """Sorted p-values up to the last one that lies below its rank's share of the rate."""
+    """Significant are the sorted p-values up to the last one below the rate times its rank over N."""
     for significant, lift, error in zip(
         STATISTICS.significant, STATISTICS.lift, STATISTICS.lift_error, strict=True
     ):
@@ -163,7 +159,7 @@ def test_significance_is_benjamini_hochberg():
         np.testing.assert_array_equal(np.flatnonzero(significant), np.sort(order[: passed[-1] + 1]))
 
 
-def test_an_attribute_of_chance_has_no_significant_bits():
+def test_a_random_attribute_has_no_significant_bits():
     rng = np.random.default_rng(3)
     found = [statistics_of(LATENTS, rng.random((len(LATENTS), 1)) < 0.5).significant.any() for _ in range(40)]
     assert np.mean(found) <= 0.15
@@ -171,7 +167,7 @@ def test_an_attribute_of_chance_has_no_significant_bits():
     assert STATISTICS.significant[1, 6:10].all()
 
 
-def test_bits_without_errors_are_significant_when_they_are_lifted():
+def test_a_bit_that_equals_the_attribute_is_significant():
     latents = LATENTS.copy()
     latents[:, 0], latents[:, 1] = np.where(PRESENT[:, 0], 1, -1), 1
     assert statistics_of(latents, PRESENT[:, :1]).significant[0, :2].tolist() == [True, False]
@@ -188,14 +184,14 @@ def test_leading_bits_are_those_with_the_largest_lift():
     assert leading_bits(statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool)), 6) == {}
 
 
-def test_an_attribute_of_one_value_cannot_be_asked_for():
+def test_an_attribute_with_only_one_value_is_refused():
     constant = statistics_of(LATENTS, np.ones((len(LATENTS), 1), dtype=bool))
-    with pytest.raises(UserError, match="'a' has one value only"):
+    with pytest.raises(UserError, match="'a' has only one value"):
         constant.index("a")
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.02, 0.3, 1.0]))
-def test_discoveries_are_scipys(seed, share):
+def test_discoveries_equal_those_of_scipy(seed, share):
     rng = np.random.default_rng(seed)
     p = rng.random((4, 40)) ** np.where(rng.random((4, 40)) < share, 6, 1)
     p[:, 5] = p[:, 6]

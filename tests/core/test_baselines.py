@@ -1,4 +1,4 @@
-"""The interpolation and the edit of the paper's code, which the product is compared with."""
+"""The sampler, the interpolation and the edit of the paper's code, which serve as baselines."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT
 
 
-def test_the_papers_sampler_is_the_same_whatever_attributes_the_sums_have():
-    packed = pack(LATENTS[:40])  # of so few that the matrix needs repair
+def test_the_papers_sampler_ignores_attributes():
+    packed = pack(LATENTS[:40])  # so few that the matrix needs repair
     with_attributes = fit_sampler("paper", sum_packed(packed, BITS, ("a", "b"), PRESENT[:40], ~PRESENT[:40]))
     np.testing.assert_array_equal(
         with_attributes.factors, fit_sampler("paper", sum_packed(packed, BITS)).factors
@@ -25,19 +25,18 @@ def test_the_papers_sampler_is_the_same_whatever_attributes_the_sums_have():
 
 
 @given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 40))
-def test_normals_of_orthogonal_vectors_are_exact(seed, n):
-    """Where no bits are correlated, the guess is right: both ends are met and every differing bit
-    flips once."""
+def test_guessed_normals_of_orthogonal_vectors_are_exact(seed, n):
+    """For uncorrelated bits the guess is right: the path has both ends; every differing bit flips once."""
     rng = np.random.default_rng(seed)
     vectors = np.linalg.qr(rng.normal(size=(n, n)))[0]
     ends = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, n))
-    ends[1, 0] = ends[0, 0]  # between opposite normals there is no shortest way
+    ends[1, 0] = ends[0, 0]  # otherwise the normals may be opposite, between which slerp is undefined
     path = paper_path(vectors, ends, 6)
     np.testing.assert_array_equal(path[[0, -1]], ends)
     assert (path[1:] != path[:-1]).sum() == (ends[0] != ends[1]).sum()
 
 
-def test_normals_of_correlated_vectors_miss_bits():
+def test_guessed_normals_of_correlated_vectors_miss_bits():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(100, 10))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -46,7 +45,7 @@ def test_normals_of_correlated_vectors_miss_bits():
 
 
 @given(strategies.integers(0, 2**32 - 1), strategies.integers(2, 60))
-def test_ends_are_those_of_the_papers_code(seed, n):
+def test_ends_equal_those_of_the_papers_code(seed, n):
     rng = np.random.default_rng(seed)
     vectors = np.tril(rng.normal(size=(n, n)) + 2 * rng.normal(size=(n, 1)))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -56,7 +55,7 @@ def test_ends_are_those_of_the_papers_code(seed, n):
     np.testing.assert_array_equal(paper_path(vectors, ends, 2), expected)
 
 
-def test_a_latent_of_one_value_has_an_end():
+def test_a_latent_of_equal_bits_has_a_normal():
     path = paper_path(np.eye(3), np.array([[1, 1, 1], [1, 1, -1]], dtype=np.int8), 3)
     np.testing.assert_array_equal(path[[0, -1]], [[1, 1, 1], [1, 1, -1]])
 

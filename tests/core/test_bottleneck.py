@@ -9,7 +9,7 @@ from lbae.core.network.bottleneck import squeeze, width
 from lbae.errors import UserError
 
 
-def test_the_divergence_is_that_of_a_normal_distribution():
+def test_the_loss_term_is_the_divergence_from_a_standard_normal():
     activations = torch.randn(7, 10)
     mean, log_variance = activations.chunk(2, dim=1)
     codes, price = squeeze(activations, "gaussian", training=False)
@@ -44,7 +44,7 @@ def test_a_baseline_has_the_same_network_around_its_bottleneck():
     assert other == ["encoder.7.weight", "encoder.7.bias", "decoder.0.weight"]
 
 
-def test_a_baseline_needs_room_for_a_number():
+def test_a_baseline_needs_at_least_32_bits():
     with pytest.raises(UserError, match="latent_dim is 31; allowed: 32 to 65536"):
         ModelConfig(latent_dim=31, bottleneck="gaussian")
 
@@ -52,7 +52,7 @@ def test_a_baseline_needs_room_for_a_number():
 @pytest.mark.parametrize(
     ("name", "rate", "bits"), [("mnist", 1e-4, 200), ("cifar10", 1e-3, 600), ("celeba", 1e-3, 1500)]
 )
-def test_the_papers_recipe_is_the_original_codes(name, rate, bits):
+def test_the_paper_recipe_matches_the_authors_code(name, rate, bits):
     config = presets.get(name, "paper")
     assert (config.train.batch_size, config.train.learning_rate, config.train.schedule) == (
         512,

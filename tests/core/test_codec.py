@@ -44,7 +44,7 @@ print(small_codec().rows, digest_of_a_call(), torch.get_num_threads())
     assert done.stdout.split() == [str(32 * threads), digest_of_a_call(), str(threads)], done.stderr
 
 
-def test_rows_of_a_call_do_not_meet_those_of_another():
+def test_concurrent_calls_do_not_mix_their_rows():
     codec, images = small_codec(), some_images(150)
     latents = codec.encode(images)
     with ThreadPoolExecutor(4) as callers:
@@ -54,8 +54,8 @@ def test_rows_of_a_call_do_not_meet_those_of_another():
     assert codec.encode(images[:0]).shape == (0, 24)
 
 
-def test_a_copy_in_another_process_runs_on_the_same_weights():
-    """As Ray's object store has it: buffers beside the pickle, in memory that nobody may write to."""
+def test_an_unpickled_codec_shares_the_weights():
+    """As in Ray's object store: the buffers are outside the pickle, in read-only memory."""
     codec, images = small_codec(), some_images(5)
     buffers: list[pickle.PickleBuffer] = []
     small = pickle.dumps(codec, protocol=5, buffer_callback=buffers.append)
@@ -80,8 +80,8 @@ def test_a_copy_in_another_process_runs_on_the_same_weights():
         (("avx512_f", "avx512_bf16"), False, "float32"),
     ],
 )
-def test_bfloat16_is_for_cpus_that_multiply_it(monkeypatch, has, onednn, best):
-    """Of CPUs that this machine has not: only what PyTorch says of its own is another's."""
+def test_bfloat16_is_chosen_on_cpus_with_native_products(monkeypatch, has, onednn, best):
+    """Other CPUs are simulated by patching what PyTorch reports."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
     assert best_precision(torch.device("cpu")) == best

@@ -39,8 +39,8 @@ def test_a_matrix_that_only_rounding_makes_indefinite_is_kept():
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-6, 1e-2])
-def test_few_eigendecompositions(monkeypatch, floor):
-    """Two constant bits, two equal ones and more bits than rows."""
+def test_a_repair_takes_few_eigendecompositions(monkeypatch, floor):
+    """The matrix is a hard one: two constant bits, two equal ones and more bits than rows."""
     rng = np.random.default_rng(1)
     latents = np.sign(rng.normal(size=(60, 80)) + rng.normal(size=(60, 1)))
     latents[:, 3:5], latents[:, 7] = 1, latents[:, 8]

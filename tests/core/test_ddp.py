@@ -1,6 +1,4 @@
-"""Data-parallel workers step as one worker on the same global batch, and go on as they would have (gloo, no
-Ray).
-"""
+"""Data-parallel workers step as one worker on the same global batch, and resume exactly (gloo, no Ray)."""
 
 import copy
 from pathlib import Path
@@ -28,9 +26,7 @@ CPU = torch.device("cpu")
 
 
 def step(rank: int, world: int) -> dict[str, np.ndarray]:
-    """Gradients and weights after one step on this worker's share of the batch; BatchNorm in evaluation mode,
-    float32.
-    """
+    """Gradients and weights after one float32 step on this worker's share, BatchNorm in evaluation mode."""
     torch.set_num_threads(1)
     network = LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(0))
     state = initial_state(network, TrainConfig())
@@ -55,9 +51,7 @@ def statistics(rank: int, world: int) -> tuple[np.ndarray, torch.nn.Module]:
 
 
 def second_steps(rank: int, world: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Weights after a run's second step, and after the first step of one that continues from the state before
-    it.
-    """
+    """Weights after the second step of a run, and of a run resumed from the state after the first."""
     images = torch.rand(2, BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))[:, rank::world]
 
     def begun() -> tuple[TrainState, DistributedDataParallel]:
@@ -98,7 +92,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> Path:
-    """What every worker has found."""
+    """Folder with the results of all workers."""
     folder = tmp_path_factory.mktemp("workers")
     torch.multiprocessing.spawn(worker, args=(str(folder),), nprocs=WORLD)
     return folder
@@ -123,8 +117,8 @@ def test_three_workers_step_as_one(found):
 
 
 @pytest.mark.parametrize("rank", range(WORLD))
-def test_workers_that_continue_step_as_if_they_had_never_stopped(found, rank):
-    """To the last bit; two workers always do, since a sum of two has no order."""
+def test_resumed_workers_step_exactly_as_uninterrupted_ones(found, rank):
+    """Bit for bit. Two workers would not test this, because a sum of two has no order."""
     whole, continued = (np.load(found / f"{name}{rank}.npz") for name in ("whole", "continued"))
     for name, weights in whole.items():
         np.testing.assert_array_equal(weights, continued[name], err_msg=name)

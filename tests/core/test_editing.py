@@ -54,7 +54,7 @@ def test_setting_adds_and_unsetting_removes():
     assert (added != without).sum(axis=1).mean() < BITS / 2
 
 
-def test_bits_of_chance_stay():
+def test_bits_without_a_significant_lift_stay():
     edited = edit_bits(STATISTICS, LATENTS, ["a"], ["b"])
     assert not (edited != LATENTS)[:, ~STATISTICS.significant.any(axis=0)].any()
 
@@ -90,7 +90,7 @@ def test_more_strength_changes_more_bits(method):
     assert changed == sorted(set(changed))
 
 
-def test_mistakes_are_named():
+def test_errors_name_the_mistake():
     with pytest.raises(UserError, match=r"strength is 1\.5; allowed: 0"):
         edit_bits(STATISTICS, LATENTS, ["a"], (), 1.5)
     with pytest.raises(UserError, match=r"unknown attribute 'aa'; did you mean 'a'\? \(known: a, b\)"):
@@ -106,7 +106,7 @@ def test_mistakes_are_named():
         by_exchange(LATENTS[:3], ["a"], (), 2.1)
     with pytest.raises(UserError, match="this bundle has no models of attribute values"):
         edit(STATISTICS, None, LATENTS[:3], ["a"])
-    with pytest.raises(UserError, match="method 'hyperplane' is no more: use exchange"):
+    with pytest.raises(UserError, match="method 'hyperplane' was removed; use exchange"):
         edit(STATISTICS, MODELS, LATENTS[:3], ["a"], method="hyperplane")
     rare = value_models(LATENTS, [PRESENT[:, 1:]], first=1)
     with pytest.raises(UnusableAttribute, match="attribute 'a' is too rare"):

@@ -20,7 +20,7 @@ BITS = 24
 def value_models(
     latents: np.ndarray, columns: Sequence[np.ndarray], own: bool = True, first: int = 0
 ) -> ValueModels:
-    """Of yes/no columns (K, 1) and of columns of classes (K, C); their attributes count from ``first``."""
+    """Models of yes/no columns (K, 1) and of class columns (K, C); attributes are numbered from ``first``."""
     names, fitted, shared, groups = [], [], [], 0
     for column, masks in enumerate(columns):
         sides = [(first + j, 1, mask) for j, mask in enumerate(masks.T)]
@@ -74,7 +74,7 @@ def test_moments_of_the_bits_are_those_of_draws():
 
 
 def test_sides_are_nearly_their_means_given_the_bits():
-    """All latents of four bits occur often enough to average their sides."""
+    """With four bits, every latent occurs often enough to average its sides."""
     rng = np.random.default_rng(1)
     model = random_model(rng, 4)
     sides = draw(model, 400_000, rng)
@@ -108,7 +108,7 @@ def test_exchange_for_an_equal_model_changes_nothing(seed):
 
 
 def two_kinds(seed: int = 0, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Latents of as many models, 3,000 each, and which is which (K, classes)."""
+    """3,000 latents from each of ``classes`` random models, and their classes (K, classes), one-hot."""
     rng = np.random.default_rng(seed)
     latents = np.concatenate([signs(draw(random_model(rng), 3000, rng)) for _ in range(classes)])
     return latents, np.repeat(np.eye(classes, dtype=bool), 3000, axis=0)
@@ -122,13 +122,13 @@ def test_edited_latents_have_the_moments_of_those_with_the_attribute():
     moved = (edited != without).any(axis=1)
     goal = latents[kinds[:, 0]].mean(axis=0)
     assert moved.mean() > 0.95
-    # Of mean sides, which vary less than draws do.
+    # Only half, because an edit uses mean sides, which vary less than draws.
     assert np.abs(edited.mean(axis=0) - goal).mean() < 0.5 * np.abs(without.mean(axis=0) - goal).mean()
     back = exchange(models, ("a",), edited, {0: -1}, 1.0)
     assert (back == without)[edited != without].mean() > 0.6
 
 
-def test_what_has_the_attribute_stays():
+def test_latents_with_the_attribute_stay():
     latents, kinds = two_kinds()
     models = value_models(latents, [kinds[:, :1]])
     with_it = latents[kinds[:, 0]]
@@ -136,7 +136,7 @@ def test_what_has_the_attribute_stays():
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_classes_go_to_the_one_that_is_set_and_away_from_the_one_that_is_unset(own):
+def test_latents_move_to_the_class_that_is_set_and_away_from_the_class_that_is_unset(own):
     latents, kinds = two_kinds(3, classes=3)
     models, names = value_models(latents, [kinds], own), ("c=0", "c=1", "c=2")
 
@@ -167,17 +167,17 @@ def test_the_order_of_attributes_does_not_matter():
     )
 
 
-def test_few_rows_shrink_to_the_mean_correlation_and_no_spread():
+def test_a_value_with_few_rows_has_bounded_shifts_and_nearly_the_mean_correlation():
     latents, kinds = two_kinds()
     few = kinds[:, 0].copy()
     few[5:3000] = False
     models = value_models(latents, [few[:, None] & np.ones((1, 1), bool)])
-    assert np.abs(models.shifts[0]).max() < 1.3  # of five rows
+    assert np.abs(models.shifts[0]).max() < 1.3  # for five rows at most Phi^-1(1 - 0.5 / 5) = 1.28
     near = np.abs(models.correlations[0] - models.correlations[1]).mean()
     assert near < 0.05
 
 
-def test_models_travel_without_what_they_computed():
+def test_models_are_pickled_without_their_caches():
     latents, kinds = two_kinds()
     models = value_models(latents, [kinds[:, :1]])
     models.model(0).sides(latents[:2])

@@ -32,7 +32,7 @@ def test_pairs_do_not_depend_on_their_neighbours():
 
 
 def test_an_empty_cell_counts_half_a_row():
-    """Two bits that always agree over 100 rows: as if in half a row of each kind they did not."""
+    """Two bits that agree in all of 100 rows count as if half a row held [+1, -1] and half a row [-1, +1]."""
     found = gaussian_correlation(np.zeros(2), np.ones((2, 2)), 100)[0, 1]
     # At thresholds of 0 the quadrant is 1/4 + asin(rho) / (2 pi).
     assert found == pytest.approx(np.sin(2 * np.pi * (0.5 - 0.005 - 0.25)), abs=1e-6)

@@ -31,9 +31,7 @@ def test_ends_are_exact_and_every_bit_changes_at_most_once(a, b, steps):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 @settings(deadline=None)
 def test_frames_are_latents_of_slerp_between_the_normals(a, b):
-    """With a frame a bit, the path is all latents that slerp passes, from far more places than there are
-    flips.
-    """
+    """With one frame per flip, the path holds every latent that a finely sampled slerp passes."""
     ends = np.stack([latent(a), latent(b)])
     path = interpolate(NORMALS, ends, 1 + max(1, int((ends[0] != ends[1]).sum())), seed=3)
     rng = np.random.default_rng(3)
@@ -62,7 +60,7 @@ def test_a_path_depends_on_its_seed_alone():
     )
 
 
-def test_a_path_needs_its_ends():
+def test_a_path_needs_two_waypoints_and_two_steps():
     with pytest.raises(ValueError, match="2 waypoints and steps = 1; a path needs at least 2 of each"):
         interpolate(NORMALS, np.stack([latent(0), latent(1)]), 1)
     with pytest.raises(ValueError, match="1 waypoints"):

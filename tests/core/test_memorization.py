@@ -22,7 +22,7 @@ def test_many_latents_are_searched_in_chunks():
 
 
 @pytest.mark.parametrize(("flips", "expected"), [(3, False), (4, False), (2, True), (0, True)])
-def test_latents_nearer_than_unseen_ones_are_remembered(flips, expected):
+def test_latents_nearer_than_unseen_ones_count_as_memorized(flips, expected):
     rng = np.random.default_rng(0)
     known = rng.choice(np.array([-1, 1], dtype=np.int8), size=(500, 64))
 
@@ -34,7 +34,7 @@ def test_latents_nearer_than_unseen_ones_are_remembered(flips, expected):
     assert memorizes(nearest_facts(flipped(flips), known), nearest_facts(flipped(3), known)) is expected
 
 
-def test_a_copy_is_remembered_even_when_the_percentiles_are_far():
+def test_a_copy_counts_as_memorized_at_any_percentiles():
     facts = {"percentiles_1_50": [3.0, 9.0], "copies": 0, "queries": 100}
     assert memorizes({**facts, "copies": 1}, facts)
     assert not memorizes({**facts, "copies": 1}, {**facts, "copies": 1})

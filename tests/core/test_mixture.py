@@ -95,5 +95,5 @@ def test_shrinking_keeps_means_and_moves_correlations(amount):
 
 
 def test_more_components_than_latents_are_refused():
-    with pytest.raises(ValueError, match="6 components were asked for; allowed: 1 to the 5"):
+    with pytest.raises(ValueError, match="6 components were asked for; allowed: 1 to 5, the number"):
         cluster_centers(np.zeros((5, 2), dtype=np.float32), 6, seed=0)

@@ -14,7 +14,7 @@ from tests import reference
 
 @pytest.fixture(scope="module", params=[True, False], ids=["int8", "float32"])
 def arithmetic(request):
-    """Products in int8 and in float32, whichever this processor would choose."""
+    """Products in int8 and in float32, whichever of them this CPU would choose."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": request.param})
         yield
@@ -41,7 +41,7 @@ def test_sums_equal_the_definition(seed, count, n, attributes):
 
 @pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("n", [511, 512, 513, 900])
-def test_strips_and_blocks_do_not_show(n):
+def test_sums_do_not_depend_on_strips_and_blocks(n):
     count = BLOCK_ROWS + 77
     latents, present, absent = rows(n, count, n, 2)
     s = np.concatenate([latents, present, absent, np.ones((count, 1))], axis=1)

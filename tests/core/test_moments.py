@@ -17,7 +17,7 @@ def test_moment_matrix_has_the_boundary_first():
     np.testing.assert_allclose(sum_packed(pack(z), 5).moment_matrix, augmented.T @ augmented / 50, rtol=1e-15)
 
 
-def test_sums_of_other_attributes_do_not_add():
+def test_sums_of_different_attributes_cannot_be_added():
     a = MomentSums(sums=np.zeros((4, 4), dtype=np.int64), latent_dim=1, attributes=("a",))
     b = MomentSums(sums=np.zeros((4, 4), dtype=np.int64), latent_dim=1, attributes=("b",))
     with pytest.raises(ValueError, match="cannot be added or subtracted"):

@@ -41,7 +41,7 @@ def test_shapes_of_32_and_64_pixel_networks(channels, widths):
     ("name", "side", "bits"),
     [("mnist", 28, 200), ("cifar10", 32, 576), ("celeba128", 128, 3072), ("celeba256", 256, 6144)],
 )
-def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bits):
+def test_preset_networks_keep_the_size_of_images(name, side, bits):
     config = presets.get(name).model
     network, image = LatentBernoulliAutoencoder(config).eval(), torch.from_numpy(images(config, 1))
     with torch.inference_mode():
@@ -59,22 +59,22 @@ def test_networks_of_the_presets_bring_images_back_at_their_size(name, side, bit
 def test_every_parameter_gets_a_gradient(config):
     network = LatentBernoulliAutoencoder(config)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    for _ in range(2):  # the residual branches of cells start at zero, and so do gradients inside them
+    for _ in range(2):  # residual branches of cells start at zero, so gradients inside them need a step
         optimizer.zero_grad()
         network(torch.rand(4, 1, 32, 32))[0].square().sum().backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-def test_the_bits_of_a_cell_stand_together_row_by_row():
+def test_a_latent_holds_cells_row_by_row_and_the_bits_of_a_cell_together():
     network = LatentBernoulliAutoencoder(CELLS, torch.Generator().manual_seed(0)).eval()
     latents = torch.ones(1, CELLS.latent_dim)
-    row, column, bits, pixels = 5, 2, 3, 4  # of a cell, and the side of what it covers
+    row, column, bits, pixels = 5, 2, 3, 4  # of a cell; it covers 4 x 4 pixels
     latents[0, bits * (8 * row + column) :][:bits] = -1
     with torch.inference_mode():
         changed = network.decode_logits(latents) != network.decode_logits(torch.ones(1, CELLS.latent_dim))
     _, _, rows, columns = changed.nonzero(as_tuple=True)
-    # Until it is trained, the decoder sees the neighbours of a cell and no farther.
+    # Before training, blocks and attention are the identity, so a cell reaches only its neighbourhood.
     assert rows.min() >= pixels * (row - 2)
     assert rows.max() < pixels * (row + 3)
     assert columns.min() >= pixels * (column - 2)
@@ -112,7 +112,7 @@ def test_latents_and_pixels_do_not_depend_on_the_neighbours(config):
     np.testing.assert_array_equal(machine.decode(z[few[-1] :]), machine.decode(z)[few[-1] :])
 
 
-def test_padding_goes_on_and_comes_off():
+def test_padding_is_added_and_removed():
     x = torch.full((1, 28, 28, 1), 255, dtype=torch.uint8)
     padded = to_network(x, SMALL)
     assert padded.shape == (1, 1, 32, 32)
@@ -121,14 +121,14 @@ def test_padding_goes_on_and_comes_off():
     assert codec().decode(codec().encode(images(SMALL, 2))).shape == (2, 28, 28, 1)
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"images have shape \(32, 32, 1\); this model takes \(28, 28, 1\)"):
         codec().encode(np.zeros((1, 32, 32, 1), dtype=np.uint8))
     with pytest.raises(ValueError, match="20 bits wide; this model has N = 19"):
         codec().decode(np.ones((1, 20), dtype=np.int8))
 
 
-def test_a_configuration_that_cannot_be_is_refused():
+def test_invalid_configurations_are_refused():
     with pytest.raises(UserError, match="image_size is 48; allowed: 32"):
         ModelConfig(image_size=48)
     with pytest.raises(UserError, match="latent_dim is 0; allowed: 1 to 65536"):
@@ -147,7 +147,7 @@ def test_a_configuration_that_cannot_be_is_refused():
         ModelConfig(latent_grid=0)
 
 
-def test_a_global_code_is_described_as_before_there_were_cells():
+def test_the_configuration_of_a_global_code_omits_latent_grid():
     tree = Config(model=SMALL).to_dict()
     assert "latent_grid" not in tree["model"]  # else the fingerprints of older models would change
     assert Config.from_dict(tree).model == SMALL

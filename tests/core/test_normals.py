@@ -9,7 +9,7 @@ from lbae.core.moments.moment_accumulator import sum_packed
 
 
 def correlated(bits: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Latents that follow 20 hidden variables, and two attributes that do."""
+    """Latents and two attributes that depend on 20 hidden variables."""
     rng = np.random.default_rng(seed)
     hidden = rng.normal(size=(count, 20))
     values = hidden @ rng.normal(size=(20, bits)) + 2 * rng.normal(size=(count, bits)) + rng.normal(size=bits)
@@ -19,7 +19,7 @@ def correlated(bits: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 LATENTS, PRESENT = correlated(80, 4000)
 SUMS = sum_packed(pack(LATENTS), 80, ("a", "b"), PRESENT, ~PRESENT)
 NORMALS = Normals(factor=pooled_factor(SUMS), latent_dim=80)
-# As older bundles have it: rows of attributes after the bits.
+# As in older bundles: rows of attributes after the bits.
 WITH_ATTRIBUTES = Normals(factor=linalg.block_diag(NORMALS.factor, np.eye(2)), latent_dim=80)
 
 
@@ -47,7 +47,7 @@ def test_norms_are_those_of_random_normals():
 
 
 def test_margins_are_those_of_random_normals():
-    """Given latents of random normals, the average margins are those of the normals that made them."""
+    """For latents of random normals, drawn normals have the average margins of the original ones."""
     rng = np.random.default_rng(1)
     made = rng.normal(size=(400, 81))
     made[:, 0] = np.abs(made[:, 0])
@@ -56,8 +56,8 @@ def test_margins_are_those_of_random_normals():
     assert abs(margins.mean() / wanted.mean() - 1) < 0.05
 
 
-def test_draws_have_the_truncated_gaussian_s_moments():
-    """Two bits, with rejection as the oracle: N(0, I) kept where it gives the latent."""
+def test_draws_have_the_moments_of_the_truncated_gaussian():
+    """Two bits; the oracle is rejection sampling from N(0, I)."""
     factor = linalg.cholesky(np.array([[1, 0.6, -0.3], [0.6, 1, 0.4], [-0.3, 0.4, 1]]), lower=True)
     latent = np.array([1, -1], dtype=np.int8)
     rng = np.random.default_rng(0)

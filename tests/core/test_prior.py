@@ -1,6 +1,4 @@
-"""Samplers: their definitions, the moments of their samples, and that latent i depends on (prior, seed, i)
-alone.
-"""
+"""Samplers: definitions, moments of samples, and that latent i depends only on (prior, seed, i)."""
 
 import numpy as np
 import pytest
@@ -76,7 +74,7 @@ def test_a_normal_on_the_boundarys_positive_side_splits_as_the_hyperplane_does(s
 def test_samples_have_the_moments_they_were_fitted_to(sampler):
     sums = sums_of(correlated(5000, 12))
     drawn = fit_sampler(sampler, sums).sample(100_000, seed=1).astype(np.float32)
-    # The tolerance is that of the repair; without one the standard error is 0.003.
+    # The tolerance allows for the repair; the standard error alone is 0.003.
     np.testing.assert_allclose(drawn.mean(axis=0), sums.mean, atol=0.02 if sampler == "hyperplane" else 0.016)
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), sums.second, atol=0.02)
 
@@ -122,7 +120,7 @@ def test_a_bit_that_never_varies_stays_as_it_is(sampler):
     assert {-1, 1} == set(np.unique(drawn[:, 0]))
 
 
-def test_fewer_than_two_rows_make_no_prior():
+def test_fewer_than_two_rows_are_refused():
     with pytest.raises(ValueError, match="moments of 1 rows; a prior needs at least 2"):
         fit_sampler("gaussian", sums_of(np.ones((1, 4), dtype=np.int8)))
 
@@ -136,7 +134,7 @@ def test_a_latent_does_not_depend_on_how_many_are_drawn(count, seed):
 
 @given(st.integers(0, 3 * BLOCK), st.integers(0, 3 * BLOCK))
 @settings(deadline=None, max_examples=20)
-def test_a_stretch_of_a_draw_is_drawn_alone(start, count):
+def test_a_range_of_a_draw_can_be_drawn_alone(start, count):
     prior = prior_of(unit_rows(1, 9), unit_rows(2, 9))
     alone, tries = prior.draw(start, start + count, 5, {})
     np.testing.assert_array_equal(alone, prior.sample(6 * BLOCK, 5)[start : start + count])
@@ -144,8 +142,8 @@ def test_a_stretch_of_a_draw_is_drawn_alone(start, count):
 
 
 @pytest.mark.parametrize("components", [1, 3, 50])
-def test_a_stretch_of_a_draw_is_the_same_bits_drawn_alone(components):
-    """Of a size whose products are matrix products, and over more blocks than are drawn together."""
+def test_a_range_drawn_alone_has_the_same_bits(components):
+    """Factors are large enough for real matrix products, and ranges exceed the blocks drawn together."""
     prior = prior_of(*(unit_rows(seed, 150) for seed in range(components)))
     whole = prior.sample(4500, 9)
     for start, stop in [(0, 1), (255, 258), (300, 4200), (4097, 4500)]:
@@ -153,7 +151,7 @@ def test_a_stretch_of_a_draw_is_the_same_bits_drawn_alone(components):
 
 
 def test_every_latent_is_the_sign_of_its_factor_times_normals():
-    """The blocks, tiles and strips of the product against one product a latent."""
+    """Compares the products in blocks, tiles and strips with one product per latent."""
     prior = prior_of(*(unit_rows(seed, 40) for seed in range(5)))
     components, normals, _ = prior._blocks(3, range(17), {})
     sides = np.einsum("kij,kj->ki", prior.factors[components].astype(np.float64), normals.astype(np.float64))[
@@ -171,7 +169,7 @@ def test_seeds_differ_and_repeat():
     assert (prior.sample(64, 5) != prior.sample(64, 6)).any()
 
 
-def test_nothing_asked_for_is_nothing_given():
+def test_a_draw_of_zero_latents_is_empty():
     assert prior_of(unit_rows(1, 9)).sample(0, 1).shape == (0, 8)
 
 
@@ -189,7 +187,7 @@ def test_components_are_drawn_by_their_weights():
 
 
 def with_attribute(count: int = 4000, n: int = 12):
-    """Latents, an attribute that goes with them, known for three rows of four, and a rare one."""
+    """Latents with two attributes, a correlated one and a rare one, known for three rows of four."""
     latents = correlated(count, n)
     noise = np.random.default_rng(1).normal(size=count)
     present = np.stack([latents[:, 0] + latents[:, 1] + noise > 1, noise > 2], axis=1)
@@ -221,7 +219,7 @@ def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed)
     np.testing.assert_array_equal(prior.sample_given(count, seed, given)[0], whole[:count])
 
 
-def test_impossible_and_unknown_attributes_are_named(monkeypatch):
+def test_impossible_and_unknown_attributes_are_refused(monkeypatch):
     latents = correlated(100, 6)
     never = np.zeros((100, 1), dtype=bool)
     prior = fit_sampler("gaussian", sum_packed(pack(latents), 6, ("winged",), never, ~never))

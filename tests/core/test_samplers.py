@@ -1,4 +1,4 @@
-"""Codes drawn for the decoders of the bottlenecks that are compared."""
+"""New codes for the decoders of all bottlenecks."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_real_codes_have_the_mean_and_covariance_of_training(codes):
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(codes.T), atol=0.25)
 
 
-def test_a_variational_autoencoders_codes_are_standard_normal_whatever_training_says(codes):
+def test_codes_of_a_variational_autoencoder_are_standard_normal_at_any_training_codes(codes):
     drawn = draw_codes("gaussian", codes, 20_000, 1)
     np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.05)
     np.testing.assert_allclose(np.cov(drawn.T), np.eye(4), atol=0.05)
@@ -34,5 +34,5 @@ def test_bits_have_the_means_and_pairs_of_training(codes):
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), bits.T @ bits / len(bits), atol=0.06)
 
 
-def test_one_number_is_enough(codes):
+def test_codes_may_be_one_number_wide(codes):
     assert draw_codes("continuous", codes[:, :1], 10, 0).shape == (10, 1)

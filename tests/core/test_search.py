@@ -6,7 +6,7 @@ from lbae.core.latents.packing import pack
 
 
 @pytest.mark.parametrize(("rows", "width", "count"), [(1000, 200, 20), (5, 21, 20), (1, 8, 1)])
-def test_the_nearest_are_those_of_fewest_different_bits(rows, width, count):
+def test_the_nearest_have_the_smallest_hamming_distances(rows, width, count):
     rng = np.random.default_rng(rows)
     latents = rng.choice(np.array([-1, 1], dtype=np.int8), size=(rows, width))
     queries = latents[: min(3, rows)] * np.where(rng.random((min(3, rows), width)) < 0.1, -1, 1).astype(

@@ -26,7 +26,7 @@ CONFIG = TrainConfig(loss="mse", batch_size=16, epochs=4, learning_rate=3e-3)
 
 
 def squares(count: int) -> torch.Tensor:
-    """Images of a bright square somewhere."""
+    """Images of one bright square at a random place."""
     generator = torch.Generator().manual_seed(0)
     images = torch.zeros(count, 32, 32, 1, dtype=torch.uint8)
     for image in images:
@@ -75,7 +75,7 @@ def test_training_learns():
     assert [epoch.number for epoch in history] == list(range(1, 9))
 
 
-def test_a_run_continued_from_its_state_equals_one_that_never_stopped():
+def test_a_run_resumed_from_its_state_equals_an_uninterrupted_one():
     whole = run(CONFIG, 4)
     half = run(CONFIG, 2)
     continued = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
@@ -92,13 +92,12 @@ def test_a_run_without_held_out_images_has_no_validation_loss():
     assert [epoch.validation_loss for epoch in state.history] == [None] * 4
 
 
-def test_running_statistics_forget_where_they_started():
+def test_running_statistics_forget_their_initial_values():
     """After one step they are those of its batch, so that evaluation mode works from the first epoch on."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(1)), CONFIG)
     train_epoch(state, state.network, Resident(squares(16), 16, 1, 0), CONFIG, precision="float32")
-    assert (
-        state.network.encoder[1].running_var.max() < 0.1
-    )  # the weights are N(0, 0.02), the initial variance 1
+    # The weights are N(0, 0.02); the initial value is 1.
+    assert state.network.encoder[1].running_var.max() < 0.1
 
 
 def test_learning_rate_warms_up_and_ends_near_zero():
@@ -115,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         run(CONFIG, 4, state)
 
 
-def test_a_long_epoch_stops_soon_after_such_a_loss():
+def test_a_long_epoch_stops_soon_after_a_loss_that_is_not_finite():
     state, seen = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG), []
     torch.nn.init.constant_(state.network.decoder[-1].bias, float("nan"))
     feed = Resident(squares(2).repeat(300, 1, 1, 1), 2, 300, 0)
@@ -124,8 +123,8 @@ def test_a_long_epoch_stops_soon_after_such_a_loss():
     assert len(seen) == 99
 
 
-def test_held_out_images_that_are_not_reconstructed_finitely_stop_the_run():
-    """The last step of an epoch may spoil the weights, which no training loss sees any more."""
+def test_a_held_out_loss_that_is_not_finite_stops_the_run():
+    """The last step of an epoch may break the weights, and no training loss of the epoch shows it."""
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     bias, optimizer = state.network.decoder[-1].bias, state.optimizer
     optimizer.register_step_post_hook(
@@ -136,7 +135,7 @@ def test_held_out_images_that_are_not_reconstructed_finitely_stop_the_run():
     assert state.history == []
 
 
-def test_test_images_are_measured_and_decide_nothing():
+def test_test_images_are_measured_but_do_not_select_the_best_epoch():
     state = initial_state(LatentBernoulliAutoencoder(MODEL), CONFIG)
     images = squares(48)
     feed = Resident(images[:32], 16, 2, 0)
@@ -147,7 +146,7 @@ def test_test_images_are_measured_and_decide_nothing():
     assert state.history[-1].test_loss == total / count
 
 
-def test_large_images_are_looked_at_a_few_at_a_time():
+def test_large_images_are_evaluated_a_few_at_a_time():
     wide = dataclasses.replace(MODEL, image_size=256, channels=(4, 4, 4, 4, 4, 4))
     network = LatentBernoulliAutoencoder(wide)
     sizes = []
@@ -156,8 +155,8 @@ def test_large_images_are_looked_at_a_few_at_a_time():
     assert sizes == [8, 8, 4]
 
 
-def test_workers_draw_noise_of_their_own():
-    """Of a generator of CPUs, which looks at 32 bits of a seed."""
+def test_every_worker_and_epoch_draws_different_noise():
+    """The generator is one for CPUs, which uses only 32 bits of a seed."""
     every = itertools.product((0, 1), range(9), range(9))
     noise = {
         torch.rand(1, generator=torch.Generator().manual_seed(epoch_seed(*which))).item() for which in every
@@ -165,7 +164,7 @@ def test_workers_draw_noise_of_their_own():
     assert len(noise) == 162
 
 
-def test_the_largest_seed_is_one_of_a_generators():
+def test_a_generator_takes_the_largest_seed():
     torch.Generator().manual_seed(epoch_seed(TrainConfig(seed=2**63 - 1).seed, 3, 5))
 
 
@@ -175,7 +174,7 @@ def test_seeds_that_no_generator_takes_are_refused(seed):
         TrainConfig(seed=seed)
 
 
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
+def test_every_epoch_shows_all_images_in_another_order():
     images = torch.arange(50, dtype=torch.uint8)[:, None, None, None]
     feed = Resident(images, 10, 5, seed=3)
     first, second, again = (torch.cat(list(feed(epoch))).flatten() for epoch in (0, 1, 0))
@@ -209,12 +208,12 @@ def test_every_bottleneck_learns_and_reconstructs_in_evaluation_mode_without_noi
     torch.testing.assert_close(reconstruct(state.network, squares(8), 3, precision="float32")[0], codes)
 
 
-def test_gaussian_runs_continue_with_the_same_noise():
+def test_resumed_gaussian_runs_draw_the_same_noise():
     model = dataclasses.replace(MODEL, latent_dim=128, bottleneck="gaussian")
     states = [
         initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(1)), CONFIG)
         for _ in range(2)
     ]
     whole, half = run(CONFIG, 4, states[0]), run(CONFIG, 2, states[1])
-    torch.randn(3)  # a run that continues is another process
+    torch.randn(3)  # a resumed run is another process, with another random state
     assert run(CONFIG, 4, half).history == whole.history

@@ -1,7 +1,7 @@
-"""Finding an attribute by the name that a person typed, in either Unicode form of its accents.
+"""Find an attribute by the name that a person typed, in either Unicode form of its accents.
 
 "é" is one character (form NFC, most keyboards) or "e" and an accent (form NFD, file names of macOS). Both
-look the same, so a name in one form means the attribute in the other, unless a table has both.
+look the same, so a name in one form also finds an attribute in the other, unless the table has both.
 """
 
 import unicodedata
@@ -11,9 +11,9 @@ from lbae.errors import UserError, unknown
 
 
 def match_name(asked: str, known: Iterable[str]) -> str:
-    """The known attribute name that is meant: an equal one, else the one with the same NFC form.
+    """Return the known name equal to ``asked``, else the one with the same NFC form.
 
-    UserError when there is none, or more than one.
+    UserError if there is none, or more than one.
     """
     known = list(known)
     if asked in known:
@@ -30,7 +30,7 @@ def match_name(asked: str, known: Iterable[str]) -> str:
 
 
 def match_given(given: Mapping[str, bool], known: Iterable[str]) -> dict[str, bool]:
-    """``given`` with known names. UserError for an unknown name, or one with both values."""
+    """Return ``given`` with known names; UserError for an unknown name, or one with both values."""
     known, matched = list(known), dict[str, bool]()
     for asked, value in given.items():
         name = match_name(asked, known)

@@ -1,4 +1,4 @@
-"""Setting and unsetting attributes of latents, by exchanging unit vectors or by flipping bits (slide 6)."""
+"""Set and unset attributes of latents, by exchanging unit vectors or by flipping bits (slide 6)."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -26,33 +26,36 @@ def edit(
     strength: float = 1.0,
     method: str = "exchange",
 ) -> Int8[np.ndarray, "K N"]:
-    """Return the latents with attributes set and unset by ``method``; see :mod:`lbae.core.latents.exchange`.
+    """Return the latents with attributes set and unset by ``method``.
+
+    ``exchange`` needs the ``values`` of the bundle (:func:`lbae.core.latents.exchange.exchange`), ``bits``
+    only the statistics (:func:`edit_bits`). Strength 0 changes nothing, 1 gives a typical latent with the
+    attributes; ``STRONGEST`` has the largest allowed.
 
     Raises:
-        UserError: for an unknown method or attribute, none at all, one that is both set and unset, two
-            classes of a column, a strength that the method does not take, or a bundle without models of
-            values.
-        UnusableAttribute: for an attribute of which the training latents show one value only, and, by bits,
-            one that lifts no bit.
+        UserError: for an unknown method or attribute, no attribute, an attribute that is both set and unset,
+            two classes of one column to set, a strength out of range, or a bundle without models of values.
+        UnusableAttribute: for an attribute with only one value in the training latents, and with ``bits`` for
+            one without a significant lift.
     """
     if method == "bits":
         return edit_bits(statistics, latents, set_, unset, strength)
     if method == "hyperplane":
-        raise UserError("method 'hyperplane' is no more: use exchange, which reaches what it asks for")
+        raise UserError("method 'hyperplane' was removed; use exchange, which sets attributes more reliably")
     if method != "exchange":
         raise unknown("method", method, get_args(Method))
     asked = _asked(statistics, set_, unset, strength, method)
     if values is None:
         raise UserError(
-            "this bundle has no models of attribute values, which the method exchange needs: it was fitted by"
-            " an earlier version; fit it again, or use the method bits"
+            "this bundle has no models of attribute values, which the method exchange needs, because it was"
+            " fitted by an earlier version; fit it again, or use the method bits"
         )
     for attribute in asked:
         if not len(values.of_column(attribute)):
             name = statistics.names[attribute]
             raise UnusableAttribute(
-                f"attribute {name!r} is too rare: the rows that the bundle's models were fitted to show one"
-                f" value of its column only; use the method bits",
+                f"attribute {name!r} is too rare: the rows that the bundle's models were fitted to have only"
+                f" one value of its column; use the method bits",
                 name,
             )
     return exchange(values, statistics.names, latents, asked, strength)
@@ -67,10 +70,14 @@ def edit_bits(
 ) -> Int8[np.ndarray, "K N"]:
     """Set and unset attributes by flipping the fewest bits, largest lift first.
 
-    The score of a latent is the sum of d_i b_i, d being the significant lifts of the attributes to set less
-    those to unset. Bits are flipped until the score reaches (1 - s) score(b) + s E[score | the attributes as
-    asked], s the ``strength`` in [0, 1]; a latent that is there already stays as it is. Every latent is
-    edited on its own. For several attributes the expectations are added; the statistics hold no joint one.
+    The score of a latent b is the sum of d_i b_i. Here d is the sum of the significant lifts of the
+    attributes to set, minus that of the attributes to unset. Bits are flipped until the score reaches
+
+        (1 - s) score(b) + s E[score | the attributes as asked]
+
+    with s the ``strength`` in [0, 1]. A latent that has reached it already does not change. Latents are
+    edited independently. For several attributes the expectations are added, because the statistics hold no
+    joint one.
     """
     direction, expected = np.zeros(latents.shape[1]), 0.0
     for j, sign in _asked(statistics, set_, unset, strength, "bits").items():
@@ -78,7 +85,7 @@ def edit_bits(
         if not lift.any():
             raise UnusableAttribute(
                 f"attribute {statistics.names[j]!r} has no significant lift on any bit (false discovery rate"
-                f" {FALSE_DISCOVERY_RATE}), so there is none to flip for it",
+                f" {FALSE_DISCOVERY_RATE}), so the method bits cannot edit it",
                 statistics.names[j],
             )
         direction += lift
@@ -100,7 +107,7 @@ def _asked(
 ) -> dict[int, int]:
     """Positions of the attributes to set (1) and to unset (-1).
 
-    UserError for no attribute, an attribute in both lists, or a strength that the method does not take.
+    UserError for no attribute, an attribute in both lists, or a strength out of range.
     """
     if not 0 <= strength <= STRONGEST[method]:
         raise UserError(

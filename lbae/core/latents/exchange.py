@@ -1,14 +1,15 @@
-"""Editing attributes by exchanging the unit vectors that a latent's hyperplane splits.
+"""Edit attributes by exchanging the unit vectors that a latent's hyperplane splits.
 
-The latents with one value of an attribute and those with another have a dichotomised Gaussian each, (c_s,
-R_s) and (c_t, R_t). A latent b of the first has about the sides x = E[x | b]. The same normal, in the frame
-of the symmetric roots, gives unit vectors of the second the sides
+Latents with the source value of an attribute have one dichotomised Gaussian, with shifts c_s and correlation
+R_s; latents with the target value have another, (c_t, R_t). A source latent b is given its mean sides
+x = E[x | b]. The exchange keeps the hyperplane's normal, in the frame of the symmetric roots, and replaces
+the unit vectors by the target's. The sides become
 
     x' = c_t + R_t^(1/2) R_s^(-1/2) (x - c_s)
 
-and the edited latent is sign((1 - s) x + s x'), s the strength. Sides drawn from N(c_s, R_s) become sides
-from N(c_t, R_t), so at strength 1 edited latents are latents of the second kind. Every latent is edited on
-its own.
+and the edited latent is sign((1 - s) x + s x'), with s the strength. This map takes N(c_s, R_s) to
+N(c_t, R_t), so at strength 1 edited latents resemble those with the target value. Mean sides vary less than
+draws, so the match is approximate. Latents are edited independently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from lbae.errors import UserError
 def exchanged_sides(
     source: DichotomisedGaussian, target: DichotomisedGaussian, sides: Float64[np.ndarray, "K N"]
 ) -> Float64[np.ndarray, "K N"]:
-    """Sides x' of the target for sides x of the source."""
+    """Sides x' under the target for sides x under the source."""
     frame = (sides - source.shifts) @ source.roots[1]
     moved: Float64[np.ndarray, "K N"] = target.shifts + frame @ target.roots[0]
     return moved
@@ -39,10 +40,11 @@ def exchange(
 ) -> Int8[np.ndarray, "K N"]:
     """Set (1) and unset (-1) the attributes at the positions ``asked``, column by column.
 
-    In each column a latent goes from the value that is unset, else from the likeliest, to the one that is
-    set, else to the likeliest of the others. It stays as it is where the likeliest of all is asked for.
+    The targets of a column are the value to set, or all values that are not unset if there is none. The
+    sources are the values to unset, or all values but the targets if there are none. A latent moves from the
+    likeliest source to the likeliest target. It does not change if its likeliest value is a target already.
 
-    UserError for two classes of one column.
+    UserError for two classes of one column to set.
     """
     columns = {int(models.columns[models.of_column(attribute)[0]]) for attribute in asked}
     for column in sorted(columns):
@@ -56,12 +58,14 @@ def exchange(
 def _wanted(
     models: ValueModels, names: Sequence[str], values: Int64[np.ndarray, "C"], asked: Mapping[int, int]
 ) -> list[int]:
-    """The values of a column that latents may end with."""
+    """The values of a column that edited latents may have."""
     signs = {int(v): int(models.signs[v]) * asked.get(int(models.attributes[v]), 0) for v in values}
     targets = [v for v, sign in signs.items() if sign > 0]
     if len(targets) > 1:
         both = " and ".join(repr(names[models.attributes[v]]) for v in targets[:2])
-        raise UserError(f"attributes {both} are classes of one column, of which an image has one; set one")
+        raise UserError(
+            f"attributes {both} are classes of one column, and an image has only one of them; set one"
+        )
     return targets or [v for v, sign in signs.items() if sign == 0]
 
 
@@ -73,7 +77,7 @@ def _exchange_column(
     unset: Sequence[int],
     strength: float,
 ) -> Int8[np.ndarray, "K N"]:
-    """Latents with the likeliest of a column's ``targets`` in place of their value, ``unset`` if any is."""
+    """Move latents to the likeliest of ``targets``, from the likeliest of ``unset`` or else of all others."""
     likely = models.log_likelihoods(values.tolist(), latents)
 
     def likeliest(some: Sequence[int]) -> Int64[np.ndarray, " K"]:

@@ -1,17 +1,18 @@
 """Typical normals r ~ N(0, I) of hyperplanes that split the unit vectors into given latents (slides 5, 17).
 
-The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT); a latent says which sign each side has. No
-eigenvalue of V VT is below f, so x = u + e with u ~ N(0, V VT - f I) and e ~ N(0, f I), and two draws repeat
-as a Gibbs sampler:
+The sides x = V r of a random normal r ~ N(0, I) are N(0, V VT). A latent fixes their signs, which leaves a
+truncated Gaussian, drawn from by Gibbs sampling. No eigenvalue of V VT is below f, so x = u + e with
+u ~ N(0, V VT - f I) and e ~ N(0, f I). A sweep of the sampler draws both:
 
-    x given u      independent Gaussians N(u_i, f), each cut off at 0 on the latent's side
+    x given u      independent Gaussians N(u_i, f), each truncated at 0 to the latent's sign
     u given x      N(S x, f S), S = I - f (V VT)^-1 = L LT, which is L (LT x + sqrt(f) n) with n ~ N(0, I)
 
-A sweep costs two triangular products. The first starts from random sides x' = V n, moved by the best linear
-prediction of sides from the signs b of boundary and bits: x' + K (b - sign(x')) with K = E[x sign(x)T]
-E[sign(x) sign(x)T]^-1. That sets the directions of large eigenvalues, in which the sampler is slow. The
-normal is the solution of V r = x, so it gives the latent back exactly. No sign depends on the norm of r, so
-that is still a Gaussian vector's norm, and is drawn last.
+A sweep costs two triangular products. The sampler mixes slowly in the directions of large eigenvalues, so the
+start sets those: random sides x' = V n, corrected by the best linear prediction of sides from the signs b of
+boundary and bits, are x' + K (b - sign(x')) with K = E[x sign(x)T] E[sign(x) sign(x)T]^-1.
+
+The normal is the solution of V r = x, so it gives the latent back exactly. The signs do not depend on the
+norm of r. The norm is therefore drawn last, from the distribution of a Gaussian vector's norm.
 """
 
 import itertools
@@ -27,13 +28,13 @@ from scipy.linalg import blas
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.hyperplane import hyperplane_factor
 
-# f. Solves with the factor need it, or the norm of r explodes.
+# f. With smaller eigenvalues the norm of r explodes when V r = x is solved.
 NORMALS_FLOOR = 1e-2
-# A little less than f, so that L exists whatever rounding did to the smallest eigenvalue.
+# A little less than f, so that L exists even if rounding has lowered the smallest eigenvalue.
 _NOISE = 0.99 * NORMALS_FLOOR
 # Far above the rounding error of the solve and of the product that recovers the latent (about 1e-12).
 _MIN_MARGIN = 1e-3
-# The start is near the target in all directions but the fast ones.
+# Few suffice: the start is wrong only in directions in which the sampler mixes fast.
 _SWEEPS = 5
 
 Normal = Float64[np.ndarray, "M"]
@@ -42,7 +43,7 @@ Normal = Float64[np.ndarray, "M"]
 def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
     """Return V over [boundary; bits], M = 1 + N: lower triangular with unit rows.
 
-    No eigenvalue of V VT is below the floor.
+    The eigenvalues of V VT are at least ``NORMALS_FLOOR``.
     """
     return hyperplane_factor(moments.moment_matrix, NORMALS_FLOOR)
 
@@ -51,39 +52,40 @@ def pooled_factor(moments: MomentSums) -> Float64[np.ndarray, "M M"]:
 class Normals:
     """Normals of latents of N bits under one factor V of :func:`pooled_factor`.
 
-    The factors of older bundles have rows of attributes after the bits; their sides are free.
+    The factors of older bundles also have rows for attributes, after the bits; a latent leaves their sides
+    free.
     """
 
     factor: Float64[np.ndarray, "M M"]
     latent_dim: int
 
     def prepare(self) -> None:
-        """Compute what all draws need, for processes that share these normals to share it too.
+        """Compute now what all draws need, so that processes that share these normals share it too.
 
-        LinAlgError where V is no such factor.
+        LinAlgError if V VT has an eigenvalue below the floor.
         """
         _ = self._smoother, self._predictor
 
     def typical(self, latent: Int8[np.ndarray, "N"], rng: np.random.Generator) -> Normal:
-        """A draw from N(0, I) given the latent: among the normals that give it back, one like any other."""
+        """Draw a normal from N(0, I) given that it yields ``latent``, approximately (a few Gibbs sweeps)."""
         draw = next(itertools.islice(self._draws(self._wanted(latent), rng), _SWEEPS - 1, None))
         normal = self._solve(draw)
         return normal * np.sqrt(rng.chisquare(len(normal))) / np.linalg.norm(normal)
 
     def sides(self, normal: Normal) -> Float64[np.ndarray, "{self.latent_dim}"]:
-        """<V_i, r> of every bit."""
+        """The sides <V_i, r> of all bits."""
         return self.factor[1 : 1 + self.latent_dim] @ normal
 
     def latents(self, normals: Float64[np.ndarray, "K M"]) -> Int8[np.ndarray, "K N"]:
-        """Return the latents whose bits are the sides of these normals, with sign(0) = +1.
+        """Return the latents of these normals: the signs of their sides, with sign(0) = +1.
 
-        The boundary is on the positive side.
+        The boundary is taken to be on the positive side.
         """
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))
 
     @cached_property
     def _smoother(self) -> Float64[np.ndarray, "M M"]:
-        """L, in Fortran's order for BLAS."""
+        """L, in Fortran order for BLAS."""
         shrunk = linalg.cho_solve((self.factor, True), -_NOISE * np.eye(len(self.factor)), check_finite=False)
         shrunk[np.diag_indices_from(shrunk)] += 1
         return np.asfortranarray(linalg.cholesky(shrunk, lower=True, check_finite=False))
@@ -101,7 +103,7 @@ class Normals:
         return wanted
 
     def _draws(self, wanted: Normal, rng: np.random.Generator) -> Iterator[Normal]:
-        """Sides x of the Gibbs sampler, with the signs that are wanted."""
+        """Yield the sides x of each Gibbs sweep, with the signs ``wanted``; a side with 0 is free."""
         size, deviation, smoother = len(wanted), np.sqrt(_NOISE), self._smoother
         start = self.factor @ rng.standard_normal(size)
         known = slice(1 + self.latent_dim)
@@ -109,8 +111,8 @@ class Normals:
         while True:
             inner = blas.dtrmv(smoother, sides, lower=1, trans=1) + deviation * rng.standard_normal(size)
             smooth = blas.dtrmv(smoother, inner, lower=1) / deviation
-            # A Gaussian cut off at 0 by its inverse distribution function, in logarithms, which hold however
-            # far off 0 lies.
+            # A truncated Gaussian by its inverse distribution function, in logarithms, which stay accurate
+            # far out in the tail.
             centre = wanted * smooth
             cut = centre - special.ndtri_exp(special.log_ndtr(centre) - rng.standard_exponential(size))
             bounded = wanted * np.maximum(deviation * cut, _MIN_MARGIN)

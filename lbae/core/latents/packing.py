@@ -15,7 +15,7 @@ def pack(latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K B"]:
 
 
 def check_packed(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> None:
-    """ValueError when the width is not ceil(N/8) or a padding bit is set."""
+    """Raise ValueError if the width is not ceil(N/8) or a padding bit is set."""
     if packed.shape[1] != packed_width(latent_dim):
         raise ValueError(
             f"packed latents are {packed.shape[1]} bytes wide; N = {latent_dim} needs"

@@ -1,4 +1,4 @@
-"""Fitting dichotomised Gaussians to the latents of each value of an attribute column."""
+"""Fit dichotomised Gaussians to the latents of each value of an attribute column."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,17 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.correlation import nearest_correlation
 from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds
 
-_FLOOR = 1e-2  # of the eigenvalues: the exchange divides by their roots, and they are stored as float16
+_FLOOR = 1e-2  # of the eigenvalues: the exchange divides by their roots, and float16 perturbs them
 
 
 def fit_values(
     sums: Sequence[MomentSums], own: bool
 ) -> tuple[Float32[np.ndarray, "C N"], Float16[np.ndarray, "G P"]]:
-    """Shifts of the C values whose moment sums are given, and packed correlations of their sides.
+    """Shifts of C values with the given moment sums, and correlation matrices of their sides.
 
-    Each value has a correlation of its own (G = C), or all share the mean of all rows (G = 1). The fewer rows
-    a value of N bits has, the nearer its own lies to that mean: r rows count for r / (r + N).
+    With ``own``, values have correlation matrices of their own (G = C), else they share the mean weighted by
+    rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is r / (r + N).
+    Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row by row.
     """
     rows, bits = np.array([s.count for s in sums]), sums[0].latent_dim
     found = [gaussian_correlation(s.mean, s.second, s.count) for s in sums]

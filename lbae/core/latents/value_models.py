@@ -1,4 +1,4 @@
-"""Models of the latents that have a value of an attribute column, which an edit exchanges for one another.
+"""Models of the latents with each value of an attribute column; an edit exchanges one for another.
 
 A yes/no column has two values, a column of classes one per class.
 """
@@ -14,16 +14,17 @@ from scipy import special
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 
 _CACHE_BYTES = 2**29
-_MATRICES = 4  # of float64 that a model in use holds
+_MATRICES = 4  # float64 matrices that a model in use holds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueModels:
-    """A dichotomised Gaussian of the latents of each of V values of attribute columns.
+    """Dichotomised Gaussians of the latents with each of V values of attribute columns.
 
-    Value v is ``signs[v]`` (+1 set, -1 unset) of the attribute at ``attributes[v]``, in the column
-    ``columns[v]``, and was fitted to ``rows[v]`` rows. Its sides have the ``shifts[v]`` and the correlation
-    at ``shared[v]`` of ``correlations``, packed rows of the triangle above the diagonal.
+    Value v is ``signs[v]`` (+1 set, -1 unset) of the attribute at position ``attributes[v]``, in column
+    ``columns[v]``, and was fitted to ``rows[v]`` rows. Its sides have the shifts ``shifts[v]`` and the
+    correlation matrix ``correlations[shared[v]]``, of which the entries above the diagonal are stored, row by
+    row.
     """
 
     attributes: Int64[np.ndarray, "V"]
@@ -35,20 +36,20 @@ class ValueModels:
     correlations: Float16[np.ndarray, "G P"]
 
     def __getstate__(self) -> dict[str, np.ndarray]:
-        """Without what was computed from the arrays."""
+        """Pickle the arrays without the models computed from them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def of_column(self, attribute: int) -> Int64[np.ndarray, "C"]:
-        """The values of an attribute's column; none where the bundle has no models of it."""
+        """The values of an attribute's column; empty if the bundle has no models of it."""
         mine = np.flatnonzero(self.attributes == attribute)
         return np.flatnonzero(self.columns == self.columns[mine[0]]) if len(mine) else mine
 
     def log_likelihoods(
         self, values: Sequence[int], latents: Int8[np.ndarray, "K N"]
     ) -> Float64[np.ndarray, "C K"]:
-        """Log likelihood of the latents under each value's model, but for a constant.
+        """Log likelihood, up to a constant, of the latents under each value's model.
 
-        Values that share a correlation share the covariance of bits that is halfway between them.
+        Values that share a correlation matrix also share the bits' covariance, that of their average shifts.
         """
         found = np.empty((len(values), len(latents)))
         for row, value in enumerate(values):
@@ -62,7 +63,7 @@ class ValueModels:
 
     @cached_property
     def model(self) -> Callable[[int], DichotomisedGaussian]:
-        """The model of a value. Those used last are kept, in about half a gibibyte."""
+        """The model of a value; the last used are cached, in about half a gibibyte."""
         bits = self.shifts.shape[1]
         kept = max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
         return lru_cache(kept)(
@@ -71,7 +72,7 @@ class ValueModels:
 
     @cached_property
     def _between(self) -> Callable[[int], DichotomisedGaussian]:
-        """The model halfway between all that share a correlation. Only the last one is kept."""
+        """The model at the average shifts of all values that share a correlation; only the last is cached."""
 
         def between(shared: int) -> DichotomisedGaussian:
             alike = self.shared == shared

@@ -1,9 +1,9 @@
-"""What an attribute does to the bits (slide 6).
+"""How attributes shift the bits (slide 6).
 
-As a real variable an attribute is a = p - q: +1 set, -1 known to be unset, averaged over the rows where it is
-known. The lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 with the other attributes
-held, from the joint least-squares fit of the bits on all attributes; its normal equations are in the moment
-sums.
+An attribute is a real variable a = p - q: +1 if set, -1 if known to be unset. Its averages are over the rows
+where it is known. The lift d of attribute j is the change of E[y] when a_j goes from -1 to +1 and the other
+attributes stay fixed. It comes from the joint least-squares fit of the bits on all attributes, whose normal
+equations the moment sums hold.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from lbae.core.latents.attribute_names import match_name
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UnusableAttribute
 
-# Of the lifts of one attribute taken for real, the share that may be chance (Benjamini and Hochberg 1995).
+# Expected share of chance among the significant lifts of one attribute (Benjamini and Hochberg 1995).
 FALSE_DISCOVERY_RATE = 0.05
 _ROUNDING = 1e-9
 _RANK = 1e-9
@@ -36,27 +36,27 @@ class AttributeStatistics:
     lift_error: Float64[np.ndarray, "A N"]
 
     def index(self, name: str) -> int:
-        """Position of an attribute that varies; UserError for an unknown one.
+        """Position of an attribute in ``names``.
 
-        UnusableAttribute for a constant one.
+        UserError for an unknown attribute, UnusableAttribute for one with only one value.
         """
         position = self.names.index(match_name(name, self.names))
         if min(self.set_count[position], self.unset_count[position]) == 0:
             raise UnusableAttribute(
-                f"attribute {name!r} has one value only in the training latents, so nothing is known of its"
-                f" effect",
+                f"attribute {name!r} has only one value in the training latents, so its effect on the bits is"
+                f" unknown",
                 self.names[position],
             )
         return position
 
     @property
     def lifted(self) -> list[str]:
-        """The attributes that lift some bits: those that can be edited by flipping bits."""
+        """The attributes with a significant lift on some bit, which can be edited by flipping bits."""
         return [name for name, bits in zip(self.names, self.significant, strict=True) if bits.any()]
 
     @cached_property
     def significant(self) -> Bool[np.ndarray, "A N"]:
-        """Bits with a significant lift per attribute, by z = lift / error at the false discovery rate."""
+        """Bits with a significant lift, per attribute: two-sided tests at the false discovery rate."""
         size = np.abs(self.lift)
         z = np.where(size > _ROUNDING, _ratio(size, self.lift_error, np.inf), 0)
         return _discoveries(2 * special.ndtr(-z))
@@ -65,7 +65,7 @@ class AttributeStatistics:
 def _discoveries(p: Float64[np.ndarray, "A N"]) -> Bool[np.ndarray, "A N"]:
     """Discoveries per row at the false discovery rate (Benjamini and Hochberg 1995).
 
-    As scipy.stats.false_discovery_control, which takes 25 MB of every process that imports it.
+    Agrees with scipy.stats.false_discovery_control, whose import takes 25 MB per process.
     """
     ranked = np.sort(p, axis=1)
     below = ranked < FALSE_DISCOVERY_RATE * np.arange(1, p.shape[1] + 1) / p.shape[1]
@@ -80,9 +80,9 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: np.ndarray
 def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     """Attribute statistics from moment sums.
 
-    Pairs of attributes never known together count as uncorrelated. Where classes of one column sum to a
-    constant the least-squares solution of least norm is taken, which lifts each class against the mean of the
-    others.
+    Pairs of attributes that are never known in the same row count as uncorrelated. Where the classes of one
+    column sum to a constant, the least-squares solution of least norm is taken. It measures each class
+    against the unweighted mean of all classes.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
@@ -98,7 +98,8 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     inverse = _inverse(covariance) if a else covariance
     slope = inverse @ cross
     variance = np.maximum(1 - moments.mean**2 - np.einsum("an,ab,bn->n", slope, covariance, slope), 0)
-    noise = _ratio(both * covariance, np.outer(known, known), 0.0)  # of ``cross``, for a variance of 1
+    # Covariance of the errors of ``cross``, per unit of residual variance.
+    noise = _ratio(both * covariance, np.outer(known, known), 0.0)
     error = np.sqrt(np.outer(np.maximum(np.diag(inverse @ noise @ inverse), 0), variance))
     return AttributeStatistics(
         names=moments.attributes,
@@ -112,10 +113,10 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
 
 
 def _inverse(covariance: Float64[np.ndarray, "A A"]) -> Float64[np.ndarray, "A A"]:
-    """The pseudoinverse over eigenvalues above 0 only.
+    """The pseudoinverse over positive eigenvalues only.
 
-    A covariance of pairs that are known on different rows has others: classes that sum to a constant have no
-    variance, and yet some covariance with a column that is known elsewhere.
+    Covariances of pairs that are known on different rows can form an indefinite matrix. Classes that sum to a
+    constant, for example, have no variance but some covariance with a column that is known on other rows.
     """
     values, vectors = linalg.eigh(covariance)
     kept = values > _RANK * values[-1]
@@ -125,7 +126,7 @@ def _inverse(covariance: Float64[np.ndarray, "A A"]) -> Float64[np.ndarray, "A A
 def known_mean(
     moments: MomentSums, otherwise: Float64[np.ndarray, "A"] | float = 0.0
 ) -> Float64[np.ndarray, "A"]:
-    """E[a] over the rows where each attribute is known; ``otherwise`` where it is nowhere known."""
+    """E[a] of each attribute over the rows where it is known; ``otherwise`` if no row knows it."""
     n, a = moments.latent_dim, len(moments.attributes)
     set_count, unset_count = np.split(moments.sums[n:-1, -1].astype(np.float64), [a])
     return _ratio(set_count - unset_count, set_count + unset_count, otherwise)
@@ -134,12 +135,13 @@ def known_mean(
 def joint_moments(
     moments: MomentSums, attribute_means: Float64[np.ndarray, "A"] | float = 0.0
 ) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D D"]]:
-    """E[x] and E[x xT] of x = [a; y], attributes before bits.
+    """E[x] and E[x xT] of x = [a; y], attributes before bits; D = A + N.
 
-    The covariance of an attribute with a bit is that of the rows where it is known, the bit's mean that of
-    all rows: which rows are labelled is no property of the attribute. Pairs of attributes never known
-    together count as uncorrelated. An attribute without labels has its mean in ``attribute_means``, by
-    default a fair coin's, and no covariances.
+    The covariance of an attribute with a bit is taken over the rows where the attribute is known, the bit's
+    mean over all rows. A difference between labelled and unlabelled rows thus does not count as an effect of
+    the attribute. Pairs of attributes that are never known in the same row count as uncorrelated. An
+    attribute without labels has the mean in ``attribute_means`` (0, a fair coin, by default) and no
+    covariances.
     """
     n, a = moments.latent_dim, len(moments.attributes)
     sums = moments.sums.astype(np.float64)
@@ -160,11 +162,10 @@ def joint_moments(
 
 
 def leading_bits(statistics: AttributeStatistics, count: int) -> dict[str, list[dict[str, int | float]]]:
-    """The ``count`` bits per attribute with the largest lift, up or down.
+    """The ``count`` bits per attribute with the largest lift in absolute value.
 
-    Each has its lift, standard error, and share of +1 with the attribute set and unset.
-
-    Attributes that lift no bit are left out, as those of one value only.
+    Each entry holds the bit's lift, its standard error, and the share of +1 with the attribute set and unset.
+    Attributes that lift no bit are left out, for example those with only one value.
     """
     chances = (statistics.mean_if_set + 1) / 2, (statistics.mean_if_unset + 1) / 2
     return {

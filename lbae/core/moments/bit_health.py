@@ -7,25 +7,24 @@ from lbae.core.latents.packing import pack
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 
-_PAIRED = 512  # bits: 262,144 pairs, and a spectrum that takes less than a second
+_PAIRED = 512  # bits compared in pairs; the spectrum of so many takes less than a second
 
 
 def bit_health(sums: MomentSums) -> dict[str, float]:
-    """Numbers about the bits of the rows summed.
+    """Measures of how well the bits are used, over the rows summed.
 
-    ``mean_abs`` is the mean of abs(E[b]); ``dead`` counts bits that never vary; ``entropy`` is a bit's mean
-    entropy in bits; ``redundancy`` the mean square of the correlations between pairs of bits that vary;
-    ``effective_rank`` the exponential of the entropy of their correlation matrix's spectrum (Roy and
-    Vetterli, EUSIPCO 2007): how many directions there are.
+    ``mean_abs`` is the mean of abs(E[b]). ``dead`` counts bits that never vary. ``entropy`` is the mean
+    entropy per bit, in bits. Two measures are of the correlation matrix of the bits that vary:
+    ``redundancy``, the mean square of its entries off the diagonal, and ``effective_rank``, the exponential
+    of its spectrum's entropy, an effective number of dimensions (Roy and Vetterli, EUSIPCO 2007).
     """
     return {**_alone(sums.mean), **_together(sums.mean, sums.second)}
 
 
 def sampled_bit_health(latents: Int8[np.ndarray, "K N"]) -> dict[str, float]:
-    """The numbers of :func:`bit_health` for latents of +1 and -1, quickly for any N.
+    """The measures of :func:`bit_health` for latents of +1 and -1, fast at any N.
 
-    ``redundancy`` and ``effective_rank`` are those of at most 512 bits, spaced evenly; the other numbers are
-    those of all bits.
+    ``redundancy`` and ``effective_rank`` cover at most 512 evenly spaced bits, the other measures all bits.
     """
     some = np.linspace(0, latents.shape[1] - 1, min(latents.shape[1], _PAIRED)).astype(np.int64)
     sums = sum_packed(pack(latents[:, some]), len(some))

@@ -1,4 +1,4 @@
-"""How far two sets of moment sums of one model lie apart, measured against what chance alone would give."""
+"""The difference between two moment sums of one model, compared with the difference expected by chance."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lbae.core.moments.moment_sums import MomentSums
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """z-scores of the bits' means, and the distance of the moment matrices, found and expected by chance."""
+    """z-scores of the bits' means; distance of the moment matrices, as found and as expected by chance."""
 
     z: Float64[np.ndarray, "N"]
     frobenius: float
@@ -20,8 +20,8 @@ class Drift:
 def moment_drift(a: MomentSums, b: MomentSums) -> Drift:
     """Compare the moments of ``a`` and ``b``.
 
-    z_i = (E_a[y_i] - E_b[y_i]) / sqrt(v_i (1/K_a + 1/K_b)) with v the variance over all rows together; 0 for
-    a bit that never varies. The expected squared Frobenius distance is the sum of
+    z_i = (E_a[y_i] - E_b[y_i]) / sqrt(v_i (1/K_a + 1/K_b)), with v_i the variance over all rows of ``a`` and
+    ``b``; 0 for a bit that never varies. The expected squared Frobenius distance is the sum of
     v_ij (1/K_a + 1/K_b) over the entries of M, where v_ij = 1 - M_ij**2 because every product is +1 or -1.
     """
     both = a + b

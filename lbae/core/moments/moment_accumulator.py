@@ -2,16 +2,15 @@
 
 :mod:`lbae.core.moments.moment_sums` defines s.
 
-Attributes and the constant 1 are appended to the packed latents as further bits, so one unpacking gives a
-matrix B of 0 and 1 with the rows [b; p; q; 1], and C = BT B counts how often two bits are set together. With
-y = 2 b - 1 and c the counts of b:
+Attributes and the constant 1 are appended to the packed latents as further bits. One unpacking then gives a
+matrix B of 0 and 1 with the rows [b; p; q; 1], and C = BT B counts how often two of these bits are both set.
+With y = 2 b - 1 and c the counts of b:
 
     sum y yT = 4 C_bb - 2 (c 1T + 1 cT) + K,    sum y pT = 2 C_bp - 1 c_pT,    sum y = 2 c - K
 
-No partial sum can overflow. Products of a block of R rows are counts of at most R: exact in int32 below 2**31
-and in float32 up to 2**24, and R is 2**15. Pairs of products of 0 and 1 also fit the 16 bits that CPUs
-without VNNI add them in. The counts over all blocks are int64; their largest use, 4 C, is exact for fewer
-than 2**61 rows.
+No sum can overflow. In a block of R rows, products are counts of at most R = 2**15: exact in int32 below
+2**31 and in float32 up to 2**24. CPUs without VNNI add pairs of products in 16 bits, which pairs of 0 and 1
+also fit. The counts over all blocks are int64; the largest term, 4 C, is exact for fewer than 2**61 rows.
 """
 
 import numpy as np
@@ -23,19 +22,19 @@ from lbae.core.latents.packing import check_packed, packed_width
 from lbae.core.moments.moment_sums import MomentSums
 
 BLOCK_ROWS = 2**15  # 50 MB unpacked at N = 1500
-# Only the upper triangle is computed, in strips of rows from the diagonal to the right; narrower strips waste
-# less, wider ones are faster per product.
+# Only the upper triangle is computed, in strips of rows from the diagonal to the right. Narrow strips waste
+# fewer products, wide ones take less time per product.
 _STRIP = 512
 _CPU_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
 def has_int8_products() -> bool:
-    """Whether this CPU multiplies int8 with int32 sums natively; without that, float32 is faster."""
+    """Whether this CPU natively multiplies int8 with int32 sums; otherwise float32 is faster."""
     return any(torch.cpu.get_capabilities().get(name) for name in _CPU_INT8)
 
 
 class MomentAccumulator:
-    """The moment sums of blocks of rows, on CPUs, in memory for one unpacked block and the sums."""
+    """Adds up moment sums block by block on CPUs, in memory for one unpacked block and the sums."""
 
     def __init__(
         self, latent_dim: int, attributes: tuple[str, ...] = (), block_rows: int = BLOCK_ROWS
@@ -56,13 +55,13 @@ class MomentAccumulator:
         present: Bool[np.ndarray, "K A"],
         absent: Bool[np.ndarray, "K A"],
     ) -> Int8[Tensor, "C R"]:
-        """Columns of 0 and 1 that hold [b; p; q; 1] of a block, padded with zeros.
+        """Unpack a block to columns of 0 and 1 that hold [b; p; q; 1], padded with zeros.
 
-        The next call overwrites them.
+        The next call overwrites the result.
 
         Raises:
-            ValueError: when the packed width is not N's, when a padding bit is set, or when the block has
-                more than ``block_rows`` rows.
+            ValueError: if the packed width is not ceil(N/8), a padding bit is set, or the block has more than
+                ``block_rows`` rows.
         """
         check_packed(packed, self.latent_dim)
         rows, (latent_bytes, flag_bytes) = len(packed), self._bytes
@@ -80,20 +79,20 @@ class MomentAccumulator:
         return bits.bitwise_and_(1).flatten(0, 1).view(torch.int8)
 
     def add(self, bits: Int8[Tensor, "C R"]) -> None:
-        """Add what :meth:`unpack` gave."""
+        """Add a block, as returned by :meth:`unpack`."""
         columns, multiply = (bits, torch._int_mm) if self._int8 else (bits.float(), torch.mm)
         for start in range(0, len(columns), _STRIP):
             product = multiply(columns[start : start + _STRIP], columns[start:].T)
             self._counts[start : start + _STRIP, start:] += product.to(torch.int32)
 
     def sums(self) -> MomentSums:
-        """The sums over all rows so far."""
+        """The moment sums over all rows added so far."""
         n = self.latent_dim
         sums = self._counts.numpy()[np.ix_(self._used, self._used)]
         for row in range(len(sums)):
             sums[row:, row] = sums[row, row:]
         counts, rows = sums[:n, -1].copy(), sums[-1, -1]
-        # In place: fresh memory for a dozen matrices can cost more than the products of a whole task.
+        # In place, because allocating a dozen matrices can cost more than all products of a task.
         latents, flags = sums[:n, :n], sums[:n, n:]
         latents *= 4
         latents -= 2 * counts
@@ -106,7 +105,7 @@ class MomentAccumulator:
 
 
 def _round_up(size: int) -> int:
-    """The next multiple of 8. Of bytes: a width of whole groups of 64 columns leaves no narrow last strip."""
+    """``size`` rounded up to a multiple of 8; of a width in bytes, so that the last strip is not narrow."""
     return -size % 8 + size
 
 
@@ -117,7 +116,7 @@ def sum_packed(
     present: Bool[np.ndarray, "K A"] | None = None,
     absent: Bool[np.ndarray, "K A"] | None = None,
 ) -> MomentSums:
-    """Sums over packed latents and their attributes: set (``present``), or known to be unset (``absent``)."""
+    """Moment sums of packed latents; attributes are set (``present``) or known to be unset (``absent``)."""
     if present is None or absent is None:
         present = absent = np.zeros((len(packed), len(attributes)), dtype=bool)
     total = MomentAccumulator(latent_dim, attributes, min(BLOCK_ROWS, max(1, len(packed))))

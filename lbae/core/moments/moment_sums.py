@@ -1,9 +1,9 @@
 """Exact second moments of latents and attributes as integer sums.
 
 For a row with latent y and A attributes, s = [y; p; q; 1], where p_j = 1 if attribute j is set and q_j = 1 if
-it is known to be unset. The state is S = sum of s sT over the rows, in int64: it merges and subtracts
-exactly, so any sharding gives the same bits. As a real variable an attribute is a = p - q, averaged over the
-rows where it is known.
+it is known to be unset. The moment sums are S = sum of s sT over the rows, in int64. They are added and
+subtracted exactly, so any sharding gives the same S. As a real variable an attribute is a = p - q, averaged
+over the rows where it is known.
 """
 
 from dataclasses import dataclass
@@ -34,9 +34,8 @@ class MomentSums:
     def __sub__(self, other: "MomentSums") -> "MomentSums":
         """Return the sums without the rows of ``other``.
 
-        ValueError if the result breaks what all sums satisfy (:meth:`_is_possible`).
-
-        Other rows may pass: who subtracts keeps account of the tables
+        ValueError if no rows can have the resulting sums (:meth:`_is_possible`). The check cannot find every
+        mistake, so callers also compare the tables that were summed
         (:class:`lbae.io.artifacts.moments_artifact.Lineage`).
         """
         self._check_same(other)
@@ -54,7 +53,7 @@ class MomentSums:
     def _is_possible(self) -> bool:
         """Whether |S_ij| <= K, counts are not negative, and the bits have K on the diagonal.
 
-        Sums of K rows satisfy all three.
+        These conditions hold for all sums of K rows.
         """
         n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
         return bool(
@@ -89,7 +88,7 @@ class MomentSums:
 def moment_matrix(
     mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"]
 ) -> Float64[np.ndarray, "M M"]:
-    """[[1, mean T], [mean, second]]: row 0 is the boundary, as in every factor of this package."""
+    """[[1, meanT], [mean, second]]: row 0 is the boundary, as in every factor of this package."""
     matrix = np.empty((len(mean) + 1, len(mean) + 1))
     matrix[0, 0] = 1.0
     matrix[0, 1:] = matrix[1:, 0] = mean

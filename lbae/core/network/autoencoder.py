@@ -1,4 +1,4 @@
-"""The LBAE: an encoder, a binary bottleneck and a decoder; the configuration chooses the network."""
+"""The LBAE: an encoder, a binary bottleneck and a decoder; the configuration selects the network."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from lbae.core.network.bottleneck import squeeze
 class LatentBernoulliAutoencoder(nn.Module):
     """Deterministic autoencoder with a latent in {-1, +1}^N; images are float32 (K, C, H, W) in [0, 1].
 
-    A ``latent_grid`` above 1 is the network with cells of bits, 1 the network of 2020. With another
-    bottleneck in its configuration the latter is a baseline, whose codes are real numbers.
+    A ``latent_grid`` above 1 selects :mod:`spatial_network <lbae.core.network.spatial_network>`, 1 selects
+    :mod:`paper_network <lbae.core.network.paper_network>`. The latter also serves as a baseline whose codes
+    are real numbers, if the configuration names another bottleneck than bits.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -24,15 +25,15 @@ class LatentBernoulliAutoencoder(nn.Module):
         network.initialise(self.encoder, self.decoder, generator)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (K, N) of +1 and -1, with the straight-through gradient."""
+        """Latents (K, N) of +1 and -1, with the straight-through gradient; a baseline's codes are real."""
         return squeeze(self.encoder(images), self.config.bottleneck, self.training)[0]
 
     def decode_logits(self, latents: Tensor) -> Tensor:
-        """Images (K, C, H, W) before the sigmoid."""
+        """Logits (K, C, H, W) of the images: their values before the sigmoid."""
         logits: Tensor = self.decoder(latents)
         return logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction logits of the images, (K, C, H, W), and the loss of their codes: 0 for bits."""
+        """Reconstruction logits (K, C, H, W), and the bottleneck's term of the loss, 0 for bits."""
         codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
         return self.decode_logits(codes), price

@@ -11,7 +11,7 @@ from lbae.core.network.binarize import binarize
 
 
 def width(latent_dim: int, kind: Bottleneck) -> tuple[int, int]:
-    """Numbers that the encoder gives and that the decoder takes."""
+    """Number of outputs of the encoder, and of inputs of the decoder."""
     if kind == "bernoulli":
         return latent_dim, latent_dim
     numbers = latent_dim // 32
@@ -19,11 +19,11 @@ def width(latent_dim: int, kind: Bottleneck) -> tuple[int, int]:
 
 
 def squeeze(activations: Tensor, kind: Bottleneck, training: bool) -> tuple[Tensor, Tensor]:
-    """Codes (K, width) of the encoder's activations, and what they add to the loss, averaged over the batch.
+    """Codes (K, width) of the encoder's activations, and a term of the loss, averaged over the batch.
 
-    Bits cost nothing, nor do plain real numbers. Gaussian codes are those of a variational autoencoder
-    (Kingma & Welling 2014): in training a draw from N(mean, exp(log variance)), else its mean, at the price
-    of its divergence from N(0, 1).
+    The term is 0 for bits and for plain real numbers. Gaussian codes are those of a variational autoencoder
+    (Kingma & Welling 2014): a draw from N(mean, exp(log variance)) in training, the mean otherwise. Their
+    term is the KL divergence of that distribution from N(0, I).
     """
     if kind == "bernoulli":
         return binarize(activations), activations.new_zeros(())

@@ -1,10 +1,10 @@
 """Images to latents and back with a trained network, in one padded batch shape.
 
-Rounding in a matrix product depends on the batch shape, so every call uses one batch size. The latents and
-the pixels of an image therefore do not depend on the other rows of a call.
+Rounding in a matrix product depends on the batch shape, so all batches have one size. The latents and pixels
+of an image therefore do not depend on the other rows of a call.
 
-On CPUs several batches run side by side, each on one thread. Threads that share a batch wait for each other
-at every layer; beside another busy process that takes many times as long (docs/results.md).
+On CPUs several batches run in parallel, each on one thread. Threads that share a batch wait for each other at
+every layer, which takes many times as long beside another busy process (docs/measurements.md).
 """
 
 import functools
@@ -23,11 +23,11 @@ from torch.nn import functional
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 
-# Rows per batch. On one thread batches of 32 take about a fifth more time per row than batches of 64, and a
+# Rows per batch. On one thread, 32 rows take about a fifth more time per row than 64, but a call with a
 # single row takes half the time.
 _CPU_BATCH, _GPU_BATCH = 32, 128
-# oneDNN also takes bfloat16 where AVX-512 has to emulate it, at half the speed of float32. The last name is
-# ARM's.
+# CPUs with native bfloat16; "bf16" is ARM's name. oneDNN also accepts bfloat16 on CPUs that only emulate it
+# with AVX-512, at half the speed of float32.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
@@ -40,14 +40,14 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """The context in which the network runs at ``precision``."""
+    """Context manager in which the network runs at ``precision``."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def to_network(images: Tensor, config: ModelConfig) -> Tensor:
-    """Return uint8 images (K, H, W, C) of the content size as padded float32 (K, C, H', W') in [0, 1].
+    """Convert uint8 images (K, H, W, C) of the content size to padded float32 (K, C, H', W') in [0, 1].
 
-    The memory format is channels last.
+    The result has channels-last memory format.
     """
     pixels = images.permute(0, 3, 1, 2).float().div_(255)
     pad = config.padding
@@ -55,7 +55,7 @@ def to_network(images: Tensor, config: ModelConfig) -> Tensor:
 
 
 def from_network(logits: Tensor, config: ModelConfig) -> Tensor:
-    """The decoder's logits (K, C, H', W') as uint8 images (K, H, W, C) of the content size."""
+    """Convert the decoder's logits (K, C, H', W') to uint8 images (K, H, W, C) of the content size."""
     pad, side = config.padding, config.content_size
     pixels = torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8)
     return pixels[:, :, pad : pad + side, pad : pad + side].permute(0, 2, 3, 1)
@@ -77,20 +77,20 @@ class Codec:
 
     @property
     def rows(self) -> int:
-        """Rows of a call that keep the device busy."""
+        """Number of rows per call that keeps the device busy."""
         return self._batch * self._batches
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the weights as arrays in memory order, which Ray's object store shares between processes."""
+        """Pickle the weights as arrays in memory order, so that Ray's object store can share them."""
         state = {name: _ordered(value.cpu()).numpy() for name, value in self._network.state_dict().items()}
         return _from_arrays, (self.config, state, self.precision, str(self.device))
 
     def to(self, device: torch.device | str) -> "Codec":
-        """Return this codec on another device; the network itself moves there."""
+        """Return this codec on another device; the network is moved, not copied."""
         return Codec(self._network, self.precision, device)
 
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
-        """Latents of uint8 images of the content size."""
+        """Latents of uint8 images of the content size; ValueError for images of another shape."""
         if images.shape[1:] != self.config.image_shape:
             raise ValueError(
                 f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}"
@@ -102,7 +102,7 @@ class Codec:
         return self._by_batches(codes, images, np.empty((len(images), self.config.latent_dim), dtype=np.int8))
 
     def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
-        """uint8 images of the content size for latents of +1 and -1."""
+        """uint8 images of the content size for latents of +1 and -1; ValueError for another N."""
         if latents.shape[1] != self.config.latent_dim:
             raise ValueError(
                 f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}"
@@ -117,7 +117,7 @@ class Codec:
     def _by_batches(
         self, network: Callable[[Tensor], Tensor], rows: np.ndarray, results: np.ndarray
     ) -> np.ndarray:
-        """Fill ``results`` with those of ``network`` for the rows, batch by batch."""
+        """Fill and return ``results``: ``network`` applied to ``rows``, batch by batch."""
 
         @torch.inference_mode()
         def run(start: int) -> None:
@@ -134,29 +134,29 @@ class Codec:
 
 @functools.cache
 def _cpu_threads() -> int:
-    """Threads that torch had in this process before the first codec on CPUs."""
+    """Number of torch threads when this process made its first codec on a CPU."""
     return torch.get_num_threads()
 
 
 @functools.cache
 def _cpu_pool() -> ThreadPoolExecutor:
-    """The threads that all codecs of this process share. Each runs torch alone."""
+    """The thread pool shared by all codecs of this process; each thread runs torch single-threaded."""
     return ThreadPoolExecutor(_cpu_threads(), "codec", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _ordered(weights: Tensor) -> Tensor:
-    """Weights as channels-last has them in memory."""
+    """Weights as a contiguous array in channels-last order."""
     return weights.permute(0, 2, 3, 1).contiguous() if weights.dim() == 4 else weights
 
 
 def _from_arrays(
     config: ModelConfig, state: dict[str, np.ndarray], precision: Precision, device: str
 ) -> Codec:
-    """A codec on weights that others may use too: nothing writes to them in evaluation mode."""
+    """A codec on weights that other processes may share: evaluation mode never writes to them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         weights = {name: torch.from_numpy(values) for name, values in state.items()}
-    # Not on "meta": for that torch imports 80 MB, more than the weights take.
+    # Not on the device "meta", for which torch imports 80 MB, more than the weights take.
     network = LatentBernoulliAutoencoder(config)
     ordered = {
         name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value for name, value in weights.items()

@@ -1,10 +1,11 @@
-"""The network of 2020: strided convolutions, one residual pair per stage, fully connected bottleneck, and the
-decoder mirrored.
+"""The network of the 2020 paper: a convolutional encoder, a fully connected bottleneck, a mirrored decoder.
 
-After the authors' code: kernel 4 and stride 2 down and up, BatchNorm, LeakyReLU(0.02), sigmoid output. Unlike
-it, the first decoder layer is not narrowed (its MNIST decoder squeezes 200 bits into 16 reals), and only
-convolutions that BatchNorm rescales start as N(0, 0.02): the four layers without it start with unit gain,
-which halves the epochs to the same loss.
+As in the authors' code: one strided convolution and one residual pair per stage, kernel 4 and stride 2 down
+and up, BatchNorm, LeakyReLU(0.02), sigmoid output. It differs in two points:
+
+- The first decoder layer is not narrowed. The authors' MNIST decoder squeezes 200 bits into 16 reals.
+- Only convolutions that BatchNorm rescales start as N(0, 0.02). The four layers without BatchNorm start with
+  unit gain, which halves the epochs to the same loss.
 """
 
 import torch
@@ -87,7 +88,7 @@ def decoder(config: ModelConfig) -> nn.Sequential:
 
 
 def initialise(encoder: nn.Sequential, decoder: nn.Sequential, generator: torch.Generator | None) -> None:
-    """Draw the weights of both halves."""
+    """Initialise the weights of encoder and decoder."""
     plain = (encoder[-3], encoder[-1], decoder[0], decoder[-1])  # no BatchNorm follows
     for module in (*encoder.modules(), *decoder.modules()):
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

@@ -1,10 +1,10 @@
-"""The network with a grid of cells: every cell of ``latent_grid`` squared holds the same number of bits.
+"""The network with a grid of cells: ``latent_grid`` squared cells, each with the same number of bits.
 
-The encoder halves the image down to the cells (the first time by space-to-depth), mixes them by a residual
-block, self-attention and another residual block, and gives the bits of a cell by a 1x1 convolution. The
-decoder mirrors it. A latent holds the cells row by row, the bits of a cell together.
+The encoder halves the image down to one pixel per cell (the first time by space-to-depth). A residual block,
+self-attention and another residual block mix the cells, and a 1x1 convolution computes the bits of each. The
+decoder mirrors the encoder. A latent holds the cells row by row, the bits of a cell together.
 
-There is no fully connected layer: each bit describes its own part of the image (figures in docs/results.md).
+There is no fully connected layer, so each bit describes its own part of the image (docs/measurements.md).
 Residual blocks are pre-activation (He et al. 2016) and start as the identity. The BatchNorm before the sign
 has no scale or offset, so every bit starts balanced.
 """
@@ -49,7 +49,7 @@ class _Attention(nn.Module):
         count, width, height, side = x.shape
         projected = self.projection(self.norm(x)).permute(0, 2, 3, 1)
         query, key, value = projected.reshape(count, height * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # PyTorch's fused attention takes several times as long backwards on CPUs for so few cells.
+        # For so few cells, the backward pass of PyTorch's fused attention is several times slower on CPUs.
         scores = query @ key.mT * (width // self.heads) ** -0.5
         mixed = scores.softmax(-1).to(value.dtype) @ value
         cells = mixed.transpose(1, 2).reshape(count, height, side, width)
@@ -117,7 +117,7 @@ def decoder(config: ModelConfig) -> nn.Sequential:
 
 
 def initialise(encoder: nn.Sequential, decoder: nn.Sequential, generator: torch.Generator | None) -> None:
-    """Draw the weights of both halves, with PyTorch's variance; residual branches start at zero."""
+    """Initialise encoder and decoder with PyTorch's variance; residual branches start at zero."""
     modules = [*encoder.modules(), *decoder.modules()]
     zero = [module.residual[-1] for module in modules if isinstance(module, _Block)]
     zero += [module.out for module in modules if isinstance(module, _Attention)]

@@ -1,8 +1,8 @@
 """The training loop: a fixed number of steps per epoch over batches from a feed, on one or several workers.
 
-The loop knows nothing of Ray. For data-parallel training the caller passes the wrapped network to step
-through and a function that sums a tensor over all workers; every worker's feed must give as many batches as
-there are steps.
+The loop does not need Ray. For data-parallel training the caller passes the wrapped network (``stepped``) and
+a function that sums a tensor over all workers. The feeds of all workers must have the same number of steps,
+and yield one batch for each.
 """
 
 import math
@@ -20,16 +20,16 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import autocast, from_network, to_network
 from lbae.errors import LbaeError
 
-# A plain average over the first steps, then PyTorch's default: otherwise the initial variance of 1, far above
-# that of the first layers, would weigh on the running statistics for a hundred steps.
+# Running statistics are a plain average over the first ten steps, then decay at PyTorch's default rate.
+# Otherwise their initial variance of 1, far above that of the first layers, would distort them for a hundred
+# steps.
 _BATCHNORM_MOMENTUM = 0.1
-_LOOK_STEPS = (
-    100  # an epoch of a large corpus takes days, which nobody waits to hear that its losses are no numbers
-)
-_WORKERS_APART = (
-    2_654_435_761  # 2**32 over the golden ratio: PyTorch's generator of CPUs looks at 32 bits of a seed
-)
-_PIXELS_AT_A_TIME = 2**19  # of images that are only looked at: 512 of 32 pixels, 8 of 256
+# Steps between checks that losses are finite: an epoch of a large corpus takes days.
+_LOOK_STEPS = 100
+# Distance between workers' seeds, 2**32 over the golden ratio: PyTorch's CPU generator uses only 32 bits.
+_WORKERS_APART = 2_654_435_761
+# Pixels per batch in evaluation: 512 images with a side of 32 pixels, or 8 with a side of 256.
+_PIXELS_AT_A_TIME = 2**19
 
 
 @runtime_checkable
@@ -40,12 +40,12 @@ class Feed(Protocol):
     steps: int
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """The uint8 batches (K, H, W, C) of an epoch, by its number from 0."""
+        """Yield the uint8 batches (K, H, W, C) of an epoch; epochs count from 0."""
         ...
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
-    """Error of the reconstruction, summed over channels and pixels, averaged over the batch."""
+    """Reconstruction loss, summed over channels and pixels, averaged over the batch."""
     logits = logits.float()
     if loss == "bce":
         total = functional.binary_cross_entropy_with_logits(logits, images, reduction="sum")
@@ -55,7 +55,7 @@ def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to zero at step ``total``; or the constant rate."""
+    """Learning rate at ``step``: linear warm-up, then a cosine to zero at step ``total``; or constant."""
     if config.schedule == "constant":
         return config.learning_rate
     warmup = round(config.warmup_fraction * total)
@@ -67,7 +67,7 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What one pass over the training images gave; losses are means over all workers."""
+    """Losses of one pass over the training images, as means over all workers."""
 
     number: int
     train_loss: float
@@ -76,13 +76,13 @@ class Epoch:
 
     @property
     def criterion(self) -> float:
-        """What the best epoch has least of: the loss of the held-out images, else of the training images."""
+        """The loss that selects the best epoch: of the held-out images, or if there are none, in training."""
         return self.train_loss if self.validation_loss is None else self.validation_loss
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything a run continues from: the network, its optimiser and the epochs behind it."""
+    """Everything a run resumes from: the network, its optimiser and the finished epochs."""
 
     network: LatentBernoulliAutoencoder
     optimizer: torch.optim.Optimizer
@@ -90,7 +90,7 @@ class TrainState:
 
 
 def initial_state(network: LatentBernoulliAutoencoder, config: TrainConfig) -> TrainState:
-    """A network about to see its first batch."""
+    """State before the first step, with a new Adam optimiser and no epochs."""
     betas = (0.9, config.adam_beta2)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, fused=True)
     return TrainState(network=network, optimizer=optimizer, history=[])
@@ -103,7 +103,7 @@ def training_step(
     loss: Loss,
     precision: Precision,
 ) -> Tensor:
-    """One optimiser step on float images (K, C, H, W); returns the reconstruction loss, detached."""
+    """Take one optimiser step on float images (K, C, H, W); return the reconstruction loss, detached."""
     optimizer.zero_grad(set_to_none=True)
     with autocast(images.device, precision):
         logits, price = stepped(images)
@@ -114,16 +114,16 @@ def training_step(
 
 
 class Resident:
-    """A feed of images in memory: every epoch in another order, drawn from the seed and the epoch.
+    """A feed of K images in memory, shuffled for every epoch by the seed and the epoch's number.
 
-    The K - batch * steps images left over differ from epoch to epoch.
+    An epoch leaves out K - batch * steps images, different ones each time.
     """
 
     def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
         self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
 
     def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Batches of one epoch."""
+        """Yield the batches of one epoch."""
         order = torch.randperm(
             len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         )
@@ -133,19 +133,20 @@ class Resident:
 
 
 def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
-    """The seed of everything random in a worker's epoch: a run that continues needs no random states."""
-    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # what PyTorch's generators take
+    """The seed of everything random in a worker's epoch, so that a resumed run needs no random states."""
+    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # the range of PyTorch's seeds
 
 
 def data_parallel(device: torch.device) -> dict[str, bool]:
     """Options of PyTorch's data-parallel wrapper.
 
-    Every worker keeps BatchNorm statistics of its own images, which :func:`average_buffers` brings together
-    after the epoch. By default those of the first worker would replace all others at every step.
+    Buffers are not synchronised: every worker keeps BatchNorm statistics of its own images, and
+    :func:`average_buffers` averages them after the epoch. By default, those of the first worker would replace
+    all others at every step.
 
-    On CPUs it looks for unused parameters, though there are none: otherwise it puts the gradients into
-    another order after its first step, and three workers or more add them up in an order that hangs on their
-    place. A run that continues has a first step of its own, so its losses would differ in their last bits.
+    On CPUs the wrapper looks for unused parameters, although there are none. Otherwise it reorders the
+    gradients after its first step, and three or more workers sum a gradient in an order that depends on its
+    place. A resumed run has a first step of its own, so its losses would differ in their last bits.
     """
     return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
@@ -160,13 +161,13 @@ def train_epoch(
     worker: int = 0,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> Tensor:
-    """One epoch; returns its batches' reconstruction losses, float64, ready to be added over workers.
+    """Train for one epoch; return its steps' reconstruction losses, float64, to be summed over workers.
 
-    LbaeError within a hundred steps of a loss of this worker that is not finite.
+    Every hundred steps the losses are checked: LbaeError if one of this worker's is not finite.
     """
     epoch = len(state.history)
     seed = epoch_seed(config.seed, epoch, worker)
-    torch.manual_seed(seed)  # the noise of Gaussian codes
+    torch.manual_seed(seed)  # for the noise of Gaussian codes
     state.network.train()
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
@@ -197,7 +198,7 @@ def evaluate(
 ) -> Tensor:
     """Sum of the losses of uint8 images (K, H, W, C), and K, in evaluation mode.
 
-    Both are float64, ready to be added over workers.
+    Both are float64, to be summed over workers.
     """
     network.eval()
     device = _device(network)
@@ -214,7 +215,7 @@ def evaluate(
 def reconstruct(
     network: LatentBernoulliAutoencoder, images: Tensor, shown: int, *, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Float32 codes (K, width) of uint8 images (K, H, W, C), and uint8 reconstructions of the first.
+    """Float32 codes (K, width) of uint8 images (K, H, W, C), and the first ``shown`` uint8 reconstructions.
 
     The network runs in evaluation mode.
     """
@@ -227,7 +228,7 @@ def reconstruct(
 
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:
-    """The images (K, H, W, C) in runs of a size that fits memory whatever their own; none of no images."""
+    """Batches of images (K, H, W, C) that fit memory at any image size; none of no images."""
     return (
         torch.split(images, max(1, _PIXELS_AT_A_TIME // (images.shape[1] * images.shape[2])))
         if len(images)
@@ -253,10 +254,10 @@ def train(
     on_step: Callable[[int], None] = lambda images: None,
     on_epoch: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
-    """Train ``state`` up to ``config.epochs`` epochs, measuring the held-out images after each.
+    """Train ``state`` up to ``config.epochs`` epochs, and measure the held-out images after each.
 
-    ``on_epoch`` is called after each epoch. The images of ``test`` are measured as well, and decide nothing.
-    LbaeError if a loss is not finite; all workers then stop, because all see the same sums.
+    ``on_epoch`` is called after each epoch. The images of ``test`` are measured as well, but influence
+    nothing. LbaeError if a loss is not finite; after an epoch all workers check the same sums, so all stop.
     """
 
     def measured(images: Tensor) -> float | None:
@@ -275,7 +276,7 @@ def train(
             validation_loss=measured(held_out),
             test_loss=None if test is None else measured(test),
         )
-        if not math.isfinite(epoch.criterion):  # the last step alone may have spoilt the weights
+        if not math.isfinite(epoch.criterion):  # no training loss was computed after the last update
             raise _diverged(
                 f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}"
             )
@@ -284,7 +285,7 @@ def train(
 
 
 def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
-    """LbaeError when one of the first ``done`` losses of an epoch is not finite."""
+    """Raise LbaeError if one of the first ``done`` losses of an epoch is not finite."""
     bad = (~torch.isfinite(losses[:done])).nonzero()
     if len(bad):
         step = int(bad[0])
@@ -301,9 +302,9 @@ def _diverged(what: str) -> LbaeError:
 def average_buffers(
     network: nn.Module, sum_over_workers: Callable[[Tensor], Tensor], workers: Tensor
 ) -> None:
-    """Give every worker the mean of all workers' BatchNorm statistics.
+    """Replace BatchNorm statistics by their mean over all workers.
 
-    All workers then evaluate and publish one network.
+    All workers then evaluate and publish the same network.
     """
     for buffer in network.buffers():
         if buffer.is_floating_point():

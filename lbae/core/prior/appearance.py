@@ -1,7 +1,7 @@
 """What images look like, as vectors to cluster: histograms of gradient orientations, and mean colours.
 
-Latents that are near in Hamming distance show alike colours; images with alike gradients show alike things.
-Orientation histograms follow Dalal and Triggs (2005), with the square root of Arandjelovic and Zisserman
+Latents near in Hamming distance mostly share colours, whereas similar gradients mean similar content. The
+orientation histograms follow Dalal and Triggs (2005), with the square root of Arandjelovic and Zisserman
 (2012) in place of block norms.
 """
 
@@ -13,15 +13,15 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-_ORIENTATIONS, _CELLS = 8, 8  # cells along a side; gradients of opposite directions are one orientation
-# Patches along a side, and the weight of their mean colours: about a tenth of all variance.
+_ORIENTATIONS, _CELLS = 8, 8  # opposite gradients are one orientation; cells along a side
+# Patches along a side, and the weight of their mean colours, which gives them about a tenth of all variance.
 _PATCHES, _COLOUR = 4, 0.15
 _CHUNK = 256
 
 
 @torch.inference_mode()
 def appearance(images: UInt8[np.ndarray, "K H W C"]) -> Float32[np.ndarray, "K F"]:
-    """Return one vector per image, F = 512 + 16 C; Euclidean distance says how different two images look."""
+    """Return one vector per image, F = 512 + 16 C; Euclidean distances say how different images look."""
     chunks = [_appearance(torch.from_numpy(images[i : i + _CHUNK])) for i in range(0, len(images), _CHUNK)]
     return (
         np.concatenate(chunks)
@@ -37,7 +37,7 @@ def _appearance(images: Tensor) -> np.ndarray:
 
 
 def _orientations(grey: Tensor) -> Tensor:
-    """Unit vectors: the strength of the gradient per cell and orientation.
+    """Unit vectors of the gradient's strength per cell and orientation.
 
     Each gradient is split between its two nearest orientations.
     """

@@ -1,6 +1,6 @@
-"""Baselines to compare with: factors of other samplers, and the paper's interpolation and attribute edit.
+"""Baselines: factors of other samplers, and the interpolation and attribute edit of the paper's code.
 
-The factors are shaped and used as those of :mod:`lbae.core.prior.prior`.
+The factors have the shape and use of those in :mod:`lbae.core.prior.prior`.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ Matrix = Float64[np.ndarray, "M M"]
 def paper_factor(moment_matrix: Matrix) -> Matrix:
     """Hyperplane factor with the repair of the paper's code, the nearest PSD matrix (Higham 1988).
 
-    Unlike the nearest correlation matrix it lets the diagonal grow, which weakens every correlation; then the
-    diagonal is raised until a Cholesky factorisation succeeds.
+    Unlike the nearest correlation matrix, it lets the diagonal grow, which weakens every correlation. The
+    diagonal is then raised further until a Cholesky factorisation succeeds.
     """
     gram = gram_matrix(moment_matrix)
     values, vectors = linalg.eigh(gram)
@@ -37,14 +37,17 @@ def paper_factor(moment_matrix: Matrix) -> Matrix:
 
 
 def direct_factor(mean: Mean, second: Second) -> Matrix:
-    """b = sign(L z + E[y]) with L LT the covariance (slide 16)."""
+    """Factor of b = sign(L z + E[y]), with L LT the covariance (slide 16)."""
     values, vectors = linalg.eigh(second - np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0))
     return with_thresholds(mean, linalg.qr(root.T, mode="r")[0].T)
 
 
 def independent_factor(mean: Mean, rows: int) -> Matrix:
-    """Every bit on its own, as often +1 as in ``rows`` rows, but at least half a row's share."""
+    """Factor of independent bits with these means.
+
+    A bit that is constant over ``rows`` rows counts as if it had the other value in half a row.
+    """
     return with_thresholds(negative_thresholds(mean, rows), np.eye(len(mean)))
 
 
@@ -54,9 +57,8 @@ _PAPER_THRESHOLD, _ROUNDS = 0.12, 10
 def paper_edit(mean_if_set: Mean, latents: Int8[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
     """Latents with an attribute set as in the paper's code.
 
-    Bits whose mean among its latents is beyond +-0.12 take the sign of that mean.
-
-    It cannot unset one, and knows no strength.
+    A bit takes the sign of its mean among latents with the attribute, if that mean is beyond +-0.12. This
+    edit cannot unset an attribute and has no strength.
     """
     return np.where(np.abs(mean_if_set) > _PAPER_THRESHOLD, np.sign(mean_if_set).astype(np.int8), latents)
 
@@ -66,7 +68,7 @@ def paper_path(
 ) -> Int8[np.ndarray, "{steps} N"]:
     """Interpolation as in the paper's code: slerp between two normals guessed from the bits' unit vectors.
 
-    The first and last come near the ends only; the code shows the ends themselves before and after them.
+    The first and last latent are only near the ends. The paper's code shows the ends before and after them.
     """
     low, high = (_guessed_normal(vectors, latent) for latent in ends)
     angle = np.arccos(np.clip(low @ high, -1, 1))
@@ -88,10 +90,10 @@ def _guessed_normal(
 
 
 def _centre(vectors: Float64[np.ndarray, "K M"], ties: bool) -> Float64[np.ndarray, "M"]:
-    """The direction of the mean; vectors on its other side are counted once more, as long as those get fewer.
+    """The direction of the vectors' mean. Vectors on its negative side are added again while they get fewer.
 
-    With ``ties`` also while they stay as many, ten rounds at most: the code does so for bits of -1, not for
-    those of +1.
+    With ``ties`` they are also added while their number stays the same, for at most ten rounds. The paper's
+    code does so for bits of -1, not for bits of +1.
     """
     best, most = np.zeros(vectors.shape[1]), len(vectors)
     for _ in range(_ROUNDS if ties and most else most):

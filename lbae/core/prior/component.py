@@ -1,4 +1,4 @@
-"""One component of a mixture: from the moment sums of its rows to its factor, with facts about it."""
+"""Fit one component of a mixture: from the moment sums of its rows to its factor, with facts about it."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ from lbae.core.prior.mixture import shrink
 from lbae.core.prior.prior import Sampler
 from lbae.core.prior.samplers import repaired_factor, wanted_correlation
 
-# Fewer rows than a quarter of the bits are few. With more, shrinking makes images worse (docs/results.md).
+# Components are shrunk if they have fewer rows than a quarter of the bits. With more rows, shrinking makes
+# images worse (docs/measurements.md).
 _FEW = 4
 
 
@@ -24,11 +25,11 @@ def fit_component(
     shrinkage: float,
     attribute_means: Float64[np.ndarray, "A"],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "M M"], Float64[np.ndarray, "P N"]]:
-    """Facts, factor, and [E[y]; E[y yT]] of the factor's draws (P = 1 + N), from sums of at least one row.
+    """Return facts about a component, its factor, and [E[y]; E[y yT]] of the factor's draws (P = 1 + N).
 
-    A component with very few rows for its bits is shrunk toward ``within``
-    (:func:`lbae.core.prior.mixture.shrink`). A component without labels for an attribute uses its overall
-    mean, ``attribute_means``.
+    The sums must be of at least one row. A component with fewer rows than N / 4 is shrunk toward ``within``
+    (:func:`lbae.core.prior.mixture.shrink`). A component without labels for an attribute uses the attribute's
+    overall mean in ``attribute_means``.
     """
     mean, second = joint_moments(sums, attribute_means)
     bits = slice(len(sums.attributes), None)

@@ -1,10 +1,11 @@
 """Nearest correlation matrix (Higham 2002) by the semismooth Newton method of Qi and Sun (2006).
 
 The problem: the symmetric X nearest to G in the Frobenius norm with unit diagonal and eigenvalues >= floor.
-Its dual is an unconstrained, once differentiable, convex problem in the N multipliers of the diagonal;
-Newton's method on it converges quadratically, one eigendecomposition per step. Fixing the boundary's row as
-well would make the means exact at the price of the pairs (docs/results.md); the dichotomised Gaussian has
-exact means and better pairs.
+Its dual is an unconstrained, once differentiable, convex problem in the multipliers of the diagonal. Newton's
+method on the dual converges quadratically, with one eigendecomposition per step.
+
+Fixing the boundary's row as well would make the means exact and the pairwise moments worse
+(docs/measurements.md). The dichotomised Gaussian has exact means and better pairwise moments.
 """
 
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ Vector = Float64[np.ndarray, "M"]
 
 _MAX_STEPS = 60
 _MAX_HALVINGS = 20
-# Keeps conjugate gradients going where the Hessian is singular.
+# Lets conjugate gradients converge where the Hessian is singular.
 _REGULARISER = 1e-10
-# Of the norm of the diagonal's error before the last rescaling to an exact unit diagonal, relative to the
-# distance of the nearest PSD matrix. The error of the distance found goes with its square, and the smallest
-# eigenvalue may be below the floor by as small a share of it.
+# Newton's method stops when the norm of the diagonal's error is this share of the distance to the nearest PSD
+# matrix; a final rescaling makes the diagonal exact. The error of the distance found is proportional to the
+# square of the diagonal's error. The smallest eigenvalue is below the floor by at most its relative error.
 _TOLERANCE = 1e-5
-# Of a diagonal entry, generously: no smaller gradient can be asked for.
+# A generous rounding error per diagonal entry, below which no gradient can be required to fall.
 _ROUNDING = 1e-12
 
 
@@ -35,10 +36,10 @@ def _hessian(values: Vector, vectors: Matrix) -> tuple[LinearOperator, LinearOpe
 
     See Qi and Sun, section 3.
 
-    W is 1 on pairs of positive eigenvalues, 0 on pairs of others and the ratio below on mixed pairs. With U
-    the positive eigenvectors the first part is ((U UT) o (U UT)) h: one matrix product per step, and one
-    product with a vector per try. The preconditioner is the Hessian's diagonal (Borsdorf and
-    Higham 2010). In float32, because a step is solved to a tenth at most.
+    W is 1 on pairs of positive eigenvalues, 0 on pairs of others and ``ratio`` on mixed pairs. With U the
+    eigenvectors of positive eigenvalues, the first part is ((U UT) o (U UT)) h. It costs one matrix product
+    per Newton step, and one matrix-vector product per iteration of conjugate gradients. The preconditioner is
+    the Hessian's diagonal (Borsdorf and Higham 2010). float32 suffices, because steps are solved inexactly.
     """
     positive = values > 0
     values, vectors = values.astype(np.float32), vectors.astype(np.float32)
@@ -73,7 +74,7 @@ def _is_positive_definite(matrix: Matrix) -> bool:
 
 @dataclass(frozen=True)
 class _Point:
-    """The dual at some multipliers: one eigendecomposition of the matrix with them on its diagonal."""
+    """The dual at given multipliers, from an eigendecomposition of the matrix plus Diag(multipliers)."""
 
     multipliers: Vector
     values: Vector
@@ -93,7 +94,7 @@ class _Point:
 
     @cached_property
     def gradient(self) -> Vector:
-        """The diagonal of the PSD part less its target."""
+        """The diagonal of the PSD part, minus its target."""
         return np.einsum("ij,ij->i", self.root, self.root) - self.target
 
     @property
@@ -114,7 +115,7 @@ def _newton(matrix: Matrix, target: float) -> Matrix:
         start, slope, scale = point, float(point.gradient @ step), 1.0
         for _ in range(_MAX_HALVINGS):
             point = _Point.at(matrix, start.multipliers + scale * step, target)
-            # Close to the solution the dual's decrease drowns in rounding: a smaller gradient counts as well.
+            # Close to the solution rounding hides the dual's decrease, so a halved gradient is accepted too.
             if point.dual <= start.dual + 1e-4 * scale * slope or np.linalg.norm(point.gradient) < 0.5 * norm:
                 break
             scale /= 2
@@ -122,12 +123,13 @@ def _newton(matrix: Matrix, target: float) -> Matrix:
 
 
 def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
-    """The nearest matrix with unit diagonal and eigenvalues >= ``floor``.
+    """Return the nearest correlation matrix with eigenvalues >= ``floor``.
 
-    The input itself if it already is one.
+    The input is made symmetric with unit diagonal first, and returned so if its eigenvalues suffice.
 
-    ValueError when the input is not finite or the floor is outside [0, 1); RuntimeError when Newton's method
-    does not converge.
+    Raises:
+        ValueError: if the input is not finite or the floor is outside [0, 1).
+        RuntimeError: if Newton's method does not converge.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("the matrix to repair has values that are not finite")
@@ -146,9 +148,9 @@ def nearest_correlation(matrix: Matrix, floor: float = 0.0) -> Matrix:
 
 
 def correlation_factor(matrix: Matrix, floor: float) -> Matrix:
-    """Lower-triangular V with unit rows; V VT is the nearest correlation matrix with that floor (slide 13).
+    """Lower-triangular V with unit rows; V VT is the nearest correlation matrix with this floor (slide 13).
 
-    The floor must be above rounding (1e-9, say), or the Cholesky factorisation may fail with LinAlgError.
+    The floor must be above rounding (say 1e-9), otherwise the Cholesky factorisation may raise LinAlgError.
     """
     nearest = nearest_correlation(matrix, floor)
     factor: Matrix = linalg.cholesky(nearest, lower=True, check_finite=False)

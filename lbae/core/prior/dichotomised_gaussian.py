@@ -48,42 +48,41 @@ class DichotomisedGaussian:
     def log_likelihood(
         self, latents: Int8[np.ndarray, "K N"], mean: Float64[np.ndarray, "N"] | None = None
     ) -> Float64[np.ndarray, "K"]:
-        """Log likelihood of latents but for a constant, as if bits of these moments were Gaussian.
+        """Log likelihood of latents, up to a constant, under a Gaussian with the bits' mean and covariance.
 
-        About another ``mean`` if one is given.
+        ``mean`` replaces the bits' mean if given.
         """
         off = latents - (self.mean if mean is None else mean)
         precision, log_determinant = self._inverse
         return -0.5 * ((off @ precision) * off).sum(axis=1) - 0.5 * log_determinant
 
     def sides(self, latents: Int8[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
-        """About E[x | b], each on its bit's side of 0.
+        """Approximate E[x | b]; every side has the sign of its bit.
 
-        A side is predicted linearly from all other bits, and then cut off at 0 by its own.
+        A side is predicted linearly from all other bits, as a Gaussian that its own bit then truncates at 0.
         """
         gain, gain_of_own, deviation = self._prediction
         surprise = (latents - self.mean) @ self._inverse[0]
         others = self.shifts + (surprise * gain) @ self.correlation - surprise * gain_of_own
         centre = latents * others / deviation
-        # The mean of a Gaussian cut off at 0, in logarithms, which hold however far off 0 lies.
+        # The mean of a truncated Gaussian, in logarithms, which stay accurate far out in the tail.
         ratio = np.exp(_LOG_DENSITY - centre**2 / 2 - special.log_ndtr(centre))
         beyond: Float64[np.ndarray, "K N"] = latents * deviation * np.maximum(centre + ratio, _LEAST_VARIANCE)
         return beyond
 
     @cached_property
     def _inverse(self) -> tuple[Float64[np.ndarray, "N N"], float]:
-        """The bits' precision, and the logarithm of their covariance's determinant."""
+        """The bits' precision matrix, and the log determinant of their covariance."""
         covariance = self.covariance
         return linalg.inv(covariance, check_finite=False), float(np.linalg.slogdet(covariance)[1])
 
     @cached_property
     def _prediction(self) -> tuple[Float64[np.ndarray, "N"], ...]:
-        """Cov(x_j, b_j) / R_jj, the part of its own bit in a side's prediction, and a side's deviation
-        without it.
+        """2 phi(c_i), (R D P)_ii / P_ii, and the deviation of side i given the other bits, for all i.
 
         With Cov(x, b) = R D, D = diag(2 phi(c)), and P the bits' precision, all bits predict x - c by
-        R D P (b - m). Without bit i, (P (b - m))_i / P_ii times (R D P)_ii is taken off, and the variance
-        left is greater by (R D P)_ii^2 / P_ii.
+        R D P (b - m). Without bit i, the prediction of side i is less by (R D P)_ii (P (b - m))_i / P_ii, and
+        the remaining variance is greater by (R D P)_ii^2 / P_ii.
         """
         density = 2 * np.exp(_LOG_DENSITY - self.shifts**2 / 2)
         with_bits, precision = self.correlation * density, self._inverse[0]

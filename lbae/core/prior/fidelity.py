@@ -1,4 +1,4 @@
-"""The moments that a prior's samples have, by formula, against those they should have.
+"""The moments of a prior's samples, by formula, and their errors against target moments.
 
     hyperplane   E[b_i] = 2/pi asin<V_i, V_0>
                  E[b_i b_j] = 2/pi asin<V_i, V_j>    (Goemans and Williamson 1995)
@@ -22,7 +22,7 @@ _NEVER = 40.0  # a threshold so far out that Phi is 0 or 1
 
 
 def factor_moments(sampler: Sampler, factor: Float64[np.ndarray, "M M"]) -> tuple[Mean, Second]:
-    """E[x] and E[x xT] of all that a factor draws: D = M - 1 attributes and bits."""
+    """E[x] and E[x xT] of a factor's draws x, attributes before bits; D = M - 1."""
     if sampler in HYPERPLANES:
         unit = factor / np.linalg.norm(factor, axis=1, keepdims=True)
         matrix = 2 / np.pi * np.arcsin(np.clip(unit @ unit.T, -1, 1))
@@ -59,7 +59,7 @@ def covariance(mean: Mean, second: Second) -> Second:
 
 
 def moment_errors(mean: Mean, second: Second, target_mean: Mean, target_second: Second) -> dict[str, float]:
-    """Root mean square and largest error of the means and of the pairs."""
+    """Root mean square and largest error of the means and of the pairwise moments."""
     pairs = np.triu_indices(len(mean), 1)
     errors = {"means": mean - target_mean, "pairs": (second - target_second)[pairs]}
     facts = {}

@@ -1,7 +1,7 @@
 """The dichotomised Gaussian (Macke et al. 2009): thresholded Gaussians with exactly the latents' means.
 
-Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation of x_i and x_j is the tetrachoric
-one, with which both bits are +1 as often as in the latents:
+Bit i is +1 where x_i > t_i with t_i = -Phi^-1(P(b_i = +1)). The correlation rho of x_i and x_j is the
+tetrachoric one, at which both bits are +1 as often as in the latents. With thresholds h and k:
 
     P(x > h, y > k) = Phi(-h) Phi(-k)
         + 1/(2 pi) integral_0^asin(rho) exp(-(h^2 + k^2 - 2 h k sin u) / (2 cos^2 u)) du
@@ -23,12 +23,10 @@ _CHUNK = 2**16
 def tetrachoric(
     first: Float64[np.ndarray, "P"], second: Float64[np.ndarray, "P"], both: Float64[np.ndarray, "P"]
 ) -> Float64[np.ndarray, "P"]:
-    """Correlations of bivariate Gaussians that set both bits with probability P(b_i, b_j).
+    """Tetrachoric correlations: of bivariate Gaussians that set both bits of pair p with chance ``both[p]``.
 
-    The thresholds are those of P(b_i) and P(b_j).
-
-    Newton's method on the angle asin(rho), bracketed; all pairs at once, in chunks that fit a processor's
-    cache.
+    ``first`` and ``second`` are the probabilities that each bit is +1, which fix the thresholds. The method
+    is bracketed Newton on the angle asin(rho), for all pairs of a chunk at once; a chunk fits a CPU's cache.
     """
     chunks = (slice(start, start + _CHUNK) for start in range(0, len(both), _CHUNK))
     solved = [
@@ -55,7 +53,7 @@ def _density(angle: Tensor, squares: Tensor, product: Tensor) -> Tensor:
 
 
 def _integral(angle: Tensor, squares: Tensor, product: Tensor) -> Tensor:
-    """The integral from 0 to ``angle``, by Gauss and Legendre."""
+    """The integral from 0 to ``angle``, by Gauss-Legendre quadrature."""
     half = angle / 2
     total = torch.zeros_like(angle)
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
@@ -68,7 +66,7 @@ def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
     squares, product = (h * h + k * k) / 2, h * k
     excess = 2 * np.pi * (both - first * second)
     solution = torch.zeros_like(h)
-    # The pairs not yet solved: most are after four steps, those near an empty cell after twenty.
+    # The pairs not yet solved. Most take four steps, those near an empty cell twenty.
     open_ = torch.arange(len(h))
     low, high, angle = torch.full_like(h, -_LIMIT), torch.full_like(h, _LIMIT), solution.clone()
 
@@ -89,9 +87,9 @@ def _solve(first: Tensor, second: Tensor, both: Tensor) -> Tensor:
 def gaussian_correlation(
     mean: Float64[np.ndarray, "N"], second: Float64[np.ndarray, "N N"], rows: int
 ) -> Float64[np.ndarray, "N N"]:
-    """Tetrachoric correlations of bits with these moments, not repaired.
+    """Tetrachoric correlations of bits with these moments; the matrix may be indefinite.
 
-    An empty cell of a pair counts as half a row.
+    An empty cell in the 2 x 2 table of a pair counts as half a row. Constant bits have no correlations.
     """
     share = (mean + 1) / 2
     i, j = np.triu_indices(len(mean), 1)
@@ -108,7 +106,7 @@ def gaussian_correlation(
 def negative_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np.ndarray, "N"]:
     """Return -t for bits with these means.
 
-    A bit that never varies over ``rows`` rows counts as half a row the other way.
+    A bit that is constant over ``rows`` rows counts as if it had the other value in half a row.
     """
     half = 0.5 / rows
     return special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))

@@ -14,10 +14,10 @@ from lbae.core.prior.correlation import correlation_factor
 
 
 def gram_matrix(moment_matrix: Float64[np.ndarray, "M M"]) -> Float64[np.ndarray, "M M"]:
-    """The arcsine map inverted: sin(pi/2 M), entry by entry (slide 13)."""
+    """Gram matrix for a moment matrix M, by the inverse arcsine law: sin(pi/2 M), entrywise (slide 13)."""
     return np.sin(np.pi / 2 * moment_matrix)
 
 
 def hyperplane_factor(moment_matrix: Float64[np.ndarray, "M M"], floor: float) -> Float64[np.ndarray, "M M"]:
-    """V for a moment matrix, boundary first: lower triangular, unit rows."""
+    """V for a moment matrix, boundary first: lower triangular with unit rows."""
     return correlation_factor(gram_matrix(moment_matrix), floor)

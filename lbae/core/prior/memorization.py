@@ -1,4 +1,4 @@
-"""Whether a prior memorizes its training latents, by the distances of new latents to the nearest of them."""
+"""Whether a prior memorizes its training latents, by distances of new latents to the nearest of them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def nearest_distances(
 ) -> Int64[np.ndarray, "K"]:
     """Hamming distance of every latent to the nearest of ``among``.
 
-    Exact, because sums of +1 and -1 fit float32.
+    Exact, because float32 represents sums of +1 and -1 exactly.
     """
     queries = torch.from_numpy(latents).float().T
     agreement = torch.full((len(latents),), -float(latents.shape[1]))
@@ -32,7 +32,7 @@ def nearest_facts(latents: Int8[np.ndarray, "K N"], among: Int8[np.ndarray, "T N
 
 
 def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
-    """Percentiles 1 and 50 of distances to the nearest, in bits, and how many are copies (0), of how many."""
+    """Percentiles 1 and 50 of nearest distances in bits, and numbers of copies (distance 0) and queries."""
     percentiles = np.percentile(found, [1, 50]).tolist()
     return {"percentiles_1_50": percentiles, "copies": int((found == 0).sum()), "queries": len(found)}
 
@@ -40,8 +40,8 @@ def distance_facts(found: Int64[np.ndarray, "K"]) -> dict[str, Any]:
 def memorizes(drawn: dict[str, Any], unseen: dict[str, Any]) -> bool:
     """Whether drawn latents lie nearer to the training latents than unseen ones do.
 
-    Compares the :func:`nearest_facts` of both. A larger share of copies counts as nearer; there may be more
-    drawn than unseen latents.
+    Both arguments are :func:`nearest_facts`. Drawn latents lie nearer if either percentile is smaller or
+    their share of copies is larger. Shares are compared because the numbers of queries may differ.
     """
     nearer = np.less(drawn["percentiles_1_50"], unseen["percentiles_1_50"]).any()
     return bool(nearer) or drawn["copies"] * unseen["queries"] > unseen["copies"] * drawn["queries"]

@@ -1,14 +1,14 @@
-"""Mixtures of moments: clusters of images with latent moments of their own, and how far to trust each.
+"""Mixtures: clusters of images with their own latent moments, and how much to shrink those of small clusters.
 
-Images are clustered by what they look like (:mod:`lbae.core.prior.appearance`). A cluster with very few rows
-for its bits has its covariance shrunk toward the pooled within-cluster one, by the amount with the best mean
-log density of held-out latents under
+Images are clustered by what they look like (:mod:`lbae.core.prior.appearance`). Clusters with very few rows
+for their bits are shrunk toward the pooled within-cluster correlations. The amount a is the one with the best
+mean log density of held-out latents under
 
     sum_c w_c N(y; mu_c, (1 - a) S_c + a W + 0.01 I)
 
-with S_c the covariance of cluster c, W the pooled one. This score needs no repaired matrix. It is reported
-beside the number of clusters and does not choose it: on balanced bits it prefers worse images
-(docs/results.md).
+with S_c the covariance of cluster c and W the pooled one. This score needs no repaired matrix. It is reported
+beside the number of clusters but does not choose it: on balanced bits it prefers worse images
+(docs/measurements.md).
 """
 
 import warnings
@@ -34,13 +34,13 @@ Centers = Float32[np.ndarray, "C F"]
 
 
 def cluster_centers(points: Points, components: int, seed: int) -> Centers:
-    """k-means centres. Clusters that end up empty are dropped.
+    """Return k-means centres; clusters that end up empty are dropped.
 
-    Starting from random points is as good here as k-means++ and far quicker.
+    k-means starts from random points, which are as good here as k-means++ and far faster.
     """
     if not 1 <= components <= len(points):
         raise ValueError(
-            f"{components} components were asked for; allowed: 1 to the {len(points)} points at hand"
+            f"{components} components were asked for; allowed: 1 to {len(points)}, the number of points"
         )
     if components == 1:
         return points.mean(axis=0, keepdims=True)
@@ -53,7 +53,7 @@ def cluster_centers(points: Points, components: int, seed: int) -> Centers:
 
 
 def nearest_center(points: Points, centers: Centers) -> Labels:
-    """Index of the nearest centre; the smallest index among equals."""
+    """Index of the nearest centre of each point; ties go to the smallest index."""
     offset = 0.5 * np.einsum("cf,cf->c", centers, centers)
     return (points @ centers.T - offset).argmax(axis=1)
 
@@ -73,9 +73,9 @@ def shrink(
     within: Float64[np.ndarray, "N N"],
     amount: float,
 ) -> Float64[np.ndarray, "N N"]:
-    """E[y yT] of a cluster, its correlations moved by ``amount`` toward those of the pooled ``within``.
+    """E[y yT] of a cluster, with correlations shrunk by ``amount`` toward those of the pooled ``within``.
 
-    Correlations and not covariances are mixed, so that every bit keeps its own mean and variance.
+    Correlations are mixed, not covariances, so that every bit keeps its mean and variance.
     """
     deviation = np.sqrt(np.maximum(np.diag(within), 0))
     scale = np.divide(
@@ -109,15 +109,15 @@ class ScoredPartition:
 def try_clusters(
     train: Latents, points: Points, held_out: HeldOut, components: int, seed: int
 ) -> ScoredPartition:
-    """Score k-means clusters of the training latents by ``points``, their images' appearance."""
+    """Cluster training latents by k-means on ``points``, their images' appearance, and score the clusters."""
     centers = cluster_centers(points, components, seed)
     return replace(try_partition(train, nearest_center(points, centers), held_out), centers=centers)
 
 
 def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> ScoredPartition:
-    """Score a given partition of the training latents at every shrinkage.
+    """Score a given partition of the training latents at every shrinkage, and keep the best.
 
-    A single component has nothing to shrink toward.
+    A single component has nothing to shrink toward, so its shrinkage is 0.
     """
     within = within_covariance(train, labels)
     clusters = np.unique(labels)
@@ -143,7 +143,7 @@ def try_partition(train: Latents, labels: Labels, held_out: HeldOut) -> ScoredPa
 def _log_density(
     points: Latents, mean: Float64[np.ndarray, "N"], covariance: Float64[np.ndarray, "N N"]
 ) -> Float64[np.ndarray, "K"]:
-    """Log density per point of a Gaussian with a little noise added."""
+    """Log density of each point under a Gaussian with ``_NOISE`` added to its variances."""
     factor = linalg.cholesky(
         covariance + _NOISE * np.eye(len(mean)), lower=True, overwrite_a=True, check_finite=False
     )

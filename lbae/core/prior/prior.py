@@ -1,15 +1,14 @@
 """The prior: a mixture of samplers that all threshold correlated Gaussians, drawn block by block.
 
-Every sampler is a lower-triangular factor F over [boundary; attributes; bits], and sign(F r) without its
-first entry are the attributes and the latent of one draw. The samplers differ in the first entry of
-r = [r_0; z], z ~ N(0, I):
+Every sampler has a lower-triangular factor F over [boundary; attributes; bits]. The entries of sign(F r)
+after the first are the attributes and the latent of one draw, with sign(0) = +1. The samplers differ in the
+first entry of r = [r_0; z], z ~ N(0, I):
 
-    hyperplane, paper   r_0 = |N(0, 1)|   flipping r to the positive side changes no product of signs
+    hyperplane, paper   r_0 = |N(0, 1)|   r and -r give the same latent, so r_0 may be positive
     all others          r_0 = 1           column 0 of F holds the negative thresholds
 
-The hyperplane sampler is that of slides 12-15.
-
-sign(0) = +1. Attributes come first, so that whether a draw has them depends on the first 1 + A normals only.
+The hyperplane sampler is that of slides 12-15. Attributes come before bits, so that the attributes of a draw
+depend only on its first 1 + A normals.
 """
 
 import itertools
@@ -27,9 +26,10 @@ Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
 
 HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 
-# Latent i of a draw depends on (prior, seed, i): block i // BLOCK has random streams of its own, drawn whole,
-# and products have one shape per prior. Rows of one component fill a product of BLOCK rows; the few that each
-# component of a mixture has in a block are collected over _BLOCKS of them, for products of _ROWS rows.
+# Latent i of a draw depends only on (prior, seed, i): block i // BLOCK has its own random streams and is
+# drawn whole, and all matrix products of a prior have one shape. With one component, products have BLOCK
+# rows. A component of a mixture has few rows per block, so they are collected over _BLOCKS blocks, for
+# products of _ROWS rows.
 BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
 _STRIPS = 4
@@ -38,7 +38,7 @@ MAX_TRIES = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A mixture: component c is drawn with its weight, then attributes and latent from its factor.
+    """A mixture: a component is drawn by its weight, then attributes and latent from its factor.
 
     M = 1 + A + N.
     """
@@ -54,16 +54,16 @@ class Prior:
         return self.factors.shape[1] - 1 - len(self.attributes)
 
     def sample(self, count: int, seed: int) -> Int8[np.ndarray, "{count} N"]:
-        """``count`` latents; latent i does not depend on ``count``."""
+        """Draw ``count`` latents; latent i does not depend on ``count``."""
         return self.sample_given(count, seed, {})[0]
 
     def sample_given(
         self, count: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{count} N"], float]:
-        """``count`` latents of draws whose attributes are as ``given``, and the share of draws that were.
+        """Draw ``count`` latents with attributes as ``given``; also return the share of draws that had them.
 
-        Latent i does not depend on ``count``. UserError for an attribute the prior does not know, and when
-        10**6 tries did not give a block of latents.
+        Latent i does not depend on ``count``. UserError for an attribute that the prior does not know, and if
+        10**6 draws do not fill a block of 256 latents.
         """
         latents, tries = self.draw(0, count, seed, given)
         return latents, whole_blocks(count) / max(1, tries)
@@ -71,7 +71,7 @@ class Prior:
     def draw(
         self, start: int, stop: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
-        """Latents ``start`` to ``stop`` of :meth:`sample_given`, and the number of tries of their blocks.
+        """Draw latents ``start`` to ``stop`` of :meth:`sample_given`; also return the tries of their blocks.
 
         Raises the errors of :meth:`sample_given`.
         """
@@ -96,7 +96,7 @@ class Prior:
     def _blocks(
         self, seed: int, indices: range, wanted: Mapping[int, bool]
     ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B M"], int]:
-        """Components and normals of the draws of some blocks, and the tries they took."""
+        """Components and normals of the draws of the blocks ``indices``, and the tries they took."""
         components = np.empty(len(indices) * BLOCK, dtype=np.int64)
         normals = np.empty((len(components), self.factors.shape[1]), dtype=np.float32)
         total = 0
@@ -111,13 +111,13 @@ class Prior:
     def _accepted(
         self, seed: int, index: int, wanted: Mapping[int, bool]
     ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
-        """The component and first normals of the first accepted try of every latent of a block."""
+        """Component and first normals of the first accepted try of each latent of a block, and all tries."""
         size = 1 + len(self.attributes)
         components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
         for attempt in range(MAX_TRIES // BLOCK):
-            rng = _stream(seed, index, 1 + attempt)  # a 0 at the end would give the stream of (seed, index)
+            rng = _stream(seed, index, 1 + attempt)  # from 1: a last key of 0 is the stream of (seed, index)
             chosen = rng.choice(len(self.weights), size=BLOCK, p=self.weights)
             normals = self._normals(rng, size)
             tries += int(pending.sum())
@@ -172,9 +172,9 @@ class Prior:
 def _products(
     factor: Float32[np.ndarray, "M M"], normals: Float32[np.ndarray, "R M"], size: int
 ) -> Float32[np.ndarray, "R {size}"]:
-    """The last ``size`` entries of F r.
+    """The last ``size`` entries of F r, for each row r of ``normals``.
 
-    F is triangular: a strip of its rows needs only the normals up to its end.
+    F is lower triangular, so each strip of its rows needs only the normals up to the strip's end.
     """
     products = np.empty((len(normals), size), dtype=np.float32)
     first = len(factor) - size
@@ -193,7 +193,7 @@ def _stream(*key: int) -> np.random.Generator:
 
 
 def signs(values: Float32[np.ndarray, "K N"]) -> Int8[np.ndarray, "K N"]:
-    """+1 where not negative, else -1."""
+    """+1 where a value is not negative, else -1."""
     positive = (values >= 0).view(np.int8)
     positive <<= 1
     positive -= 1

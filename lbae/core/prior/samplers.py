@@ -1,6 +1,6 @@
 """The samplers by name: from moments to the factor that :class:`lbae.core.prior.prior.Prior` draws with.
 
-``hyperplane`` and ``gaussian`` are the product's, the others baselines to show
+``hyperplane`` and ``gaussian`` are for use. The others are baselines for comparison
 (:mod:`lbae.core.prior.baselines`).
 """
 
@@ -18,7 +18,7 @@ from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds, 
 from lbae.core.prior.hyperplane import gram_matrix
 from lbae.core.prior.prior import Prior, Sampler
 
-# Tiny: at 1e-2 a nearly constant bit flips several times too often.
+# Of the eigenvalues. Tiny, because at 1e-2 a nearly constant bit flips several times too often.
 SAMPLING_FLOOR = 1e-6
 
 Mean = Float64[np.ndarray, "N"]
@@ -27,14 +27,14 @@ Factor = Float64[np.ndarray, "M M"]
 
 
 def wanted_correlation(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
-    """The correlation matrix that a hyperplane or gaussian sampler asks for; in practice it needs repair."""
+    """The correlation matrix that a hyperplane or gaussian sampler should have; usually it is indefinite."""
     if sampler == "hyperplane":
         return gram_matrix(moment_matrix(mean, second))
     return gaussian_correlation(mean, second, rows)
 
 
 def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: Mean, rows: int) -> Factor:
-    """The factor of a hyperplane or gaussian sampler for what :func:`wanted_correlation` gave."""
+    """The factor of a hyperplane or gaussian sampler, from the matrix of :func:`wanted_correlation`."""
     factor = correlation_factor(wanted, SAMPLING_FLOOR)
     if sampler == "gaussian":
         factor = with_thresholds(negative_thresholds(mean, rows), factor)
@@ -44,7 +44,7 @@ def repaired_factor(sampler: Sampler, wanted: Float64[np.ndarray, "W W"], mean: 
 def sampling_factor(sampler: Sampler, mean: Mean, second: Second, rows: int) -> Factor:
     """The factor of a sampler for E[x] and E[x xT] over ``rows`` rows.
 
-    What never varies in those rows stays as it is.
+    Bits and attributes that are constant in those rows stay constant.
     """
     if sampler == "paper":
         factor = paper_factor(moment_matrix(mean, second))
@@ -65,10 +65,10 @@ def _keep_constant(factor: Factor, mean: Mean) -> Factor:
 
 
 def fit_sampler(sampler: Sampler, moments: MomentSums) -> Prior:
-    """A prior of one component with these moments; ValueError for fewer than 2 rows.
+    """Fit a prior of one component to these moments; ValueError for fewer than 2 rows.
 
-    ``paper`` has no attributes, as in the paper's code: its repair of a matrix that has them weakens the
-    bits' correlations.
+    ``paper`` ignores attributes, as the paper's code does, because their rows would make its repair weaken
+    the bits' correlations.
     """
     if moments.count < 2:
         raise ValueError(f"moments of {moments.count} rows; a prior needs at least 2")
@@ -83,10 +83,11 @@ def fit_sampler(sampler: Sampler, moments: MomentSums) -> Prior:
 def draw_codes(
     bottleneck: Bottleneck, codes: Float32[np.ndarray, "K n"], count: int, seed: int
 ) -> Float32[np.ndarray, "{count} n"]:
-    """New codes for a decoder, by one Gaussian.
+    """Draw new codes for a decoder from one Gaussian.
 
-    Bits are drawn by thresholds of one with the codes' correlations; real numbers from one with their mean
-    and covariance; those of a variational autoencoder from N(0, I), toward which its codes were trained.
+    For bits it is the ``gaussian`` sampler, fitted to ``codes``. For real numbers it has the mean and
+    covariance of ``codes``. For a variational autoencoder it is N(0, I), toward which training pulls its
+    codes.
     """
     if bottleneck == "bernoulli":
         return (
@@ -101,6 +102,6 @@ def draw_codes(
 
 
 def fair_coins(latent_dim: int) -> Prior:
-    """Prior of independent fair bits."""
+    """A prior of independent, fair bits."""
     factor = independent_factor(np.zeros(latent_dim), rows=2)
     return Prior(sampler="independent", weights=np.ones(1), factors=factor[None].astype(np.float32))
