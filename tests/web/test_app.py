@@ -259,7 +259,7 @@ def test_batches_have_a_result_or_an_error_an_item(client, bundle):
     results = encoded.json()["results"]
     assert encoded.status_code == 200
     assert ["error" in result for result in results] == [False, True, True, False]
-    assert results[1]["error"]["message"].startswith("not an image that can be read: UnidentifiedImageError")
+    assert results[1]["error"]["message"].startswith("the image cannot be read: UnidentifiedImageError")
     assert results[2]["error"] == {"type": "invalid_request", "message": "not valid base64", "param": "2"}
     np.testing.assert_array_equal(
         base64.b64decode(results[0]["base64"]), pack(bundle.encode(pixels_of(good[0])[None])).tobytes()
@@ -276,7 +276,7 @@ def test_batches_have_a_result_or_an_error_an_item(client, bundle):
     np.testing.assert_array_equal(
         pixels_of(base64.b64decode(rebuilt[0]["image"])), bundle.reconstruct(pixels_of(good[0])[None])[0]
     )
-    assert decoded[1]["error"]["message"] == "a latent of 1 bytes; this model's have 3"
+    assert decoded[1]["error"]["message"] == "the latent has 1 bytes; this model's have 3"
     assert "padding bits are set" in decoded[2]["error"]["message"]
 
 

@@ -83,7 +83,7 @@ def test_a_client_that_is_too_slow_is_told_so(bundle):
         "POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["error"]["type"]) == (408, "timeout")
-    assert "the body did not arrive in 0.2 s" in answer.json()["error"]["message"]
+    assert "the request body did not arrive within 0.2 s" in answer.json()["error"]["message"]
 
 
 def test_a_slow_client_over_http(bundle):
@@ -195,7 +195,7 @@ def test_a_failure_says_nothing_of_the_inside(bundle, monkeypatch):
     answer = client.post("/v1/sample", {"n": 1})
     assert answer.status_code == 500
     assert answer.json() == {
-        "error": {"type": "internal", "message": "the service failed; its log says how", "param": None}
+        "error": {"type": "internal", "message": "the service failed; the cause is in its log", "param": None}
     }
     assert client.seen == [("/v1/sample", 500)]
 
@@ -224,7 +224,9 @@ OPEN = {"required": True, "where": "host 0.0.0.0"}
 def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     assert read_api_keys(None, required=False, where="host 127.0.0.1") == ()
-    with pytest.raises(UserError, match=r"host 0\.0\.0\.0 is open to others and there are no API keys"):
+    with pytest.raises(
+        UserError, match=r"host 0\.0\.0\.0 is open to other machines and there are no API keys"
+    ):
         read_api_keys(None, **OPEN)
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
@@ -240,5 +242,5 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_api_keys(str(tmp_path / "none"), required=False, where="host 127.0.0.1")
     file.write_text("one", encoding="utf-16")
-    with pytest.raises(UserError, match="is no UTF-8 text; save it as UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8; save it as UTF-8"):
         read_api_keys(str(file), required=False, where="host 127.0.0.1")

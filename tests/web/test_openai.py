@@ -53,7 +53,7 @@ def test_fields_that_change_nothing_are_ignored(client, extra):
     ("options", "kind", "message"),
     [
         ({"prompt": "a cat"}, openai.UnprocessableEntityError, "unknown attribute 'a cat'"),
-        ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for 'a' and for not 'a'"),
+        ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for both 'a' and not 'a'"),
         (
             {"prompt": "a", "size": "1024x1024"},
             openai.UnprocessableEntityError,

@@ -72,7 +72,7 @@ def test_sampling(page):
     expect(page.locator(".grid img")).to_have_count(36)
     first = page.locator(".grid img").first.get_attribute("src")
     page.get_by_label("Images").fill("4")
-    page.get_by_text("With attributes").click()
+    page.get_by_text("Choose attributes").click()
     page.locator("select[name=a]").select_option("with")
     page.get_by_role("button", name="Sample", exact=True).click()
     expect(page.locator(".grid img")).to_have_count(4)
@@ -81,7 +81,7 @@ def test_sampling(page):
     expect(page.locator("#sample .curl pre")).to_contain_text('{"n":4,"seed":0,"given":{"a":true}}')
     seed = page.get_by_label("Seed")
     page.get_by_label("Images").fill("300")
-    page.get_by_role("button", name="By chance").click()
+    page.get_by_role("button", name="Random seed").click()
     assert seed.input_value() != "0"
     expect(page.locator(".grid img")).to_have_count(4)  # 300 are more than it takes, so nothing was asked for
     page.locator(".grid button").first.click()
@@ -102,7 +102,7 @@ def test_a_sample_is_edited(page):
     expect(page.locator("#edit .status")).not_to_have_text("0 bits changed.")
     page.locator("#edit").get_by_text("The same with curl").click()
     expect(page.locator("#edit .curl pre")).to_have_text(re.compile("(/v1/edit[^$]*){2}"))
-    page.get_by_role("button", name="All to the middle").click()
+    page.get_by_role("button", name="Reset sliders").click()
     expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
 
 
@@ -122,13 +122,13 @@ def test_a_path_between_uploads_and_examples(page):
     page.keyboard.press("End")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 24 of 24")
     with page.expect_download() as frame:
-        page.get_by_text("Download the frame").click()
+        page.get_by_text("Download frame").click()
     assert pixels_of(Path(frame.value.path()).read_bytes()).shape == (16, 16, 3)
     page.get_by_label("Frames").fill("5")
     page.keyboard.press("Enter")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 3 of 5")
     with page.expect_download() as download:
-        page.get_by_text("Download the animation").click()
+        page.get_by_text("Download animation").click()
     assert Path(download.value.path()).read_bytes()[8:12] == b"WEBP"
 
 
@@ -139,9 +139,9 @@ def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
     page.goto(f"{url}/#edit")
     slot = page.locator("[data-name=edited] input[type=file]")
     slot.set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
-    expect(page.locator("#edit .status")).to_have_text("a.txt is no image.")
+    expect(page.locator("#edit .status")).to_have_text("a.txt is not an image.")
     slot.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"words"})
-    expect(page.locator("#edit .status")).to_contain_text("not an image that can be read")
+    expect(page.locator("#edit .status")).to_contain_text("the image cannot be read")
     for _ in range(2):  # the same file again is read again
         uploaded(page, "edited", 1)
         expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
@@ -225,7 +225,7 @@ def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle
         expect(page.locator("#edit .status")).to_contain_text("bits changed.")
         answering[0] = BundleBackend(other)
         page.locator("#edit input[name=b]").fill("1")
-        expect(page.locator("#edit .status")).to_contain_text("The service has changed to another bundle")
+        expect(page.locator("#edit .status")).to_contain_text("The service now uses another bundle")
         expect(page.locator("#model")).to_contain_text("bundle another")
         expect(page.locator("#edit .strengths")).to_contain_text("c")
         expect(page.locator("#edit .slot .drop img")).to_have_count(0)
@@ -262,9 +262,9 @@ def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
         expect(page.locator(".grid img")).to_have_count(36)
     port = int(url.rsplit(":", 1)[1])
     page.get_by_role("button", name="Sample", exact=True).click()
-    expect(page.locator("#sample .status")).to_contain_text("The service does not answer")
+    expect(page.locator("#sample .status")).to_contain_text("The service does not respond")
     with listening(bundle, Limits(keys=("secret",)), port):
-        page.get_by_role("button", name="By chance").click()
+        page.get_by_role("button", name="Random seed").click()
         expect(page.locator("#sample .status")).to_have_text("")
     with listening(bundle, Limits(keys=("changed",)), port):
         page.get_by_role("button", name="Sample", exact=True).click()
@@ -285,7 +285,7 @@ def test_a_page_whose_service_fails_at_first_can_try_again(chromium, url):
     page = chromium.new_page()
     page.route("**/v1/model", lambda route: route.abort())
     page.goto(url)
-    expect(page.locator("#model")).to_contain_text("The service does not answer")
+    expect(page.locator("#model")).to_contain_text("The service does not respond")
     page.unroute("**/v1/model")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".grid img")).to_have_count(36)

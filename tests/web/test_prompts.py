@@ -51,7 +51,7 @@ def test_either_unicode_form_is_understood(asked, known):
     ("prompt", "message"),
     [
         ("a cat", "unknown attribute 'a cat'"),
-        ("a, not a", "asks for 'a' and for not 'a'"),
+        ("a, not a", "asks for both 'a' and not 'a'"),
         ("not , a", "unknown attribute ''"),
         ('"a', "unknown attribute '\"a'"),
         ("label=tench, Tinca", "unknown attribute 'Tinca'"),

@@ -113,7 +113,7 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
         ("sample", {"n": "5"}, "valid integer"),
         ("images/generations", {"prompt": "", "stream": True}, "stream is true, but images are not streamed"),
         ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
-        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
+        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "the latent has 1 bytes; this model's have 3"),
         ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
         ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),
         ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
@@ -173,8 +173,8 @@ def test_base64_is_read_as_programs_write_it(client, text):
     ("text", "message"),
     [
         ("https://example.com/a.png", "not valid base64; URLs are not fetched"),
-        ("data:image/png,%89PNG", "a data: URI that is not in base64; allowed: data:image/png;base64,"),
-        ("data:", "a data: URI that is not in base64"),
+        ("data:image/png,%89PNG", "the data: URI is not in base64; allowed: data:image/png;base64,"),
+        ("data:", "the data: URI is not in base64"),
         ("AAAAA", "not valid base64"),
         ("AA=A", "not valid base64"),
         ("é", "not valid base64"),
@@ -242,7 +242,7 @@ def test_an_answer_that_would_not_fit_into_memory_is_refused_before_it_is_made(b
     ]:
         answer = client.post(f"/v1/{path}", body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
-        assert "allowed: 20000 pixels at once" in answer.json()["error"]["message"]
+        assert "allowed: 20000 pixels; ask for fewer images" in answer.json()["error"]["message"]
     assert client.post("/v1/sample", {"n": 1024, "format": "latents"}).status_code == 200
 
 
@@ -340,7 +340,10 @@ def test_multipart(client):
     ):
         refused = post("reconstruct", **strange)
         assert refused.status_code == 422, "neither may be lost"
-        assert "files named image and at most one text named request" in refused.json()["error"]["message"]
+        assert (
+            "needs files named image, may have one text part named request"
+            in refused.json()["error"]["message"]
+        )
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
