@@ -454,7 +454,7 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert "no such column" in found["left_out"]["classifier accuracy, label"]
     assert "has -1 among its classes" in found["left_out"]["classifier accuracy, cluster"]
     page = (tmp_path / "e" / "report.html").read_text()
-    assert "the test images do not tell how often it is right" in page
+    assert "accuracy unknown: no usable test labels" in page
     assert "<th>training</th>" in page
     assert not any(f"<th>{name}</th>" in page for name in ("precision", "recall", "nearest", "copies"))
 
@@ -664,7 +664,7 @@ def test_images_without_labels_cannot_train_a_classifier(evaluate, pipeline, tmp
             [b"no image", None, encode_png(np.zeros((16, 20, 1), dtype=np.uint8))],
             "20 x 16 pixels, those of the bundle 28 x 28",
         ),
-        ([b"no image", None], "can be read: give test images"),
+        ([b"no image", None], "can be read: give readable images"),
     ],
 )
 def test_test_images_smaller_than_the_bundles_are_refused(evaluate, pipeline, tmp_path, cells, message):

@@ -84,7 +84,7 @@ def test_references_are_told_apart_and_damage_is_seen(tmp_path):
     (arrays,) = (tmp_path / "features").glob("*.safetensors")
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"!")
     with pytest.raises(
-        LbaeError, match=r"an entry of the cache, is damaged \(.* holds something else\): delete both"
+        LbaeError, match=r"cache entry .* is damaged \(.* does not match its name\): delete both"
     ):
         cache.reference(made_of)
     arrays.unlink()
@@ -144,7 +144,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     torch.save({"a": print}, weights)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(LbaeError, match="is no file of weights"):
+    with pytest.raises(LbaeError, match="is not a weights file"):
         load_inception()
 
 

@@ -25,7 +25,7 @@ def test_other_jobs_show_all_that_is_short(capsys):
         "rows      1, 2",
         "bits.one  [b]a",
         "largest   1 entries, listed with --json",
-        "          was finished before; nothing was left to do",
+        "          finished by an earlier run; there was nothing to do",
     ]
 
 
