@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab, by mouse and by keyboard, in two widths, and what goes wrong."""
+"""The page in a real browser: every tab, by mouse and by keyboard, in two widths, and its errors."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
 
-def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
+def test_files_have_headers_that_forbid_loading_from_elsewhere(url):
     page = httpx.get(f"{url}/")
     assert page.headers["content-type"].startswith("text/html")
     for name in ("style.css", "page.js"):
@@ -32,7 +32,7 @@ def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
     assert httpx.get(f"{url}/..%2fapp.py").status_code == 404
 
 
-def test_nothing_outside_is_named():
+def test_no_file_names_another_server():
     files = (Path(__file__).parents[2] / "lbae" / "web" / "page" / "static").iterdir()
     assert not [
         file.name for file in files if "http://" in file.read_text() or "https://" in file.read_text()
@@ -49,7 +49,7 @@ def chromium():
 
 @pytest.fixture(params=[1280, 390], ids=["wide", "phone"])
 def page(chromium, url, request):
-    """The page, with a check that nothing was logged as an error and nothing is wider than the window."""
+    """The page. Afterwards the console must hold no error and nothing may be wider than the window."""
     opened = chromium.new_page(viewport={"width": request.param, "height": 800})
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -83,7 +83,9 @@ def test_sampling(page):
     page.get_by_label("Images").fill("300")
     page.get_by_role("button", name="Random seed").click()
     assert seed.input_value() != "0"
-    expect(page.locator(".grid img")).to_have_count(4)  # 300 are more than it takes, so nothing was asked for
+    expect(page.locator(".grid img")).to_have_count(
+        4
+    )  # 300 exceeds the form's maximum, so no request was sent
     page.locator(".grid button").first.click()
     with page.expect_download() as download:
         page.locator("#sample").get_by_text("Download").click()
@@ -134,7 +136,7 @@ def test_a_path_between_uploads_and_examples(page):
 
 @browser
 @pytest.mark.slow
-def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
+def test_a_file_that_is_not_an_image_is_reported_on_its_tab(chromium, url):
     page = chromium.new_page()
     page.goto(f"{url}/#edit")
     slot = page.locator("[data-name=edited] input[type=file]")
@@ -142,7 +144,7 @@ def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
     expect(page.locator("#edit .status")).to_have_text("a.txt is not an image.")
     slot.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"words"})
     expect(page.locator("#edit .status")).to_contain_text("the image cannot be read")
-    for _ in range(2):  # the same file again is read again
+    for _ in range(2):  # choosing the same file again reads it again
         uploaded(page, "edited", 1)
         expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
     page.close()
@@ -150,7 +152,7 @@ def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
 
 @browser
 @pytest.mark.slow
-def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, tmp_path, url):
+def test_a_dropped_file_is_sent_once_and_the_curl_command_gives_the_shown_image(page, tmp_path, url):
     page.get_by_role("tab", name="Edit").click()
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.post_data or ""))
@@ -188,7 +190,7 @@ def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, 
 
 @browser
 @pytest.mark.slow
-def test_the_page_is_dark_where_its_reader_is(chromium, url):
+def test_the_page_follows_the_readers_colour_scheme(chromium, url):
     backs = []
     for scheme in ("light", "dark"):
         page = chromium.new_page(color_scheme=scheme)
@@ -206,14 +208,14 @@ def test_the_page_is_dark_where_its_reader_is(chromium, url):
 
 @browser
 @pytest.mark.slow
-def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle):
+def test_after_a_hot_swap_nothing_of_the_previous_bundle_is_used(chromium, bundle):
     other = dataclasses.replace(
         bundle, fingerprint="another", attributes=dataclasses.replace(bundle.attributes, names=("c", "d"))
     )
     answering = [BundleBackend(bundle)]
 
     async def opened():
-        answering[0] = BundleBackend(answering[0].bundle)  # of the event loop that it runs in
+        answering[0] = BundleBackend(answering[0].bundle)  # made in the event loop that it runs in
         return lambda: answering[0]
 
     page = chromium.new_page()
@@ -234,14 +236,14 @@ def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle
         answering[0] = BundleBackend(bundle)
         page.locator("#edit input[name=c]").fill("1")
         expect(page.locator("#model")).to_contain_text("bundle abc")
-        expect(page.locator("#edit .slot .drop img")).to_have_count(1)  # a file is good for every bundle
+        expect(page.locator("#edit .slot .drop img")).to_have_count(1)  # a file can be encoded by any bundle
         expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
     page.close()
 
 
 @browser
 @pytest.mark.slow
-def test_the_page_below_a_prefix(chromium, bundle):
+def test_the_page_under_a_prefix(chromium, bundle):
     page = chromium.new_page()
     with listening(bundle, Limits(), root_path="/models/faces") as url:
         page.goto(f"{url}/models/faces/")
@@ -252,7 +254,7 @@ def test_the_page_below_a_prefix(chromium, bundle):
 
 @browser
 @pytest.mark.slow
-def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
+def test_a_stopped_service_and_one_that_needs_a_key(chromium, bundle):
     page = chromium.new_page()
     with listening(bundle, Limits(keys=("secret",))) as url:
         page.goto(url)
@@ -281,7 +283,7 @@ def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
 
 @browser
 @pytest.mark.slow
-def test_a_page_whose_service_fails_at_first_can_try_again(chromium, url):
+def test_a_page_whose_service_fails_at_first_offers_a_retry(chromium, url):
     page = chromium.new_page()
     page.route("**/v1/model", lambda route: route.abort())
     page.goto(url)

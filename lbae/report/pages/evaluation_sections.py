@@ -114,7 +114,7 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
         text="Per method: the share of edited images in which the classifier finds the attribute as asked. In"
         " brackets: bits flipped, root mean square change of pixels and, where the data has other columns,"
         f" the share of those that changed. Pictures: the first {EDITED} edits, one block per edit. Its rows"
-        f" are the images before the edit, then those edited by {', '.join(METHODS)}, as far as the method can"
+        f" are the images before the edit, then those edited by {', '.join(METHODS)}, where the method can"
         " do the edit.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
