@@ -159,7 +159,7 @@ def test_a_request_that_its_server_cancels_counts_as_499(bundle, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["", "/models/faces"])
 def test_the_guard_works_under_a_prefix(bundle, prefix):
-    """Servers pass the prefix under which they mount an application in root_path, and leave it in the path."""
+    """Servers pass the prefix under which they mount an application as root_path, and keep it in the path."""
     client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
     transport = httpx.ASGITransport(client.app, root_path=prefix, raise_app_exceptions=False)
 

@@ -46,7 +46,7 @@ def parse_prompt(prompt: str, known: Iterable[str]) -> dict[str, bool]:
 
 
 def _known_name(text: str, longest_first: list[str]) -> str | None:
-    """The longest known name at the beginning of a text, if a comma or the end of the text follows it."""
+    """The longest known name that begins a text and is followed by a comma or by the end of the text."""
     for name in longest_first:
         if text.startswith(name) and text[len(name) :].lstrip()[:1] in ("", ","):
             return name
