@@ -54,7 +54,7 @@ def load_inception() -> tuple[Inception, str]:
             raise LbaeError(
                 f"Inception's weights are not at {weights}, and {URL_INCEPTION_V3} cannot be downloaded"
                 f" ({error}): put that"
-                " file there yourself, or compare in the features of a classifier (--features classifier)"
+                " file there, or compare in the features of a classifier (--features classifier)"
             ) from error
     return Inception(weights), digest(weights.read_bytes())
 
