@@ -1,4 +1,4 @@
-"""Progress in images or rows per second with the time left, on standard error."""
+"""Progress on standard error: images or rows per second, and the time left."""
 
 import logging
 import time
@@ -69,13 +69,13 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Units per second after the first update; with a single one, since the start."""
+        """Units per second since the first update with any done; after only one such, since the start."""
         if self.done == self._before:
             return self.done / max(1e-9, self._updated - self._began)
         return (self.done - self._before) / max(1e-9, self._updated - self._started)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Set how many units are done, and a note. The rate counts from the first one, after start-up."""
+        """Set how many units are done, and a note. The rate leaves out start-up, until the first are done."""
         self._updated = time.monotonic()
         if not self.done and done:
             self._started, self._before = self._updated, done

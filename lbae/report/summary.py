@@ -1,4 +1,4 @@
-"""The end of a job for people: what was made and where, counts, the time, and the next command."""
+"""The summary that a job prints for people: what it made and where, counts, seconds, the next command."""
 
 import shlex
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_ROWS = {  # by job: what a row is called, and where in the result its value is
+_ROWS = {  # by job: the label of each row, and the dotted name of its value in the result
     "demo": {
         "report": "page",
         "PSNR of held-out images": "reconstruction_of_held_out_images.psnr_db",
@@ -30,7 +30,7 @@ _ROWS = {  # by job: what a row is called, and where in the result its value is
     },
     "pipeline": {"bundle": "bundle", "components of the prior": "stages.fit.components", "out": "out"},
 }
-_NEXT = {  # by job: commands to go on with, of its options and its result
+_NEXT = {  # by job: the next commands, filled in from its options and its result
     "demo": ("python -m webbrowser {page}", "lbae serve --bundle {out}/bundle"),
     "ingest": ("lbae train --data {out} --preset mnist --out MODEL",),
     "train": ("lbae encode --model {out} --data {data} --out LATENTS",),
@@ -43,7 +43,7 @@ _LONG = 5
 
 
 def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> None:
-    """Print a short table of the job's result, and the next command."""
+    """Print a short table of the job's result, and the next commands."""
     console = Console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -54,16 +54,16 @@ def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> 
         if name in leaves:
             table.add_row(Text(label), Text(_text(leaves[name])))
     if result.get("already"):
-        table.add_row("", "was finished before; nothing was left to do")
+        table.add_row("", "finished by an earlier run; there was nothing to do")
     console.print(table)
     for command in _NEXT.get(job, ()):
         values = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
         line = f"  next: {command.format_map(values)}"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)  # to be copied as one line
+        console.print(line, soft_wrap=True, highlight=False, markup=False)  # one line to copy
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values with their dotted names."""
+    """The values of a nested result with their dotted names."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -1,7 +1,4 @@
-"""The HTTP application over a backend: a bundle in this process, or something that answers like one.
-
-It knows nothing of Ray.
-"""
+"""The HTTP application over a backend, such as a bundle in this process. It does not import Ray."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -31,9 +28,9 @@ def create_app(
     """Return the FastAPI application over a backend.
 
     Args:
-        start_backend: awaited before the first request; returns a function that gives the current backend.
-        limits: of keys, sizes and times.
-        observe: called with route, status and seconds of every request.
+        start_backend: awaited before the first request; returns a function that returns the current backend.
+        limits: API keys, and limits of size, number and time.
+        observe: called with the route, status and seconds of every request.
     """
 
     @asynccontextmanager
@@ -46,7 +43,7 @@ def create_app(
         version=lbae.__version__,
         docs_url=None,
         redoc_url=None,
-        # Every route: the header X-Bundle names the version that answered, also after a swap meanwhile.
+        # On every route, so that X-Bundle names the bundle that served the request, even after a hot swap.
         dependencies=[Depends(current_backend)],
         lifespan=lifespan,
     )

@@ -1,11 +1,11 @@
-"""A client of the service. Functions make requests; ``Client.send`` and ``AsyncClient.send`` answer them:
+"""A client of the service. Functions build requests; ``Client.send`` and ``AsyncClient.send`` send them:
 
     with Client("http://127.0.0.1:8000") as service:
         png = service.send(sample(16, seed=0)).content
 
-A request changes nothing, so it is retried for half a minute when the service is full (503, not before its
-Retry-After), the connection is lost or the replica dies. A timeout is not retried: the service may still work
-on the request.
+No request changes anything on the service, so failed ones are retried for half a minute: when the service is
+full (503, not before its Retry-After), the connection is lost or the replica dies. A request whose response
+times out is not retried, because the service may still be working on it.
 """
 
 import base64
@@ -25,12 +25,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-_TIMEOUT_S = 150.0  # more than the service's own limit of 120 s: then the service says what happened
+_TIMEOUT_S = 150.0  # more than the service's limit of 120 s, so that the service reports a timeout itself
 _BACKOFF = wait_random_exponential(multiplier=0.1, max=5)
 
 
 class ServiceError(Exception):
-    """A refused request: status, type of error, the field to blame, and seconds to wait before a retry."""
+    """A refused request: its status, error type (``kind``), field at fault (``param``), and Retry-After."""
 
     def __init__(self, status: int, fields: dict[str, Any], retry_after_s: float = 0) -> None:
         super().__init__(fields.get("message"))
@@ -39,13 +39,13 @@ class ServiceError(Exception):
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """Seconds before a retry: what the service asks for, and a random time so that clients spread."""
+    """Seconds before a retry: the service's Retry-After plus a random backoff that spreads clients."""
     error = state.outcome.exception() if state.outcome else None
     return _BACKOFF(state) + (error.retry_after_s if isinstance(error, ServiceError) else 0)
 
 
 _RETRY: dict[str, Any] = {
-    "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),  # both: three attempts, and half a minute
+    "stop": stop_all(stop_after_attempt(3), stop_after_delay(30)),  # at least three attempts and 30 seconds
     "wait": _wait_s,
     "reraise": True,
 }
@@ -60,7 +60,7 @@ class Latent:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A file, the bundle that made it, its seed, and how many bits an edit changed."""
+    """A response: its file, the bundle that made it, the seed if any, and the bits that an edit changed."""
 
     content: bytes
     media_type: str
@@ -75,7 +75,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Call(Generic[Result]):
-    """A request, and the function that reads its answer."""
+    """A request, and the function that parses its response."""
 
     method: str
     path: str
@@ -91,7 +91,10 @@ def sample(
     component: int | None = None,
     format: str = "grid",
 ) -> Call[Answer]:
-    """New images: grid, png, jpeg, webp, zip or latents (JSON)."""
+    """Request ``n`` new images that have (True) or lack (False) the ``given`` attributes.
+
+    ``format``: grid (one PNG), png, jpeg or webp (with n = 1), zip (PNG files), or latents (JSON).
+    """
     fields = {"n": n, "seed": seed, "given": dict(given or {}), "component": component, "format": format}
     return Call("POST", "/v1/sample", fields, _answer)
 
@@ -99,7 +102,10 @@ def sample(
 def interpolate(
     items: Sequence[Item], *, steps: int = 10, loop: bool = False, seed: int = 0, format: str = "strip"
 ) -> Call[Answer]:
-    """A path through items: strip (PNG), webp, zip, latents (JSON) or stream (NDJSON)."""
+    """Request a path through the items, ``steps`` frames per leg.
+
+    ``format``: strip (one PNG), webp (animated), zip (PNG files), latents (JSON), or stream (NDJSON).
+    """
     fields = {
         "items": [_item(item) for item in items],
         "steps": steps,
@@ -119,7 +125,7 @@ def edit(
     method: str = "exchange",
     format: str = "png",
 ) -> Call[Answer]:
-    """An item with attributes set and unset: png, jpeg, webp or latents (JSON)."""
+    """Request the item with attributes set and unset. ``format``: png, jpeg, webp, or latents (JSON)."""
     fields = {
         "item": _item(item),
         "set": list(set),
@@ -132,7 +138,7 @@ def edit(
 
 
 def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
-    """The latent of every image file, or the error."""
+    """Request one latent, or one error, per image file."""
     fields = {"images": [_text(image) for image in images]}
     return Call(
         "POST",
@@ -143,7 +149,7 @@ def encode(images: Sequence[bytes]) -> Call[list[Latent | ServiceError]]:
 
 
 def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
-    """An image file of every latent, or the error."""
+    """Request one image file, or one error, per latent."""
     return Call(
         "POST",
         "/v1/decode",
@@ -153,19 +159,19 @@ def decode(latents: Sequence[Latent], *, format: str = "png") -> Call[list[bytes
 
 
 def reconstruct(images: Sequence[bytes], *, format: str = "png") -> Call[list[bytes | ServiceError]]:
-    """Every image file encoded and decoded, or the error."""
+    """Request one reconstructed image file, or one error, per image file."""
     return Call(
         "POST", "/v1/reconstruct", {"images": [_text(image) for image in images], "format": format}, _files
     )
 
 
 def attributes() -> Call[dict[str, Any]]:
-    """Counts and leading bits of every attribute that can be set and unset."""
+    """Request every attribute's row counts (set, unset) and the bits that it lifts most."""
     return Call("GET", "/v1/attributes", None, lambda answer: answer.json()["attributes"])
 
 
 def model() -> Call[dict[str, Any]]:
-    """Facts of the bundle."""
+    """Request the bundle's facts: fingerprint, network, precision, sampler, components, conditions."""
     return Call("GET", "/v1/model", None, lambda answer: answer.json())
 
 
@@ -201,14 +207,14 @@ def _checked(answer: httpx.Response) -> httpx.Response:
         return answer
     try:
         fields = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):  # a proxy's answer
+    except (ValueError, KeyError, TypeError):  # a proxy's error page
         fields = {"message": f"{answer.status_code} {answer.reason_phrase}", "type": None, "param": None}
     after = answer.headers.get("retry-after", "")
     raise ServiceError(answer.status_code, fields, float(after) if after.isdecimal() else 0)
 
 
 def _again(error: BaseException) -> bool:
-    """Whether the service was full, or died under the request and a proxy answered."""
+    """Whether the service was full, the connection was lost, or a proxy reports a dead replica."""
     if isinstance(error, ServiceError):
         return error.status == 503 or (error.status >= 500 and error.kind is None)
     return isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
@@ -220,9 +226,10 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 class Client:
-    """Sends requests to the service at a URL.
+    """A client of the service at ``url``.
 
-    ServiceError when it refuses, httpx's errors when it cannot be reached.
+    ``send`` raises ServiceError when the service refuses a request, and httpx's errors when it cannot be
+    reached.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the service allows: API keys, and limits of size, number and time."""
+"""The service's API keys, and its limits of size, number and time."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """API keys, sizes of bodies, images and answers, requests at a time (others get a 503), seconds each."""
+    """API keys and limits; a request beyond a limit is refused.
+
+    ``max_pixels`` bounds one uploaded image, ``max_answer_pixels`` all images of a response. More than
+    ``max_running`` requests at once get 503; one that takes longer than ``max_seconds`` gets 408 or 504.
+    """
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
@@ -26,25 +30,26 @@ DEFAULT_LIMITS = Limits()
 
 
 def read_api_keys(path: str | None, *, required: bool, where: str) -> tuple[str, ...]:
-    """Return the keys of a file, one per line, or of LBAE_API_KEYS, separated by commas.
+    """Return the API keys of a file (one per line), or without one, of LBAE_API_KEYS (separated by commas).
 
-    UserError when there are none and ``where``, such as a host that is open to others, requires them.
+    UserError for a file without keys, and when keys are ``required`` and there are none. ``where`` names in
+    the message what requires them, such as ``host 0.0.0.0``.
     """
     if path is not None:
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # editors on Windows add a BOM
         except OSError as error:
-            raise UserError(f"api_keys {path} cannot be read: {error.strerror}") from error
+            raise UserError(f"API key file {path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise UserError(f"api_keys {path} is no UTF-8 text; save it as UTF-8") from error
+            raise UserError(f"API key file {path} is not UTF-8; save it as UTF-8") from error
     else:
         lines = os.environ.get(KEYS_VARIABLE, "").split(",")
     keys = tuple(line.strip() for line in lines if line.strip())
     if path is not None and not keys:
-        raise UserError(f"api_keys {path} holds no key; write one per line")
+        raise UserError(f"API key file {path} holds no key; write one key per line")
     if required and not keys:
         raise UserError(
-            f"{where} is open to others and there are no API keys: give --api-keys FILE (one per line) or"
-            f" {KEYS_VARIABLE}, or --insecure"
+            f"{where} is open to other machines and there are no API keys: give --api-keys FILE (one key per"
+            f" line) or set {KEYS_VARIABLE} (separated by commas), or allow requests without keys: --insecure"
         )
     return keys

@@ -1,4 +1,4 @@
-"""Middleware of every request: API keys, limits of size, number and time, measurements, and HEAD."""
+"""Middleware for every request: API keys, limits of size, number and time, metrics, and HEAD."""
 
 import asyncio
 import hmac
@@ -13,21 +13,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.limits import Limits
 
-_GONE = 499  # nginx's status for a client that went away; only the metrics show it
+_GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
 
-# Path of the route, status, seconds.
+# Called with the path of the route, the status and the seconds taken.
 Observe = Callable[[str, int, float], None]
 
 
 class Guard:
-    """Refuses requests beyond the limits, and measures all."""
+    """Refuses requests beyond the limits, and reports every request to ``observe``."""
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on and measure."""
+        """Refuse the request or pass it on, and report it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -40,20 +40,20 @@ class Guard:
                 async with asyncio.timeout(self.limits.max_seconds):
                     await self.app(scope, exchange.receive, exchange.send)
         except TimeoutError:
-            if exchange.begun:  # nothing can be said any more; the connection breaks
+            if exchange.begun:  # too late for an error response: closing the connection is all that is left
                 raise
             await _answer(self._too_late(exchange.arrived))(scope, receive, exchange.send)
         except ClientDisconnect:
             exchange.gone = True
-        except asyncio.CancelledError:  # Ray Serve's proxy saw the client go
+        except asyncio.CancelledError:  # by Ray Serve, when its proxy sees the client disconnect
             exchange.gone = True
             raise
         except Exception:
             if not exchange.begun:
-                await _answer(RequestError(500, "the service failed; its log says how"))(
+                await _answer(RequestError(500, "the service failed; the cause is in its log"))(
                     scope, receive, exchange.send
                 )
-            raise  # to the server, which logs it
+            raise  # the server logs it
         finally:
             self.running -= 1
             status = _GONE if exchange.gone else exchange.status
@@ -61,24 +61,24 @@ class Guard:
 
     def _too_late(self, arrived: bool) -> RequestError:
         if arrived:
-            return RequestError(504, f"no answer in {self.limits.max_seconds:g} s")
-        return RequestError(408, f"the body did not arrive in {self.limits.max_seconds:g} s")
+            return RequestError(504, f"the request took longer than {self.limits.max_seconds:g} s")
+        return RequestError(408, f"the request body did not arrive within {self.limits.max_seconds:g} s")
 
     def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         if not path.startswith("/v1/"):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        # Every key is compared, in constant time each, so that the time says nothing about them.
+        # Compare every key, each in constant time, so that timing reveals nothing about the keys.
         known = sum(hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.limits.keys)
         if self.limits.keys and not (scheme.lower() == "bearer" and known):
             return RequestError(
                 401,
-                "a valid API key is needed: Authorization: Bearer KEY",
+                "a valid API key is needed; send the header Authorization: Bearer KEY",
                 None,
                 {"WWW-Authenticate": "Bearer"},
             )
         if self.running > self.limits.max_running:
-            return RequestError(503, "too many requests at a time; try again", None, {"Retry-After": "1"})
+            return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.limits.max_body_bytes:
             return _too_large(self.limits.max_body_bytes)
@@ -86,13 +86,13 @@ class Guard:
 
 
 class HeadAsGet:
-    """Answers HEAD as GET without the body, on every route: monitors and load balancers ask with HEAD."""
+    """Answers HEAD on every route as GET without the body, because monitors and load balancers send HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Pass the request on, HEAD as GET."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
@@ -106,7 +106,7 @@ class HeadAsGet:
 
 
 class _Exchange:
-    """The messages of one request and its answer: how far both are, and the limit of the body's size."""
+    """The messages of one request and its response: tracks how far both are, and limits the body's size."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
@@ -115,7 +115,7 @@ class _Exchange:
         self.arrived = self.begun = self.ended = self.gone = False
 
     async def receive(self) -> Message:
-        """The next message. RequestError when the body is too large, whatever its header said."""
+        """The next message; RequestError when the body is too large, whatever Content-Length said."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self.gone = self.gone or not self.ended
@@ -127,7 +127,7 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with the time taken and the bundle that answers in the answer's headers."""
+        """Pass a message on; the response's headers get the time taken and the bundle's fingerprint."""
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
@@ -138,7 +138,7 @@ class _Exchange:
 
 
 def _route_path(scope: Scope) -> str:
-    """The path without the prefix below which the application is served."""
+    """The path without the prefix under which the application is mounted."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
@@ -149,7 +149,7 @@ def _bundle_fingerprint(scope: Scope) -> str:
 
 
 def _too_large(allowed: int) -> RequestError:
-    return RequestError(413, f"the body is too large; allowed: {allowed} bytes")
+    return RequestError(413, f"the request body is too large; allowed: {allowed} bytes")
 
 
 def _answer(error: RequestError) -> JSONResponse:

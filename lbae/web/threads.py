@@ -1,8 +1,8 @@
-"""The threads of a replica that read and write images, so that its event loop stays free.
+"""Thread pools that read and write images, so that a replica's event loop stays free.
 
-A request can be cancelled, by its client or by its time limit; its thread cannot. An executor counts the
-thread until it ends and starts nothing for a cancelled request, where anyio's limiter would start the next
-thread beside it.
+A request can be cancelled, by its client or by its time limit; a running thread cannot. These are executors
+because an executor counts such a thread until it ends, and starts nothing for a cancelled request. anyio's
+limiter would start the next thread beside the abandoned one.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
-# An image of the largest size takes 300 MB while it is read, and so does an answer. Readers and writers have
-# threads of their own: samples do not wait for uploads.
+# Few threads, because an image of the largest size takes 300 MB while it is read, and so does the largest
+# response while it is written. Two pools, so that samples do not wait for uploads.
 _READERS = ThreadPoolExecutor(4, thread_name_prefix="reader")
 _WRITERS = ThreadPoolExecutor(4, thread_name_prefix="writer")
 
@@ -21,17 +21,17 @@ Ts = TypeVarTuple("Ts")
 
 
 async def in_reader(work: Callable[[list[Field], *Ts], T], fields: Sequence[Field], *rest: *Ts) -> T:
-    """The result of ``work(fields, ...)`` in a reader thread.
+    """Run ``work(fields, ...)`` in a reader thread and return its result.
 
-    ``work`` gets a list that is emptied when the request is cancelled.
+    ``work`` gets a list that is emptied when the request is cancelled, so that it stops at the next field.
     """
     left = list(fields)
     try:
         return await asyncio.get_running_loop().run_in_executor(_READERS, work, left, *rest)
     finally:
-        left.clear()  # a cancelled call stays queued until a thread is free: it must find nothing to do
+        left.clear()  # a cancelled call stays queued until a thread is free, and would keep its images
 
 
 async def in_writer(work: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """The result of ``work(...)`` in a writer thread."""
+    """Run ``work(...)`` in a writer thread and return its result."""
     return await asyncio.get_running_loop().run_in_executor(_WRITERS, work, *arguments)

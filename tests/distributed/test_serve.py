@@ -86,7 +86,7 @@ def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
         ("--bundle {bundle} --follow {bundle}", "give --bundle or --follow, and not both"),
         ("--follow {tmp}/pointer", "pointer {tmp}/pointer does not exist"),
         ("--bundle {bundle} --host=", "host is empty; allowed: the name or address of an interface"),
-        ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to others and there are no API keys"),
+        ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to other machines and there are no API"),
     ],
 )
 def test_an_invalid_command_prints_one_line(pipeline, tmp_path, monkeypatch, arguments, message):

@@ -1,4 +1,4 @@
-"""Networks that reports look with, where their weights cannot be had."""
+"""Stand-ins for networks of the reports whose weights cannot be downloaded."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in network.modules():
         if isinstance(
             module, torch.nn.Conv2d
-        ):  # by default features of all images are alike to the last digits
+        ):  # with the default initialisation all images have nearly the same features
             torch.nn.init.kaiming_normal_(module.weight)
     weights = tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
     weights.parent.mkdir(parents=True)

@@ -29,7 +29,7 @@ def models(tmp_path_factory) -> dict[str, str]:
     return made
 
 
-def test_distances_of_every_bottleneck_stand_beside_the_losses(models, digits, tmp_path, monkeypatch):
+def test_losses_shows_the_sample_distance_of_every_bottleneck(models, digits, tmp_path, monkeypatch):
     monkeypatch.setitem(bottlenecks.SETTINGS, "least_steps", 6)
     places = ("--data", digits, "--train-data", digits)
     given = [word for model in models.values() for word in ("--models", model)]

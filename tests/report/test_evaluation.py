@@ -1,6 +1,4 @@
-"""Evaluation of the small pipeline: its figures against torch-fidelity's own, and what is refused or left
-out.
-"""
+"""Evaluation of the small pipeline: figures against torch-fidelity's, refused inputs, results left out."""
 
 import io
 import json
@@ -63,7 +61,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluate(job, pipeline: Pipeline, cache: Path):
-    """The job on the small pipeline, with other options where given."""
+    """Run the job on the small pipeline; ``options`` replace or add options."""
 
     def call(out: Path, *more: object, **options: object) -> Outcome:
         given = {"bundle": pipeline.bundle, "data": pipeline.data, "cache": cache, "out": out} | options
@@ -110,7 +108,7 @@ def by_torch_fidelity(
     form: str = "png",
     subset: int = 600,
 ) -> dict[str, float]:
-    """What torch-fidelity says of image files, with the classifier registered as its feature extractor."""
+    """torch-fidelity's metrics of image files, with the classifier registered as its feature extractor."""
 
     class Registered(FeatureExtractorBase):
         def __init__(self, name, features, **options):
@@ -136,7 +134,7 @@ def by_torch_fidelity(
 def of_files(
     one: np.ndarray, other: np.ndarray, folder: Path, layer: str, form: str = "png", **options: object
 ) -> dict[str, float]:
-    """What torch-fidelity says of image files by one layer of a feature extractor."""
+    """torch-fidelity's metrics of image files, by one layer of a feature extractor."""
     for place, pictures in ((folder / "one", one), (folder / "other", other)):
         place.mkdir(parents=True)
         for index, image in enumerate(pictures):
@@ -164,7 +162,7 @@ def assert_same(found: dict[str, float], theirs: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("made", [RECONSTRUCTIONS, "mixture"])
-def test_metrics_are_torch_fidelitys_of_the_same_png_files(pipeline, report, images, cache, tmp_path, made):
+def test_metrics_match_torch_fidelity_on_the_same_png_files(pipeline, report, images, cache, tmp_path, made):
     bundle = lbae.load_bundle(pipeline.bundle)
     classifier = kept_classifier(cache, report["fingerprints"]["classifier"])
     others = bundle.reconstruct(images) if made == RECONSTRUCTIONS else bundle.sample(600, seed=0)
@@ -212,7 +210,7 @@ def test_reconstruction_errors_are_those_of_the_pixels(pipeline, report, images)
     assert 0 < report["reconstructions"]["ssim"] < 1
 
 
-def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, cache):
+def test_figures_of_an_edit_match_its_images(pipeline, report, images, cache):
     bundle = lbae.load_bundle(pipeline.bundle)
     classifier = kept_classifier(cache, report["fingerprints"]["classifier"])
     names = [attribute.name for attribute in classifier.attributes]
@@ -223,7 +221,7 @@ def test_figures_of_an_edit_are_those_of_its_images(pipeline, report, images, ca
     chosen = np.flatnonzero(had[:, index] != found["value"])[:EDITED]
     assert found["images"] == pytest.approx(
         len(chosen), abs=2
-    )  # bits that are zero to rounding may be others here
+    )  # bits whose pre-activation is zero to rounding may differ here
     edited = []
     for row in chosen:
         others = [
@@ -250,7 +248,7 @@ GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_classes_they_have(small, device):
+def test_other_columns_weigh_alike_however_many_classes_they_have(small, device):
     bundle, columns = small[0].bundle.to(device), {"coarse": 20, "fine": 100}
     attributes = [Attribute(name="label", column="label", yes=1, no=0)]
     attributes += [
@@ -258,17 +256,17 @@ def test_columns_count_alike_among_what_an_edit_changes_besides_however_many_cla
     ]
     classifier = Classifier(1, tuple(attributes), {}).to(device).eval()
     with torch.no_grad():
-        classifier.head.bias[[1, 21]] = 100  # it finds the first class of both columns in every image
+        classifier.head.bias[[1, 21]] = 100  # finds the first class of both columns in every image
     latents = unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
     before = before_edits(bundle, classifier, latents)
-    before.had[:, [0, 21]], before.had[:, 22] = False, True  # and has found the second of one of them before
+    before.had[:, [0, 21]], before.had[:, 22] = False, True  # before: the second class of one of them
     found = measure_edits(bundle, classifier, before, "label", True)
     assert found.images == 40
     assert {method: facts["others"] for method, facts in found.facts.items()} == {"bits": 0.5, "paper": 0.5}
 
 
 @pytest.mark.slow
-def test_the_same_again_is_the_same_from_the_cache(evaluate, pipeline, whole, report, tmp_path):
+def test_a_repeated_evaluation_gives_the_same_from_the_cache(evaluate, pipeline, whole, report, tmp_path):
     inputs = {"train_data": pipeline.data, "latents": pipeline.latents, "moments": pipeline.moments}
     assert json.loads(evaluate(whole, **inputs).out.splitlines()[-1])["already"]
     done = evaluate(tmp_path / "again", *FAST, **inputs)
@@ -281,7 +279,7 @@ def test_the_same_again_is_the_same_from_the_cache(evaluate, pipeline, whole, re
 
 
 @pytest.mark.slow
-def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(
+def test_figures_do_not_depend_on_nodes_a_dying_node_or_the_parts_of_the_source(
     pipeline, report, cache, tmp_path
 ):
     table = pq.read_table(pipeline.data)
@@ -314,7 +312,7 @@ def test_two_nodes_of_which_one_dies_find_the_same_however_the_source_is_cut(
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_path):
+def test_a_classifier_is_trained_when_the_largest_node_has_no_gpu(digits, tmp_path):
     pq.write_table(pq.read_table(digits / "a.parquet").slice(0, 60), tmp_path / "few.parquet")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.distributed.classify_on_two_nodes", str(tmp_path / "few.parquet")]
@@ -327,7 +325,7 @@ def test_a_classifier_is_trained_where_the_largest_node_has_no_gpu(digits, tmp_p
 
 
 @pytest.mark.slow
-def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_as_features_are_kept_of(
+def test_the_papers_protocol_matches_torch_fidelity_on_jpeg_files(
     evaluate, pipeline, cache, tmp_path, monkeypatch
 ):
     kept, test = 2_000, tmp_path / "test.parquet"
@@ -367,10 +365,10 @@ def test_the_papers_protocol_is_torch_fidelitys_of_jpeg_files_of_as_many_images_
 
 
 @pytest.mark.slow
-def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_files(
+def test_metrics_in_inceptions_features_match_torch_fidelity_on_the_same_png_files(
     evaluate, pipeline, inception, tmp_path
 ):
-    """Of an Inception that was not trained; nothing here downloads the weights of the one that was."""
+    """With an untrained Inception, because this test downloads no weights."""
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 12), few)
     options = ("--features", "inception", "--priors", "mixture", "--metrics", "kernel", "--metrics")
@@ -397,7 +395,7 @@ def test_metrics_in_inceptions_features_are_torch_fidelitys_of_the_same_png_file
 
 
 @pytest.mark.slow
-def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(
+def test_nearest_images_are_left_out_when_the_table_has_rows_of_another_source(
     job, evaluate, pipeline, tmp_path
 ):
     first, last = tmp_path / "a.parquet", tmp_path / "b.parquet"
@@ -425,10 +423,10 @@ def test_of_a_table_that_was_appended_to_images_of_another_source_are_left_out(
 
 @pytest.mark.slow
 def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
-    """A shard without any image, missing and broken files, labels of another type, three copies of training
-    images.
+    """Test images: a shard without any image, missing and broken files, labels of another type, and three
+    copies of training images.
 
-    The training images have a column that mixes -1 and classes.
+    Training images: a column that mixes -1 and classes.
     """
     (tmp_path / "train").mkdir()
     for name in ("a.parquet", "b.parquet"):
@@ -454,14 +452,14 @@ def test_odd_test_images_are_counted_and_named(evaluate, pipeline, tmp_path):
     assert "no such column" in found["left_out"]["classifier accuracy, label"]
     assert "has -1 among its classes" in found["left_out"]["classifier accuracy, cluster"]
     page = (tmp_path / "e" / "report.html").read_text()
-    assert "the test images do not tell how often it is right" in page
+    assert "accuracy unknown: no usable test labels" in page
     assert "<th>training</th>" in page
     assert not any(f"<th>{name}</th>" in page for name in ("precision", "recall", "nearest", "copies"))
 
 
 @pytest.fixture
 def small() -> tuple[EvaluationInputs, EvaluationSettings, Findings]:
-    """A small evaluation of the golden bundle on 40 test images, each of one grey, from dark to light."""
+    """A small evaluation of the golden bundle on 40 test images of one grey each, from dark to light."""
     bundle = lbae.load_bundle(str(ROOT / "tests" / "golden" / "v1" / "bundle"))
     images = np.full((40, 16, 16, 1), 6 * np.arange(40)[:, None, None, None], dtype=np.uint8)
     latents = bundle.encode(images)
@@ -499,21 +497,21 @@ def files_of(evaluation: tuple[EvaluationInputs, EvaluationSettings, Findings]) 
     return files(inputs, evaluation_report(*evaluation), found)
 
 
-def test_a_page_says_how_near_test_images_come_to_training_latents(small):
+def test_the_page_shows_the_nearest_training_latents_of_test_images(small):
     row = f"<tr><th>{TEST}</th><td></td><td>3, 7</td><td>5</td></tr>"
     assert row in files_of(small)["report.html"].decode()
     small[2].nearest.clear()
     assert f"<th>{TEST}</th>" not in files_of(small)["report.html"].decode(), "nothing is known of them"
 
 
-def test_reconstructions_are_shown_from_all_over_a_sorted_source(small):
+def test_shown_reconstructions_are_spread_over_a_sorted_source(small):
     picture = np.array(Image.open(io.BytesIO(files_of(small)["reconstructions.png"])))
     greys = set(picture[: len(picture) // 2].flat)
     assert {0, 6 * 39} <= greys, "the first and the last"
     assert len(greys & set(range(0, 6 * 40, 6))) == 16
 
 
-def test_blocks_add_up_the_same_however_they_come():
+def test_blocks_add_up_the_same_in_any_order_of_arrival():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 8)).astype(np.float32)
     blocks = [
@@ -535,7 +533,7 @@ def test_blocks_add_up_the_same_however_they_come():
 
 
 @pytest.mark.parametrize(("rows", "deviates"), [((300, 300), False), ((300, 400), True)])
-def test_a_kernel_distance_deviates_over_subsets_unless_they_are_all_the_whole_set(rows, deviates):
+def test_a_kernel_distance_has_a_deviation_unless_every_subset_is_the_whole_set(rows, deviates):
     rng = np.random.default_rng(0)
     one, other = (torch.from_numpy(rng.normal(size=(count, 8)).astype(np.float32)) for count in rows)
     theirs = kid_features_to_metric(one, other, kid_subsets=100, kid_subset_size=300, verbose=False)
@@ -548,7 +546,7 @@ def test_a_kernel_distance_deviates_over_subsets_unless_they_are_all_the_whole_s
     assert found == pytest.approx(expected)
 
 
-def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
+def test_kept_features_are_spread_over_the_source_however_it_is_cut():
     rows = 3 * KEPT
     features = np.arange(rows, dtype=np.float32)[:, None]
     kept = []
@@ -567,9 +565,9 @@ def test_features_are_kept_of_images_from_all_over_a_source_however_it_is_cut():
     assert np.bincount(kept[0].astype(int) % 3) == pytest.approx([KEPT / 3] * 3, rel=0.1)
 
 
-def test_of_more_training_images_as_many_are_drawn_as_there_are_test_images():
-    """The distance of equal Gaussians falls with the count of images on either side: a floor of more is out
-    of reach.
+def test_as_many_training_images_are_drawn_as_there_are_test_images():
+    """The distance of equal Gaussians falls with the number of images on either side, so a floor that was
+    measured with more images could not be reached.
     """
     rng, dim, tested = np.random.default_rng(0), 32, 300
     features = rng.normal(size=(6_000, dim)).astype(np.float32)
@@ -617,7 +615,7 @@ def test_features_that_are_not_finite_are_an_error():
         ({"latents": "moments"}, (), "is a moment sums; a latent table is needed here"),
     ],
 )
-def test_mistakes_are_one_line(evaluate, pipeline, others, tmp_path, options, words, message):
+def test_user_errors_are_one_line(evaluate, pipeline, others, tmp_path, options, words, message):
     done = evaluate(tmp_path / "e", *words, **{name: others[place] for name, place in options.items()})
     assert done.code == 2
     assert message in done.error
@@ -634,7 +632,7 @@ def others(pipeline, tmp_path_factory) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_too_few_images_get_a_kernel_distance_only(evaluate, pipeline, tmp_path):
+def test_too_few_images_for_a_frechet_distance_are_refused_but_not_for_others(evaluate, pipeline, tmp_path):
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(pipeline.data / "a.parquet").slice(0, 8), few)
     for data, train in ((few, pipeline.data), (pipeline.data, few)):
@@ -664,7 +662,7 @@ def test_images_without_labels_cannot_train_a_classifier(evaluate, pipeline, tmp
             [b"no image", None, encode_png(np.zeros((16, 20, 1), dtype=np.uint8))],
             "20 x 16 pixels, those of the bundle 28 x 28",
         ),
-        ([b"no image", None], "can be read: give test images"),
+        ([b"no image", None], "can be read: give readable images"),
     ],
 )
 def test_test_images_smaller_than_the_bundles_are_refused(evaluate, pipeline, tmp_path, cells, message):

@@ -1,4 +1,4 @@
-"""Figures: readable on whatever page they stand."""
+"""Figures are readable on light and on dark pages."""
 
 import io
 
@@ -9,7 +9,7 @@ from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.report.figures import plots as figures
 
 
-def test_nothing_of_the_lifts_is_black_on_a_dark_page():
+def test_the_lifts_have_no_black_ink_for_dark_pages():
     rng = np.random.default_rng(0)
     ones, means = np.ones(2), np.zeros((2, 30))
     statistics = AttributeStatistics(

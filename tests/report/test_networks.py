@@ -1,4 +1,4 @@
-"""The networks whose features are compared, and where they are kept."""
+"""The networks whose features are compared, and their cache."""
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,9 @@ def read_all(folder) -> LabelledImages:
 
 @pytest.fixture
 def squares(tmp_path):
-    """Grey images with a class (where a bright square lies) and an attribute (whether the ground is light),
-    some unknown.
+    """Grey images with a class (the place of a bright square) and an attribute (a light background).
+
+    The attribute of some images is unknown.
     """
     rng = np.random.default_rng(0)
     cells, kinds, lights = [], [], []
@@ -46,7 +47,7 @@ def squares(tmp_path):
     return read_all(tmp_path)
 
 
-def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path):
+def test_a_classifier_learns_labels_and_attributes_and_is_cached(squares, tmp_path):
     assert [a.name for a in squares.attributes] == ["kind=k0", "kind=k1", "kind=k2", "light"]
     network = train_classifier(squares, epochs=1, least_steps=80, seed=0, device="cpu")
     features = network.features(squares.images)
@@ -68,7 +69,7 @@ def test_a_classifier_learns_labels_and_attributes_and_is_kept(squares, tmp_path
     assert cache.classifier({"data": "other"}) is None
 
 
-def test_references_are_told_apart_and_damage_is_seen(tmp_path):
+def test_cached_references_are_keyed_by_their_inputs_and_damage_is_detected(tmp_path):
     cache, made_of = Cache(resolve(str(tmp_path))), {"data": "d", "role": "test images", "rows": 3}
     sums = FeatureSums.empty(2)
     sums.add(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([True, False, True]))
@@ -79,12 +80,12 @@ def test_references_are_told_apart_and_damage_is_seen(tmp_path):
     np.testing.assert_array_equal(again.features.features(), sums.features())
     for other in ({"role": "training images"}, {"rows": 2}, {"precision": "float32"}):
         assert cache.reference(made_of | other) is None
-    cache.keep_reference(made_of, again)  # as a second evaluation would that began at the same time
+    cache.keep_reference(made_of, again)  # as by a second evaluation that began at the same time
     assert cache.reference(made_of).features.count == 3
     (arrays,) = (tmp_path / "features").glob("*.safetensors")
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"!")
     with pytest.raises(
-        LbaeError, match=r"an entry of the cache, is damaged \(.* holds something else\): delete both"
+        LbaeError, match=r"cache entry .* is damaged \(.* does not match its name\): delete both"
     ):
         cache.reference(made_of)
     arrays.unlink()
@@ -104,7 +105,7 @@ def test_images_without_attributes_are_refused(tmp_path):
         read_all(tmp_path)
 
 
-def test_columns_that_make_no_attributes_are_named_and_hinder_no_others(tmp_path):
+def test_unusable_columns_are_named_and_do_not_affect_others(tmp_path):
     blank = encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     columns = {"name": [f"n{i}" for i in range(201)], "cluster": [i % 4 - 1 for i in range(201)]}
     image_table(tmp_path / "a.parquet", [blank] * 201, **columns)
@@ -120,7 +121,7 @@ def test_columns_that_make_no_attributes_are_named_and_hinder_no_others(tmp_path
     assert found.unusable == {"name": "more than 200 values", "cluster": mixed}
 
 
-def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(inception):
+def test_inception_features_match_torch_fidelity_with_grey_as_three_equal_channels(inception):
     network, _ = load_inception()
     grey = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
     found = network.features(grey)
@@ -130,7 +131,7 @@ def test_inception_is_torch_fidelitys_and_grey_is_three_equal_channels(inception
     torch.testing.assert_close(found, expected)
 
 
-def test_without_weights_it_is_said_what_to_put_where(tmp_path, monkeypatch):
+def test_the_error_for_missing_weights_says_which_file_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(
@@ -144,7 +145,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     torch.save({"a": print}, weights)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(LbaeError, match="is no file of weights"):
+    with pytest.raises(LbaeError, match="is not a weights file"):
         load_inception()
 
 

@@ -18,7 +18,7 @@ def images() -> np.ndarray:
     return np.clip(smooth[None, :, :, None] + noise, 0, 255).astype(np.uint8)
 
 
-def test_sums_over_images_do_not_depend_on_how_they_are_cut(images):
+def test_pixel_sums_do_not_depend_on_the_batches(images):
     other = np.roll(images, 1, axis=1)
     whole = pixel_sums(images, other, None)
     parts = [pixel_sums(images[i : i + 2], other[i : i + 2], None) for i in range(0, 5, 2)]
@@ -31,7 +31,7 @@ def test_sums_over_images_do_not_depend_on_how_they_are_cut(images):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_a_rate_is_what_the_files_take_and_buys_quality(images, form):
+def test_rates_are_those_of_the_files_and_grow_with_quality(images, form):
     curve = rate_curve(images, form, qualities=(5, 50, 95))
     sizes = []
     for image in images:

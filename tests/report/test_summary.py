@@ -1,4 +1,4 @@
-"""The table that a job ends with on a terminal."""
+"""The summary that a job prints on a terminal when it ends."""
 
 from lbae.report.summary import print_summary
 
@@ -8,7 +8,7 @@ def printed(capsys, *arguments) -> list[str]:
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_trained_model_is_followed_by_its_encoding(capsys):
+def test_the_summary_of_train_names_encode_as_the_next_command(capsys):
     result = {"out": "/runs/model", "images": 54000, "validation_loss": 0.123456, "history": [{"number": 1}]}
     assert printed(capsys, "train", result, {"data": "a table", "out": "model"}) == [
         "model            /runs/model",
@@ -18,14 +18,14 @@ def test_a_trained_model_is_followed_by_its_encoding(capsys):
     ]
 
 
-def test_other_jobs_show_all_that_is_short(capsys):
+def test_the_summary_of_other_jobs_shows_all_short_values(capsys):
     result = {"ok": True, "rows": [1, 2], "bits": {"one": "[b]a"}, "largest": [{"bit": 1}], "already": True}
     assert printed(capsys, "any", result, {}) == [
         "ok        yes",
         "rows      1, 2",
         "bits.one  [b]a",
         "largest   1 entries, listed with --json",
-        "          was finished before; nothing was left to do",
+        "          finished by an earlier run; there was nothing to do",
     ]
 
 

@@ -36,8 +36,8 @@ N = 21
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    """An untrained network of 16 colour pixels and 21 bits, a prior of two components, attributes "a" and
-    "b".
+    """An untrained network for colour images of 16 x 16 pixels and 21 bits, a prior of two components, and
+    the attributes "a" and "b".
     """
     rng = np.random.default_rng(0)
     present = rng.random((4000, 2)) < [0.4, 0.6]
@@ -77,7 +77,7 @@ Opened = Callable[[], Awaitable[Callable[[], Backend]]]
 
 
 def opened(bundle: Bundle) -> Opened:
-    """What the application opens: a backend that stays."""
+    """A ``start_backend`` of the application whose backend never changes."""
 
     async def open_() -> Callable[[], Backend]:
         backend = BundleBackend(bundle)
@@ -99,7 +99,7 @@ class Client:
         return self.requests((method, path, options))[0]
 
     def requests(self, *calls: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
-        """Several at a time."""
+        """Send several requests at once."""
 
         async def call() -> list[httpx.Response]:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -125,11 +125,11 @@ def listening(
     observe: Observe = lambda route, status, seconds: None,
     root_path: str = "",
 ) -> Iterator[str]:
-    """The application on a socket of this machine: its URL, without the prefix below which it is."""
+    """Serve the application on a local socket; gives its URL without the prefix ``root_path``."""
     app = create_app(opened(served) if isinstance(served, Bundle) else served, limits, observe)
 
     async def mounted(scope: Any, receive: Any, send: Any) -> None:
-        """As by Ray Serve, which leaves the prefix in the path."""
+        """Mounts as Ray Serve does, which leaves the prefix in the path."""
         await app({**scope, "root_path": root_path}, receive, send)
 
     listener = socket.create_server(("127.0.0.1", port))
@@ -145,7 +145,7 @@ def listening(
 
 @pytest.fixture(scope="module")
 def url(bundle: Bundle) -> Iterator[str]:
-    """The application where every HTTP client finds it."""
+    """URL of the application on a local socket, for any HTTP client."""
     with listening(bundle, Limits()) as found:
         yield found
 

@@ -45,7 +45,7 @@ def test_health_readiness_and_facts_of_the_bundle(client):
     assert {bit["bit"] for bit in attributes["a"]["leading_bits"]} == set(range(5))
 
 
-def test_a_sample_is_the_bundles_in_every_format(client, bundle):
+def test_a_sample_matches_the_bundles_in_every_format(client, bundle):
     images = bundle.sample(3, 9)
     ask = {"n": 3, "seed": 9}
     grid = client.post("/v1/sample", ask)
@@ -66,7 +66,7 @@ def test_a_sample_is_the_bundles_in_every_format(client, bundle):
         assert np.abs(pixels_of(one.content).astype(int) - images[0]).max() <= (0 if kind != "jpeg" else 160)
 
 
-def test_a_sample_has_the_attributes_and_the_component_asked_for(client, bundle):
+def test_a_sample_has_the_requested_attributes_and_component(client, bundle):
     given = latents_in(
         client.post("/v1/sample", {"n": 40, "seed": 1, "given": {"a": True}, "format": "latents"})
     )
@@ -77,7 +77,7 @@ def test_a_sample_has_the_attributes_and_the_component_asked_for(client, bundle)
         for c in (0, 1)
     ]
     together = [np.corrcoef(latents[:, 0], latents[:, 1])[0, 1] for latents in of_component]
-    assert together[0] > 0.2 > abs(together[1])  # the second component draws every bit on its own
+    assert together[0] > 0.2 > abs(together[1])  # the second component draws its bits independently
 
 
 def test_a_seed_is_drawn_when_none_is_given(client):
@@ -87,7 +87,7 @@ def test_a_seed_is_drawn_when_none_is_given(client):
     assert client.post("/v1/sample", {"n": 1, "seed": seeds[0]}).content == answers[0].content
 
 
-def test_the_same_request_gives_the_same_bytes_alone_and_among_others(client):
+def test_a_request_gives_the_same_bytes_alone_and_among_others(client):
     ask = ("POST", "/v1/sample", {"json": {"n": 2, "seed": 5}})
     alone = client.requests(ask)[0].content
     crowd = client.requests(*[("POST", "/v1/sample", {"json": {"n": 3, "seed": i}}) for i in range(6)], ask)
@@ -120,7 +120,7 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
 
 
 def test_few_images_are_decoded_at_a_time(client, monkeypatch):
-    """An image of as many pixels as are allowed takes 300 MB while it is decoded."""
+    """An image of the largest allowed size takes 300 MB while it is decoded."""
     running, seen, guard, read = 0, [], threading.Lock(), batches.decode_image_field
 
     def watched(*arguments, **options):
@@ -150,12 +150,10 @@ def test_few_images_are_decoded_at_a_time(client, monkeypatch):
         ("decode", {"latents": ["AAAA"]}, answer_formats, "image_fields", 1),
     ],
 )
-def test_requests_that_are_given_up_keep_their_threads_and_not_for_long(
+def test_cancelled_requests_take_no_further_threads_and_no_further_work(
     bundle, monkeypatch, path, body, module, work, calls
 ):
-    """Four threads stay four though requests come again and again, and what is left of a request is not done
-    any more.
-    """
+    """Repeated requests never use more than four threads, and the rest of a cancelled request is dropped."""
     begun, let_go, works = [], threading.Event(), getattr(module, work)
 
     def stuck(*arguments, **options):
@@ -205,7 +203,7 @@ def test_uploaded_files_are_not_encoded_as_base64(client, monkeypatch):
         assert client.request("POST", f"/v1/{path}", files=files, data=data).status_code == 200
 
 
-def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
+def test_a_stream_sends_every_frame_as_soon_as_it_is_made(monkeypatch):
     made = []
     encode = answer_formats.image_fields
     monkeypatch.setattr(
@@ -221,7 +219,7 @@ def test_a_stream_sends_every_frame_when_it_is_made(monkeypatch):
     assert asyncio.run(read()) == [[1], [1, 1], [1, 1, 1]]
 
 
-def test_an_edit_is_the_bundles(client, bundle):
+def test_an_edit_matches_the_bundles(client, bundle):
     image = image_file(3, kind="webp")
     edited, changed = bundle.edit(pixels_of(image)[None], ["a"], ["b"], 0.9)
     ask = {"set": ["a"], "unset": ["b"], "strength": 0.9}
@@ -238,7 +236,7 @@ def test_an_edit_is_the_bundles(client, bundle):
 
 
 @pytest.mark.parametrize("change", ["constant", "without lift"])
-def test_an_attribute_that_cannot_be_edited_is_blamed_by_its_field(bundle, change):
+def test_the_error_for_an_attribute_that_cannot_be_edited_names_its_field(bundle, change):
     statistics = bundle.attributes
     odd = np.array([False, True])  # "b"
     counts = {"unset_count": np.where(odd, 0, statistics.unset_count)}
@@ -253,13 +251,13 @@ def test_an_attribute_that_cannot_be_edited_is_blamed_by_its_field(bundle, chang
     assert error["message"].startswith("attribute 'b' has ")
 
 
-def test_batches_have_a_result_or_an_error_an_item(client, bundle):
+def test_batches_have_one_result_or_error_per_item(client, bundle):
     good = [image_file(1), image_file(2, (40, 30), "jpeg")]
     encoded = client.post("/v1/encode", {"images": [b64(good[0]), b64(b"no image"), "?", b64(good[1])]})
     results = encoded.json()["results"]
     assert encoded.status_code == 200
     assert ["error" in result for result in results] == [False, True, True, False]
-    assert results[1]["error"]["message"].startswith("not an image that can be read: UnidentifiedImageError")
+    assert results[1]["error"]["message"].startswith("the image cannot be read: UnidentifiedImageError")
     assert results[2]["error"] == {"type": "invalid_request", "message": "not valid base64", "param": "2"}
     np.testing.assert_array_equal(
         base64.b64decode(results[0]["base64"]), pack(bundle.encode(pixels_of(good[0])[None])).tobytes()
@@ -276,11 +274,11 @@ def test_batches_have_a_result_or_an_error_an_item(client, bundle):
     np.testing.assert_array_equal(
         pixels_of(base64.b64decode(rebuilt[0]["image"])), bundle.reconstruct(pixels_of(good[0])[None])[0]
     )
-    assert decoded[1]["error"]["message"] == "a latent of 1 bytes; this model's have 3"
+    assert decoded[1]["error"]["message"] == "the latent has 1 bytes; this model's have 3"
     assert "padding bits are set" in decoded[2]["error"]["message"]
 
 
-def test_a_batch_of_errors_only_is_an_answer_too(client):
+def test_a_batch_may_hold_errors_only(client):
     for path, body in [
         ("encode", {"images": ["?"]}),
         ("reconstruct", {"images": [""]}),

@@ -11,7 +11,7 @@ from lbae.web.backend.batching import Batcher
 
 
 class Doubler:
-    """Doubles rows, remembers the batches, and waits in the first one until it is told to go on."""
+    """Doubles rows, records the batches, and blocks in the first one until ``go_on`` is set."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -39,7 +39,7 @@ def rows(first: int, count: int) -> np.ndarray:
 
 
 async def started(batcher: Batcher, *requests: np.ndarray) -> list[asyncio.Task]:
-    """One task a request; the first one's batch has begun, the others wait for it."""
+    """One task per request; the batch of the first has begun, the others wait for it."""
     tasks = []
     for request in requests:
         tasks.append(asyncio.create_task(batcher(request)))
@@ -49,7 +49,7 @@ async def started(batcher: Batcher, *requests: np.ndarray) -> list[asyncio.Task]
     return tasks
 
 
-def test_what_waits_while_a_batch_runs_is_the_next_batch():
+def test_rows_that_wait_while_a_batch_runs_form_the_next_batch():
     async def run() -> None:
         run = Doubler()
         requests = [rows(100, 1), rows(200, 3), rows(300, 4), rows(400, 2), rows(500, 9)]
@@ -74,7 +74,7 @@ def test_an_error_reaches_the_callers_of_its_batch_only():
     asyncio.run(run())
 
 
-def test_an_error_in_what_is_told_of_a_batch_is_no_batch_that_never_ends():
+def test_an_error_in_on_batch_reaches_the_callers():
     async def run() -> None:
         run = Doubler()
         run.go_on.set()
@@ -86,7 +86,7 @@ def test_an_error_in_what_is_told_of_a_batch_is_no_batch_that_never_ends():
     asyncio.run(run())
 
 
-def test_a_caller_that_goes_away_takes_its_rows_along():
+def test_the_rows_of_a_cancelled_caller_are_dropped():
     async def run() -> None:
         run = Doubler()
         first, gone, last = await started(batcher(run), rows(0, 1), rows(1, 5), rows(2, 2))
@@ -101,8 +101,8 @@ def test_a_caller_that_goes_away_takes_its_rows_along():
     asyncio.run(run())
 
 
-def test_a_batch_that_does_not_end_is_noticed(bundle, monkeypatch):
-    """By the check that Ray Serve asks of a replica, so that it is replaced."""
+def test_the_health_check_fails_while_a_batch_is_stuck(bundle, monkeypatch):
+    """Ray Serve calls this check of a replica, and replaces the replica when it fails."""
     monkeypatch.setattr(web_backend, "_STUCK_S", 0.05)
 
     async def run() -> None:

@@ -14,7 +14,7 @@ from tests.web.conftest import image_file, opened, pixels_of
 
 
 class Flaky(httpx.ASGITransport):
-    """The application behind a network that breaks or is full on the first tries."""
+    """The application behind a network whose first attempts end with the given faults."""
 
     def __init__(self, app, faults: list) -> None:
         super().__init__(app, raise_app_exceptions=False)
@@ -74,7 +74,7 @@ def test_every_verb_against_the_bundle(bundle):
     np.testing.assert_array_equal(pixels_of(decoded), bundle.decode(latents[:1])[0])
 
 
-def test_what_the_service_refuses_is_raised(bundle):
+def test_a_refusal_is_raised(bundle):
     with pytest.raises(web.ServiceError, match="less than or equal to 1024") as error:
         send(bundle, web.sample(2000))
     assert (error.value.status, error.value.kind, error.value.param) == (422, "invalid_request", "n")
@@ -82,11 +82,11 @@ def test_what_the_service_refuses_is_raised(bundle):
         send(bundle, web.model(), key="two")
 
 
-def test_lost_connections_and_full_services_are_tried_again(bundle, monkeypatch):
+def test_lost_connections_and_full_services_are_retried(bundle, monkeypatch):
     faults = [503, httpx.ReadError("lost"), httpx.ConnectError("refused")]
     (answer,) = send(bundle, web.sample(1, seed=1), faults=faults)
     assert answer.seed == 1
-    (answer,) = send(bundle, web.sample(1, seed=1), faults=[500])  # a proxy's, of a replica that died
+    (answer,) = send(bundle, web.sample(1, seed=1), faults=[500])  # from a proxy whose replica died
     assert answer.seed == 1
     monkeypatch.setitem(web._RETRY, "stop", stop_after_delay(0.5))
     with pytest.raises(web.ServiceError, match="503 Service Unavailable"):
@@ -103,7 +103,7 @@ def test_a_retry_waits_as_long_as_the_service_asks(monkeypatch):
     assert len(slept) == 3
 
 
-def test_work_that_takes_too_long_is_not_sent_again(bundle):
+def test_a_timeout_is_not_retried(bundle):
     faults = [httpx.ReadTimeout("slow")]
     with pytest.raises(httpx.ReadTimeout):
         send(bundle, web.sample(1, seed=1), faults=faults)
@@ -111,7 +111,7 @@ def test_work_that_takes_too_long_is_not_sent_again(bundle):
         assert service._http.timeout.read > Limits().max_seconds
 
 
-def test_what_the_service_itself_says_is_not_asked_again(bundle, monkeypatch):
+def test_an_error_of_the_service_itself_is_not_retried(bundle, monkeypatch):
     monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
     with pytest.raises(web.ServiceError, match="the service failed") as error:
         send(bundle, web.sample(1, seed=1), faults=[])

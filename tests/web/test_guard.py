@@ -16,7 +16,7 @@ from tests.web.conftest import Client, b64, image_file, listening
 
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic one", "one", "Bearer öne"])
-def test_without_a_valid_key_nothing_is_answered(bundle, header):
+def test_requests_without_a_valid_key_are_refused(bundle, header):
     client = Client(bundle, Limits(keys=("one", "two")))
     headers = {"authorization": header.encode()} if header else {}
     for path in ("sample", "encode", "nothing"):
@@ -27,7 +27,7 @@ def test_without_a_valid_key_nothing_is_answered(bundle, header):
 
 
 @pytest.mark.parametrize("key", ["one", "two"])
-def test_each_of_several_keys_opens(bundle, key):
+def test_each_of_several_keys_is_accepted(bundle, key):
     client = Client(bundle, Limits(keys=("one", "two")))
     headers = {"authorization": f"Bearer {key}"}
     assert client.request("GET", "/v1/model", headers=headers).status_code == 200
@@ -47,7 +47,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(bundle)
         assert (answer.status_code, answer.json()["error"]["type"]) == (413, "too_large")
 
 
-def test_pixels_are_counted_before_they_are_unpacked(bundle):
+def test_the_pixel_limit_is_checked_before_decoding(bundle):
     client = Client(bundle, Limits(max_pixels=400))
     results = client.post(
         "/v1/encode", {"images": [b64(image_file(1)), b64(image_file(1, (21, 20)))]}
@@ -62,17 +62,17 @@ def test_pixels_are_counted_before_they_are_unpacked(bundle):
     assert "9000 x 9000 pixels" in result["error"]["message"]
 
 
-def test_requests_beyond_those_that_may_run_are_told_to_come_again(bundle):
+def test_requests_beyond_max_running_get_503_and_retry_after(bundle):
     client = Client(bundle, Limits(max_running=2))
     answers = client.requests(*[("POST", "/v1/sample", {"json": {"n": 1, "seed": i}}) for i in range(6)])
     codes = sorted(answer.status_code for answer in answers)
     assert codes == [200] * 2 + [503] * 4
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert (refused.headers["retry-after"], refused.json()["error"]["type"]) == ("1", "overloaded")
-    assert client.post("/v1/sample", {"n": 1}).status_code == 200  # the room is free again
+    assert client.post("/v1/sample", {"n": 1}).status_code == 200  # there is room again
 
 
-def test_a_client_that_is_too_slow_is_told_so(bundle):
+def test_a_body_that_does_not_arrive_in_time_gets_408(bundle):
     client = Client(bundle, Limits(max_seconds=0.2))
 
     async def never_done():
@@ -83,10 +83,10 @@ def test_a_client_that_is_too_slow_is_told_so(bundle):
         "POST", "/v1/sample", content=never_done(), headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["error"]["type"]) == (408, "timeout")
-    assert "the body did not arrive in 0.2 s" in answer.json()["error"]["message"]
+    assert "the request body did not arrive within 0.2 s" in answer.json()["error"]["message"]
 
 
-def test_a_slow_client_over_http(bundle):
+def test_a_body_that_does_not_arrive_in_time_over_a_socket_gets_408(bundle):
     with (
         listening(bundle, Limits(max_seconds=0.5)) as url,
         socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60) as connection,
@@ -96,7 +96,7 @@ def test_a_slow_client_over_http(bundle):
         assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
 
 
-def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch):
+def test_a_response_that_takes_too_long_is_a_504(bundle, monkeypatch):
     client = Client(bundle, Limits(max_seconds=1))
     monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(3))
     answer = client.post("/v1/sample", {"n": 1})
@@ -104,7 +104,7 @@ def test_an_answer_that_takes_too_long_is_the_services_fault(bundle, monkeypatch
     assert client.seen == [("/v1/sample", 504)]
 
 
-def test_a_client_that_goes_away_is_no_failure(bundle, caplog):
+def test_a_client_that_disconnects_counts_as_499(bundle, caplog):
     seen: list[tuple[str, int]] = []
     head = (
         b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
@@ -122,8 +122,8 @@ def test_a_client_that_goes_away_is_no_failure(bundle, caplog):
     assert caplog.text == ""
 
 
-def test_a_request_that_its_server_gives_up_is_no_failure(bundle, monkeypatch):
-    """As Ray Serve does where the client of its proxy goes away."""
+def test_a_request_that_its_server_cancels_counts_as_499(bundle, monkeypatch):
+    """Ray Serve cancels a request when the client of its proxy disconnects."""
     client, asked = Client(bundle, Limits()), threading.Event()
     monkeypatch.setattr(
         type(bundle), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1]
@@ -158,9 +158,8 @@ def test_a_request_that_its_server_gives_up_is_no_failure(bundle, monkeypatch):
 
 
 @pytest.mark.parametrize("prefix", ["", "/models/faces"])
-def test_the_guard_stands_before_a_prefix_too(bundle, prefix):
-    """Servers name the prefix under which they mount an application in root_path, and leave it in
-    the path."""
+def test_the_guard_works_under_a_prefix(bundle, prefix):
+    """Servers pass the prefix under which they mount an application as root_path, and keep it in the path."""
     client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
     transport = httpx.ASGITransport(client.app, root_path=prefix, raise_app_exceptions=False)
 
@@ -182,25 +181,25 @@ def test_the_guard_stands_before_a_prefix_too(bundle, prefix):
     assert asyncio.run(run()) == [200, 401, 200, 401, 413]
 
 
-def test_every_request_is_observed_by_its_route(client):
+def test_every_request_is_observed_with_its_route(client):
     client.post("/v1/sample", {"n": 1})
     client.post("/v1/sample", {"n": 0})
     client.request("GET", "/somewhere")
     assert client.seen == [("/v1/sample", 200), ("/v1/sample", 422), ("none", 404)]
 
 
-def test_a_failure_says_nothing_of_the_inside(bundle, monkeypatch):
+def test_an_internal_error_reveals_nothing(bundle, monkeypatch):
     client = Client(bundle, Limits())
     monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
     answer = client.post("/v1/sample", {"n": 1})
     assert answer.status_code == 500
     assert answer.json() == {
-        "error": {"type": "internal", "message": "the service failed; its log says how", "param": None}
+        "error": {"type": "internal", "message": "the service failed; the cause is in its log", "param": None}
     }
     assert client.seen == [("/v1/sample", 500)]
 
 
-def test_every_answer_says_which_bundle_and_how_long(bundle, monkeypatch):
+def test_every_response_names_the_bundle_and_the_time_taken(bundle, monkeypatch):
     client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
     key = {"headers": {"authorization": "Bearer one"}}
     monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
@@ -224,12 +223,17 @@ OPEN = {"required": True, "where": "host 0.0.0.0"}
 def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     assert read_api_keys(None, required=False, where="host 127.0.0.1") == ()
-    with pytest.raises(UserError, match=r"host 0\.0\.0\.0 is open to others and there are no API keys"):
+    with pytest.raises(
+        UserError, match=r"host 0\.0\.0\.0 is open to other machines and there are no API keys"
+    ):
         read_api_keys(None, **OPEN)
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
     assert read_api_keys(str(file), **OPEN) == ("one", "two")
-    for saved in ("\ufeffone\r\ntwo\r\n", "one\ntwo"):  # as editors on Windows save it, and without an end
+    for saved in (
+        "\ufeffone\r\ntwo\r\n",
+        "one\ntwo",
+    ):  # as editors on Windows save it; without a final newline
         file.write_text(saved, encoding="utf-8")
         assert read_api_keys(str(file), **OPEN) == ("one", "two")
     monkeypatch.setitem(os.environ, KEYS_VARIABLE, "three, four")
@@ -240,5 +244,5 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_api_keys(str(tmp_path / "none"), required=False, where="host 127.0.0.1")
     file.write_text("one", encoding="utf-16")
-    with pytest.raises(UserError, match="is no UTF-8 text; save it as UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8; save it as UTF-8"):
         read_api_keys(str(file), required=False, where="host 127.0.0.1")

@@ -21,7 +21,7 @@ def test_the_model_is_listed(images):
     assert model.created > 1_700_000_000
 
 
-def test_images_are_those_of_the_seed(images, bundle):
+def test_images_match_the_bundles_for_a_seed(images, bundle):
     answer = images.images.generate(model="lbae", prompt="", n=2, size="16x16", extra_body={"seed": 5})
     found = np.stack([pixels_of(base64.b64decode(image.b64_json)) for image in answer.data])
     np.testing.assert_array_equal(found, bundle.sample(2, 5))
@@ -43,7 +43,7 @@ def test_a_prompt_names_attributes(images, bundle):
         dict.fromkeys(["n", "size", "response_format", "output_format", "quality", "stream", "user"]),
     ],
 )
-def test_fields_that_change_nothing_are_ignored(client, extra):
+def test_fields_without_effect_are_ignored(client, extra):
     plain = client.post("/v1/images/generations", {"prompt": "a", "seed": 1}).json()
     found = client.post("/v1/images/generations", {"prompt": "a", "seed": 1, **extra}).json()
     assert found["data"] == plain["data"]
@@ -53,7 +53,7 @@ def test_fields_that_change_nothing_are_ignored(client, extra):
     ("options", "kind", "message"),
     [
         ({"prompt": "a cat"}, openai.UnprocessableEntityError, "unknown attribute 'a cat'"),
-        ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for 'a' and for not 'a'"),
+        ({"prompt": "a, not a"}, openai.UnprocessableEntityError, "asks for both 'a' and not 'a'"),
         (
             {"prompt": "a", "size": "1024x1024"},
             openai.UnprocessableEntityError,
@@ -73,6 +73,6 @@ def test_fields_that_change_nothing_are_ignored(client, extra):
         ({"prompt": "a", "n": 0}, openai.UnprocessableEntityError, "greater than or equal to 1"),
     ],
 )
-def test_what_it_cannot_do_is_named(images, options, kind, message):
+def test_unsupported_requests_get_a_clear_error(images, options, kind, message):
     with pytest.raises(kind, match=message):
         images.images.generate(**options)

@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab, by mouse and by keyboard, in two widths, and what goes wrong."""
+"""The page in a real browser: every tab, by mouse and by keyboard, in two widths, and its errors."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
 
-def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
+def test_files_have_headers_that_forbid_loading_from_elsewhere(url):
     page = httpx.get(f"{url}/")
     assert page.headers["content-type"].startswith("text/html")
     for name in ("style.css", "page.js"):
@@ -32,7 +32,7 @@ def test_files_come_with_headers_that_forbid_what_is_elsewhere(url):
     assert httpx.get(f"{url}/..%2fapp.py").status_code == 404
 
 
-def test_nothing_outside_is_named():
+def test_no_file_names_another_server():
     files = (Path(__file__).parents[2] / "lbae" / "web" / "page" / "static").iterdir()
     assert not [
         file.name for file in files if "http://" in file.read_text() or "https://" in file.read_text()
@@ -49,7 +49,7 @@ def chromium():
 
 @pytest.fixture(params=[1280, 390], ids=["wide", "phone"])
 def page(chromium, url, request):
-    """The page, with a check that nothing was logged as an error and nothing is wider than the window."""
+    """The page. Afterwards the console must hold no error and nothing may be wider than the window."""
     opened = chromium.new_page(viewport={"width": request.param, "height": 800})
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -72,7 +72,7 @@ def test_sampling(page):
     expect(page.locator(".grid img")).to_have_count(36)
     first = page.locator(".grid img").first.get_attribute("src")
     page.get_by_label("Images").fill("4")
-    page.get_by_text("With attributes").click()
+    page.get_by_text("Choose attributes").click()
     page.locator("select[name=a]").select_option("with")
     page.get_by_role("button", name="Sample", exact=True).click()
     expect(page.locator(".grid img")).to_have_count(4)
@@ -81,9 +81,11 @@ def test_sampling(page):
     expect(page.locator("#sample .curl pre")).to_contain_text('{"n":4,"seed":0,"given":{"a":true}}')
     seed = page.get_by_label("Seed")
     page.get_by_label("Images").fill("300")
-    page.get_by_role("button", name="By chance").click()
+    page.get_by_role("button", name="Random seed").click()
     assert seed.input_value() != "0"
-    expect(page.locator(".grid img")).to_have_count(4)  # 300 are more than it takes, so nothing was asked for
+    expect(page.locator(".grid img")).to_have_count(
+        4
+    )  # 300 exceeds the form's maximum, so no request was sent
     page.locator(".grid button").first.click()
     with page.expect_download() as download:
         page.locator("#sample").get_by_text("Download").click()
@@ -102,7 +104,7 @@ def test_a_sample_is_edited(page):
     expect(page.locator("#edit .status")).not_to_have_text("0 bits changed.")
     page.locator("#edit").get_by_text("The same with curl").click()
     expect(page.locator("#edit .curl pre")).to_have_text(re.compile("(/v1/edit[^$]*){2}"))
-    page.get_by_role("button", name="All to the middle").click()
+    page.get_by_role("button", name="Reset sliders").click()
     expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
 
 
@@ -122,27 +124,27 @@ def test_a_path_between_uploads_and_examples(page):
     page.keyboard.press("End")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 24 of 24")
     with page.expect_download() as frame:
-        page.get_by_text("Download the frame").click()
+        page.get_by_text("Download frame").click()
     assert pixels_of(Path(frame.value.path()).read_bytes()).shape == (16, 16, 3)
     page.get_by_label("Frames").fill("5")
     page.keyboard.press("Enter")
     expect(page.locator("#interpolate .count")).to_have_text("Frame 3 of 5")
     with page.expect_download() as download:
-        page.get_by_text("Download the animation").click()
+        page.get_by_text("Download animation").click()
     assert Path(download.value.path()).read_bytes()[8:12] == b"WEBP"
 
 
 @browser
 @pytest.mark.slow
-def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
+def test_a_file_that_is_not_an_image_is_reported_on_its_tab(chromium, url):
     page = chromium.new_page()
     page.goto(f"{url}/#edit")
     slot = page.locator("[data-name=edited] input[type=file]")
     slot.set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
-    expect(page.locator("#edit .status")).to_have_text("a.txt is no image.")
+    expect(page.locator("#edit .status")).to_have_text("a.txt is not an image.")
     slot.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"words"})
-    expect(page.locator("#edit .status")).to_contain_text("not an image that can be read")
-    for _ in range(2):  # the same file again is read again
+    expect(page.locator("#edit .status")).to_contain_text("the image cannot be read")
+    for _ in range(2):  # choosing the same file again reads it again
         uploaded(page, "edited", 1)
         expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
     page.close()
@@ -150,7 +152,7 @@ def test_what_is_no_image_is_said_where_it_was_dropped(chromium, url):
 
 @browser
 @pytest.mark.slow
-def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, tmp_path, url):
+def test_a_dropped_file_is_sent_once_and_the_curl_command_gives_the_shown_image(page, tmp_path, url):
     page.get_by_role("tab", name="Edit").click()
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.post_data or ""))
@@ -188,7 +190,7 @@ def test_a_dropped_file_is_sent_once_and_what_is_shown_can_be_had_by_curl(page, 
 
 @browser
 @pytest.mark.slow
-def test_the_page_is_dark_where_its_reader_is(chromium, url):
+def test_the_page_follows_the_readers_colour_scheme(chromium, url):
     backs = []
     for scheme in ("light", "dark"):
         page = chromium.new_page(color_scheme=scheme)
@@ -206,14 +208,14 @@ def test_the_page_is_dark_where_its_reader_is(chromium, url):
 
 @browser
 @pytest.mark.slow
-def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle):
+def test_after_a_hot_swap_nothing_of_the_previous_bundle_is_used(chromium, bundle):
     other = dataclasses.replace(
         bundle, fingerprint="another", attributes=dataclasses.replace(bundle.attributes, names=("c", "d"))
     )
     answering = [BundleBackend(bundle)]
 
     async def opened():
-        answering[0] = BundleBackend(answering[0].bundle)  # of the event loop that it runs in
+        answering[0] = BundleBackend(answering[0].bundle)  # made in the event loop that it runs in
         return lambda: answering[0]
 
     page = chromium.new_page()
@@ -225,7 +227,7 @@ def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle
         expect(page.locator("#edit .status")).to_contain_text("bits changed.")
         answering[0] = BundleBackend(other)
         page.locator("#edit input[name=b]").fill("1")
-        expect(page.locator("#edit .status")).to_contain_text("The service has changed to another bundle")
+        expect(page.locator("#edit .status")).to_contain_text("The service now uses another bundle")
         expect(page.locator("#model")).to_contain_text("bundle another")
         expect(page.locator("#edit .strengths")).to_contain_text("c")
         expect(page.locator("#edit .slot .drop img")).to_have_count(0)
@@ -234,14 +236,14 @@ def test_a_change_of_the_bundle_is_noticed_and_nothing_is_mixed(chromium, bundle
         answering[0] = BundleBackend(bundle)
         page.locator("#edit input[name=c]").fill("1")
         expect(page.locator("#model")).to_contain_text("bundle abc")
-        expect(page.locator("#edit .slot .drop img")).to_have_count(1)  # a file is good for every bundle
+        expect(page.locator("#edit .slot .drop img")).to_have_count(1)  # a file can be encoded by any bundle
         expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
     page.close()
 
 
 @browser
 @pytest.mark.slow
-def test_the_page_below_a_prefix(chromium, bundle):
+def test_the_page_under_a_prefix(chromium, bundle):
     page = chromium.new_page()
     with listening(bundle, Limits(), root_path="/models/faces") as url:
         page.goto(f"{url}/models/faces/")
@@ -252,7 +254,7 @@ def test_the_page_below_a_prefix(chromium, bundle):
 
 @browser
 @pytest.mark.slow
-def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
+def test_a_stopped_service_and_one_that_needs_a_key(chromium, bundle):
     page = chromium.new_page()
     with listening(bundle, Limits(keys=("secret",))) as url:
         page.goto(url)
@@ -262,9 +264,9 @@ def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
         expect(page.locator(".grid img")).to_have_count(36)
     port = int(url.rsplit(":", 1)[1])
     page.get_by_role("button", name="Sample", exact=True).click()
-    expect(page.locator("#sample .status")).to_contain_text("The service does not answer")
+    expect(page.locator("#sample .status")).to_contain_text("The service does not respond")
     with listening(bundle, Limits(keys=("secret",)), port):
-        page.get_by_role("button", name="By chance").click()
+        page.get_by_role("button", name="Random seed").click()
         expect(page.locator("#sample .status")).to_have_text("")
     with listening(bundle, Limits(keys=("changed",)), port):
         page.get_by_role("button", name="Sample", exact=True).click()
@@ -281,11 +283,11 @@ def test_a_service_that_went_away_and_one_that_asks_for_a_key(chromium, bundle):
 
 @browser
 @pytest.mark.slow
-def test_a_page_whose_service_fails_at_first_can_try_again(chromium, url):
+def test_a_page_whose_service_fails_at_first_offers_a_retry(chromium, url):
     page = chromium.new_page()
     page.route("**/v1/model", lambda route: route.abort())
     page.goto(url)
-    expect(page.locator("#model")).to_contain_text("The service does not answer")
+    expect(page.locator("#model")).to_contain_text("The service does not respond")
     page.unroute("**/v1/model")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".grid img")).to_have_count(36)

@@ -29,13 +29,13 @@ def test_every_known_name_can_be_asked_for_and_excluded(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, " lead", ",", 'say "a", b', "not not a", "\u00f4\u0323"])
-def test_every_name_can_stand_in_quotes(name):
+def test_every_name_can_be_quoted(name):
     known, quoted = [*NAMES, name], '"{}"'.format(name.replace('"', '""'))
     assert parse_prompt(quoted, known) == {name: True}
     assert parse_prompt(f"not {quoted},", known) == {name: False}
 
 
-def test_the_longest_known_name_is_meant():
+def test_the_longest_known_name_wins():
     assert parse_prompt("label=tench, Tinca tinca, a", NAMES) == {WITH_COMMAS: True, "a": True}
     assert parse_prompt("label=tench, a", NAMES) == {"label=tench": True, "a": True}
     assert parse_prompt('not safe, not "a"', NAMES) == {"not safe": True, "a": False}
@@ -51,20 +51,20 @@ def test_either_unicode_form_is_understood(asked, known):
     ("prompt", "message"),
     [
         ("a cat", "unknown attribute 'a cat'"),
-        ("a, not a", "asks for 'a' and for not 'a'"),
+        ("a, not a", "asks for both 'a' and not 'a'"),
         ("not , a", "unknown attribute ''"),
         ('"a', "unknown attribute '\"a'"),
         ("label=tench, Tinca", "unknown attribute 'Tinca'"),
         ("a," * 65, "more than 64 names; allowed: 64"),
     ],
 )
-def test_what_a_prompt_cannot_be(prompt, message):
+def test_bad_prompts_are_refused(prompt, message):
     with pytest.raises(UserError, match=message):
         parse_prompt(prompt, NAMES)
 
 
 @pytest.mark.parametrize("prompt", ["", " ", ",", " , ,\n"])
-def test_a_prompt_may_ask_for_nothing(prompt):
+def test_a_prompt_may_be_empty(prompt):
     assert parse_prompt(prompt, NAMES) == {}
 
 

@@ -1,6 +1,4 @@
-"""What requests cannot be: every field of every body, image files, media types; each a 4xx that names the
-field.
-"""
+"""Bad requests: every field of every body, image files, media types. Each gets a 4xx that names the field."""
 
 import base64
 import dataclasses
@@ -97,7 +95,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("path", "body", "param"), CASES, ids=lambda value: str(value)[:60])
-def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
+def test_a_bad_field_is_refused_by_name(client, path, body, param):
     answer = client.post(f"/v1/{path}", body)
     assert answer.status_code == 422
     assert (answer.json()["error"]["type"], answer.json()["error"]["param"]) == ("invalid_request", param)
@@ -113,7 +111,7 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
         ("sample", {"n": "5"}, "valid integer"),
         ("images/generations", {"prompt": "", "stream": True}, "stream is true, but images are not streamed"),
         ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
-        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "a latent of 1 bytes; this model's have 3"),
+        ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "the latent has 1 bytes; this model's have 3"),
         ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
         ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),
         ("edit", {"item": GOOD, "set": ["a"], "unset": ["a"]}, "both set and unset"),
@@ -125,7 +123,7 @@ def test_what_a_request_cannot_be_names_the_field(client, path, body, param):
         ),
     ],
 )
-def test_what_it_says(client, path, body, message):
+def test_error_messages(client, path, body, message):
     assert message in client.post(f"/v1/{path}", body).json()["error"]["message"]
 
 
@@ -173,14 +171,14 @@ def test_base64_is_read_as_programs_write_it(client, text):
     ("text", "message"),
     [
         ("https://example.com/a.png", "not valid base64; URLs are not fetched"),
-        ("data:image/png,%89PNG", "a data: URI that is not in base64; allowed: data:image/png;base64,"),
-        ("data:", "a data: URI that is not in base64"),
+        ("data:image/png,%89PNG", "the data: URI is not in base64; allowed: data:image/png;base64,"),
+        ("data:", "the data: URI is not in base64"),
         ("AAAAA", "not valid base64"),
         ("AA=A", "not valid base64"),
         ("é", "not valid base64"),
     ],
 )
-def test_what_is_no_base64_is_told_so(client, text, message):
+def test_bad_base64_is_refused(client, text, message):
     (result,) = client.post("/v1/encode", {"images": [text]}).json()["results"]
     assert message in result["error"]["message"]
 
@@ -208,7 +206,7 @@ def test_head_where_there_is_no_get(client):
 
 def test_an_impossible_condition(bundle):
     factors = bundle.prior.factors.copy()
-    factors[:, 2] = -factors[:, 1]  # who has "a" has no "b"
+    factors[:, 2] = -factors[:, 1]  # an image with "a" never has "b"
     contrary = dataclasses.replace(bundle, prior=dataclasses.replace(bundle.prior, factors=factors))
     given = {"given": {"a": True, "b": True}}
     answer = Client(contrary, Limits()).post("/v1/sample", given)
@@ -216,7 +214,7 @@ def test_an_impossible_condition(bundle):
     assert "ask for fewer attributes at once" in answer.json()["error"]["message"]
 
 
-def test_half_a_surrogate_pair_is_a_mistake_and_no_failure(client):
+def test_a_lone_surrogate_gets_422_not_500(client):
     for body in (b'{"\\ud800": 1}', b'{"given": {"\\ud800": true}}', b'{"format": "\\ud800"}'):
         answer = client.request(
             "POST", "/v1/sample", content=body, headers={"content-type": "application/json"}
@@ -224,7 +222,7 @@ def test_half_a_surrogate_pair_is_a_mistake_and_no_failure(client):
         assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request")
 
 
-def test_an_answer_that_would_not_fit_into_memory_is_refused_before_it_is_made(bundle, monkeypatch):
+def test_a_response_beyond_the_pixel_limit_is_refused_before_it_is_made(bundle, monkeypatch):
     client = Client(
         bundle, Limits(max_answer_pixels=20_000)
     )  # 78 images of 16 x 16, 19 in a grid, 4 in an animation
@@ -242,11 +240,11 @@ def test_an_answer_that_would_not_fit_into_memory_is_refused_before_it_is_made(b
     ]:
         answer = client.post(f"/v1/{path}", body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
-        assert "allowed: 20000 pixels at once" in answer.json()["error"]["message"]
+        assert "allowed: 20000 pixels; ask for fewer images" in answer.json()["error"]["message"]
     assert client.post("/v1/sample", {"n": 1024, "format": "latents"}).status_code == 200
 
 
-def test_answers_at_the_limit_are_made(bundle):
+def test_responses_at_the_pixel_limit_are_made(bundle):
     client = Client(bundle, Limits(max_answer_pixels=20_000))
     two = [LATENT, {"latent": b64(pack(bundle.prior.sample(1, 0)).tobytes())}]
     for path, body in [
@@ -256,7 +254,7 @@ def test_answers_at_the_limit_are_made(bundle):
         (
             "interpolate",
             {"items": two, "steps": 64, "format": "stream"},
-        ),  # of which there are a few frames at a time
+        ),  # holds few frames at a time
     ]:
         assert client.post(f"/v1/{path}", body).status_code == 200
 
@@ -277,8 +275,8 @@ def grey(level: int, side: int = 16) -> Image.Image:
 
 
 def test_files_that_are_refused(client):
-    """Formats that hold others without a limit (ICO), that start programs (EPS), and whatever else Pillow
-    knows.
+    """Formats that hold pictures without a pixel limit (ICO) or start programs (EPS), and all others that
+    Pillow knows.
     """
     others = {kind: saved(kind, grey(9)) for kind in ("ICO", "EPS", "GIF", "BMP", "TIFF", "PPM")}
     animated = {f"animated {kind}": saved(kind, grey(10), grey(200)) for kind in ("WEBP", "PNG")}
@@ -300,7 +298,7 @@ def test_files_that_are_refused(client):
     assert (edited.status_code, edited.json()["error"]["param"]) == (422, "item.image")
 
 
-def test_a_photograph_with_more_pictures_behind_it_is_none_that_moves(client):
+def test_a_jpeg_that_holds_more_pictures_is_not_animated(client):
     results = client.post(
         "/v1/encode", {"images": [b64(saved("MPO", grey(10), grey(200))), b64(saved("JPEG", grey(10)))]}
     )
@@ -339,8 +337,11 @@ def test_multipart(client):
         {"files": {"image": b"x", "request": b"{}"}},
     ):
         refused = post("reconstruct", **strange)
-        assert refused.status_code == 422, "neither may be lost"
-        assert "files named image and at most one text named request" in refused.json()["error"]["message"]
+        assert refused.status_code == 422, "no part may be ignored"
+        assert (
+            "needs files named image, may have one text part named request"
+            in refused.json()["error"]["message"]
+        )
     assert post("encode", files={"image": b"x"}, data={"request": "{"}).status_code == 400
     two = post("edit", files=[("image", image_file(1))] * 2, data={"request": '{"set": ["a"]}'})
     assert (two.status_code, two.json()["error"]["param"]) == (422, "items")
@@ -349,7 +350,7 @@ def test_multipart(client):
         files={"image": image_file(1)},
         data={"request": json.dumps({"images": [b64(image_file(2))]})},
     )
-    assert (both.status_code, both.json()["error"]["param"]) == (422, "images"), "neither may be lost"
+    assert (both.status_code, both.json()["error"]["param"]) == (422, "images"), "neither may be ignored"
     empty = post("edit", files={"image": b""}, data={"request": json.dumps({"set": ["a"]})})
     assert (empty.status_code, empty.json()["error"]["param"]) == (422, "item.image")
     (result,) = post("encode", files={"image": ("empty.png", b"")}).json()["results"]
@@ -361,7 +362,7 @@ def test_multipart(client):
     assert many.json()["error"]["message"] == "more than 256 files; allowed: 256"
 
 
-def test_paths_and_methods_that_there_are_not(client):
+def test_unknown_paths_and_methods(client):
     unknown = client.request("GET", "/v1/nothing")
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found")
     assert client.request("GET", "/v1/sample").status_code == 405

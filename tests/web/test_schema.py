@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI document never make the service fail."""
+"""Requests generated from the OpenAPI document never make the service fail."""
 
 import httpx
 import jsonschema
@@ -49,7 +49,7 @@ def test_the_document_names_every_path(document):
 
 
 @pytest.mark.parametrize("keys", [(), ("one",)], ids=["open", "keys"])
-def test_the_document_says_how_requests_fail_and_who_may_ask(bundle, keys):
+def test_the_document_declares_errors_and_api_keys(bundle, keys):
     document = Client(bundle, Limits(keys=keys)).request("GET", "/openapi.json").json()
     failure = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
     for path in PATHS["POST"]:
@@ -64,14 +64,14 @@ def test_the_document_says_how_requests_fail_and_who_may_ask(bundle, keys):
     assert "security" not in document["paths"]["/healthz"]["get"]
 
 
-def test_errors_are_what_the_document_says(bundle):
+def test_errors_match_the_document(bundle):
     client = Client(bundle, Limits(keys=("one",)))
     schema = client.request("GET", "/openapi.json").json()["components"]["schemas"]["Failure"]
     for path in ("/v1/sample", "/v1/nothing", "/nothing"):
         jsonschema.validate(client.request("POST", path, json={}).json(), schema)
 
 
-def test_every_answer_names_the_bundle_and_the_time_taken(url):
+def test_every_route_names_the_bundle_and_the_time_taken(url):
     for path in PATHS["GET"]:
         answer = httpx.get(f"{url}{path}")
         assert (answer.status_code, answer.headers["x-bundle"]) == (200, "abc")

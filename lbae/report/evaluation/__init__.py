@@ -1,1 +1,1 @@
-"""What an evaluation measures."""
+"""What an evaluation reads, measures and reports."""

@@ -1,8 +1,8 @@
-"""A cache of what evaluations of one data set share: its classifier, and features of real images.
+"""A cache of what evaluations of one data set share: its classifier, and the features of real images.
 
-``KIND/NAME.json`` is named by the digest of all that the entry depends on, and names the file of arrays by
-the digest of its content. Both are written whole, and no file of arrays ever changes, so evaluations share a
-cache without locks.
+An entry is ``KIND/NAME.json``, named by the digest of everything that the entry depends on. It names a file
+of arrays, which is named by the digest of its content. Both are written whole and array files never change,
+so evaluations share a cache without locks.
 """
 
 import importlib.metadata
@@ -27,7 +27,7 @@ Facts = Mapping[str, Any]
 
 
 def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
-    """All that the decoded images of a source depend on, and the version of the protocols."""
+    """Everything that the decoded images of a source depend on, and the version of the protocols."""
     versions = {name: importlib.metadata.version(name) for name in ("pillow", "torch")}
     shape = list(config.image_shape)
     return {"version": PROTOCOL_VERSION, "data": source.fingerprint, "shape": shape, **versions}
@@ -42,27 +42,27 @@ class Reference:
 
 
 class Cache:
-    """A folder of classifiers and references, by what they depend on (any JSON object).
+    """A folder of classifiers and references, keyed by what they depend on (any JSON object).
 
-    Reading raises LbaeError for a file whose content is not what was written.
+    Reading raises LbaeError for a damaged entry.
     """
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
 
     def classifier(self, made_of: Facts) -> tuple[Classifier, str] | None:
-        """A classifier and its fingerprint; None when the cache has none."""
+        """The classifier and its fingerprint; None when the cache has none."""
         found = self._read("classifiers", made_of)
         return (from_weights(*found), fingerprint(*found)) if found else None
 
     def keep_classifier(self, made_of: Facts, network: Classifier) -> str:
-        """Keep a classifier; return its fingerprint."""
+        """Store a classifier and return its fingerprint."""
         shape, weights = to_weights(network)
         self._write("classifiers", made_of, shape, weights)
         return fingerprint(shape, weights)
 
     def reference(self, made_of: Facts) -> Reference | None:
-        """The features and sums of some images; None when the cache has none."""
+        """The features and sums of the images; None when the cache has none."""
         found = self._read("features", made_of)
         if found is None:
             return None
@@ -72,7 +72,7 @@ class Cache:
         return Reference(features=features, sums=facts["sums"])
 
     def keep_reference(self, made_of: Facts, reference: Reference) -> None:
-        """Keep the features and sums of some images."""
+        """Store the features and sums of the images."""
         features = reference.features
         arrays = {
             "total": features.total,
@@ -91,10 +91,10 @@ class Cache:
             facts, name = dict(entry["facts"]), str(entry["arrays"])
             content = (self._folder / kind / name).read_bytes()
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise LbaeError(f"{place}, an entry of the cache, is damaged ({error!r}): delete it") from error
+            raise LbaeError(f"cache entry {place} is damaged ({error!r}): delete it") from error
         if name != _file(content):
             raise LbaeError(
-                f"{place}, an entry of the cache, is damaged ({name} holds something else): delete both"
+                f"cache entry {place} is damaged (the content of {name} does not match its name): delete both"
             )
         return facts, content
 

@@ -11,7 +11,7 @@ from lbae.core.prior.baselines import paper_edit
 from lbae.report.features.classifier import Classifier
 
 METHODS = ("exchange", "bits", "paper")
-LATENTS = 1_024  # that edits choose from
+LATENTS = 1_024  # from which every edit chooses its IMAGES
 IMAGES = 128
 SHOWN = 8
 EDITS = "edits"
@@ -20,7 +20,10 @@ _MOST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """Figures, by method, of setting or unsetting an attribute; images before, then by each method."""
+    """The figures of setting or unsetting an attribute, by method.
+
+    ``shown`` holds images before the edit, then the same images after the edit by each method.
+    """
 
     attribute: str
     value: bool
@@ -39,9 +42,10 @@ class Before:
 
 
 def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, bool]], dict[str, str]]:
-    """The edits to measure, as attributes and values; what is left out, with why.
+    """The edits to measure, as (attribute, value), and what is left out, with the reason.
 
-    Every attribute that lifts some bits is set, and unset where it is no class of a label.
+    Every attribute that the classifier knows and that lifts any bits is set; one that is not a class of a
+    label is also unset.
     """
     sizes = {
         classifier.attributes[i].name: len(indices) for _, indices in classifier.columns for i in indices
@@ -52,16 +56,16 @@ def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, 
         return [], {EDITS: "the bundle has no attributes that the classifier knows and that lift any bits"}
     left_out = {}
     if len(wanted) > _MOST:
-        left_out[EDITS] = f"{len(wanted) - _MOST} of {len(wanted)}: the first {_MOST} are measured"
+        left_out[EDITS] = f"{len(wanted) - _MOST} of {len(wanted)} edits: only the first {_MOST} are measured"
     if bundle.values is None:
         left_out["edits by exchange"] = (
-            "the bundle, of an earlier version, has no models of attribute values: fit it again"
+            "the bundle has no models of attribute values, because an earlier version fitted it: fit it again"
         )
     return wanted[:_MOST], left_out
 
 
 def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarray, "K N"]) -> Before:
-    """The state before any edit, which all edits of some latents share."""
+    """The latents, their images and the attributes found in them, which all edits share."""
     images = bundle.decode(latents)
     return Before(latents=latents, images=images, had=classifier.decide(classifier.features(images)))
 
@@ -69,9 +73,11 @@ def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarra
 def measure_edits(
     bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool
 ) -> Edits | None:
-    """Edit, at full strength, the first latents whose images lack the attribute; None when none lacks it.
+    """Edit the first latents whose images do not have the attribute as asked; None when all have it.
 
-    Setting a class of a label unsets the class that the image has. ``success`` is the share of edited images
+    The strength is 1. Setting a class of a label unsets the class that the image has.
+
+    In the figures of a method, ``success`` is the share of edited images
     in which the classifier finds the attribute as asked; ``others`` the share of decisions on other columns
     that changed (None where the data has one column); ``pixels`` the root mean square change of pixels in
     [0, 1]. The paper's rule can only set.

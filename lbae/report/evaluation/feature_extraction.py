@@ -1,6 +1,6 @@
-"""Features and sums of the images of an evaluation: test and training images, reconstructions and samples.
+"""Features and sums of an evaluation's images: test and training images, reconstructions, samples, midpoints.
 
-One call makes one block of a stream. Blocks do not depend on the process that makes them.
+One call makes one block of a stream. A block does not depend on the process that makes it.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ SHOWN = 256
 
 
 class FeatureNetwork(Protocol):
-    """A network whose features, ``num_features`` numbers per image, are compared."""
+    """A network that gives ``num_features`` features per image; distances compare them."""
 
     num_features: int
 
@@ -69,7 +69,7 @@ class FeatureExtractor:
     seed: int
 
     def to(self, device: str) -> "FeatureExtractor":
-        """The same with all networks on a device."""
+        """This extractor with all networks on a device."""
         for network in (self.network, self.classifier, self.lpips):
             if isinstance(network, torch.nn.Module):
                 network.to(device)
@@ -97,7 +97,7 @@ class FeatureExtractor:
         return [replace(tested, sums=self._right(images, decoded.rows)), made]
 
     def training_block(self, shard: Shard, index: int, start: int) -> list[FeatureBlock]:
-        """A shard of training images, the first of which has place ``start`` in the stream."""
+        """A shard of training images; its first image has place ``start`` in the stream."""
         rows = read_shard(shard)
         decoded = decode_rows(rows, self.bundle.codec.config)
         block = self._block(TRAIN, index, _places(rows, decoded, start), decoded.images)
@@ -112,7 +112,7 @@ class FeatureExtractor:
         return [replace(block, latents=pack(latents), shown=images[places < SHOWN])]
 
     def midpoint_block(self, packed: UInt8[np.ndarray, "K B"], index: int) -> FeatureBlock:
-        """The middles of paths between latents, from each to the next and from the last to the first."""
+        """The midpoints of paths from each latent to the next, and from the last to the first."""
         latents = unpack(packed, self.bundle.codec.config.latent_dim)
         around = np.concatenate([latents, latents[:1]])
         middles = self.bundle.decode(interpolate(self.bundle.normals, around, 3, self.seed + index)[1::2])
@@ -127,10 +127,10 @@ class FeatureExtractor:
         )
 
     def _right(self, images: Images, rows: pa.Table) -> dict[str, float]:
-        """For each of the classifier's columns the number of images decided right, and of those known.
+        """Per column of the classifier: for how many images it is right, and for how many this is known.
 
-        None is known where the images have no such column, or one of a type that cannot hold the values of
-        the training images.
+        Both are 0 where the images have no such column, or one of a type that cannot hold the values of the
+        training images.
         """
         network = self.classifier
         if network is None:
@@ -147,7 +147,7 @@ class FeatureExtractor:
 
 
 def _places(rows: pa.Table, decoded: Decoded, start: int) -> Int64[np.ndarray, "K"]:
-    """The places in their stream of the images that could be decoded."""
+    """The places of the decoded images in their stream."""
     bad = pc.is_in(rows["key"], value_set=decoded.quarantine["key"].combine_chunks()).to_numpy()
     places: np.ndarray = start + np.flatnonzero(~bad)
     return places

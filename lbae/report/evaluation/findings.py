@@ -1,4 +1,4 @@
-"""The results of an evaluation, and what is left out of it for want of an input."""
+"""The results of an evaluation, and what it leaves out because an input is missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, Stream
 from lbae.report.features.classifier import Classifier
 
 ACCURACY, BESIDE = "classifier accuracy", "training images beside samples"
-NEAREST = 3  # training images shown below a sample
+NEAREST = 3  # training images shown below each sample
 NEEDS_LABELS = "needs --train-data with labels or attributes"
 _DISTANCE = "distances to training images"
 
@@ -26,8 +26,8 @@ _DISTANCE = "distances to training images"
 class Findings:
     """The results of an evaluation.
 
-    Those that lack their input are empty, and ``left_out`` says why. ``fingerprints`` are of the networks,
-    ``accuracy`` is the classifier's share of right decisions per column.
+    A result whose input is missing is empty, and ``left_out`` says why. ``fingerprints`` are those of the
+    networks; ``accuracy`` is the classifier's share of correct decisions per column.
     """
 
     streams: Mapping[str, Stream]
@@ -46,7 +46,7 @@ class Findings:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def sampled_moments(self, latent_dim: int) -> dict[str, MomentSums]:
-        """Moments of the samples of every prior, and of the latents of the test images."""
+        """The moments of the samples of every prior, and of the test images' latents."""
         priors: dict[str, Stream] = {name: stream for name, stream in self.streams.items() if name in PRIORS}
         named = {"test latents": self.streams[RECONSTRUCTIONS], **priors}
         return {name: sum_packed(stream.latents, latent_dim) for name, stream in named.items()}
@@ -64,7 +64,7 @@ def left_out_by(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[
     elif settings.protocol == "paper":
         left[_DISTANCE] = "the paper's protocol compares with test images only"
     elif "frechet" not in settings.metrics:
-        left[_DISTANCE] = "of the metrics only frechet is taken against training images"
+        left[_DISTANCE] = "frechet is the only metric that is measured against training images"
     if inputs.latents is None:
         left["nearest training latents"] = "needs --latents"
     if not (inputs.latents and inputs.train and MIXTURE in settings.priors):
@@ -75,13 +75,13 @@ def left_out_by(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[
 def classifier_accuracy(
     sums: Mapping[str, float], classifier: Classifier
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The share of test images that the classifier decides right, per column; the columns left out, with why.
+    """The share of test images decided right, per column, and the columns left out, with the reason.
 
     ``sums`` are those over the test images.
     """
     shares: dict[str, float] = {}
     left_out = {
-        f"{ACCURACY}, {column}": f"the training images' column has {reason}"
+        f"{ACCURACY}, {column}": f"the column of the training images has {reason}"
         for column, reason in classifier.unusable.items()
     }
     for column, _ in classifier.columns:
@@ -90,6 +90,6 @@ def classifier_accuracy(
             shares[column] = round(right / known, 4)
         else:
             left_out[f"{ACCURACY}, {column}"] = (
-                "the test images have no such column with values as in the training images"
+                "the test images have no such column, or none with values of the training images' type"
             )
     return shares, left_out

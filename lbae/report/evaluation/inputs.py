@@ -1,4 +1,4 @@
-"""The artifacts that an evaluation reads, and whether they belong together."""
+"""The artifacts that an evaluation reads, and the check that they belong together."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
-    """A bundle and test images, and if given the training images, their latents and moment sums."""
+    """A bundle and test images; where given, also training images, their latents and moment sums."""
 
     bundle: Bundle
     test: Source
@@ -36,7 +36,7 @@ def read_inputs(
     """Open the inputs.
 
     UserError when the bundle was not fitted from these latents or moments, when the latents were not encoded
-    from these training images, or when the test images are too small for the bundle.
+    from these training images, or when no test image can be read or the first is too small for the bundle.
     """
     manifest = read_manifest(bundle, bundle_artifact.KIND)
     table = open_latent_table(absolute(latents)) if latents else None
@@ -47,16 +47,16 @@ def read_inputs(
     ):
         if found and found.fingerprint != manifest.parents[name]:
             raise UserError(
-                f"bundle {bundle} was fitted from {name} {manifest.parents[name]}; {uri} is"
-                f" {found.fingerprint}"
+                f"bundle {bundle} was fitted from {name} with the fingerprint {manifest.parents[name]}; {uri}"
+                f" has {found.fingerprint}: give those that the bundle was fitted from"
             )
     test, train = plan(data), plan(absolute(train_data)) if train_data else None
     if train and table and train.fingerprint != table.manifest.parents["data"]:
         raise UserError(
-            f"latents {latents} were encoded from images {table.manifest.parents['data']}; training images"
-            f" {train_data} are"
-            f" {train.fingerprint} (names, sizes and times of files count): give those, or leave out"
-            f" --latents"
+            f"latents {latents} were encoded from images with the fingerprint"
+            f" {table.manifest.parents['data']}; training images {train_data} have {train.fingerprint} (it"
+            " covers the names, sizes and times of files): give the images that were encoded, or leave out"
+            " --latents"
         )
     loaded = bundle_artifact.load_bundle(bundle, "cpu")
     _check_size(test, loaded.codec.config.content_size)
@@ -70,11 +70,11 @@ def read_inputs(
 
 
 def _check_size(test: Source, side: int) -> None:
-    """UserError when the first readable test image is smaller than the bundle's; a warning when larger."""
+    """Raise UserError when the first readable test image is smaller than the bundle's; warn when larger."""
     batches = (batch["bytes"] for shard in test.shards for batch in read_batches(shard))
     size = next((size for cells in batches for cell in cells if (size := image_size(cell.as_py()))), None)
     if size is None:
-        raise UserError(f"none of the test images of {test.uri} can be read: give test images")
+        raise UserError(f"none of the test images of {test.uri} can be read: give readable images")
     if size == (side, side):
         return
     text = f"test images of {test.uri} have {size[0]} x {size[1]} pixels, those of the bundle {side} x {side}"

@@ -1,4 +1,4 @@
-"""Measuring interpolation against the paper's code: exact ends, bits that flip once, even steps of pixels."""
+"""Measuring interpolation against the paper's code: exact ends, bits that flip once, even pixel steps."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Figures of one method of interpolation, averaged over pairs, and the first paths as images."""
+    """The figures of one interpolation method, averaged over pairs, and the first paths as images."""
 
     facts: dict[str, float]
     images: np.ndarray
@@ -25,7 +25,7 @@ class Paths:
 def measure_paths(
     codec: Codec, normals: Normals, latents: Int8[np.ndarray, "K N"], seed: int
 ) -> dict[str, Paths]:
-    """The paths between each two consecutive latents, by our method and the paper's.
+    """The paths from latent 0 to 1, from 2 to 3, and so on, by our method and the paper's.
 
     The paper's method gets the same unit vectors. Its frames stand between the true ends, as in its code.
     """

@@ -22,7 +22,7 @@ def psnr(mse: float) -> float:
 def rate_curve(
     images: Images, form: Format, qualities: Sequence[int] = _QUALITIES
 ) -> list[tuple[float, float]]:
-    """Bits per pixel, with headers, and PSNR of images in a lossy format, from the lowest quality up."""
+    """Bits per pixel, headers included, and PSNR of images in a lossy format, from the lowest quality up."""
     curve = []
     for quality in qualities:
         size, error = 0, 0.0
@@ -37,7 +37,7 @@ def rate_curve(
 def recompressed(
     image: UInt8[np.ndarray, "H W C"], form: Format, **options: int
 ) -> tuple[int, UInt8[np.ndarray, "H W C"]]:
-    """The bytes that an image takes in a lossy format, and the image decoded from them."""
+    """The number of bytes of an image in a lossy format, and the image decoded from them."""
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.save(buffer, form, **options)

@@ -1,4 +1,4 @@
-"""The report of an evaluation as JSON: every figure, and all that the figures depend on."""
+"""The report of an evaluation as JSON: every figure, and everything that the figures depend on."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ KIND = "evaluation"
 def evaluation_report(
     inputs: EvaluationInputs, settings: EvaluationSettings, found: Findings
 ) -> dict[str, Any]:
-    """The content of report.json: all figures, and all that they depend on."""
+    """The content of report.json: all figures, and everything that they depend on."""
     references = {name: reference.features.count for name, reference in found.references.items()}
     config = inputs.bundle.codec.config
     drawn = found.sampled_moments(config.latent_dim)
@@ -67,7 +67,7 @@ def _undecodable(found: Findings) -> dict[str, int]:
 
 
 def _rows_used(inputs: EvaluationInputs, settings: EvaluationSettings, found: Findings) -> dict[str, int]:
-    """The largest number of rows that each statistic uses, for those that do not use all."""
+    """The largest number of rows that a statistic uses, for each statistic that does not use all."""
     tested, used = found.streams[RECONSTRUCTIONS].features.count, {}
     if {"kernel", "precision", "recall"} & set(settings.metrics):
         used["kernel, precision, recall"] = min(KEPT, tested)
@@ -95,7 +95,7 @@ def _errors(stream: Stream) -> dict[str, float]:
 
 
 def _rates(found: Findings, bits: float) -> dict[str, Any]:
-    """Bits per pixel of latents, and of image formats at the same error; None where they never get so bad."""
+    """Bits per pixel of latents, and of image formats at the same error (None where no quality has it)."""
     images, rebuilt = found.streams[RECONSTRUCTIONS].shown.swapaxes(0, 1) / 255
     quality_db = psnr(float(np.square(images - rebuilt).mean()))
     same = {}

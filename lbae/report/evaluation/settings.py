@@ -11,7 +11,7 @@ from lbae.report.evaluation.streams import Rules
 from lbae.report.features.feature_sums import Metric
 
 Features = Literal["classifier", "inception"]
-# The names of distances by features: only those in Inception's features have the names that papers use.
+# The names of distances: papers' names are only for distances in Inception's features.
 DISTANCE_NAMES: dict[Features, dict[str, str]] = {
     "classifier": {"frechet": "Fréchet classifier distance", "kernel": "kernel classifier distance"},
     "inception": {"frechet": "FID", "kernel": "KID"},
@@ -23,7 +23,7 @@ PRIORS: tuple[PriorName, ...] = get_args(PriorName)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """All that the figures of an evaluation depend on, except the artifacts."""
+    """Everything except the artifacts that an evaluation's figures depend on."""
 
     priors: tuple[str, ...]
     features: Features
@@ -33,7 +33,7 @@ class EvaluationSettings:
 
 
 def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
-    """The priors by name: the bundle's own, fair coins, and the others fitted to the moments, if given."""
+    """The priors by name: the bundle's own, fair coins, and if moments are given, others fitted to them."""
     made = {MIXTURE: bundle.prior, COINS: fair_coins(bundle.codec.config.latent_dim)}
     return {
         name: made[name] if name in made else fit_sampler(name, moments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Streams of images: the features, sums and latents of their blocks, added up in order."""
+"""Streams of images: their features, sums and latents, added up from blocks in order."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class FeatureBlock:
 
 
 class Stream:
-    """The blocks of a stream of at most ``rows`` rows, added up in order in whatever order they arrive."""
+    """A stream of at most ``rows`` rows; its blocks are added up by index, in whatever order they arrive."""
 
     def __init__(self, dim: int, rows: int) -> None:
         self.features = FeatureSums.empty(dim)
@@ -66,7 +66,7 @@ class Stream:
 
     @property
     def shown(self) -> UInt8[np.ndarray, "K *P H W C"]:
-        """Images to show; of reconstructions pairs (P = 2) of an image and its reconstruction."""
+        """Images to show; in the stream of reconstructions, pairs (P = 2) of image and reconstruction."""
         return np.concatenate(self._shown)
 
     @property
@@ -76,5 +76,5 @@ class Stream:
 
     @property
     def digests(self) -> UInt64[np.ndarray, "R"]:
-        """Digests of the bytes of all images that have any."""
+        """Digests of the bytes of all images that have bytes."""
         return np.concatenate(self._digests)

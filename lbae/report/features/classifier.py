@@ -1,7 +1,7 @@
-"""A small classifier of a data set's attributes: its features replace Inception's, and it judges edits.
+"""A small classifier of a data set's attributes: its features can replace Inception's, and it judges edits.
 
 It is trained on labels or attributes and needs no weights from elsewhere. Distances in its features compare
-priors of one data set with each other, and with nothing published.
+priors of one data set with each other, never with published figures.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Indicators = Bool[np.ndarray, "K A"]
 class Classifier(nn.Module):
     """Features (K, 128) of uint8 images (K, H, W, C), and a linear head with one logit per attribute.
 
-    ``unusable`` names the columns of its training images that make no attributes, and says why.
+    ``unusable`` maps each column of its training images that gives no attributes to the reason.
     """
 
     num_features = FEATURES
@@ -56,13 +56,13 @@ class Classifier(nn.Module):
 
     @property
     def columns(self) -> list[tuple[str, list[int]]]:
-        """The columns of the data and the indices of their attributes: one, or one per class of a label."""
+        """Each column of the data with the indices of its attributes: one, or one per class of a label."""
         numbered = groupby(enumerate(self.attributes), key=lambda item: item[1].column)
         return [(column, [index for index, _ in items]) for column, items in numbered]
 
     @torch.inference_mode()
     def features(self, images: Images) -> Tensor:
-        """Features (K, 128) in batches of one shape, so that none depends on the other images."""
+        """Features (K, 128). Batches have one shape, so that no image's features depend on the others."""
         taken = [torch.empty((0, FEATURES))]
         for start in range(0, len(images), BATCH):
             chunk = torch.from_numpy(images[start : start + BATCH])
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def decide(self, features: Tensor) -> Indicators:
-        """The attributes that images have by their features; of a label's classes exactly one."""
+        """Decide from features which attributes each image has; exactly one of a label's classes."""
         logits = self.head(features.to(self.head.weight.device)).cpu().numpy()
         has = logits > 0
         for _, indices in self.columns:
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         return has
 
     def correct(self, has: Indicators, present: Indicators, absent: Indicators) -> dict[str, tuple[int, int]]:
-        """For each column the number of images decided right, and the number for which it is known."""
+        """Per column: the number of images decided right, and the number of images whose value is known."""
         found = {}
         for column, indices in self.columns:
             known = (present | absent)[:, indices].all(axis=1)

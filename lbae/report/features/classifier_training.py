@@ -31,15 +31,15 @@ def train_classifier(
     device: str,
     on_epoch: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Classifier:
-    """A classifier of the attributes.
+    """Train a classifier of the attributes.
 
     Args:
         examples: the training images; half of the batches of colour images are mirrored.
-        epochs: passes over them; more where that is fewer than ``least_steps`` steps.
+        epochs: passes over the images; more are made when these give fewer than ``least_steps`` steps.
         least_steps: the smallest number of steps.
         seed: seed of the weights, the order of the images and the mirroring.
         device: the device to train on.
-        on_epoch: called with the number of epochs done, of all epochs, and the mean loss.
+        on_epoch: called with the number of epochs done, the number of all epochs, and the mean loss.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Sums of image features and a sample of their rows, and how many a metric needs."""
+"""Sums of image features with a sample of their rows, and the number of images that a metric needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from lbae.errors import LbaeError, UserError
 
 Metric = Literal["frechet", "kernel", "precision", "recall"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-KEPT = 10_000  # images whose features are kept; those of all others only enter the sums
-NEIGHBOURS = 3  # of precision and recall
+KEPT = 10_000  # images whose features are kept; all others enter the sums only
+NEIGHBOURS = 3  # for precision and recall
 
 Features = Float32[np.ndarray, "K D"]
 
@@ -41,7 +41,7 @@ class FeatureSums:
         return cls(count=0, total=np.zeros(dim), products=np.zeros((dim, dim)))
 
     def add(self, features: Features, keep: Bool[np.ndarray, "K"]) -> None:
-        """Add features of images, and keep those that ``keep`` marks; LbaeError when any are not finite."""
+        """Add features, and keep the rows that ``keep`` marks; LbaeError when any are not finite."""
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
             raise LbaeError(

@@ -40,8 +40,8 @@ class Inception(nn.Module):
 def load_inception() -> tuple[Inception, str]:
     """The network and its fingerprint.
 
-    The weights come from torch's cache (TORCH_HOME), else they are downloaded into it. LbaeError says which
-    file to put where when neither works.
+    The weights come from torch's cache (TORCH_HOME), else they are downloaded into it. When neither works,
+    LbaeError says which file to put where.
     """
     weights = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(URL_INCEPTION_V3))
     if not weights.exists():
@@ -60,11 +60,11 @@ def load_inception() -> tuple[Inception, str]:
 
 
 def only_tensors(path: Path) -> None:
-    """Raise LbaeError when a file of weights holds more than tensors.
+    """Raise LbaeError when a weights file holds more than tensors.
 
     The libraries that load it would unpickle, and so run, whatever it holds.
     """
     try:
         torch.load(path, weights_only=True)
     except Exception as error:
-        raise LbaeError(f"{path} is no file of weights: {' '.join(str(error).split())[:200]}") from error
+        raise LbaeError(f"{path} is not a weights file: {' '.join(str(error).split())[:200]}") from error

@@ -22,14 +22,14 @@ from lbae.io.sources.source import Shard, read_shard
 
 
 class NoUsableLabels(UserError):
-    """The images have no column that a classifier can learn; the message says what they have instead."""
+    """No column of the images can train a classifier; the message says which columns they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images, the attributes that each has, and those that each is known not to have.
+    """Images, the attributes that each has (``present``), and those that each is known to lack (``absent``).
 
-    ``unusable`` names the columns that make no attributes, and says why.
+    ``unusable`` maps each column that gives no attributes to the reason.
     """
 
     images: UInt8[np.ndarray, "K H W C"]
@@ -40,7 +40,7 @@ class LabelledImages:
 
 
 def read_labelled_images(uri: str, shards: Sequence[Shard], config: ModelConfig) -> LabelledImages:
-    """The decodable images of some shards of a source with their attributes; NoUsableLabels without any."""
+    """The decodable images of some shards with their attributes; NoUsableLabels when they have none."""
     images, rows = [], []
     others: dict[str, None] = {}
     for shard in shards:
@@ -67,7 +67,7 @@ def read_labelled_images(uri: str, shards: Sequence[Shard], config: ModelConfig)
 
 
 def _attributes(table: pa.Table) -> tuple[tuple[Attribute, ...], dict[str, str]]:
-    """The attributes of a table's columns, and the columns that make none, with why."""
+    """The attributes of a table's columns, and the columns that give none, with the reason."""
     found: list[Attribute] = []
     unusable: dict[str, str] = {}
     for name, values in column_values(table, table.column_names).items():
@@ -76,6 +76,6 @@ def _attributes(table: pa.Table) -> tuple[tuple[Attribute, ...], dict[str, str]]
             continue
         try:
             found += attributes_of(name, values)
-        except UserError:  # a mistake where columns are chosen, but nobody chose this one
+        except UserError:  # an error for a column that the user chose, but nobody chose this one
             unusable[name] = "-1 among its classes, which nearly always means unknown: make it null"
     return tuple(found), unusable

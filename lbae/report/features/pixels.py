@@ -1,4 +1,4 @@
-"""Errors of reconstructions against their images, pixel by pixel, with torchmetrics."""
+"""Errors of reconstructions against their originals, with torchmetrics."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ from lbae.config import ModelConfig
 from lbae.report.features.inception import only_tensors
 
 Images = UInt8[np.ndarray, "K H W C"]
-_LPIPS_SIDE = 32  # AlexNet's last layers see nothing of smaller images
+_LPIPS_SIDE = 32  # AlexNet's last layers have no output for smaller images
 _CHUNK = 256
 
 
 def load_lpips(config: ModelConfig) -> LearnedPerceptualImagePatchSimilarity | None:
-    """LPIPS with AlexNet, else None.
+    """LPIPS with AlexNet, or None where it cannot be computed.
 
-    It needs colour images that are large enough, and the weights in torch's cache (TORCH_HOME).
+    It needs colour images of 32 pixels or more, and AlexNet's weights in torch's cache (TORCH_HOME).
     """
     weights = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(AlexNet_Weights.DEFAULT.url))
     if config.image_channels != 3 or config.content_size < _LPIPS_SIDE or not weights.exists():

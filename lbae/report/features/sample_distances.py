@@ -1,7 +1,7 @@
-"""Distances of the samples of models with different bottlenecks to test images (slides 10 and 11).
+"""Distances to test images of the samples of models with different bottlenecks (slides 10 and 11).
 
-Every prior is one Gaussian without components, because bottlenecks are compared and not priors. All runs in
-this process, at float32; the data sets must fit into its memory.
+Every prior is one Gaussian without components, because this compares bottlenecks, not priors. Everything runs
+in this process in float32, so the data sets must fit into its memory.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,10 +30,10 @@ Images = UInt8[np.ndarray, "K H W C"]
 
 
 def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> dict[str, float]:
-    """The Fréchet classifier distance of each model's samples, as many as there are test images, to these.
+    """The Fréchet classifier distance between the test images and as many samples of each model, by name.
 
-    UserError when models make images of different shapes, training images have no labels, or there are too
-    few images.
+    UserError when the models make images of different shapes, the training images have no labels, or there
+    are too few images.
     """
     networks = {name: read_network(uri)[0].eval() for name, uri in models.items()}
     shapes = {network.config.image_shape for network in networks.values()}
@@ -62,7 +62,7 @@ def _sums(classifier: Classifier, batches: Iterator[Images]) -> FeatureSums:
 
 @torch.inference_mode()
 def _samples(network: LatentBernoulliAutoencoder, training: Images, count: int) -> Iterator[Images]:
-    """New images by a Gaussian of the training images' codes."""
+    """New images from a Gaussian fitted to the codes of the training images."""
     config = network.config
     chunks = torch.split(torch.from_numpy(training), _BATCH)
     codes = np.concatenate([network.encode(to_network(chunk, config)).numpy() for chunk in chunks])

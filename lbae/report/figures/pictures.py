@@ -1,4 +1,4 @@
-"""The pictures of a bundle: grids of samples, reconstructions under their originals, strips and edits."""
+"""Pictures of a bundle and other artifacts: reconstructions under their originals, strips, portraits."""
 
 import logging
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ _THUMBNAIL = 64  # pixels
 
 
 def load_images(config: ModelConfig, source: Source, count: int) -> tuple[np.ndarray, int]:
-    """The first ``count`` decodable images of a source at the model's content size, and how many were bad.
+    """The first ``count`` decodable images of a source at the model's content size; how many were bad.
 
-    Counted are the batches that were read. A warning names the first bad image.
+    Bad images are counted in the batches that were read; a warning names the first.
     """
     taken: list[np.ndarray] = []
     bad: list[dict[str, str]] = []
@@ -78,7 +78,7 @@ def strip(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
 
 
 def portrait(uri: str) -> np.ndarray:
-    """What an artifact looks like: images of an image table, decoded latents, samples of a bundle.
+    """A picture of an artifact: an image table's images, a latent table's decoded, or samples of a bundle.
 
     UserError for artifacts of other kinds.
     """
@@ -94,5 +94,7 @@ def portrait(uri: str) -> np.ndarray:
     elif manifest.kind == bundle_artifact.KIND:
         images = bundle_artifact.load_bundle(uri).sample(_SHOWN, seed=0)
     else:
-        raise UserError(f"{uri} is a {manifest.kind}; image tables, latent tables and bundles have pictures")
+        raise UserError(
+            f"{uri} is a {manifest.kind}; only image tables, latent tables and bundles have pictures"
+        )
     return grid(images, _COLUMNS)

@@ -1,6 +1,4 @@
-"""Figures: losses over epochs, means and covariances of the bits (slide 16), lifts of attributes, drift
-between tables.
-"""
+"""Figures: losses over epochs, means and covariances of bits (slide 16), lifts, distances, rates, drift."""
 
 import io
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _axes(title: str, x: str, y: str, panels: int = 1) -> tuple[Any, ...]:
-    """A figure, its panels, the first with these words."""
+    """A figure and its panels; the first panel has the title and the axis labels."""
     style: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _INK)):
         figure = Figure(figsize=(6 * panels, 3.4), layout="constrained")
@@ -46,10 +44,9 @@ def _axes(title: str, x: str, y: str, panels: int = 1) -> tuple[Any, ...]:
 def plot_losses(
     runs: dict[str, list[dict[str, Any]]], loss: str, apart: dict[str, float] | None = None
 ) -> bytes:
-    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of one run or of
-    several by name.
+    """Losses of training (lines), held-out (dashes) and test images (dots) over epochs, of runs by name.
 
-    Beside them, where given, bars of how far samples are from test images.
+    ``apart``, if given, adds bars of the distance of samples to test images.
     """
     figure, axes, *beside = _axes(
         "Reconstruction loss", "epoch", f"{loss}, summed over pixels", 2 if apart else 1
@@ -62,7 +59,7 @@ def plot_losses(
             if None not in values:
                 axes.plot(numbers, values, line, color=color, label=f"{name} {what}".strip())
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_yscale("log")  # the first epoch's loss is a multiple of the others'
+    axes.set_yscale("log")  # the first epoch's loss is several times the others'
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(ScalarFormatter())
     axes.legend(frameon=False, fontsize="small")
@@ -84,8 +81,9 @@ def plot_marginals(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
 
 
 def plot_covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> bytes:
-    """Covariances of pairs of bits, sorted by the training latents (slide 16); of many pairs only every so
-    manyth.
+    """Covariances of pairs of bits, sorted by the training latents (slide 16).
+
+    Of many pairs, some thousands are shown, evenly spaced in that order.
     """
     figure, axes = _axes("Covariances of pairs of bits", "pair, sorted by the training latents", "covariance")
     i, j = np.triu_indices(len(target), 1)
@@ -96,7 +94,7 @@ def plot_covariances(target: np.ndarray, sampled: dict[str, np.ndarray]) -> byte
 
 
 def _against(axes: Any, target: np.ndarray, sampled: dict[str, np.ndarray]) -> None:
-    """Points of every sampler under the line of the training latents."""
+    """Draw the points of every sampler under the line of the training latents."""
     for (name, values), color in zip(sampled.items(), _COLORS, strict=False):
         axes.plot(values, ".", markersize=2, alpha=0.5, color=color, label=name, rasterized=True)
     axes.plot(target, color=_INK, linewidth=1.2, label="training latents")
@@ -119,7 +117,7 @@ def plot_lifts(statistics: AttributeStatistics) -> bytes:
 
 
 def plot_bars(values: dict[str, float], what: str) -> bytes:
-    """One bar a name, on a logarithmic scale."""
+    """One bar per name, on a logarithmic scale."""
     figure, axes = _axes("", what, "")
     _bars(axes, values, [_BLUE] * len(values))
     return _png(figure)
@@ -135,7 +133,7 @@ def _bars(axes: Any, values: dict[str, float], colors: Sequence[str]) -> None:
 
 
 def plot_precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
-    """Precision over recall, one point a name."""
+    """Precision over recall, one point per name."""
     figure, axes = _axes(
         "", "recall: share of test images near samples", "precision: share of\nsamples near test images"
     )
@@ -153,8 +151,8 @@ def plot_precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
 
 
 def plot_rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float]) -> bytes:
-    """PSNR over bits a pixel of image formats, and of latents."""
-    figure, axes = _axes("", "bits a pixel, headers included", "PSNR, dB")
+    """PSNR over bits per pixel, of image formats and of latents."""
+    figure, axes = _axes("", "bits per pixel, headers included", "PSNR, dB")
     for (name, curve), color, line in zip(curves.items(), (_ORANGE, _GREEN), ("-o", "--s"), strict=False):
         axes.plot(*zip(*curve, strict=True), line, color=color, markersize=4, label=name.upper())
     axes.plot(*ours, "*", color=_BLUE, markersize=14, label="latents")
@@ -165,11 +163,13 @@ def plot_rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, 
 
 
 def plot_drift(found: Drift) -> bytes:
-    """z-score of every bit, sorted, against what chance alone would give."""
-    title = f"Distance of the moment matrices {found.frobenius:.2f}, by chance {found.expected:.2f}"
+    """z-score of every bit, sorted, beside the z-scores expected by chance."""
+    title = f"Distance of moment matrices: {found.frobenius:.2f}; expected by chance: {found.expected:.2f}"
     figure, axes = _axes(title, "bit, sorted", "z-score of the difference of means")
     size = len(found.z)
-    axes.plot(stats.norm.ppf((np.arange(size) + 0.5) / size), color="grey", linewidth=1, label="by chance")
+    axes.plot(
+        stats.norm.ppf((np.arange(size) + 0.5) / size), color="grey", linewidth=1, label="expected by chance"
+    )
     axes.plot(np.sort(found.z), color=_BLUE, label="found")
     axes.legend(frameon=False)
     return _png(figure)

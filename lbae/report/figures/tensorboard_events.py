@@ -1,6 +1,4 @@
-"""TensorBoard events of a training run: losses, speed, the health of the bits, and reconstructions to look
-at.
-"""
+"""TensorBoard events of a training run: losses, speed, the health of the bits, and reconstructions."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +21,11 @@ def log_epoch(
     latents: Int8[np.ndarray, "K N"] | None,
     pairs: tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "K H W C"]] | None,
 ) -> None:
-    """Add an event file of one epoch to a folder at any URI.
+    """Add the event file of one epoch to a folder at any URI.
 
-    It holds numbers by name, the health of latents of +1 and -1, and images above their reconstructions. A
-    file an epoch, since object stores cannot append, and since the writer is sure to have written only what
-    it has closed.
+    It holds ``numbers`` by name, the health of the bits of ``latents`` (+1 and -1), and images above their
+    reconstructions. There is one file per epoch, because object stores cannot append and because the writer
+    is sure to have written everything only once it is closed.
     """
     with TemporaryDirectory() as folder:
         with SummaryWriter(folder, filename_suffix=f".{epoch:05d}") as writer:

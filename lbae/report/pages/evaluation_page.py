@@ -22,7 +22,7 @@ _COLUMNS, _SAMPLES = 16, 32
 
 
 def files(inputs: EvaluationInputs, report: dict[str, Any], found: Findings) -> dict[str, bytes]:
-    """Every file of the evaluation by its name."""
+    """The content of every file of the evaluation, by name."""
     pictures = {name: encode_png(picture) for name, picture in _pictures(found)}
     shown = pictures | dict(_figures(inputs, report, found))
     text = page(f"Evaluation of bundle {inputs.bundle.fingerprint[:12]}", list(sections(report, shown)))
@@ -35,7 +35,7 @@ def files(inputs: EvaluationInputs, report: dict[str, Any], found: Findings) -> 
 
 def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
     pairs = found.streams[RECONSTRUCTIONS].shown
-    # Spread over the source, which may be sorted by class.
+    # Evenly spaced over the source, because it may be sorted by class.
     spread = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).astype(int)
     images, rebuilt = pairs[spread].swapaxes(0, 1)
     yield "reconstructions", grid(np.concatenate([images, rebuilt]), len(images))

@@ -1,4 +1,4 @@
-"""The sections of an evaluation's page, from its report and its pictures."""
+"""The sections of an evaluation's page, made from its report and its pictures."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.streams import TEST, TRAIN
 from lbae.report.pages.html import Section
 
-# Names of the pictures of samples and of edits begin with these.
+# Prefixes of the names of pictures of samples and of edits.
 PRIOR_PICTURE, EDIT_PICTURE = "samples-", "edit-"
 EDITED = 5  # edits shown
 
@@ -23,28 +23,28 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
             yield Section(title=f"Samples: {prior}", text=_WHAT[prior], pictures=[shown[name]])
     if "nearest" in shown:
         text = (
-            "Samples of the bundle's prior, above the training images with the nearest latents, nearest"
-            " first."
+            "Top row: samples of the bundle's prior. Below each: the training images with the nearest"
+            " latents, nearest first."
         )
-        yield Section(title="Does it remember?", text=text, pictures=[shown["nearest"]])
+        yield Section(title="Nearest training images", text=text, pictures=[shown["nearest"]])
     yield from _latents(report, shown)
     yield _interpolation(report, shown)
     if report["edits"]:
         yield _edits(report, shown)
     if report["left_out"]:
-        yield Section(title="What is left out", rows=list(report["left_out"].items()))
+        yield Section(title="Left out, with the reason", rows=list(report["left_out"].items()))
     told = (
         {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
     )
     told |= {"seconds": report["seconds"]}
     rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
-    yield Section(title="What this rests on", text=_TERMS, rows=rows)
+    yield Section(title="Inputs and settings", text=_TERMS, rows=rows)
 
 
 def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     names, accuracy = report["names"], report["classifier_accuracy"]
     right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
-    known = f"right on test images: {right}" if right else "the test images do not tell how often it is right"
+    known = f"accuracy on test images: {right}" if right else "accuracy unknown: no usable test labels"
     compared = "Inception's features"
     if report["features"] == "classifier":
         compared = f"features of a small classifier ({known}), comparable within this data set only"
@@ -57,10 +57,10 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     )
     return Section(
         title="Distances",
-        text=f"In {compared}; protocol {report['protocol']}. Smaller distances are better, and larger"
-        " precision and recall. Nearest: 1st and 50th percentile of the distance to the nearest training"
-        " latent, in bits. Copies: latents equal to a training latent. Samples that are nearer than test"
-        " images, or have more copies, repeat training images.",
+        text=f"Images are compared in {compared}; protocol {report['protocol']}. Lower distances and higher"
+        " precision and recall are better. Nearest: 1st and 50th percentile of the Hamming distance to the"
+        " nearest training latent. Copies: latents equal to a training latent. Samples that lie nearer to"
+        " training latents than test images do, or have more copies, repeat training images.",
         header=header,
         rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
@@ -70,24 +70,25 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     rates = report["rates"]
     taken = {
-        form: "never as bad" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()
+        form: "not reached" if bits is None else f"{bits:.2f}" for form, bits in rates["same_psnr"].items()
     }
     return Section(
         title="Reconstructions",
-        text=f"Test images above their reconstructions. A latent takes {rates['latents']:.3f} bits per pixel."
-        f" At the same {rates['psnr_db']} dB, image formats with their headers take {_plain(taken)}.",
+        text=f"Test images above their reconstructions. Latents take {rates['latents']:.3f} bits per pixel at"
+        f" {rates['psnr_db']} dB. Bits per pixel of image formats at the same PSNR, headers included:"
+        f" {_plain(taken)}. Not reached: no quality setting has this PSNR.",
         rows=_worded(report["reconstructions"]),
         pictures=_some(shown, "reconstructions", "rates"),
     )
 
 
 def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
-    yield Section(title="How the bits of test images are used", rows=_worded(report["bits"]))
+    yield Section(title="Bits of the test images' latents", rows=_worded(report["bits"]))
     if report["moments_of_samples"]:
         yield Section(
             title="Moments of samples",
-            text="Root mean square error against the moments of the training latents. For test latents it"
-            " shows the effect of chance and of unseen images.",
+            text="Root mean square error against the moments of the training latents. The row of test latents"
+            " shows how much of it comes from chance and from unseen images.",
             header=["latents", "means", "pairs"],
             rows=[(name, f["means_rms"], f["pairs_rms"]) for name, f in report["moments_of_samples"].items()],
             pictures=_some(shown, "marginals", "covariances"),
@@ -98,9 +99,9 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     ways = report["interpolation"]
     return Section(
         title="Interpolation",
-        text=f"Paths of {FRAMES} frames between pairs of test images: ours above, the paper's code below,"
-        " which shows the true ends before and after its own frames. Steps are root mean square changes of"
-        " pixels from frame to frame.",
+        text=f"Paths of {FRAMES} frames between pairs of test images: ours above, those of the paper's code"
+        " below. The paper's frames are shown between the true ends. A step is the change from one frame to"
+        " the next; of pixels it is the root mean square change.",
         header=["", *ways],
         rows=[(text, *(facts[fact] for facts in ways.values())) for fact, text in _FACTS.items()],
         pictures=_some(shown, *(f"interpolation-{way}" for way in ways)),
@@ -110,10 +111,11 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
-        text="Share of edited images in which the classifier finds the attribute as asked; in brackets the"
-        " bits flipped, the root mean square change of pixels and, where there are other columns, the share"
-        f" of those that changed. Pictures of the first {EDITED} edits, one block per edit: before, then by"
-        f" {', '.join(METHODS)} where the method can do the edit.",
+        text="Per method: the share of edited images in which the classifier finds the attribute as asked. In"
+        " brackets: bits flipped, root mean square change of pixels and, where the data has other columns,"
+        f" the share of those that changed. Pictures: the first {EDITED} edits, one block per edit. Its rows"
+        f" are the images before the edit, then those edited by {', '.join(METHODS)}, where the method can"
+        " do the edit.",
         header=["edit", "images", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
         pictures=[content for name, content in shown.items() if name.startswith(EDIT_PICTURE)],
@@ -121,9 +123,9 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 
 
 _TERMS = (
-    "Rows used: the largest number of images in a figure that does not use all of them; drawn at random,"
-    " always the same. Overlap: test images whose bytes, and those whose key, a training image has too. Keys"
-    " mean nothing where they are numbers of rows."
+    "Rows used: the largest number of images that a figure uses, for figures that do not use all; they are"
+    " drawn at random with a fixed seed. Overlap: test images that have the same bytes, or the same key, as a"
+    " training image. Equal keys mean nothing where keys are row numbers."
 )
 _LAST = ("precision", "recall", "nearest", "copies")
 _TOLD = (
@@ -142,10 +144,10 @@ _WHAT = {
     "mixture": "The bundle's own prior.",
     "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
     "gaussian": "Thresholds on a correlated Gaussian (dichotomised Gaussian); one component.",
-    "paper": "The paper's sampler, with the repair of its code.",
+    "paper": "The paper's sampler, with the matrix repair of the paper's code.",
     "direct": "Signs of a Gaussian with the latents' mean and covariance (slide 16).",
-    "independent": "Every bit on its own, as often +1 as in training.",
-    "coins": "Fair coins.",
+    "independent": "Independent bits, each +1 as often as in the training latents.",
+    "coins": "Fair coins: independent bits, each +1 with probability 1/2.",
 }
 _WORDS = {
     "mse": "mean squared error, pixels in [0, 1]",
@@ -154,16 +156,16 @@ _WORDS = {
     "lpips": "LPIPS",
     "mean_abs": "mean of |E[b]|",
     "dead": "bits that never vary",
-    "entropy": "mean entropy of a bit, bits",
+    "entropy": "mean entropy per bit, in bits",
     "redundancy": "mean squared correlation of pairs",
     "effective_rank": "effective rank",
 }
 _FACTS = {
-    "wrong_bits_an_end": "wrong bits at an end",
-    "flips_of_hamming": "flips along the path, of the ends' Hamming distance",
-    "largest_step_of_flips": "largest step, share of all flips",
-    "largest_step_of_mean": "largest step of pixels, of the mean one",
-    "length_of_direct": "length of the path in pixels, of the direct way",
+    "wrong_bits_an_end": "wrong bits per end",
+    "flips_of_hamming": "flips along the path / Hamming distance of its ends",
+    "largest_step_of_flips": "most flips in one step / all flips",
+    "largest_step_of_mean": "largest pixel step / mean pixel step",
+    "length_of_direct": "sum of the pixel steps / pixel change from end to end",
 }
 
 

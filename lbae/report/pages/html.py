@@ -30,7 +30,7 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """The page; it loads nothing from anywhere."""
+    """The HTML of a page that loads nothing from elsewhere."""
     body = "\n".join(_section(section) for section in sections)
     head = (
         f'<meta charset="utf-8"><title>{html.escape(title)}</title>'

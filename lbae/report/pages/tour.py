@@ -1,4 +1,4 @@
-"""A tour of a finished pipeline: pictures of what a bundle does, and one page that shows them."""
+"""A tour of a finished pipeline: pictures of what its bundle does, and one page that shows them."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ _HOW = {
 
 
 def held_out_images(bundle: Bundle, data: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images that training never saw, and their labels as strings."""
+    """The held-out images, which training never saw, and their labels as strings."""
     images, labels = [], []
     for part in decode_every(plan(data), bundle.codec.config):
         mask = held_out(part.rows["key"])
@@ -90,7 +90,7 @@ def _paths(bundle: Bundle, images: np.ndarray) -> np.ndarray:
 def _edits(
     bundle: Bundle, images: np.ndarray, change: tuple[str, str]
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """A row of pictures a strength, and how many bits each strength changed on average."""
+    """One row of pictures per strength, and the mean number of bits that each strength changed."""
     latents = bundle.encode(images)
     rows = [
         edit_bits(bundle.attributes, latents, [change[1]], [change[0]], strength) for strength in _STRENGTHS
@@ -115,9 +115,8 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
         ),
         Section(
             title=f"Samples: {stages['fit']['sampler']}",
-            text=f"New images, {_HOW[stages['fit']['sampler']]} of one of {stages['fit']['components']}"
-            f" components;"
-            " nothing was learned for them but moments.",
+            text=f"New images from {_HOW[stages['fit']['sampler']]} of one of {stages['fit']['components']}"
+            " components. Nothing was learned for them but the moments of the latents.",
             pictures=[pictures["samples"]],
         ),
         Section(
@@ -138,7 +137,7 @@ def _sections(pictures: dict[str, bytes], drawn: dict[str, bytes], report: dict[
             pictures=[pictures["edit"]],
         ),
         Section(
-            title="The run in figures",
+            title="Figures of the run",
             pictures=[drawn["losses"], drawn["marginals"], drawn["covariances"], drawn["lifts"]],
         ),
         Section(

@@ -1,1 +1,1 @@
-"""What answers hold: images and latents in every format, and errors."""
+"""The contents of responses: images and latents in every format, and errors."""

@@ -1,4 +1,4 @@
-"""The contents of answers: images in every format, packed latents, and a result or an error per item."""
+"""The contents of responses: images in every format, packed latents, and one result or error per item."""
 
 import base64
 import io
@@ -18,15 +18,15 @@ from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-_SCALE = 2  # of the images in a grid or a strip
-_LARGE = 256  # frames of an animation are enlarged at most four times, and not beyond this
+_SCALE = 2  # enlargement of the images in a grid or a strip
+_LARGE = 256  # pixels: frames of an animation are enlarged up to this side, and at most four times
 
 
 def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> None:
-    """RequestError when an answer of ``count`` square images would hold more pixels than are allowed.
+    """Raise RequestError when a response of ``count`` square images would hold more than ``allowed`` pixels.
 
-    ``kind`` is a format of a request, or ``animation``. Latents have no pixels; a stream holds a few frames
-    at a time.
+    ``kind`` is a request's format, or ``animation``. Latents and streams have no limit: latents have no
+    pixels, and a stream holds few frames at a time.
     """
     if kind in ("latents", "stream"):
         return
@@ -36,9 +36,8 @@ def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> 
     if (pixels := frames * (scale * side) ** 2) > allowed:
         raise RequestError(
             422,
-            f"an answer of {pixels} pixels ({frames} images of {scale * side} x {scale * side}); allowed:"
-            f" {allowed} pixels"
-            " at once: ask for fewer images, another format, or latents",
+            f"the response would hold {pixels} pixels ({frames} images of {scale * side} x {scale * side});"
+            f" allowed: {allowed} pixels; ask for fewer images, another format, or latents",
             param,
         )
 
@@ -68,7 +67,7 @@ def animation_response(frames: np.ndarray) -> Response:
 
 
 def zip_response(images: np.ndarray) -> Response:
-    """A zip of PNG files, 0000.png and so on; always the same bytes for the same images."""
+    """A zip of PNG files, 0000.png and so on; the same images give the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:  # PNG is compressed already
         for index, image in enumerate(images):
@@ -90,7 +89,7 @@ def image_fields(images: np.ndarray, kind: ImageFormat) -> list[dict[str, str]]:
 
 
 async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
-    """Frames as NDJSON, one line per frame, as soon as each is made."""
+    """Frames as NDJSON, one line per frame, each as soon as it is encoded."""
     index = 0
     async for chunk in frames:
         for frame in chunk:
@@ -100,6 +99,6 @@ async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
 
 
 def merged(good: list[dict[str, Any]], errors: dict[int, dict[str, Any]], count: int) -> dict[str, Any]:
-    """A result or an error per item, in the order of the request."""
+    """The body of a batch response: one result or error per item, in the order of the request."""
     rest = iter(good)
     return {"results": [errors[index] if index in errors else next(rest) for index in range(count)]}

@@ -1,4 +1,4 @@
-"""Errors as JSON: {"error": {"type", "message", "param"}}, with no stack, path or address in them."""
+"""Errors as JSON: {"error": {"type", "message", "param"}}, without stack traces, paths or addresses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ TYPES = {
 
 
 class RequestError(HTTPException):
-    """A request that is refused, with the field that is to blame."""
+    """A refused request; ``param`` is the field at fault, if one is."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
@@ -36,7 +36,7 @@ class RequestError(HTTPException):
 
 @contextmanager
 def blames(param: str) -> Iterator[None]:
-    """Turn a UserError inside into a RequestError that blames this field."""
+    """Turn a UserError of the body into a RequestError with this field at fault."""
     try:
         yield
     except UserError as error:
@@ -44,13 +44,13 @@ def blames(param: str) -> Iterator[None]:
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error. Half a surrogate pair, which JSON may hold and UTF-8 may not, is replaced."""
+    """The JSON of an error. Lone surrogates are replaced, because JSON can hold them and UTF-8 cannot."""
     said = [text and text.encode(errors="replace").decode() for text in (message, param)]
     return {"error": {"type": TYPES.get(status, "internal"), "message": said[0], "param": said[1]}}
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Make the application answer every error in this shape."""
+    """Make the application send every error as this JSON."""
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:

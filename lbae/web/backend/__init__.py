@@ -1,1 +1,1 @@
-"""The backend that routes call: its interface, a bundle in this process, batches."""
+"""The backend that routes call: its interface, a bundle in this process, batching."""

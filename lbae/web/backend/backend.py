@@ -1,4 +1,4 @@
-"""The backend of the HTTP service: its interface, and a bundle that answers in this process."""
+"""The backend of the HTTP service: its interface, and its implementation by a bundle in this process."""
 
 import asyncio
 import dataclasses
@@ -22,13 +22,13 @@ from lbae.web.backend.batching import Batcher
 _LEADING = 5
 _STUCK_S = 60
 
-# Verb, rows of the batch, requests that wait behind it.
+# Called with the verb, the rows of a batch, and the number of requests that wait behind it.
 OnBatch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFacts:
-    """What clients may know of a bundle. ``conditions`` are the attributes that samples can be given."""
+    """The facts of a bundle that clients may see. ``conditions``: attributes that samples can be given."""
 
     fingerprint: str
     config: ModelConfig
@@ -41,7 +41,7 @@ class BundleFacts:
 
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
-    """Return what clients may know of a bundle."""
+    """Return the facts of a bundle that clients may see."""
     statistics = bundle.attributes
     leading = leading_bits(statistics, _LEADING)
     counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
@@ -63,7 +63,7 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
 class Backend(Protocol):
     """The verbs of the service. Latents are int8 (K, N), images uint8 (K, H, W, C).
 
-    Verbs raise UserError for a request that makes no sense.
+    A verb raises UserError for a request that cannot be carried out.
     """
 
     facts: BundleFacts
@@ -71,10 +71,10 @@ class Backend(Protocol):
     async def draw(
         self, count: int, seed: int, given: Mapping[str, bool], component: int | None
     ) -> np.ndarray:
-        """Latents of the prior, or of one of its components."""
+        """Latents drawn from the prior, or from one of its components."""
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Latents through all waypoints, ``steps`` per leg, with both its ends."""
+        """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
 
     async def edit(
         self,
@@ -93,13 +93,13 @@ class Backend(Protocol):
         """Images of latents."""
 
     def check(self) -> None:
-        """LbaeError when it is stuck and must be replaced."""
+        """Raise LbaeError when the backend is stuck and its replica must be replaced."""
 
 
 def current_backend(request: Request) -> Backend:
-    """The backend for the whole of a request, even if the bundle is swapped meanwhile."""
+    """The backend of one request, which it keeps even if the bundle is swapped meanwhile."""
     backend: Backend = request.app.state.current()
-    request.state.bundle = backend.facts.fingerprint  # for a header of the answer
+    request.state.bundle = backend.facts.fingerprint  # for the header X-Bundle
     return backend
 
 
@@ -107,12 +107,12 @@ CurrentBackend = Annotated[Backend, Depends(current_backend)]
 
 
 class BundleBackend:
-    """Runs a bundle in threads of this process; the codec takes the rows of several requests as a batch."""
+    """Runs a bundle in threads of this process; the codec batches the rows of several requests."""
 
     def __init__(self, bundle: Bundle, on_batch: OnBatch = lambda verb, rows, waiting: None) -> None:
         self.bundle = bundle
         self.facts = bundle_facts(bundle)
-        # One thread: the codec itself takes as many as there are.
+        # One thread, because the codec itself uses all of the process's threads.
         thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         size = bundle.codec.rows
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
@@ -121,7 +121,7 @@ class BundleBackend:
     async def draw(
         self, count: int, seed: int, given: Mapping[str, bool], component: int | None
     ) -> np.ndarray:
-        """Latents of the prior, or of one of its components."""
+        """Latents drawn from the prior, or from one of its components."""
         prior = self.bundle.prior
         if component is not None:
             prior = dataclasses.replace(prior, weights=np.eye(len(prior.weights))[component])
@@ -129,7 +129,7 @@ class BundleBackend:
         return latents
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Latents through all waypoints, ``steps`` per leg, with both its ends."""
+        """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
         return await asyncio.to_thread(interpolate, self.bundle.normals, waypoints, steps, seed)
 
     async def edit(
@@ -153,7 +153,7 @@ class BundleBackend:
         return await self._decode(latents)
 
     def check(self) -> None:
-        """LbaeError when a batch of the codec has run for more than a minute."""
+        """Raise LbaeError when a batch of the codec has run for more than a minute."""
         longest = max(self._encode.running_s, self._decode.running_s)
         if longest > _STUCK_S:
             raise LbaeError(f"a batch of the codec has run for {longest:.0f} s")

@@ -1,8 +1,8 @@
-"""Rows of several callers as one batch: while one batch runs, the next one fills.
+"""Batches the rows of several callers: while one batch runs, the next one fills.
 
-A codec computes a whole batch even for a single row. Ray Serve's own batching closes a batch after a fixed
-wait, whether the one before has ended or not, so it either makes every caller wait or runs batches of one
-caller (docs/results.md).
+A codec computes a whole batch even for a single row, so callers should share batches. Ray Serve's own
+batching closes a batch after a fixed wait, even while the previous batch still runs. A long wait then delays
+every caller, and a short one makes batches of a single caller (docs/measurements.md).
 """
 
 import asyncio
@@ -15,13 +15,14 @@ import numpy as np
 
 
 class Batcher:
-    """Runs the rows of several callers together and gives each the results of its own.
+    """Runs the rows of several callers as one batch, and returns to each caller the results of its own rows.
 
     Args:
-        run: called in ``executor`` with at most ``size`` rows.
+        run: computes a batch, one result per row; called in ``executor`` with at most ``size`` rows.
         size: rows of a full batch.
-        on_batch: called with every batch's rows and the number of requests that wait behind it.
-        executor: where batches run.
+        on_batch: called before every batch with its number of rows, and with the number of requests that
+            wait behind it (a request of more than ``size`` rows counts once per ``size`` rows).
+        executor: runs the batches, one at a time.
     """
 
     def __init__(
@@ -38,11 +39,11 @@ class Batcher:
 
     @property
     def running_s(self) -> float:
-        """Seconds that the current batch has run; 0 without one."""
+        """Seconds since the current batch began; 0 while none runs."""
         return 0 if self._since is None else time.monotonic() - self._since
 
     async def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The result of every row. An exception of ``run`` or ``on_batch`` reaches all callers of a batch."""
+        """One result per row. An exception of ``run`` or ``on_batch`` reaches all callers of its batch."""
         results = []
         for start in range(0, len(rows), self._size):
             results.append(asyncio.get_running_loop().create_future())
@@ -61,7 +62,7 @@ class Batcher:
                 found = await loop.run_in_executor(self._executor, self._run, np.concatenate(rows))
             except Exception as error:
                 for result in results:
-                    if not result.done():  # its caller may have gone away
+                    if not result.done():  # its caller may have been cancelled
                         result.set_exception(error)
                 continue
             finally:
@@ -73,7 +74,7 @@ class Batcher:
                     result.set_result(part)
 
     def _next(self) -> list[tuple[np.ndarray, "asyncio.Future[np.ndarray]"]]:
-        """The waiting rows that fit, in their order, without those of callers that have gone."""
+        """The waiting rows that fit into a batch, in order, without those of cancelled callers."""
         batch, room = [], self._size
         while self._waiting and (self._waiting[0][1].done() or len(self._waiting[0][0]) <= room):
             rows, result = self._waiting.popleft()

@@ -1,5 +1,4 @@
-"""The page at ``/``: the files in ``static/``, sent with headers under which it loads nothing from
-elsewhere."""
+"""The page at ``/``: the files in ``static/``, with headers that forbid loading from elsewhere."""
 
 from pathlib import Path
 
@@ -13,12 +12,12 @@ _HEADERS = {
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # asked for again, so that page and service stay of one version
+    "Cache-Control": "no-cache",  # revalidated on every load, so that the page matches the service's version
 }
 
 
 def add_page(app: FastAPI) -> None:
-    """A route for every file; ``index.html`` is at ``/``."""
+    """Add a route per file; ``index.html`` is at ``/``."""
     for file in sorted(_FILES.iterdir()):
         _add_file(app, file)
 

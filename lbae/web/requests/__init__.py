@@ -1,1 +1,1 @@
-"""From the bytes of a request to checked values, images and latents."""
+"""Reading requests: from their bytes to checked values, images and latents."""

@@ -1,4 +1,4 @@
-"""From the images and latents of a request to arrays, read in threads so that the event loop stays free."""
+"""The images and latents of a request as arrays, read in threads so that the event loop stays free."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from lbae.web.requests.item_fields import decode_image_field, decode_latent_fiel
 from lbae.web.requests.request_models import ImageOrLatent
 from lbae.web.threads import Field, in_reader
 
-# What could be read, and an error by position for what could not.
+# The items that could be read, and by position the errors of those that could not.
 Batch = tuple[list[np.ndarray], dict[int, dict[str, Any]]]
 
 
 async def item_latents(
     items: list[ImageOrLatent], param: str, backend: Backend, limits: Limits
 ) -> np.ndarray:
-    """The latents of images and packed latents, in their order; RequestError for the first bad one."""
+    """One latent per item, an image or a packed latent, in order; RequestError for the first bad item."""
     config = backend.facts.config
     latents = np.empty((len(items), config.latent_dim), dtype=np.int8)
     images = {}
@@ -42,13 +42,13 @@ async def item_latents(
 
 
 async def batch_images(fields: Sequence[Field], backend: Backend, limits: Limits) -> Batch:
-    """The images of a batch."""
+    """The images of a batch, and the errors of those that cannot be read."""
     read = functools.partial(decode_image_field, config=backend.facts.config, max_pixels=limits.max_pixels)
     return await in_reader(_each, fields, read)
 
 
 async def batch_latents(fields: Sequence[Field], backend: Backend) -> Batch:
-    """The unpacked latents of a batch."""
+    """The unpacked latents of a batch, and the errors of those that cannot be read."""
     read = functools.partial(decode_latent_field, latent_dim=backend.facts.config.latent_dim)
     return await in_reader(_each, fields, read)
 

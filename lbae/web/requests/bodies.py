@@ -1,4 +1,4 @@
-"""From a request to its body: JSON, or multipart files with the other fields in a JSON field ``request``."""
+"""Reading request bodies: JSON, or multipart files with the other fields as JSON in a part ``request``."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,12 +18,12 @@ Body = TypeVar("Body", bound=RequestBody)
 
 
 def media_types(model: type[RequestBody]) -> tuple[str, ...]:
-    """The content types that a body may have."""
+    """The content types that a body of this model may have."""
     return (JSON, MULTIPART) if issubclass(model, BodyWithFiles) else (JSON,)
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A FastAPI dependency that reads a request's body. RequestError where it does not fit the model."""
+    """A FastAPI dependency that reads a request's body; RequestError when it does not fit the model."""
     allowed = media_types(model)
 
     async def read(request: Request) -> Body:
@@ -48,7 +48,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 async def _form(request: Request) -> AsyncIterator[FormData]:
     try:
         form = await request.form(max_files=MAX_ITEMS, max_fields=8)
-    except HTTPException as error:  # Starlette answers 400 to every form that it refuses
+    except HTTPException as error:  # Starlette refuses every bad form with 400
         if not str(error.detail).startswith("Too many files"):
             raise
         raise RequestError(422, f"more than {MAX_ITEMS} files; allowed: {MAX_ITEMS}", "image") from error
@@ -65,14 +65,15 @@ async def _multipart(request: Request, model: Any) -> dict[str, Any]:
         if not files or len(texts) > 1 or len(files) + len(texts) < len(form.multi_items()):
             raise RequestError(
                 422,
-                "a multipart request holds files named image and at most one text named request (JSON)",
+                "a multipart request needs files named image, may have one text part named request (JSON),"
+                " and takes no other parts",
                 "image",
             )
         fields = _json(texts[0].encode(), "request") if texts else {}
         of_files = model.of_files([await file.read() for file in files])
         if twice := fields.keys() & of_files.keys():
             raise RequestError(
-                422, "the files take the place of this field; give one or the other", min(twice)
+                422, "the uploaded files fill this field; give the files or the field, not both", min(twice)
             )
         return fields | of_files
 

@@ -1,4 +1,4 @@
-"""Images and packed latents in the fields of a request: base64 in JSON, bytes of a multipart file."""
+"""Decoding the images and packed latents of a request: base64 in JSON, the bytes of a multipart file."""
 
 import base64
 import binascii
@@ -19,24 +19,24 @@ def decode_image_field(
 ) -> np.ndarray:
     """The image in a field as uint8 (H, W, C) of the content size.
 
-    RequestError unless it is a still PNG, JPEG or WebP of at most ``max_pixels``.
+    RequestError unless it is a PNG, JPEG or WebP of at most ``max_pixels`` pixels that is not animated.
     """
     data = field if isinstance(field, bytes) else decode_base64(field, param)
     try:
         return decode_image(data, config, max_pixels, _FORMATS, still=True)
     except ImageError as error:
-        raise RequestError(422, f"not an image that can be read: {error}", param) from error
+        raise RequestError(422, f"the image cannot be read: {error}", param) from error
 
 
 def decode_latent_field(field: str, latent_dim: int, param: str | None = None) -> np.ndarray:
     """The packed latent in a field as +1 and -1, int8 (N,).
 
-    RequestError for another width, or bits set behind the last one.
+    RequestError for a wrong number of bytes, or for padding bits that are set.
     """
     data = decode_base64(field, param)
     if len(data) != packed_width(latent_dim):
         raise RequestError(
-            422, f"a latent of {len(data)} bytes; this model's have {packed_width(latent_dim)}", param
+            422, f"the latent has {len(data)} bytes; this model's have {packed_width(latent_dim)}", param
         )
     try:
         return unpack(np.frombuffer(data, dtype=np.uint8)[None], latent_dim)[0]
@@ -45,16 +45,16 @@ def decode_latent_field(field: str, latent_dim: int, param: str | None = None) -
 
 
 def decode_base64(text: str, param: str | None = None) -> bytes:
-    """The bytes of a base64 text as programs write it.
+    """The bytes of a base64 text, in any of the forms that programs write.
 
-    It may be a ``data:`` URI, wrapped in lines, URL-safe, or without padding. RequestError for anything
+    The text may be a ``data:`` URI, wrapped into lines, URL-safe, or unpadded. RequestError for anything
     else.
     """
     if text[:5].lower() == "data:":
         header, _, text = text.partition(",")
         if not header.lower().endswith(";base64"):
             raise RequestError(
-                422, "a data: URI that is not in base64; allowed: data:image/png;base64,...", param
+                422, "the data: URI is not in base64; allowed: data:image/png;base64,...", param
             )
     digits = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     try:

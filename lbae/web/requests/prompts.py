@@ -1,4 +1,4 @@
-"""Prompts of OpenAI's API: attribute names, since nothing here understands words."""
+"""Prompts of OpenAI's API: lists of attribute names, because no model here understands free text."""
 
 import re
 import unicodedata
@@ -9,20 +9,20 @@ from lbae.errors import UserError
 
 _NOT = "not "
 _BETWEEN = " \t\r\n,"
-_MAX_NAMES = 64  # as in the other requests
+_MAX_NAMES = 64  # as in the fields of the other requests
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"\s*(?:,|$)')
 
 
 def parse_prompt(prompt: str, known: Iterable[str]) -> dict[str, bool]:
     """The attributes that a prompt asks for (True) and excludes (False).
 
-    A prompt is a list of ``NAME`` and ``not NAME``, separated by commas. Where names hold commas or begin
-    with "not ", the longest known name is meant. Any name may stand in double quotes (``""`` for a quote).
+    A prompt is a list of ``NAME`` and ``not NAME``, separated by commas. The longest known name wins, because
+    names can hold commas or begin with "not ". Any name may stand in double quotes (``""`` for a quote).
     UserError for an unknown name, one that is both asked for and excluded, or more than 64 names.
     """
     names, given, count = list(known), dict[str, bool](), 0
     spellings = {unicodedata.normalize(form, name): name for form in ("NFD", "NFC") for name in names}
-    spellings |= dict(zip(names, names, strict=True))  # a name as it is wins over another one's form
+    spellings |= dict(zip(names, names, strict=True))  # an exact name wins over another name's form
     longest_first = sorted(spellings, key=len, reverse=True)
     rest = prompt.lstrip(_BETWEEN)
     while rest:
@@ -38,7 +38,7 @@ def parse_prompt(prompt: str, known: Iterable[str]) -> dict[str, bool]:
             words = rest.partition(",")[0]
             name, length = match_name(words.strip(), names), len(words)
         if given.setdefault(name, wanted) != wanted:
-            raise UserError(f"the prompt asks for {name!r} and for not {name!r}")
+            raise UserError(f"the prompt asks for both {name!r} and not {name!r}")
         if (count := count + 1) > _MAX_NAMES:
             raise UserError(f"the prompt has more than {_MAX_NAMES} names; allowed: {_MAX_NAMES}")
         rest = rest[length:].lstrip(_BETWEEN)
@@ -46,7 +46,7 @@ def parse_prompt(prompt: str, known: Iterable[str]) -> dict[str, bool]:
 
 
 def _known_name(text: str, longest_first: list[str]) -> str | None:
-    """The longest known name that a text begins with and that ends at a comma or with the text."""
+    """The longest known name that begins a text and is followed by a comma or by the end of the text."""
     for name in longest_first:
         if text.startswith(name) and text[len(name) :].lstrip()[:1] in ("", ","):
             return name

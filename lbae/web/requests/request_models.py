@@ -1,4 +1,4 @@
-"""The bodies of requests. Images and packed latents are base64; in a multipart request images are files."""
+"""The bodies of requests. Images and packed latents are base64; in multipart requests images are files."""
 
 import secrets
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_IMAGES = 1024
 MAX_ITEMS = 256
-_MAX_PROMPT = 32_000  # as OpenAI's
+_MAX_PROMPT = 32_000  # OpenAI's own limit
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 AttributeName = Annotated[str, Field(max_length=4096)]
@@ -30,7 +30,7 @@ def _check_file(value: Any) -> str | bytes:
     return value
 
 
-# Base64 in JSON, else the bytes of a multipart file. A union of both would say in errors which one failed.
+# Base64 in JSON, bytes in multipart. Not a union, because pydantic would name its members in ``param``.
 ImageFile = Annotated[str | bytes, PlainValidator(_check_file), WithJsonSchema({"type": "string"})]
 
 
@@ -41,7 +41,7 @@ def _check_no_stream(stream: bool) -> bool:
 
 
 class RequestBody(BaseModel):
-    """Refuses unknown fields, and values of another type: "5" is not a number."""
+    """A body that refuses unknown fields, and values of another type: "5" is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -51,12 +51,12 @@ def _example(fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def seed_or_random(seed: int | None) -> int:
-    """The seed that was asked for, else a random one."""
+    """The requested seed, or a random one without any."""
     return secrets.randbelow(2**32) if seed is None else seed
 
 
 class BodyWithFiles(RequestBody):
-    """A body whose images may be files of a multipart request; the other fields are its field ``request``."""
+    """A body whose images may be multipart files, with the other fields as JSON in the part ``request``."""
 
     @classmethod
     def of_files(cls, images: list[bytes]) -> dict[str, Any]:
@@ -73,12 +73,12 @@ class ImageOrLatent(RequestBody):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.image is None) == (self.latent is None):
-            raise ValueError("give an image or a latent, and not both")
+            raise ValueError("give an image or a latent, not both")
         return self
 
 
 class SampleRequest(RequestBody):
-    """How many images, and their seed; without a seed a random one is used and returned."""
+    """New images, drawn from the prior. Without a seed a random one is used and returned in X-Seed."""
 
     model_config = _example({"n": 16, "seed": 0})
 
@@ -93,20 +93,23 @@ class SampleRequest(RequestBody):
     ] = None
     format: Annotated[
         Literal["grid", "png", "jpeg", "webp", "zip", "latents"],
-        Field(description="one PNG grid, one image (n = 1), a zip of PNG files, or packed latents"),
+        Field(
+            description="grid: one PNG; png, jpeg, webp: one image (n = 1); zip: PNG files; latents: packed"
+            " latents as JSON"
+        ),
     ] = "grid"
 
     @model_validator(mode="after")
     def _single(self) -> Self:
         if self.n > 1 and self.format in ("png", "jpeg", "webp"):
             raise ValueError(
-                f"format {self.format} is one image, and n is {self.n}; ask for grid, zip or latents"
+                f"format {self.format} holds one image, but n is {self.n}; ask for grid, zip or latents"
             )
         return self
 
 
 class InterpolateRequest(BodyWithFiles):
-    """A path through two or more images or latents; ``steps`` frames per leg, with both its ends."""
+    """A path through two or more images or latents, with ``steps`` frames per leg, both its ends included."""
 
     model_config = _example({"items": [{"image": "iVBOR..."}, {"image": "iVBOR..."}], "steps": 10})
 
@@ -117,8 +120,8 @@ class InterpolateRequest(BodyWithFiles):
     format: Annotated[
         Literal["strip", "webp", "zip", "latents", "stream"],
         Field(
-            description="PNG strip, animated WebP, zip of PNG files, packed latents, or frames as NDJSON"
-            " while they are made"
+            description="strip: one PNG; webp: an animation; zip: PNG files; latents: packed latents as JSON;"
+            " stream: one frame per line (NDJSON), sent while the next ones are made"
         ),
     ] = "strip"
 
@@ -138,19 +141,24 @@ class EditRequest(BodyWithFiles):
     unset: Annotated[list[AttributeName], Field(max_length=64)] = []
     strength: Annotated[
         float,
-        Field(ge=0, le=2, description="1 gives a typical image with the attributes; bits takes no more"),
+        Field(
+            ge=0,
+            le=2,
+            description="1 gives a typical image with the attributes; at most 2 for the method exchange, 1"
+            " for bits",
+        ),
     ] = 1.0
     method: Literal["exchange", "bits"] = "exchange"
     format: Literal["png", "jpeg", "webp", "latents"] = "png"
 
     @classmethod
     def of_files(cls, images: list[bytes]) -> dict[str, Any]:
-        """The first file is the item; more are refused as an unknown field."""
+        """The first file is the item; further files become an unknown field, which is refused."""
         return {"item": {"image": images[0]}} | ({"items": images} if len(images) > 1 else {})
 
 
 class EncodeRequest(BodyWithFiles):
-    """Images to encode, with a result or an error for each."""
+    """Images to encode; the response holds one result or error per image."""
 
     model_config = _example({"images": ["iVBOR..."]})
 
@@ -158,13 +166,13 @@ class EncodeRequest(BodyWithFiles):
 
 
 class ReconstructRequest(EncodeRequest):
-    """Images to encode and decode, with a result or an error for each."""
+    """Images to encode and decode; the response holds one result or error per image."""
 
     format: ImageFormat = "png"
 
 
 class DecodeRequest(RequestBody):
-    """Packed latents to decode, with a result or an error for each."""
+    """Packed latents to decode; the response holds one result or error per latent."""
 
     model_config = _example({"latents": ["AAEC"], "format": "png"})
 
@@ -173,9 +181,9 @@ class DecodeRequest(RequestBody):
 
 
 class GenerationRequest(RequestBody):
-    """What ``client.images.generate`` of OpenAI's library sends; ``seed`` is an addition.
+    """The body that ``client.images.generate`` of OpenAI's library sends, plus ``seed``.
 
-    Fields that change nothing here are accepted and ignored; null means that a field is left out.
+    Fields that have no effect here are accepted and ignored. A field that is null counts as left out.
     """
 
     model_config = _example({"prompt": "label=7", "n": 1, "seed": 0})
@@ -184,8 +192,8 @@ class GenerationRequest(RequestBody):
         str,
         Field(
             max_length=_MAX_PROMPT,
-            description='attributes of every image, separated by commas: NAME, not NAME, or in quotes "NAME";'
-            " may be empty",
+            description="attributes that every image has or lacks, separated by commas: NAME, not NAME, or in"
+            ' quotes "NAME"; may be empty',
         ),
     ]
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
@@ -193,7 +201,7 @@ class GenerationRequest(RequestBody):
         str | None, Field(max_length=256, description="lbae, or the fingerprint of the bundle")
     ] = None
     size: Annotated[
-        str, Field(max_length=256, description="auto, or the bundle's own width and height: 32x32")
+        str, Field(max_length=256, description="auto, or the bundle's width and height, such as 32x32")
     ] = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     output_format: ImageFormat = "png"

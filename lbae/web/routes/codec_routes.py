@@ -1,4 +1,4 @@
-"""Routes of the codec: batches of images or latents, with a result or an error for each."""
+"""Routes of the codec: batches of images or latents, with one result or error per item."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from lbae.web.threads import in_writer
 
 
 def add_codec_routes(app: FastAPI, limits: Limits) -> None:
-    """``/v1/encode``, ``/v1/reconstruct`` and ``/v1/decode``."""
+    """Add ``/v1/encode``, ``/v1/reconstruct`` and ``/v1/decode``."""
 
     def check_size(count: int, param: str, backend: Backend) -> None:
         check_pixels("png", count, backend.facts.config.content_size, limits.max_answer_pixels, param)

@@ -19,7 +19,7 @@ from lbae.web.threads import in_writer
 
 
 def add_edit_route(app: FastAPI, limits: Limits) -> None:
-    """``/v1/edit``."""
+    """Add ``/v1/edit``."""
 
     @app.post(
         "/v1/edit",

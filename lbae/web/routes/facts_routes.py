@@ -1,4 +1,4 @@
-"""Routes of facts: health, and what clients may know of the bundle."""
+"""Routes for health checks, and for the facts of the bundle that clients may see."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from lbae.web.threads import in_writer
 
 
 def add_facts_routes(app: FastAPI) -> None:
-    """``/healthz``, ``/readyz``, ``/v1/model``, ``/v1/attributes`` and ``/v1/examples``."""
+    """Add ``/healthz``, ``/readyz``, ``/v1/model``, ``/v1/attributes`` and ``/v1/examples``."""
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:

@@ -17,13 +17,13 @@ from lbae.web.requests.request_models import InterpolateRequest
 from lbae.web.routes import openapi_document
 from lbae.web.threads import in_writer
 
-_STREAM_FRAMES = 64  # that are decoded together
+_STREAM_FRAMES = 64  # decoded at a time
 _IMAGES = openapi_document.IMAGE_ANSWERS[200]["content"]
 _STREAMS: dict[int | str, Any] = {200: {"content": _IMAGES | {"application/x-ndjson": {}}}}
 
 
 def add_interpolate_route(app: FastAPI, limits: Limits) -> None:
-    """``/v1/interpolate``."""
+    """Add ``/v1/interpolate``."""
 
     @app.post(
         "/v1/interpolate",

@@ -1,4 +1,4 @@
-"""OpenAI's image API, for programs that speak it. A prompt names attributes."""
+"""OpenAI's image API, for programs that use it already. A prompt is a list of attributes."""
 
 import time
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ _MODEL = "lbae"
 
 
 def add_openai_routes(app: FastAPI, limits: Limits) -> None:
-    """``POST /v1/images/generations`` and ``GET /v1/models``."""
+    """Add ``POST /v1/images/generations`` and ``GET /v1/models``."""
     started = int(time.time())
 
     @app.get("/v1/models")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: the request bodies, the shape of errors, and the API key."""
+"""The OpenAPI document: request bodies, the shape of errors, and the API key."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ _FAILURE = {
                 "message": {"type": "string"},
                 "param": {
                     "type": ["string", "null"],
-                    "description": "the field of the request that is to blame",
+                    "description": "the field of the request that is at fault, if one is",
                 },
             },
         }
@@ -51,7 +51,7 @@ _IMAGES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in 
 IMAGE_ANSWERS: dict[int | str, Any] = {
     200: {"content": _IMAGES | {"application/zip": {}, "application/json": {}}}
 }
-"""The answers of a route that makes images."""
+"""The responses of a route that makes images."""
 _ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
 
 
@@ -72,7 +72,7 @@ def failure(description: str) -> dict[str, Any]:
 
 
 def write_document(app: FastAPI, keys: bool) -> None:
-    """Give an application its document; with ``keys`` the routes below ``/v1/`` require an API key."""
+    """Set an application's OpenAPI document; with ``keys`` it says that ``/v1/`` requires an API key."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, schemas = models_json_schema(
         [(model, "validation") for model in _BODIES], ref_template=f"{_SCHEMAS}{{model}}"
@@ -87,4 +87,4 @@ def write_document(app: FastAPI, keys: bool) -> None:
                 operation["responses"] |= {
                     str(s): failure(TYPES.get(s, "internal")) for s in _ANSWERS_WITH[method]
                 }
-    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI makes openapi_schema anew when it likes
+    app.openapi = lambda: document  # type: ignore[method-assign]  # openapi_schema would be rebuilt with new routes

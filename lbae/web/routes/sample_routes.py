@@ -1,4 +1,4 @@
-"""The route that draws samples of the prior."""
+"""The route that draws samples from the prior."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from lbae.web.threads import in_writer
 
 
 def add_sample_route(app: FastAPI, limits: Limits) -> None:
-    """``/v1/sample``."""
+    """Add ``/v1/sample``."""
 
     @app.post(
         "/v1/sample",

@@ -1,11 +1,11 @@
-// One image with attributes set and unset, each as strongly as its slider says.
+// The Edit tab: one image with attributes set and unset, and a slider for the strength of each.
 
 import { ask, askJson, decoded, runner, showCurl } from "./service.js";
 import { itemOf, slot } from "./slots.js";
 
 const WAIT_MS = 150;
 
-// One request for every strength that occurs, weakest first, each to be made of the latent that the one before gives.
+// One edit per distinct strength, weakest first, because a request has one strength. Each edits the result of the previous one.
 function stepsOf(strengths) {
   const steps = new Map();
   for (const slider of strengths.querySelectorAll("input")) {
@@ -17,7 +17,7 @@ function stepsOf(strengths) {
   return [...steps.values()].sort((one, other) => one.strength - other.strength);
 }
 
-// Returns what shows a bundle: a slider for every attribute, and its examples.
+// Returns a function that shows a bundle: a slider per attribute, and its examples.
 export function startEdit(section) {
   const strengths = section.querySelector(".strengths");
   const after = section.querySelector(".after img");
@@ -36,7 +36,7 @@ export function startEdit(section) {
   const draw = () =>
     run("Editing …", async (signal) => {
       let item = itemOf("edited");
-      if (!item) throw new Error("Give an image first: drop a file, choose an example, or send a sample here.");
+      if (!item) throw new Error("Choose an image first: drop a file, click an example, or send a sample here.");
       const steps = stepsOf(strengths);
       if (!steps.length) {
         const body = { latents: [item.latent] };

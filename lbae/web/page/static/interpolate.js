@@ -1,9 +1,9 @@
-// A path between two images, frame by frame as the frames are made.
+// The Interpolate tab: a path between two images, whose frames arrive one by one as they are made.
 
 import { ask, pictureOf, runner, showCurl } from "./service.js";
 import { itemOf, slot } from "./slots.js";
 
-// The lines of a streamed answer, as soon as they are there.
+// The lines of a streamed response, each as soon as it has arrived.
 async function* linesOf(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -14,7 +14,7 @@ async function* linesOf(answer) {
   }
 }
 
-// Returns what shows a bundle: its examples.
+// Returns a function that shows a bundle: its examples.
 export function startInterpolate(section) {
   const form = section.querySelector("form");
   const status = section.querySelector(".status");
@@ -34,10 +34,10 @@ export function startInterpolate(section) {
   const draw = () =>
     run("Interpolating …", async (signal, say) => {
       const items = [itemOf("from"), itemOf("to")];
-      if (!items[0] || !items[1]) throw new Error("Give two images: drop files, choose examples, or send samples here.");
+      if (!items[0] || !items[1]) throw new Error("Choose two images first: drop files, click examples, or send samples here.");
       const body = { items, steps: form.steps.valueAsNumber };
       const answer = await ask("/v1/interpolate", { ...body, format: "stream" }, signal);
-      const made = []; // apart from those that the slider shows meanwhile
+      const made = []; // not in `frames` yet, which the slider shows meanwhile
       for await (const line of linesOf(answer)) {
         made.push(pictureOf(JSON.parse(line)));
         say(`${made.length} of ${body.steps} frames …`);
@@ -45,7 +45,7 @@ export function startInterpolate(section) {
       frames = made;
       range.max = frames.length - 1;
       range.value = Math.floor(frames.length / 2);
-      animation.hidden = true; // until there is the one of these frames
+      animation.hidden = true; // until the animation of these frames has arrived
       result.hidden = false;
       show();
       showCurl(section.querySelector(".curl"), [{ path: "/v1/interpolate", body: { ...body, format: "webp" }, out: "path.webp" }]);

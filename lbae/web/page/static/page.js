@@ -1,4 +1,4 @@
-// The page: its tabs, the facts of the model, and what is sent from one tab to another.
+// The page: its tabs, the facts of the model, and sending images from one tab to another.
 
 import { startEdit } from "./edit.js";
 import { startInterpolate } from "./interpolate.js";
@@ -40,10 +40,10 @@ function send(name, latent, picture) {
   fill(name, latent, picture);
 }
 
-let shown = null; // the fingerprint of the bundle that the page shows
+let shown = null; // fingerprint of the bundle that the page shows
 const parts = [startInterpolate(panel("interpolate")), startEdit(panel("edit")), startSample(panel("sample"), send)];
 
-// Asks for the facts of the bundle that answers and shows them: at first, after a change of the bundle, with a new key.
+// Fetches and shows the facts of the service's bundle: on load, after a swap of the bundle, and with a new key.
 async function show() {
   again.hidden = true;
   try {
@@ -54,7 +54,7 @@ async function show() {
     const { latent_dim, image_size, padding } = model.config;
     const side = image_size - 2 * padding;
     facts.textContent = `${side} × ${side} pixels, ${latent_dim} bits, bundle ${model.fingerprint.slice(0, 8)}`;
-    if (shown === model.fingerprint) return; // only the key is another
+    if (shown === model.fingerprint) return; // only the key has changed
     shown = model.fingerprint;
     for (const part of parts) part({ conditions: model.conditions, attributes: Object.keys(attributes), examples });
   } catch (error) {

@@ -1,4 +1,4 @@
-// New images by seed, count and attributes.
+// The Sample tab: new images by seed, count and attributes.
 
 import { askJson, decoded, runner, showCurl } from "./service.js";
 
@@ -17,13 +17,13 @@ function offer(section, names) {
     const label = document.createElement("label");
     const choice = document.createElement("select");
     choice.name = name;
-    for (const [value, text] of [["", "either"], ["with", "with"], ["without", "without"]]) choice.add(new Option(text, value));
+    for (const [value, text] of [["", "any"], ["with", "with"], ["without", "without"]]) choice.add(new Option(text, value));
     label.append(name, choice);
     section.querySelector(".choices").append(label);
   }
 }
 
-// Returns what shows a bundle: its attributes, and a first sample.
+// Returns a function that shows a bundle: its attributes, and a first sample.
 export function startSample(section, send) {
   const form = section.querySelector("form");
   const grid = section.querySelector(".grid");

@@ -1,21 +1,21 @@
-// Requests to the service that this page came from, what goes wrong with them, and the same request as a curl command.
+// Requests to the service that this page came from, their errors, and the same requests as curl commands.
 
 let key = sessionStorage.getItem("key");
-let bundle = null; // the one that all the page shows was made with
+let bundle = null; // fingerprint of the bundle that made everything on the page
 
 export function useKey(text) {
   key = text;
   sessionStorage.setItem("key", text);
 }
 
-// From now on an answer that another bundle made is none to use: a "bundle" event, and an Error for what is under way.
+// From now on, a response of another bundle is an Error, and dispatches a "bundle" event that aborts what is under way.
 export function useBundle(fingerprint) {
   bundle = fingerprint;
 }
 
 const addressOf = (path) => new URL(`.${path}`, document.baseURI).href; // the service may be mounted below a prefix
 
-// The answer to a request; an Error whose message can be shown when there is none.
+// Returns the response to a request, or throws an Error whose message can be shown to the user.
 export async function ask(path, body, signal) {
   const options = { headers: key ? { Authorization: `Bearer ${key}` } : {}, signal };
   if (body) {
@@ -28,19 +28,19 @@ export async function ask(path, body, signal) {
     answer = await fetch(addressOf(path), options);
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
-    throw new Error("The service does not answer. It may have been stopped, or the network is gone; try again.");
+    throw new Error("The service does not respond. It may have stopped, or the network may be down; try again.");
   }
   const made = answer.headers.get("x-bundle");
   if (bundle && made && made !== bundle) {
     bundle = null;
-    const reason = new Error("The service has changed to another bundle, and what was made with the one before is gone; try again.");
+    const reason = new Error("The service now uses another bundle, so results of the previous one were discarded; try again.");
     document.dispatchEvent(new CustomEvent("bundle", { detail: reason }));
     throw reason;
   }
   if (answer.ok) return answer;
   if (answer.status === 401) document.getElementById("key").hidden = false;
   const { message, param } = (await answer.json().catch(() => null))?.error ?? {};
-  throw new Error(message ? (param ? `${param}: ${message}` : message) : `The service answered ${answer.status}.`);
+  throw new Error(message ? (param ? `${param}: ${message}` : message) : `The service responded with status ${answer.status}.`);
 }
 
 export async function askJson(path, body, signal) {
@@ -49,13 +49,13 @@ export async function askJson(path, body, signal) {
 
 export const pictureOf = ({ image, media_type }) => `data:${media_type ?? "image/png"};base64,${image}`;
 
-// Images of packed latents as addresses that <img> shows.
+// The images of packed latents, as data URLs for <img>.
 export async function decoded(latents, signal) {
   const { results } = await askJson("/v1/decode", { latents }, signal);
   return results.map(pictureOf);
 }
 
-// Copies an element's text; where the browser allows that on secure pages only, the old way, or it is left selected.
+// Copies an element's text. On pages by plain HTTP browsers have no clipboard API: there it selects the text and tries execCommand.
 async function copied(element) {
   try {
     await navigator.clipboard.writeText(element.textContent);
@@ -66,7 +66,7 @@ async function copied(element) {
   }
 }
 
-// Shows what gets the same by curl, with a button that copies it.
+// Shows the curl commands that get the same result, with a button that copies them.
 export function showCurl(place, commands) {
   const text = commands
     .map(({ path, body, out }) => {
@@ -90,8 +90,8 @@ export function showCurl(place, commands) {
   place.replaceChildren(details);
 }
 
-// Runs what a control asks for, one at a time: a newer call ends the one before, and a change of the bundle ends all. Says in
-// `status` how it stands, and whether the work was done.
+// Returns a function that runs one piece of work at a time: a newer call or a swap of the bundle aborts the current one. It shows
+// progress and errors in `status`, and resolves to whether the work was done.
 export function runner(status) {
   let running = null;
   document.addEventListener("bundle", (event) => running?.abort(event.detail));
@@ -104,7 +104,7 @@ export function runner(status) {
     say(saying);
     try {
       const said = await work(mine.signal, say);
-      if (running === mine && status.textContent === shown) say(said ?? ""); // else another has something to say
+      if (running === mine && status.textContent === shown) say(said ?? ""); // else another runner has written there
       return running === mine;
     } catch (error) {
       if (error.name === "AbortError") return false;

@@ -1,15 +1,15 @@
-// Places for one image: a file dropped or chosen, a sample, or one of the bundle's examples.
+// Slots for one image each: a file that was dropped or chosen, a sample, or one of the bundle's examples.
 
 import { askJson, pictureOf, runner } from "./service.js";
 
 const slots = {};
 
-// Puts a packed latent in base64, with the address of its picture, into the slot of this name.
+// Fills the slot of this name with a packed latent (base64) and the URL of its picture.
 export function fill(name, latent, picture) {
   slots[name].fill(latent, picture);
 }
 
-// What requests take for the image in a slot: its latent. A file is sent once, and not again for every request.
+// The image of a slot for a request: its latent, so that a file is uploaded once and not with every request.
 export const itemOf = (name) => slots[name].latent && { latent: slots[name].latent };
 
 async function base64Of(file) {
@@ -28,8 +28,8 @@ async function latentOf(image, signal) {
   return result.base64;
 }
 
-// Makes a slot of an element; `changed` is called when it is filled. Returns what shows the examples of a bundle, and makes
-// what the slot holds one of its latents.
+// Turns an element into a slot; `changed` is called when it is filled. Returns a function that shows a bundle's examples, encodes
+// the slot's image file with that bundle, and empties a slot that holds a sample, whose latent means nothing to another bundle.
 export function slot(element, status, changed) {
   const { name, label } = element.dataset;
   const run = runner(status);
@@ -49,7 +49,7 @@ export function slot(element, status, changed) {
 
   const mine = {
     latent: null,
-    image: null, // in base64, where the latent is that of a file
+    image: null, // the file or example (base64) that the latent was encoded from; null for a sample
     fill(latent, picture) {
       Object.assign(mine, { latent, image: null });
       const shown = document.createElement("img");
@@ -64,7 +64,7 @@ export function slot(element, status, changed) {
   };
   slots[name] = mine;
 
-  // A file or an example: `read` gives its bytes in base64.
+  // Fills the slot from a file or an example; `read` returns its bytes in base64.
   const take = (read, picture) =>
     run("Reading the image …", async (signal) => {
       const image = await read();
@@ -77,7 +77,7 @@ export function slot(element, status, changed) {
     if (!file) return;
     take(
       async () => {
-        if (!file.type.startsWith("image/")) throw new Error(`${file.name} is no image.`);
+        if (!file.type.startsWith("image/")) throw new Error(`${file.name} is not an image.`);
         return base64Of(file);
       },
       (image) => `data:${file.type};base64,${image}`,
