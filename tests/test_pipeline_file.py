@@ -12,7 +12,7 @@ from lbae.io.storage.lock import locked
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data = 3 4", "is not TOML: "),
+        ("data = 3 4", "is not valid TOML: "),
         ('dta = "x"', "unknown part of the config 'dta'; did you mean 'data'"),
         ('data = "x"', "lacks out, train"),
         ('data = "x"\nout = "y"\n[train]\npreset = "demo"\n[evaluate]', "lacks evaluate.data"),

@@ -395,7 +395,7 @@ def test_losses_survive_the_death_of_the_driver_on_s3(s3, undisturbed, tmp_path,
 
 def test_a_storage_that_cannot_be_written_is_named(ray_session, tmp_path, digits):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"/file/storage cannot be written: .*/file is no folder"):
+    with pytest.raises(UserError, match=r"/file/storage cannot be written: .*/file is not a folder"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
 
 

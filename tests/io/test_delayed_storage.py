@@ -266,7 +266,7 @@ def test_a_storage_without_exclusive_creation_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Location, "create", create)
     with (
-        pytest.raises(UserError, match=r"its storage creates .*out.lock twice.*NFSv4 mounted with noac"),
+        pytest.raises(UserError, match=r"let this job create .*out.lock twice.*NFSv4 mounted with noac"),
         locked(str(tmp_path / "out")),
     ):
         pass

@@ -81,7 +81,7 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
         check_lock()
         monkeypatch.setattr(Location, "read_bytes", silent)
         with pytest.raises(
-            LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"
+            LbaeError, match="taken over, because its lock could not be renewed: Connection was"
         ):
             wait_for_the_end(check_lock)
     monkeypatch.undo()
@@ -95,7 +95,7 @@ def test_a_storage_that_refuses_ends_the_hold_at_once(out, monkeypatch):
 
     with locked(out) as check_lock:
         monkeypatch.setattr(Location, "read_bytes", refused)
-        with pytest.raises(LbaeError, match="since its lock could not be renewed: Forbidden"):
+        with pytest.raises(LbaeError, match="because its lock could not be renewed: Forbidden"):
             wait_for_the_end(check_lock)
     monkeypatch.undo()
 

@@ -45,8 +45,8 @@ def test_a_picture_does_not_replace_the_image_that_is_read(out, tmp_path):
 @pytest.mark.parametrize(
     ("out", "why"),
     [
-        ("{tmp}/afile/x.png", r"{tmp}/afile is no folder"),
-        ("{tmp}/afile/sub/x.png", r"{tmp}/afile is no folder"),
+        ("{tmp}/afile/x.png", r"{tmp}/afile is not a folder"),
+        ("{tmp}/afile/sub/x.png", r"{tmp}/afile is not a folder"),
         ("/proc/x.png", r"nothing can be created in /proc \(No such file or directory\)"),
         ("/sys/x.png", r"nothing can be created in /sys \((Operation not p|P|R).*\)"),
     ],

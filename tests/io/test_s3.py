@@ -64,7 +64,7 @@ def test_refused_keys_are_named(refusing):
 
 def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
-    kept = r"cannot be removed: files are still there .*allow deleting there \(s3:DeleteObject"
+    kept = r"cannot be removed: .*files are still there; allow deletion \(s3:DeleteObject"
     out, old = "s3://bucket/out", resolve("s3://bucket/out/data/part-00000.parquet")
     first = Output(out, "table", parents={}, config={"seed": 0}, resume_key={"rows": 5})
     first.begin()
