@@ -296,9 +296,7 @@ def test_a_pointer_to_what_cannot_be_served_or_was_replaced(pipeline, tmp_path, 
         loaded.clear()
         Path(other, "weights.safetensors").write_bytes(b"damaged")
         pointer.write_text(other)
-        await until(
-            registry, lambda state: "are not the ones its manifest was written for" in (state.problem or "")
-        )
+        await until(registry, lambda state: "do not match its manifest" in (state.problem or ""))
         await asyncio.sleep(0.5)
         assert loaded == [other]
 

@@ -253,7 +253,7 @@ def test_an_unfinished_table_is_continued_with_the_same_options_only(ray_session
     options = {"model": model, "data": str(corpus), "out": str(tmp_path / "latents")}
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / ".unfinished").write_text(json.dumps({"kind": "latent table", "latent_dim": 64}))
-    with pytest.raises(UserError, match=r"unfinished run with other options .*latent_dim was 64, is now 128"):
+    with pytest.raises(UserError, match=r"unfinished run with different .*latent_dim was 64, is now 128"):
         encode(**options)
     encode(**options, overwrite=True, max_bad_fraction=0.02)
 

@@ -147,7 +147,7 @@ def test_a_storage_belongs_to_one_run(pipeline, tmp_path, change, message):
 
 
 def test_a_storage_in_the_output_is_refused(tmp_path, digits):
-    with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder of its own"):
+    with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder outside it"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "m" / "s"), **SMALL)
 
 
@@ -160,7 +160,7 @@ def test_a_storage_with_files_of_others_is_left_alone(ray_session, tmp_path, dig
         output = Output(out, "model", parents={}, config=config.to_dict())
         save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     with pytest.raises(
-        UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"
+        UserError, match=r"storage .*/s holds files but no training run; give another --storage"
     ):
         train(data=str(digits), out=out, storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"

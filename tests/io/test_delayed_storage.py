@@ -164,7 +164,7 @@ def test_a_part_of_fewer_rows_than_were_read_is_not_written(tmp_path):
     out = str(tmp_path / "out")
     write_shard(out, 0, good=2, bad=1)
     (plan,) = latent_parts.plan_latent_parts(out, {0: 4}, generation=1, at_least=1)
-    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, and 4 were read from the source"):
+    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, but 4 were read from the source"):
         latent_parts.assemble(out, plan)
     (tmp_path / "out" / "_work" / "quarantine-0.parquet").unlink()
     with pytest.raises(LbaeError, match=r"_work does not show .*: quarantine-0.parquet"):
@@ -185,7 +185,7 @@ def test_a_part_that_is_gone_though_its_machine_still_sees_it_is_written_again(t
         assert part.exists(), "the look is late"
         assert ingest_part(out, 0, shards) == first
     with pytest.raises(
-        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, and 4 were planned"
+        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, but 4 were planned"
     ):
         ingest_part(out, 0, shards * 2)
 

@@ -22,16 +22,16 @@ not-installed-anywhere==1.0
 torch=={version("torch").partition("+")[0]}
 scipy==1.0 ; sys_platform == 'win32'
 """
-    assert machine_facts.differences(lock) == [f"pillow {version('pillow')} is installed, ==1.0 is asked for"]
+    assert machine_facts.differences(lock) == [f"pillow {version('pillow')} is installed, the lock has ==1.0"]
 
 
 @pytest.mark.parametrize(
     ("mode", "token", "ok", "note"),
     [
-        ("token", "secret", True, "there is one; RAY_AUTH_MODE is token"),
+        ("token", "secret", True, "found; RAY_AUTH_MODE is token"),
         ("token", None, False, "RAY_AUTH_MODE is token; `ray get-auth-token --generate` makes one"),
         (None, None, True, "RAY_AUTH_MODE is not set; `ray get-auth-token --generate` makes one"),
-        ("disabled", None, True, "who reaches the cluster's ports can run code there"),
+        ("disabled", None, True, "anyone who can reach the cluster's ports can run code on it"),
     ],
 )
 def test_the_token_is_looked_for_and_not_shown(tmp_path, monkeypatch, mode, token, ok, note):
@@ -59,7 +59,7 @@ def test_storage_is_written_and_left_as_it_was(tmp_path):
 def test_a_bucket_with_other_keys_is_named(s3, monkeypatch):
     assert machine_facts.storage(f"{s3}/folder").ok
     found = machine_facts.storage("s3://nowhere/folder")
-    assert (found.ok, "look at the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
+    assert (found.ok, "check the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in found.note.split()
 
 

@@ -52,12 +52,12 @@ def test_another_artifact_is_refused_by_name_and_replaced_with_overwrite(tmp_pat
     other = {"train": {"epochs": 4}, "workers": 2}
     with pytest.raises(
         UserError,
-        match=r"a model made with other options \(train.epochs was 3, is now 4\); use --overwrite",
+        match=r"a model made from different inputs or options \(train.epochs was 3, is now 4\); use --over",
     ):
         output(tmp_path / "m", config=other).begin()
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
         output(tmp_path / "m", parents={"data": "d2"}).existing()
-    with pytest.raises(UserError, match=r"already holds a model \(a bundle was to be written\)"):
+    with pytest.raises(UserError, match=r"already holds a model \(this job writes a bundle\)"):
         output(tmp_path / "m", kind="bundle").existing()
     assert output(tmp_path / "m", config=other, overwrite=True).begin() is None
     assert not (tmp_path / "m" / "weights").exists()
@@ -68,7 +68,7 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / name).write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="already exists and is no artifact of this package"):
+        with pytest.raises(UserError, match="already exists and was not written by an lbae job"):
             output(tmp_path / "m", overwrite=overwrite).begin()
     assert (tmp_path / "m" / name).read_text() == "years of work"
 
@@ -94,7 +94,7 @@ def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
         assert target.begin() is None
         return
     message = (
-        rf"{inputs[1]}, which is read, lies in the output {target.uri}, which is cleared; choose another"
+        rf"the input {inputs[1]} lies in the output {target.uri}, which this job clears; choose another"
         rf" --out"
     )
     for call in (
@@ -121,7 +121,7 @@ def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
     output(tmp_path / "m").begin()
     (tmp_path / "m" / "part").write_bytes(b"half")
     with pytest.raises(
-        UserError, match=r"is not a finished artifact \(no manifest.json\); run the job that writes it again"
+        UserError, match=r"is not a finished artifact \(no manifest.json\); run again the job that writes it"
     ):
         read_manifest(str(tmp_path / "m"))
     assert output(tmp_path / "m").begin() is None
@@ -208,7 +208,7 @@ def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tm
     assert output(folder).begin()["already"]
     update.begin()
     assert (folder / WORK).exists(), "an update that was killed is no leftover of what stands there"
-    with pytest.raises(UserError, match=r"unfinished run with other options \(work.rows was 5, is now 6\)"):
+    with pytest.raises(UserError, match=r"different inputs or options \(work.rows was 5, is now 6\)"):
         replace(update, resume_key={"rows": 6}).begin()
     replace(update, resume_key={"rows": 6}, overwrite=True).begin()
     assert not (folder / WORK).exists()
@@ -260,7 +260,7 @@ def test_a_run_that_an_older_version_began_is_resumed(tmp_path, changes, marker)
     (folder / UNFINISHED).write_text(marker)
     assert output(folder, resume_key={"shard_rows": 9}, **changes).begin() is None
     assert (folder / WORK / "shard").exists()
-    with pytest.raises(OverwriteNeeded, match=r"other options \(work.shard_rows was 9, is now 8\)"):
+    with pytest.raises(OverwriteNeeded, match=r"inputs or options \(work.shard_rows was 9, is now 8\)"):
         output(folder, resume_key={"shard_rows": 8}, **changes).existing()
 
 

@@ -34,7 +34,7 @@ def test_a_picture_does_not_replace_the_image_that_is_read(out, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     image = str(tmp_path / "x.png")
     Path(image).write_bytes(b"original")
-    with pytest.raises(UserError, match=r"x.png is the image that is read; choose another --out"):
+    with pytest.raises(UserError, match=r"x.png is an image that this job reads; choose another --out"):
         check_not_read(f"{tmp_path}/{out}", str(tmp_path / "y.png"), image)
     check_not_read(f"{tmp_path}/z.png", image)
 
@@ -85,6 +85,6 @@ def test_jobs_do_not_replace_the_image_that_they_read(job, options, tmp_path):
         for name, value in options.items()
     }
     artifact = "latents" if job is search else "bundle"
-    with pytest.raises(UserError, match=r"x.png is the image that is read"):
+    with pytest.raises(UserError, match=r"x.png is an image that this job reads"):
         job(**filled, **{artifact: str(tmp_path / "unread")}, out=image)
     assert Path(image).read_bytes() == b"original"

@@ -78,11 +78,11 @@ def test_parts_of_another_model_or_width_are_refused(tmp_path):
     name = table.parts[0]
     assert table.read(name)["key"].to_pylist() == [f"k{i}" for i in range(6)]
     write_parquet(table.uri, name, part(model="m2"))
-    with pytest.raises(UserError, match="holds latents of model m2; the table is of m1"):
+    with pytest.raises(UserError, match="holds latents of model m2; the table's model is m1"):
         table.read(name)
     wide = latent_rows(pa.array(["k"]), np.zeros((1, 3), dtype=np.uint8), pa.table({}), 20, "m1")
     write_parquet(table.uri, name, wide)
-    with pytest.raises(UserError, match=r"latents of type fixed_size_binary\[3\], not N = 11 bits"):
+    with pytest.raises(UserError, match=r"latents of type fixed_size_binary\[3\]; the table's have 11 bits"):
         table.read(name)
     (tmp_path / "latents" / name).write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
@@ -234,5 +234,5 @@ def test_a_column_may_have_any_name(name):
 
 def test_a_table_that_does_not_say_what_it_was_made_from_is_named(tmp_path):
     table = open_latent_table(published(tmp_path, part()))
-    with pytest.raises(UserError, match="does not say where its model lay: give it, or encode again"):
+    with pytest.raises(UserError, match="did not record the location of its model; give it, or encode"):
         table.made_from("model")
