@@ -94,7 +94,9 @@ def differences(lock: str) -> list[str]:
                 continue
             # The public version: torch's "+cpu" is not a different version.
             if not pinned.specifier.contains(version.public, prereleases=True):
-                found.append(f"{pinned.name} {version} is installed, the lock has {pinned.specifier}")
+                found.append(
+                    f"{pinned.name} {version} is installed, but the lock file pins {pinned.specifier}"
+                )
     return found
 
 

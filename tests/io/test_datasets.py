@@ -121,7 +121,7 @@ def test_a_data_set_of_torchvision_becomes_an_image_table_once(downloads, tmp_pa
 
 
 def test_other_names_and_splits_are_refused():
-    with pytest.raises(UserError, match="unknown data set of torchvision 'mnst'; did you mean 'mnist'"):
+    with pytest.raises(UserError, match="unknown torchvision data set 'mnst'; did you mean 'mnist'"):
         plan("torchvision:mnst")
     with pytest.raises(UserError, match="unknown split 'tst'; did you mean 'test'"):
         plan("torchvision:mnist:tst")

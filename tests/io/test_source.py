@@ -183,7 +183,7 @@ def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, dig
         shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
     shutil.copy(digits / "b.parquet", tmp_path / "facts.parquet")
     with pytest.raises(
-        UserError, match=r"1 Parquet file \(facts.parquet\) and 2 image files \(a.png\); a sou"
+        UserError, match=r"1 Parquet file \(facts.parquet\) and 2 image files \(a.png\); only one kind"
     ):
         plan(str(tmp_path))
     assert plan(str(tmp_path), "table").skipped == {".png": 2}
@@ -246,7 +246,7 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
         ),
         (
             lambda p: pq.write_table(pa.table({"image": ["a.png"]}), p / "a.parquet") or p,
-            r"no column 'image' of struct\{bytes, path\} or of binary \(columns: image string\)",
+            r"no column 'image' of type struct\{bytes, path\} or binary \(columns: image string\)",
         ),
         (
             lambda p: (
@@ -256,7 +256,7 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
                 )
                 or p
             ),
-            "'image' of .*a.parquet holds paths but no bytes; give the folder of the image files",
+            "'image' of .*a.parquet holds paths but no bytes; give the folder with the image files",
         ),
         (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
         (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),
