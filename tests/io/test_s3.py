@@ -105,7 +105,7 @@ def test_public_buckets_are_read_without_keys(monkeypatch, s3):
         monkeypatch.delenv(f"AWS_{name}")
     monkeypatch.setattr(
         "fsspec.config.conf", {"s3": {"anon": True}}
-    )  # what FSSPEC_S3 sets when a process starts
+    )  # the effect of FSSPEC_S3 at process start
     s3fs.S3FileSystem.clear_instance_cache()
     assert resolve(f"{s3}/file").fs.anon
     assert resolve(f"{s3}/file").read_bytes() == b"public"
