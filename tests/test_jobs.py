@@ -285,7 +285,7 @@ def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
     before = [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)]
     outcome = job(name, *arguments.format(**places, bundle=pipeline.bundle).split(), "--overwrite")
     assert (outcome.code, outcome.out) == (2, "")
-    assert re.search("which is read, lies in the output|the output .* lies in the data", outcome.error)
+    assert re.search("the input .* lies in the output|the output .* lies in the data", outcome.error)
     assert [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)] == before
 
 

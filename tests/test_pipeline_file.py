@@ -12,8 +12,8 @@ from lbae.io.storage.lock import locked
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data = 3 4", "is not TOML: "),
-        ('dta = "x"', "unknown part of the config 'dta'; did you mean 'data'"),
+        ("data = 3 4", "is not valid TOML: "),
+        ('dta = "x"', "unknown entry of the config 'dta'; did you mean 'data'"),
         ('data = "x"', "lacks out, train"),
         ('data = "x"\nout = "y"\n[train]\npreset = "demo"\n[evaluate]', "lacks evaluate.data"),
         ('data = "x"\nout = "y"\ntrain = 3', "train of config .* is 3; allowed: a table"),

@@ -1,1 +1,1 @@
-"""Images, tables and artifacts on storage: pyarrow, fsspec, Pillow, safetensors; no Ray."""
+"""Images, tables and artifacts on storage. Uses pyarrow, fsspec, Pillow and safetensors, and no Ray."""

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays of a model's content size, arrays to PNG, and pictures made of many images."""
+"""Decode image files to uint8 arrays of a model's content size, encode arrays, and draw grids of images."""
 
 import io
 import posixpath
@@ -13,9 +13,9 @@ from lbae.errors import UserError
 
 _BACKGROUND = 255
 _OVERSAMPLING = 2
-_FRAME_MS = 80  # of an animation
+_FRAME_MS = 80  # duration of an animation's frame
 _ORIENTATION = 0x0112
-# What turns an image of each EXIF orientation upright.
+# The transpose that turns an image of each EXIF orientation upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,12 +26,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose mode I holds 16 bits
-# Start of a scan of a JPEG. Inside a scan, every 0xff is followed by 0 or a restart marker.
+# JPEG's start-of-scan marker. It cannot occur inside a scan, where 0 or a restart marker follows every 0xff.
 _SOS = b"\xff\xda"
-# Every scan of a progressive JPEG runs over all of its pixels, however few bytes it has: 42 for 25 megapixels
-# and 16 ms. Encoders write about ten. The rest leaves room for pictures in the metadata and for the film
-# behind a phone's photograph, 16 MB of which hold these two bytes 256 times by chance. TurboJPEG's own limit,
-# which Pillow does not set, is 500 too.
+# Every scan of a progressive JPEG runs over all pixels, however short the scan is: 42 bytes can cost 16 ms
+# for 25 megapixels. Encoders write about ten scans. The limit leaves room for thumbnails in the metadata and
+# for the video behind a phone's photograph: 16 MB of video hold the marker's two bytes 256 times by chance.
+# TurboJPEG's own limit, which Pillow does not set, is also 500.
 _MAX_SCANS = 500
 
 
@@ -46,18 +46,23 @@ def decode_image(
     formats: tuple[str, ...] | None = None,
     still: bool = False,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode, turn upright (EXIF), convert to grey or RGB, centre-crop to a square and resize to the content
-    size.
+    """Decode an image: turn it upright (EXIF), convert to grey or RGB, centre-crop to a square, resize.
 
-    An image that has this size already keeps its pixels; transparent ones are put on white. White is the
-    largest value of the type: 255 of 8 bits, 65535 of 16, 1.0 of floats. ImageError for floats beyond [0, 1]
-    and for 32-bit integers, whose white nothing says.
+    An image that already has the content size keeps its pixels. Transparent pixels are blended with white.
+    White is the largest value of the type: 255 for 8 bits, 65535 for 16 bits, 1.0 for floats.
 
-    ImageError also when the bytes are no image, are cut short, are a JPEG of more than 500 scans or unpack to
-    more pixels than ``max_pixels``, by default Pillow's limit; the header says how many before anything is
-    unpacked. Of strangers' bytes nothing but ``formats`` (Pillow's names) should be tried: ICO and EPS have
-    no limit of their own for what they hold. Where only ``still`` images make sense, animations are an
-    ImageError too.
+    Args:
+        data: The bytes of an image file.
+        config: Gives the content size and the number of channels.
+        max_pixels: The largest number of pixels, checked in the header before decoding; by default Pillow's.
+        formats: Pillow's names of the formats to try. Restrict them for untrusted bytes: ICO and EPS do not
+            bound the size of the image they contain.
+        still: Refuse animations.
+
+    Raises:
+        ImageError: The bytes are not a complete image, have too many pixels, are an animation although
+            ``still`` is set, or are a JPEG with more than 500 scans. Also for 32-bit integers and for floats
+            outside [0, 1], whose white is unknown.
     """
     side = config.content_size
     image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
@@ -67,16 +72,16 @@ def decode_image(
 
 
 def image_size(data: bytes | None) -> tuple[int, int] | None:
-    """Width and height as stored, by the header; None where there is no image."""
+    """Width and height as stored in the header; None if the bytes are not an image."""
     try:
         with Image.open(io.BytesIO(data or b"")) as image:
             return image.size
-    except Exception:  # Pillow's plugins raise whatever their parsers run into
+    except Exception:  # Pillow's plugins may raise any exception
         return None
 
 
 def check_image(data: bytes | None) -> None:
-    """ImageError when :func:`decode_image` could not decode the bytes."""
+    """Raise ImageError if :func:`decode_image` could not decode the bytes."""
     _decode(data, "RGB")
 
 
@@ -88,9 +93,7 @@ def _decode(
     formats: tuple[str, ...] | None = None,
     still: bool = False,
 ) -> Image.Image:
-    """The upright image. A JPEG much larger than ``side`` is decoded at a half, a quarter or an eighth of its
-    size.
-    """
+    """The upright image; a JPEG much larger than ``side`` is decoded at 1/2, 1/4 or 1/8 of its size."""
     if not data:
         raise ImageError("no bytes")
     try:
@@ -100,8 +103,7 @@ def _decode(
                 raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
             if image.format in ("JPEG", "MPO") and (scans := data.count(_SOS)) > _MAX_SCANS:
                 raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
-            # Photographs from phones are MPO: a JPEG with more pictures behind it, which are not shown in
-            # turn.
+            # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
             if still and image.format != "MPO" and getattr(image, "is_animated", False):
                 raise ImageError("it is animated; allowed: one frame")
             if side:
@@ -110,30 +112,30 @@ def _decode(
             return _eight_bit_opaque(_upright(image), image.format).convert(mode)
     except ImageError:
         raise
-    except UnidentifiedImageError as error:  # its own message names an address in memory
-        known = "that is known" if formats is None else f"of those that are allowed ({', '.join(formats)})"
-        raise ImageError(f"UnidentifiedImageError: no image format {known}") from error
-    except Exception as error:  # Pillow's plugins raise whatever their parsers run into
+    except UnidentifiedImageError as error:  # its own message contains a memory address
+        known = "a known image format" if formats is None else f"an allowed format ({', '.join(formats)})"
+        raise ImageError(f"UnidentifiedImageError: not in {known}") from error
+    except Exception as error:  # Pillow's plugins may raise any exception
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says.
+    """The image, turned as its EXIF orientation says.
 
-    Not by ``ImageOps.exif_transpose``, which writes all other tags again and fails on a malformed one.
+    Not with ``ImageOps.exif_transpose``, which rewrites all other tags and fails on a malformed one.
     """
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # whatever a malformed block makes Pillow raise: viewers show such an image as it is
+    except Exception:  # a malformed EXIF block may raise anything; viewers show such an image unturned
         return image
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
 def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
-    """The image with 8 bits and no transparency.
+    """The image with 8 bits per channel and no transparency.
 
-    Pillow's own conversions clip more bits to 8, and show what lies under transparent pixels.
+    Pillow's own conversions clip larger values to 255 and show the colours under transparent pixels.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in _SIXTEEN_BIT):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -166,9 +168,7 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 
 def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
-    """Frames as a lossless animation that runs there and back for ever, enlarged ``scale`` times without
-    smoothing.
-    """
+    """Frames as a lossless WebP that loops forward and back; ``scale`` enlarges them by repeating pixels."""
     large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
     first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
     buffer = io.BytesIO()
@@ -179,7 +179,7 @@ def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
 def grid(
     images: UInt8[np.ndarray, "K H W C"], columns: int, scale: int = 2, gap: int = 2
 ) -> UInt8[np.ndarray, "GH GW C"]:
-    """One picture of all images, row by row, enlarged ``scale`` times without smoothing."""
+    """One picture of all images in a grid, row by row, enlarged ``scale`` times by repeating pixels."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -199,7 +199,7 @@ def square_grid(images: UInt8[np.ndarray, "K H W C"]) -> UInt8[np.ndarray, "GH G
 
 
 def is_picture(uri: str) -> bool:
-    """Whether an output URI names one PNG; UserError for another image suffix."""
+    """Whether an output URI ends in ``.png``; raises UserError for the suffix of another image format."""
     suffix = posixpath.splitext(uri)[1].lower()
     if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
         raise UserError(f"pictures are written as PNG; name the output *.png instead of {uri}")

@@ -1,5 +1,4 @@
-"""What this machine has and runs: versions, memory, the token of a Ray cluster, access to a
-storage. No Ray."""
+"""Facts and checks about this machine, without Ray: versions, memory, GPUs, cluster token, storage access."""
 
 import importlib.metadata
 import os
@@ -19,16 +18,16 @@ from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
 
 STORE_BYTES = 2 * 2**30
-"""What a local Ray keeps in shared memory."""
+"""Shared memory of a local Ray's object store."""
 
-_MEMORY_BYTES = STORE_BYTES + 2 * 2**30  # the objects, and a few workers that have imported torch
+_MEMORY_BYTES = STORE_BYTES + 2 * 2**30  # the object store, and a few workers that have imported torch
 _SHOWN = ("ray", "torch", "torchvision", "numpy", "scipy", "pyarrow", "safetensors")
 _PACKAGE = Path(lbae.__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Whether something is as it must be; ``note`` is what was found and, when it is not, what to mend."""
+    """The result of one check; ``note`` says what was found and, unless ``ok``, how to fix it."""
 
     name: str
     ok: bool
@@ -36,9 +35,7 @@ class Check:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of what results depend on, and fingerprints of this package's files and of all that is
-    installed.
-    """
+    """Versions that results depend on, and fingerprints of this package's files and of all packages."""
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
     own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
     return {
@@ -54,7 +51,7 @@ def versions() -> dict[str, Any]:
 
 
 def checks() -> Iterator[Check]:
-    """What can be said of this machine without a cluster."""
+    """Yield the checks of this machine that need no cluster."""
     yield _packages()
     yield _token()
     free = shared_memory_bytes()
@@ -72,7 +69,7 @@ def checks() -> Iterator[Check]:
 
 
 def shared_memory_bytes() -> int | None:
-    """What is free in /dev/shm, where Ray keeps objects; None where there is no such thing."""
+    """Free bytes in /dev/shm, where Ray keeps objects; None if there is no /dev/shm."""
     try:
         found = os.statvfs("/dev/shm")
     except FileNotFoundError:
@@ -81,8 +78,9 @@ def shared_memory_bytes() -> int | None:
 
 
 def differences(lock: str) -> list[str]:
-    """Installed packages of another version than the text of a requirements file pins; those not installed do
-    not count.
+    """Installed packages whose version differs from the pins in ``lock``, the text of a requirements file.
+
+    Packages that are not installed are ignored.
     """
     found = []
     for line in lock.splitlines():
@@ -92,26 +90,27 @@ def differences(lock: str) -> list[str]:
         if pinned.marker is None or pinned.marker.evaluate():
             try:
                 version = Version(importlib.metadata.version(pinned.name))
-            except importlib.metadata.PackageNotFoundError:  # as what only tests need, on a cluster's nodes
+            except importlib.metadata.PackageNotFoundError:  # such as test tools on a cluster's nodes
                 continue
-            if not pinned.specifier.contains(
-                version.public, prereleases=True
-            ):  # torch's +cpu is no other version
-                found.append(f"{pinned.name} {version} is installed, {pinned.specifier} is asked for")
+            # The public version: torch's "+cpu" is not a different version.
+            if not pinned.specifier.contains(version.public, prereleases=True):
+                found.append(
+                    f"{pinned.name} {version} is installed, but the lock file pins {pinned.specifier}"
+                )
     return found
 
 
 def storage(uri: str) -> Check:
-    """Whether this process can write, read and delete in a folder."""
+    """Check that this process can write, read and delete in a folder."""
     place = resolve(uri) / f".lbae-{uuid.uuid4().hex}"
     try:
         place.write_bytes(b"x")
         place.read_bytes()
         place.remove()
-    except Exception as error:  # whatever the libraries behind a filesystem raise
-        mend = "look at the path, the keys and AWS_ENDPOINT_URL"
+    except Exception as error:  # filesystem libraries share no base class
+        mend = "check the path, the keys and AWS_ENDPOINT_URL"
         return Check(name=f"storage {uri}", ok=False, note=f"cannot be used from here ({error}); {mend}")
-    return Check(name=f"storage {uri}", ok=True, note="written and read from here")
+    return Check(name=f"storage {uri}", ok=True, note="can be written, read and deleted from here")
 
 
 def _packages() -> Check:
@@ -126,7 +125,7 @@ def _packages() -> Check:
 
 
 def _token() -> Check:
-    """Ray reads RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token."""
+    """Ray's token comes from RAY_AUTH_TOKEN, the file at RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token."""
     mode = os.environ.get("RAY_AUTH_MODE", "")
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     there = bool(os.environ.get("RAY_AUTH_TOKEN")) or path.exists()
@@ -134,32 +133,32 @@ def _token() -> Check:
         return Check(
             name="token",
             ok=True,
-            note="RAY_AUTH_MODE=disabled: who reaches the cluster's ports can run code there",
+            note="RAY_AUTH_MODE=disabled: anyone who can reach the cluster's ports can run code on it",
         )
     if there:
         return Check(
             name="token",
             ok=True,
-            note=f"there is one; RAY_AUTH_MODE is {mode or 'not set, `ray job submit` needs token'}",
+            note=f"found; RAY_AUTH_MODE is {mode or 'not set, but must be token for `ray job submit`'}",
         )
-    mend = "`ray get-auth-token --generate` makes one; every node and client needs the same"
+    mend = "`ray get-auth-token --generate` makes one; every node and client needs the same token"
     return Check(
         name="token", ok=mode != "token", note=f"none at {path}, RAY_AUTH_MODE is {mode or 'not set'}; {mend}"
     )
 
 
 def _gpu() -> Check:
-    import torch  # which takes seconds, and whoever connects to Ray imports this module
+    import torch  # imported here: it takes seconds, and every job that connects to Ray imports this module
 
     count = torch.cuda.device_count()
     if count or not Path("/dev/nvidia0").exists():
         return Check(name="GPUs here", ok=True, note=str(count))
     mend = f"torch {torch.__version__} cannot use it: install a torch for CUDA, or a newer driver"
-    return Check(name="GPUs here", ok=False, note=f"there is one (/dev/nvidia0), but {mend}")
+    return Check(name="GPUs here", ok=False, note=f"/dev/nvidia0 exists, but {mend}")
 
 
 def _memory_bytes() -> int:
-    """The machine's, or what a container may take of it."""
+    """The machine's memory, or the container's limit if that is lower."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else "max"

@@ -1,4 +1,4 @@
-"""The TOML file of a pipeline: data, output, and a table of options for each stage that needs some."""
+"""The TOML file of a pipeline: data, output, and one table of options per stage."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,14 +10,17 @@ _URIS = ("data", "out", "current")
 
 
 def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
-    """Return ``data``, ``out`` and perhaps ``current``, which are URIs, and a table of options per stage.
+    """The content of a pipeline's TOML file: ``data``, ``out``, ``current`` (URIs) and a table per stage.
 
-    UserError when something is missing, unknown or of another type. The stages check their options.
+    ``current`` and all stages but ``train`` may be missing. The stages check their own options.
+
+    Raises:
+        UserError: An entry is missing, unknown or of another type.
     """
     asked = read_toml(config)
     for name, value in asked.items():
         if name not in (known := (*_URIS, *stages)):
-            raise unknown("part of the config", name, known)
+            raise unknown("entry of the config", name, known)
         wanted, what = (
             (str, "a path or a URI in quotes")
             if name in _URIS

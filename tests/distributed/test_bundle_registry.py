@@ -294,9 +294,7 @@ def test_a_pointer_to_a_refused_or_replaced_bundle(pipeline, tmp_path, monkeypat
         loaded.clear()
         Path(other, "weights.safetensors").write_bytes(b"damaged")
         pointer.write_text(other)
-        await until(
-            registry, lambda state: "are not the ones its manifest was written for" in (state.problem or "")
-        )
+        await until(registry, lambda state: "do not match its manifest" in (state.problem or ""))
         await asyncio.sleep(0.5)
         assert loaded == [other]
 

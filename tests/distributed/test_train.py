@@ -147,7 +147,7 @@ def test_a_storage_belongs_to_one_run(pipeline, tmp_path, change, message):
 
 
 def test_a_storage_inside_the_output_is_refused(tmp_path, digits):
-    with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder of its own"):
+    with pytest.raises(UserError, match=r"storage .*/m/s lies in the output .*/m; give a folder outside it"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "m" / "s"), **SMALL)
 
 
@@ -160,7 +160,7 @@ def test_a_storage_with_other_files_is_refused_and_kept(ray_session, tmp_path, d
         output = Output(out, "model", parents={}, config=config.to_dict())
         save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
     with pytest.raises(
-        UserError, match=r"storage .*/s holds files, and no run of this job; give a folder of its own"
+        UserError, match=r"storage .*/s holds files but no training run; give another --storage"
     ):
         train(data=str(digits), out=out, storage=str(tmp_path / "s"), overwrite=overwrite, **SMALL)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "years of work"
@@ -397,7 +397,7 @@ def test_losses_are_equal_after_the_driver_is_killed_on_s3(s3, undisturbed, tmp_
 
 def test_a_storage_that_is_not_writable_is_named(ray_session, tmp_path, digits):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"/file/storage cannot be written: .*/file is no folder"):
+    with pytest.raises(UserError, match=r"/file/storage cannot be written: .*/file is not a folder"):
         train(data=str(digits), out=str(tmp_path / "m"), storage=str(tmp_path / "file" / "storage"), **SMALL)
 
 

@@ -1,5 +1,6 @@
-"""Write the golden artifacts of the current format version: ``python -m tests.golden.make``. Once a version,
-never again.
+"""Write the golden artifacts of the current format version: ``python -m tests.golden.make``.
+
+Run once per format version, never again: later code must read what the version's code wrote.
 """
 
 from pathlib import Path
@@ -31,14 +32,14 @@ CONFIG = Config(
 
 
 def latents() -> np.ndarray:
-    """Forty latents of 11 bits that go with a label."""
+    """Forty latents of 11 bits that correlate with a label."""
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(40, 11)) + np.where(np.arange(40) % 2, 0.8, -0.4)[:, None]
     return np.where(hidden >= 0, np.int8(1), np.int8(-1))
 
 
 def main() -> None:
-    """Write model, latents, moments and bundle."""
+    """Write a model, latents, moment sums and a bundle."""
     root = HERE / f"v{FORMAT_VERSION}"
     network = LatentBernoulliAutoencoder(CONFIG.model, torch.Generator().manual_seed(0))
     output = Output(str(root / "model"), "model", parents={}, config=CONFIG.to_dict())

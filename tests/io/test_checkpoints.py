@@ -5,7 +5,7 @@ from lbae.errors import OverwriteNeeded
 from lbae.io.artifacts.checkpoints import begin_run
 
 
-def test_checkpoints_of_another_recipe_are_refused_by_the_fields_that_differ(tmp_path):
+def test_checkpoints_of_another_recipe_are_refused_and_the_differing_fields_named(tmp_path):
     folder = str(tmp_path / "storage")
     for _ in range(2):
         begin_run(folder, presets.get("cifar10").to_dict(), overwrite=False, restart=False)

@@ -1,4 +1,4 @@
-"""``torchvision:NAME`` from files as its download leaves them."""
+"""``torchvision:NAME``, from files laid out as torchvision's download leaves them."""
 
 import hashlib
 import io
@@ -20,21 +20,21 @@ from lbae.io.sources.source import read_batches
 
 
 def idx(path: Path, values: np.ndarray) -> None:
-    """A file of MNIST's format: magic number with the dimensions, shape, bytes."""
+    """Write a file in MNIST's format: magic number with the number of dimensions, shape, bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack(f">I{values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes())
 
 
 @pytest.fixture
 def downloads(tmp_path, monkeypatch) -> Path:
-    """Where torchvision looks for what it has downloaded before."""
+    """The folder where torchvision looks for earlier downloads."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LBAE_CACHE", str(tmp_path / "cache"))
     return tmp_path / ".cache" / "lbae" / "downloads"
 
 
 def planted(folder: Path, name: str, data: bytes) -> str:
-    """Write a file; the checksum that torchvision is to find."""
+    """Write a file and return the checksum that torchvision expects."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
     return hashlib.md5(data).hexdigest()
@@ -71,7 +71,7 @@ def test_celeba(downloads, monkeypatch):
         planted(folder / "img_align_celeba", name, faces[name])
     split = dict(zip(names, (0, 0, 1, 2, 0, 2), strict=True))  # training, validation and test images
     smiling = dict(zip(names, (1, -1, 1, 1, 1, -1), strict=True))
-    texts = {  # the header of the attributes ends with a space, as the original's
+    texts = {  # like the original, the attributes' header ends with a space
         "list_attr_celeba.txt": "6\nSmiling Male \n"
         + "".join(f"{name} {smiling[name]:2d} -1\n" for name in names),
         "identity_CelebA.txt": "".join(f"{name} 7\n" for name in names),
@@ -92,7 +92,7 @@ def test_celeba(downloads, monkeypatch):
         assert part.images.shape == (len(wanted), 32, 32, 3)
 
 
-def test_a_download_that_fails_says_why(downloads, monkeypatch):
+def test_a_failed_download_says_why(downloads, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(
         LbaeError, match=r"torchvision:cifar10 could not be downloaded by torchvision: .*refused"
@@ -100,7 +100,7 @@ def test_a_download_that_fails_says_why(downloads, monkeypatch):
         plan("torchvision:cifar10")
 
 
-def test_a_data_set_of_torchvision_becomes_an_image_table_once(downloads, tmp_path):
+def test_a_torchvision_data_set_becomes_an_image_table_once(downloads, tmp_path):
     rng = np.random.default_rng(0)
     images, labels = (
         rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
@@ -120,14 +120,14 @@ def test_a_data_set_of_torchvision_becomes_an_image_table_once(downloads, tmp_pa
     assert plan("torchvision:mnist:test").uri.endswith("cache/mnist-test")
 
 
-def test_other_names_and_splits_are_refused():
-    with pytest.raises(UserError, match="unknown data set of torchvision 'mnst'; did you mean 'mnist'"):
+def test_unknown_names_and_splits_are_refused():
+    with pytest.raises(UserError, match="unknown torchvision data set 'mnst'; did you mean 'mnist'"):
         plan("torchvision:mnst")
     with pytest.raises(UserError, match="unknown split 'tst'; did you mean 'test'"):
         plan("torchvision:mnist:tst")
 
 
-def test_a_cache_that_cannot_be_written_is_named_and_what_to_set(monkeypatch):
+def test_an_unwritable_cache_is_named_with_the_variable_to_set(monkeypatch):
     monkeypatch.delenv("LBAE_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/proc")
     with pytest.raises(UserError, match=r"the cache /proc/.cache/lbae cannot be created .*set LBAE_CACHE"):

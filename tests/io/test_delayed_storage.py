@@ -1,7 +1,7 @@
-"""A storage that shows a machine what others wrote only after a while, as NFS and FUSE mounts do.
+"""A storage that shows other machines' writes only after a delay, as NFS and FUSE mounts do.
 
-A machine keeps each answer (a listing, a look-up, a file's content) for ``DELAY_S``, until it changes that
-folder itself. What the server decides, exclusive creation and rename, is never late.
+A machine caches each answer (a listing, a look-up, a file's content) for ``DELAY_S``, or until it changes
+that folder itself. Exclusive creation and rename go to the server and are never late.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _machine: contextvars.ContextVar["Machine | None"] = contextvars.ContextVar("mac
 
 
 class Machine:
-    """What one machine last saw, by question and path."""
+    """The cached answers of one machine, by question and path."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], tuple[float, Any]] = {}
@@ -62,7 +62,7 @@ class Machine:
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
-        """The body runs on this machine."""
+        """Run the body on this machine."""
         token = _machine.set(self)
         yield
         _machine.reset(token)
@@ -95,7 +95,7 @@ def delayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.4)
     started = threading.Thread.start
 
-    def start(thread: threading.Thread) -> None:  # the heartbeat runs on the machine of its job
+    def start(thread: threading.Thread) -> None:  # a job's heartbeat runs on the job's machine
         run, context = thread.run, contextvars.copy_context()
         thread.run = lambda: context.copy().run(run)  # type: ignore[method-assign]
         started(thread)
@@ -131,7 +131,7 @@ def write_shard(out: str, index: int, good: int, bad: int) -> None:
     latent_parts.write_shard(out, index, [rows], quarantine, {"device": "cpu", "precision": "float32"})
 
 
-def test_shards_that_other_machines_wrote_are_all_in_the_table(tmp_path):
+def test_the_table_holds_all_shards_that_other_machines_wrote(tmp_path):
     out, driver, reader = str(tmp_path / "out"), Machine(), Machine()
     write_shard(out, 0, good=2, bad=1)
     with driver.here():
@@ -149,7 +149,7 @@ def test_shards_that_other_machines_wrote_are_all_in_the_table(tmp_path):
     assert (part.rows, part.bad) == (9, 3)
 
 
-def test_a_shard_that_never_shows_ends_the_job_by_name(tmp_path):
+def test_a_shard_that_never_appears_is_named_and_ends_the_job(tmp_path):
     out = str(tmp_path / "out")
     write_shard(out, 0, good=2, bad=0)
     with pytest.raises(
@@ -160,11 +160,11 @@ def test_a_shard_that_never_shows_ends_the_job_by_name(tmp_path):
         latent_parts.plan_latent_parts(out, dict.fromkeys(range(5), 2), generation=1, at_least=1)
 
 
-def test_a_part_of_fewer_rows_than_were_read_is_not_written(tmp_path):
+def test_a_part_with_fewer_rows_than_were_read_is_not_written(tmp_path):
     out = str(tmp_path / "out")
     write_shard(out, 0, good=2, bad=1)
     (plan,) = latent_parts.plan_latent_parts(out, {0: 4}, generation=1, at_least=1)
-    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, and 4 were read from the source"):
+    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, but 4 were read from the source"):
         latent_parts.assemble(out, plan)
     (tmp_path / "out" / "_work" / "quarantine-0.parquet").unlink()
     with pytest.raises(LbaeError, match=r"_work does not show .*: quarantine-0.parquet"):
@@ -172,7 +172,7 @@ def test_a_part_of_fewer_rows_than_were_read_is_not_written(tmp_path):
     assert not (tmp_path / "out" / "data").exists()
 
 
-def test_a_part_that_is_gone_though_its_machine_still_sees_it_is_written_again(tmp_path):
+def test_a_deleted_part_that_the_machine_still_sees_is_written_again(tmp_path):
     (tmp_path / "data").mkdir()
     for name in "ab":
         (tmp_path / "data" / f"{name}.png").write_bytes(encode_png(np.zeros((8, 8, 1), np.uint8)))
@@ -182,15 +182,15 @@ def test_a_part_that_is_gone_though_its_machine_still_sees_it_is_written_again(t
         part = resolve(out) / first.files[0]
         assert part.exists()
         os.unlink(part.path)  # by another machine
-        assert part.exists(), "the look is late"
+        assert part.exists(), "the cached look-up is out of date"
         assert ingest_part(out, 0, shards) == first
     with pytest.raises(
-        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, and 4 were planned"
+        LbaeError, match=r"part-00000.parquet and its quarantine hold 2 rows, but 4 were planned"
     ):
         ingest_part(out, 0, shards * 2)
 
 
-def test_a_leftover_that_is_listed_late_does_not_stay_beside_the_published_parts(tmp_path):
+def test_leftovers_that_are_listed_late_are_removed_before_publishing(tmp_path):
     target = Output(str(tmp_path / "out"), "table", parents={}, config={})
     driver, folder = Machine(), tmp_path / "out" / "data"
     with driver.here():
@@ -203,7 +203,7 @@ def test_a_leftover_that_is_listed_late_does_not_stay_beside_the_published_parts
     assert os.listdir(folder) == ["new"]
 
 
-def test_a_manifest_never_names_a_file_that_is_not_there(tmp_path):
+def test_a_manifest_never_names_a_missing_file(tmp_path):
     target = Output(str(tmp_path / "out"), "table", parents={}, config={})
     target.begin()
     with pytest.raises(LbaeError, match=r"out does not show .*: data/new; use an object store"):
@@ -211,7 +211,7 @@ def test_a_manifest_never_names_a_file_that_is_not_there(tmp_path):
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
-def test_what_another_machine_just_published_is_not_cleared(tmp_path):
+def test_an_artifact_that_another_machine_just_published_is_not_cleared(tmp_path):
     first = Output(str(tmp_path / "out"), "table", parents={}, config={"seed": 0})
     other = Machine()
     first.begin()
@@ -224,7 +224,7 @@ def test_what_another_machine_just_published_is_not_cleared(tmp_path):
     assert (tmp_path / "out" / "weights").exists()
 
 
-def test_a_lock_whose_heartbeats_show_late_is_not_taken_over(tmp_path):
+def test_a_lock_whose_heartbeats_are_seen_late_is_not_taken_over(tmp_path):
     out = str(tmp_path / "out")
     with Machine().here(), locked(out) as check_lock:
         with Machine().here(), pytest.raises(UserError, match="is being written by process"), locked(out):
@@ -232,7 +232,7 @@ def test_a_lock_whose_heartbeats_show_late_is_not_taken_over(tmp_path):
         check_lock()
 
 
-def test_a_dead_jobs_lock_is_taken_over_though_its_last_heartbeat_shows_late(tmp_path):
+def test_a_dead_jobs_lock_is_taken_over_although_its_last_heartbeat_is_seen_late(tmp_path):
     out, machine = str(tmp_path / "out"), Machine()
     place = resolve(f"{out}.lock")
     place.write_bytes(b"beat 5 of a job")
@@ -244,7 +244,7 @@ def test_a_dead_jobs_lock_is_taken_over_though_its_last_heartbeat_shows_late(tmp
     assert os.listdir(tmp_path) == []
 
 
-def test_the_lock_of_a_job_that_took_over_is_not_removed_by_one_that_still_sees_the_dead_one(tmp_path):
+def test_a_job_that_still_sees_a_dead_lock_does_not_remove_the_lock_that_replaced_it(tmp_path):
     place = resolve(str(tmp_path / "out.lock"))
     place.write_bytes(b"beat 7 of a dead job")
     late = Machine()
@@ -266,14 +266,14 @@ def test_a_storage_without_exclusive_creation_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Location, "create", create)
     with (
-        pytest.raises(UserError, match=r"its storage creates .*out.lock twice.*NFSv4 mounted with noac"),
+        pytest.raises(UserError, match=r"let this job create .*out.lock twice.*NFSv4 mounted with noac"),
         locked(str(tmp_path / "out")),
     ):
         pass
     assert os.listdir(tmp_path) == []
 
 
-def test_files_that_nfs_keeps_while_they_are_read_stop_no_job(tmp_path, monkeypatch):
+def test_files_that_nfs_keeps_while_they_are_open_do_not_fail_a_job(tmp_path, monkeypatch):
     target = Output(str(tmp_path / "out"), "table", parents={}, config={})
     target.begin()
     (tmp_path / "out" / "data" / "deep").mkdir(parents=True)
@@ -291,7 +291,7 @@ def test_files_that_nfs_keeps_while_they_are_read_stop_no_job(tmp_path, monkeypa
     assert resolve(str(tmp_path / "out" / "data" / "deep")).is_empty_folder()
 
 
-def test_what_cannot_be_removed_for_another_reason_still_ends_the_job(tmp_path, monkeypatch):
+def test_other_files_that_cannot_be_removed_end_the_job(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     for name in (".nfs01", "part"):
         (tmp_path / "out" / name).touch()
@@ -328,7 +328,7 @@ def _busy(real: Callable[..., None]) -> Callable[..., None]:
         ("- fuse.gcsfuse bucket rw", 60),
     ],
 )
-def test_the_delay_is_that_of_the_mount(tmp_path, monkeypatch, mount, delay):
+def test_the_delay_comes_from_the_mount_options(tmp_path, monkeypatch, mount, delay):
     monkeypatch.undo()
     folder = tmp_path / "a b"
     point = str(folder).replace(" ", "\\040")

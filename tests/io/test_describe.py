@@ -1,6 +1,4 @@
-"""What is said and drawn of a model, an image table with a quarantine, and a table in which nothing could be
-decoded.
-"""
+"""``lbae show`` of a model, of an image table with a quarantine, and of a table without decodable images."""
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +19,7 @@ from tests.conftest import picture_size, run_job
 
 @pytest.fixture
 def ingested(tmp_path) -> str:
-    """An image table of two images, made from five of which three are damaged."""
+    """An image table of two images, ingested from five, of which three are damaged."""
     out, image = str(tmp_path / "table"), encode_png(np.zeros((28, 28, 1), dtype=np.uint8))
     write_table(
         tmp_path / "data" / "a.parquet", [image, b"words", image[:40], None, image], label=list(range(5))
@@ -44,7 +42,7 @@ def test_a_model(tmp_path):
     assert "quarantine" not in facts
 
 
-def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
+def test_an_image_table_and_the_errors_in_its_quarantine(ingested, tmp_path):
     facts = describe(ingested)
     assert (facts["kind"], facts["rows"], facts["files"], facts["result"]["bad"]) == ("image table", 2, 2, 3)
     assert facts["schema"]["label"] == "int64"
@@ -57,7 +55,7 @@ def test_an_image_table_and_the_reasons_of_its_quarantine(ingested, tmp_path):
     assert width > height, "two thumbnails side by side"
 
 
-def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
+def test_a_table_without_decodable_images(tmp_path):
     out = str(tmp_path / "latents")
     config, parents = {"latent_dim": 11, "keep_images": False}, {"model": "m", "data": "d"}
     output = Output(out, KIND, parents=parents, config=config)
@@ -71,7 +69,7 @@ def test_a_table_in_which_nothing_could_be_decoded(tmp_path):
     assert "holds no rows; there is nothing to search" in outcome.error
 
 
-def test_the_fingerprint_of_an_image_table_is_of_its_labels_too():
+def test_the_fingerprint_of_an_image_table_covers_its_labels():
     cells = [{"bytes": b"a", "path": "a"}, {"bytes": b"b", "path": "b"}]
     tables = [pa.table({"image": cells, **labels}) for labels in ({}, {"label": [1, 2]}, {"label": [2, 1]})]
     assert len({tuple(image_table.rows_of(table)) for table in tables}) == 3

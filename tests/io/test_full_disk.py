@@ -13,7 +13,7 @@ print(len(resolve(sys.argv[1]).files(temporary=True)))
 """
 
 
-def test_a_full_disk_is_named_with_the_file_and_nothing_half_written_stays(tmp_path):
+def test_a_full_disk_error_names_the_file_and_leaves_no_partial_file(tmp_path):
     mount = f'mount -t tmpfs -o size=8k tmpfs {tmp_path} && exec "$@"'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
     command += [sys.executable, "-c", WRITE, str(tmp_path)]

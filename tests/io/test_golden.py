@@ -1,4 +1,4 @@
-"""Artifacts written by every format version so far still read, with the same content."""
+"""Artifacts of every format version so far can be read, with the same content."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ VERSIONS = sorted(path for path in HERE.iterdir() if path.is_dir() and path.name
 
 
 @pytest.mark.parametrize("root", VERSIONS, ids=lambda path: path.name)
-def test_a_version_still_reads(root: Path):
+def test_artifacts_of_every_format_version_can_be_read(root: Path):
     table = open_latent_table(str(root / "latents"))
     rows = pa.concat_tables(table.read(part) for part in table.parts)
     np.testing.assert_array_equal(unpack(packed_latents(rows), 11), latents())
@@ -29,7 +29,7 @@ def test_a_version_still_reads(root: Path):
     bundle = lbae.load_bundle(str(root / "bundle"), device="cpu")
     assert bundle.attributes.names == ("label",)
     assert bundle.sample(3, seed=0).shape == (3, 16, 16, 1)
-    assert bundle.codec.precision == "float32", "that of its table, whatever this machine does best"
+    assert bundle.codec.precision == "float32", "the table's precision, not this machine's best"
     model = lbae.load_model(str(root / "model"), device="cpu", precision="float32")
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), dtype=np.uint8)
     np.testing.assert_array_equal(model.encode(images), bundle.encode(images))
@@ -38,7 +38,7 @@ def test_a_version_still_reads(root: Path):
     assert len(describe(str(root / "bundle"))["leading_bits"]["label"]) == 5
 
 
-def test_a_bundle_without_models_of_values_says_so():
+def test_a_bundle_without_models_of_attribute_values_says_so():
     bundle = lbae.load_bundle(str(HERE / "v1" / "bundle"), device="cpu")
     with pytest.raises(UserError, match="has no models of attribute values"):
         bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"])
@@ -46,7 +46,7 @@ def test_a_bundle_without_models_of_values_says_so():
         bundle.edit(np.zeros((1, 16, 16, 1), dtype=np.uint8), ["label"], method="bit")
 
 
-def test_there_is_a_golden_of_the_current_version():
+def test_the_current_format_version_has_golden_artifacts():
     from lbae.io.artifacts.manifest import FORMAT_VERSION
 
     assert (HERE / f"v{FORMAT_VERSION}").is_dir()

@@ -1,6 +1,4 @@
-"""Image tables at ``hf://``, by Hugging Face's own client from a server on this machine that answers as the
-hub does.
-"""
+"""Image tables at ``hf://``: Hugging Face's own client reads them from a local imitation of the Hub."""
 
 import hashlib
 import threading
@@ -25,7 +23,7 @@ COMMIT = "0" * 40
 
 
 def hub(root: Path) -> FastAPI:
-    """The calls by which files of the data set ``some/digits`` are listed and read."""
+    """The Hub's endpoints that list and read files of the data set ``some/digits``."""
     app = FastAPI()
 
     def entry(path: Path) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def hub(root: Path) -> FastAPI:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that ``hf://datasets/some/digits`` shows."""
+    """The local folder behind ``hf://datasets/some/digits``."""
     server = uvicorn.Server(uvicorn.Config(hub(tmp_path), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -68,7 +66,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     thread.join()
 
 
-def test_a_table_on_the_hub_is_read_and_known_by_its_content(files):
+def test_a_table_on_the_hub_is_read_and_fingerprinted_by_its_content(files):
     digits = pq.read_table(SAMPLE).slice(0, 300)
     for name, part in (("a", digits.slice(0, 200)), ("b", digits.slice(200))):
         (files / "data").mkdir(exist_ok=True)
@@ -80,11 +78,11 @@ def test_a_table_on_the_hub_is_read_and_known_by_its_content(files):
     assert [row["bytes"] for row in rows] == [image["bytes"] for image in digits["image"].to_pylist()]
     assert plan("hf://datasets/some/digits").fingerprint == source.fingerprint
     changed = bytearray((files / "data" / "a.parquet").read_bytes())
-    changed[100] ^= 1  # the hub tells sizes and digests, but no times
+    changed[100] ^= 1  # the Hub gives sizes and digests, but no times
     (files / "data" / "a.parquet").write_bytes(changed)
     assert plan("hf://datasets/some/digits").fingerprint != source.fingerprint
 
 
-def test_what_the_hub_does_not_hold_is_named(files):
+def test_a_path_that_is_missing_on_the_hub_is_named(files):
     with pytest.raises(UserError, match="data hf://datasets/some/digits/none does not exist"):
         plan("hf://datasets/some/digits/none")

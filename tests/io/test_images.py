@@ -41,14 +41,14 @@ def test_another_size_is_resized_and_centre_cropped():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_the_models(mode):
+def test_every_colour_mode_is_converted_to_the_models_channels(mode):
     image = Image.new("RGB", (40, 40), (200, 30, 30)).convert(mode)
     kind = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_image(saved(image, kind), COLOUR).shape == (32, 32, 3)
     assert decode_image(saved(image, kind), GREY).shape == (28, 28, 1)
 
 
-def test_exif_orientation_is_followed():
+def test_exif_orientation_is_applied():
     pixels = np.zeros((32, 32, 3), dtype=np.uint8)
     pixels[:16] = 255
     exif = Image.Exif()
@@ -56,7 +56,7 @@ def test_exif_orientation_is_followed():
     assert decode_image(saved(Image.fromarray(pixels), "PNG", exif=exif), COLOUR)[:16].max() == 0
 
 
-def test_sixteen_bits_become_eight_and_what_is_transparent_is_white():
+def test_sixteen_bits_become_eight_and_transparent_pixels_become_white():
     deep = Image.fromarray(np.full((32, 32), 200 * 256 + 17, dtype=np.uint16))
     np.testing.assert_array_equal(decode_image(saved(deep, "PNG"), COLOUR), 200)
     clear = Image.new("RGBA", (32, 32), (10, 20, 30, 0))
@@ -90,13 +90,13 @@ def test_white_is_the_largest_value_of_the_type(pixels, kinds):
         (np.where(RAMP > 100, np.nan, 0).astype(np.float32), r"floats \(values from nan"),
     ],
 )
-def test_numbers_whose_white_nothing_says_are_refused(pixels, message):
+def test_numbers_whose_white_is_unknown_are_refused(pixels, message):
     with pytest.raises(ImageError, match=message):
         decode_image(saved(Image.fromarray(pixels), "TIFF"), GREY)
 
 
 def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """An EXIF block of tags, types, counts and values as they are given, whether they make sense or not."""
+    """An EXIF block with the given tags, types, counts and values, valid or not."""
     directory, data = struct.pack(">H", len(entries)), b""
     after = 8 + 2 + 12 * len(entries) + 4
     for tag, kind, count, value in sorted(entries):
@@ -109,7 +109,7 @@ def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
 ORIENTATION_6 = (0x112, 3, 1, struct.pack(">H", 6))
 
 
-@pytest.mark.filterwarnings("ignore:Tag data larger than file")  # Pillow's
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")  # from Pillow
 @pytest.mark.parametrize(
     "other",
     [
@@ -117,11 +117,11 @@ ORIENTATION_6 = (0x112, 3, 1, struct.pack(">H", 6))
         (0x11A, 2, 3, b"72\0"),  # as text
         (0x11A, 5, 1000, b"\0" * 8),  # cut short
         (0x8769, 4, 1, struct.pack(">I", 2**31)),  # a directory beyond the end
-        (0x10F, 99, 1, b"\0\0\0\0"),  # of no type
+        (0x10F, 99, 1, b"\0\0\0\0"),  # an unknown type
         (0x9286, 7, 0, b""),
     ],
 )
-def test_a_malformed_tag_does_not_cost_the_picture_or_its_orientation(other):
+def test_a_malformed_tag_loses_neither_the_picture_nor_its_orientation(other):
     upside = np.zeros((64, 64), dtype=np.uint8)
     upside[:, :32] = 255  # the left half, which orientation 6 puts on top
     data = saved(Image.fromarray(upside), "JPEG", exif=exif_block(ORIENTATION_6, other))
@@ -131,7 +131,7 @@ def test_a_malformed_tag_does_not_cost_the_picture_or_its_orientation(other):
 
 
 @pytest.mark.parametrize("value", [0, 9, 6000])
-def test_an_orientation_that_is_none_or_a_broken_block_leaves_the_picture_as_it_is(value):
+def test_an_invalid_orientation_or_a_broken_exif_block_leaves_the_picture_unturned(value):
     for block in (
         exif_block((0x112, 3, 1, struct.pack(">H", value))),
         b"Exif\0\0MM\0",
@@ -142,7 +142,7 @@ def test_an_orientation_that_is_none_or_a_broken_block_leaves_the_picture_as_it_
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_as_pillow_turns_it(orientation):
+def test_every_orientation_is_turned_as_pillow_does_it(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -152,7 +152,7 @@ def test_every_orientation_is_turned_as_pillow_turns_it(orientation):
     np.testing.assert_array_equal(decode_image(data, COLOUR), expected)
 
 
-def test_an_animation_is_its_first_frame():
+def test_an_animation_is_decoded_as_its_first_frame():
     frames = [Image.new("P", (32, 32), colour) for colour in (0, 255)]
     for frame in frames:
         frame.putpalette([value for value in range(256) for _ in range(3)])
@@ -175,24 +175,24 @@ def test_jpeg_and_png_of_one_photograph_look_alike():
 
 
 @pytest.mark.parametrize("data", [None, b"", b"not an image", saved(Image.new("L", (50, 50)), "JPEG")[:200]])
-def test_what_is_no_image_is_an_image_error(data):
+def test_bytes_that_are_not_an_image_raise_an_image_error(data):
     with pytest.raises(ImageError):
         decode_image(data, GREY)
 
 
-def test_the_error_of_a_file_is_the_same_in_every_run():
-    with pytest.raises(ImageError, match=r"^UnidentifiedImageError: no image format that is known$"):
+def test_an_image_error_has_the_same_text_in_every_run():
+    with pytest.raises(ImageError, match=r"^UnidentifiedImageError: not in a known image format$"):
         decode_image(b"not an image", GREY)
 
 
-def test_a_decompression_bomb_is_an_image_error(monkeypatch):
+def test_a_decompression_bomb_raises_an_image_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="exceeds limit"):
         decode_image(saved(Image.new("L", (40, 40)), "PNG"), GREY)
 
 
 def of_scans(kind: str, count: int) -> bytes:
-    """A progressive JPEG, or an MPO of two, with the first one's last scan as often as it takes."""
+    """A progressive JPEG, or an MPO of two pictures; the first one's last scan repeats up to ``count``."""
     image = Image.linear_gradient("L")
     jpeg = saved(image, "JPEG", progressive=True)
     behind = {"save_all": True, "append_images": [image]} if kind == "MPO" else {}
@@ -201,8 +201,8 @@ def of_scans(kind: str, count: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-def test_a_jpeg_of_more_scans_than_an_encoder_writes_is_an_image_error(kind):
-    """A scan of a few bytes takes as long as one of all pixels."""
+def test_a_jpeg_with_too_many_scans_raises_an_image_error(kind):
+    """A scan of a few bytes takes as long to decode as a scan with all pixels."""
     data = of_scans(kind, 500)
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == kind
@@ -223,7 +223,7 @@ def test_grid_puts_images_row_by_row():
     )
 
 
-def test_output_names():
+def test_only_png_names_a_picture():
     assert is_picture("s3://bucket/a.PNG")
     assert not is_picture("runs.v2/samples")
     with pytest.raises(UserError, match="pictures are written as PNG"):

@@ -1,4 +1,4 @@
-"""What counts as a finished shard, and at which precision it was made."""
+"""Which shards count as finished, and the precision at which they were encoded."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from lbae.io.sources.decode import QUARANTINE_SCHEMA
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(6, 11))
 
 
-def test_a_shard_is_finished_by_its_whole_file_and_counts_all_its_rows(tmp_path):
+def test_a_shard_is_finished_once_its_whole_file_exists(tmp_path):
     out = str(tmp_path / "latents")
     assert latent_parts.finished_shards(out) == set()
     assert latent_parts.precision(out) is None

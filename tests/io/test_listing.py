@@ -1,4 +1,4 @@
-"""A source is read completely or refused; what is left out is counted."""
+"""A source is read completely or refused; files that are left out are counted."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def labels(uri: Path) -> dict[str, str | None]:
         "__MACOSX/a/0.png",
     ],
 )
-def test_what_is_known_to_be_no_image_is_counted_and_costs_no_label(name, tmp_path):
+def test_files_that_cannot_be_images_are_counted_and_do_not_change_labels(name, tmp_path):
     write(tmp_path, "a/0.png", "b/0.png")
     plain = plan(str(tmp_path))
     write(tmp_path, name, data=b"no image")
@@ -79,7 +79,7 @@ def test_hidden_files_and_folders_are_counted(tmp_path):
     assert labels(tmp_path) == {"a/0.png": "a"}
 
 
-def test_what_may_be_an_image_is_read_or_a_bad_image(tmp_path):
+def test_files_that_may_be_images_are_read(tmp_path):
     write(tmp_path, "a/0.png", "a/1", "a/2.photo")
     write(tmp_path, "a/3.dat", data=b"no image")
     assert list(labels(tmp_path)) == ["a/0.png", "a/1", "a/2.photo", "a/3.dat"]
@@ -94,7 +94,7 @@ def test_an_image_beside_class_folders_has_no_label(tmp_path):
 @pytest.mark.parametrize(
     "names", [("train", "val"), ("Train", "Test"), ("training", "validation", "testing")]
 )
-def test_split_folders_are_a_column_and_class_folders_the_label(names, tmp_path):
+def test_split_folders_become_a_column_and_class_folders_the_label(names, tmp_path):
     for name in names:
         write(tmp_path, f"{name}/cat/0.png", f"{name}/dog/0.png", f"{name}/0.png")
     found = {row["key"]: (row["split"], row["label"]) for row in rows(tmp_path)}
@@ -127,7 +127,7 @@ def test_links_to_folders_are_followed(tmp_path):
     assert all(row["bytes"] == PICTURE for row in rows(tmp_path / "data"))
 
 
-def test_links_in_a_circle_are_counted_and_followed_once(tmp_path):
+def test_circular_links_are_counted_and_followed_once(tmp_path):
     write(tmp_path / "data", "a/0.png", "b/0.png")
     (tmp_path / "data" / "a" / "here").symlink_to(".")
     (tmp_path / "data" / "a" / "up").symlink_to("..")
@@ -138,7 +138,7 @@ def test_links_in_a_circle_are_counted_and_followed_once(tmp_path):
     assert source.skipped == {"links to a folder above": 6}
 
 
-def test_a_link_to_nothing_is_a_bad_image_and_a_pipe_is_not_opened(tmp_path):
+def test_a_dangling_link_is_a_bad_image_and_a_pipe_is_not_opened(tmp_path):
     write(tmp_path, "0.png")
     (tmp_path / "1.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "2.png")
@@ -146,7 +146,7 @@ def test_a_link_to_nothing_is_a_bad_image_and_a_pipe_is_not_opened(tmp_path):
     assert plan(str(tmp_path)).skipped == {"no regular files": 1}
 
 
-def test_a_name_that_is_no_utf_8_is_read_and_written_with_its_bytes(tmp_path):
+def test_a_name_that_is_not_utf_8_is_read_and_its_bytes_are_escaped_in_the_key(tmp_path):
     folder = os.fsencode(tmp_path / "caf") + b"\xe9"
     os.mkdir(folder)
     Path(os.fsdecode(folder), os.fsdecode(b"\xff.png")).write_bytes(PICTURE)
@@ -158,11 +158,11 @@ def test_a_name_that_is_no_utf_8_is_read_and_written_with_its_bytes(tmp_path):
         "label": r"caf\xe9",
     }
     write(tmp_path, r"caf\xe9/\xff.png")
-    with pytest.raises(UserError, match=r"two files of .* have one name when bytes .*rename one"):
+    with pytest.raises(UserError, match=r"two files of .* have the same name once bytes .*rename one"):
         plan(str(tmp_path))
 
 
-def test_tables_and_tars_may_have_names_that_are_no_utf_8(tmp_path):
+def test_tables_and_tars_may_have_names_that_are_not_utf_8(tmp_path):
     image_table(tmp_path / "t" / "a.parquet", [PICTURE])
     os.rename(tmp_path / "t" / "a.parquet", tmp_path / "t" / os.fsdecode(b"\xe9.parquet"))
     pack(tmp_path / "w" / "0.tar", os.fsdecode(b"caf\xe9.png"))
@@ -177,15 +177,13 @@ def test_tables_and_tars_may_have_names_that_are_no_utf_8(tmp_path):
         ("old.parquet", r"1 Parquet file \(old.parquet\) and 2 image files \(a/0.png\)"),
     ],
 )
-def test_images_beside_a_tar_or_a_table_of_images_are_refused_by_name(other, message, tmp_path):
+def test_images_beside_a_tar_or_a_table_of_images_are_refused_and_named(other, message, tmp_path):
     write(tmp_path, "a/0.png", "b/0.png")
     if other.endswith("tar"):
         pack(tmp_path / other, "0.png")
     else:
         image_table(tmp_path / other, [PICTURE])
-    with pytest.raises(
-        UserError, match=message + ".*move the others elsewhere, or leave them out with --kind"
-    ):
+    with pytest.raises(UserError, match=message + ".*move the others elsewhere, or choose one with --kind"):
         plan(str(tmp_path))
     assert len(rows(tmp_path, "files")) == 2
     assert plan(str(tmp_path), "files").skipped == {f".{other.split('.')[1]}": 1}
@@ -193,7 +191,7 @@ def test_images_beside_a_tar_or_a_table_of_images_are_refused_by_name(other, mes
     assert plan(str(tmp_path), kind).skipped == {".png": 2}
 
 
-def test_images_without_a_suffix_beside_a_tar_are_seen_too(tmp_path):
+def test_images_without_a_suffix_beside_a_tar_are_found(tmp_path):
     write(tmp_path, "0001", "0002")
     pack(tmp_path / "0.TAR", "0.png")
     with pytest.raises(UserError, match=r"1 tar file \(0.TAR\) and 2 image files \(0001\)"):
@@ -201,7 +199,7 @@ def test_images_without_a_suffix_beside_a_tar_are_seen_too(tmp_path):
     assert [row["key"] for row in rows(tmp_path, "tars")] == ["0.TAR:0"]
 
 
-def test_a_table_of_facts_beside_tars_or_images_is_no_source(tmp_path):
+def test_a_metadata_table_beside_tars_or_images_is_not_read_as_a_source(tmp_path):
 
     pack(tmp_path / "tars" / "00000.tar", "0.png", "0.json")
     write(tmp_path / "images", "a/0.png")
@@ -217,12 +215,12 @@ def test_a_table_of_facts_beside_tars_or_images_is_no_source(tmp_path):
 def test_compressed_tars_beside_tars_are_refused(tmp_path):
     pack(tmp_path / "0.tar", "0.png")
     write(tmp_path, "1.tar.gz", data=b"x")
-    with pytest.raises(UserError, match=r"holds tars and 1 compressed ones \(1.tar.gz\): decompress"):
+    with pytest.raises(UserError, match=r"holds uncompressed tars and 1 compressed \(1.tar.gz\): decompress"):
         plan(str(tmp_path))
     assert plan(str(tmp_path), "tars").skipped == {".gz": 1}
 
 
-def test_a_folder_without_images_says_what_it_holds(tmp_path):
+def test_the_error_for_a_folder_without_images_says_what_it_holds(tmp_path):
     write(tmp_path, "a.zip", "b.zip", "readme.txt", data=b"x")
     with pytest.raises(UserError, match=r"holds no images .*found: 2 .zip, 1 .txt"):
         plan(str(tmp_path))
@@ -234,7 +232,7 @@ def test_files_beside_the_parts_of_a_table_are_counted(tmp_path):
     assert plan(str(tmp_path)).skipped == {".md": 1, "no suffix": 1}
 
 
-def test_an_output_in_the_data_is_refused(tmp_path):
+def test_an_output_inside_the_data_is_refused(tmp_path):
     write(tmp_path / "data", "a/0.png")
     source = plan(str(tmp_path / "data"))
     source.check_output(str(tmp_path / "data-latents"), str(tmp_path / "other"))

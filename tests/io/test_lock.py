@@ -27,7 +27,7 @@ def test_one_job_at_a_time(out):
         pass
 
 
-def test_a_dead_jobs_lock_is_taken_over_by_one_of_several(out):
+def test_one_of_several_jobs_takes_over_a_dead_jobs_lock(out):
     resolve(f"{out}.lock").write_bytes(b"beat 7 of a job that died")
     held, refused, wait = [], [], threading.Barrier(3)
 
@@ -52,7 +52,7 @@ def test_a_dead_jobs_lock_is_taken_over_by_one_of_several(out):
     assert len(held) == len(refused) == 1
 
 
-def test_an_empty_lock_is_one_that_is_just_being_made_or_a_dead_jobs(out):
+def test_an_empty_lock_is_waited_for_and_then_taken_over(out):
     place = resolve(f"{out}.lock")
     place.write_bytes(b"")
     writer = threading.Timer(0.5, place.write_bytes, [b"beat 0 of another job"])
@@ -66,7 +66,7 @@ def test_an_empty_lock_is_one_that_is_just_being_made_or_a_dead_jobs(out):
     assert not place.exists()
 
 
-def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
+def test_the_lock_counts_as_lost_when_the_storage_no_longer_answers(out, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 4)
 
     def silent(*_: object) -> None:
@@ -81,13 +81,13 @@ def test_a_storage_that_no_longer_answers_ends_the_hold(out, monkeypatch):
         check_lock()
         monkeypatch.setattr(Location, "read_bytes", silent)
         with pytest.raises(
-            LbaeError, match="may have been taken over, since its lock could not be renewed: Connection was"
+            LbaeError, match="taken over, because its lock could not be renewed: Connection was"
         ):
             wait_for_the_end(check_lock)
     monkeypatch.undo()
 
 
-def test_a_storage_that_refuses_ends_the_hold_at_once(out, monkeypatch):
+def test_the_lock_counts_as_lost_at_once_when_the_storage_refuses(out, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 600)
 
     def refused(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_a_storage_that_refuses_ends_the_hold_at_once(out, monkeypatch):
 
     with locked(out) as check_lock:
         monkeypatch.setattr(Location, "read_bytes", refused)
-        with pytest.raises(LbaeError, match="since its lock could not be renewed: Forbidden"):
+        with pytest.raises(LbaeError, match="because its lock could not be renewed: Forbidden"):
             wait_for_the_end(check_lock)
     monkeypatch.undo()
 
@@ -106,12 +106,12 @@ def wait_for_the_end(check_lock: Callable[[], None]) -> None:
         time.sleep(0.05)
 
 
-def test_a_job_that_stood_still_finds_out(out):
+def test_a_suspended_job_learns_that_its_lock_was_taken_over(out):
     with locked(out) as check_lock:
         resolve(f"{out}.lock").write_bytes(b"beat 1 of another job")
         with pytest.raises(LbaeError, match="was taken over by another job after this job sent no heartbeat"):
             wait_for_the_end(check_lock)
-    assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "another's lock is not removed"
+    assert resolve(f"{out}.lock").read_bytes() == b"beat 1 of another job", "the other job's lock stays"
 
 
 def test_a_job_whose_lock_was_removed_says_so(out):

@@ -1,4 +1,4 @@
-"""What is said of a machine, and what to mend."""
+"""The checks of a machine, and the fixes they name."""
 
 import os
 from importlib.metadata import version
@@ -13,7 +13,7 @@ def checked(name: str) -> machine_facts.Check:
     return next(check for check in machine_facts.checks() if check.name == name)
 
 
-def test_installed_packages_are_held_to_a_lock_file():
+def test_installed_packages_are_compared_with_a_lock_file():
     lock = f"""# a comment
 numpy=={version("numpy")}
     # via lbae
@@ -22,19 +22,21 @@ not-installed-anywhere==1.0
 torch=={version("torch").partition("+")[0]}
 scipy==1.0 ; sys_platform == 'win32'
 """
-    assert machine_facts.differences(lock) == [f"pillow {version('pillow')} is installed, ==1.0 is asked for"]
+    assert machine_facts.differences(lock) == [
+        f"pillow {version('pillow')} is installed, but the lock file pins ==1.0"
+    ]
 
 
 @pytest.mark.parametrize(
     ("mode", "token", "ok", "note"),
     [
-        ("token", "secret", True, "there is one; RAY_AUTH_MODE is token"),
+        ("token", "secret", True, "found; RAY_AUTH_MODE is token"),
         ("token", None, False, "RAY_AUTH_MODE is token; `ray get-auth-token --generate` makes one"),
         (None, None, True, "RAY_AUTH_MODE is not set; `ray get-auth-token --generate` makes one"),
-        ("disabled", None, True, "who reaches the cluster's ports can run code there"),
+        ("disabled", None, True, "anyone who can reach the cluster's ports can run code on it"),
     ],
 )
-def test_the_token_is_looked_for_and_not_shown(tmp_path, monkeypatch, mode, token, ok, note):
+def test_the_token_is_found_but_not_shown(tmp_path, monkeypatch, mode, token, ok, note):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
@@ -47,7 +49,7 @@ def test_the_token_is_looked_for_and_not_shown(tmp_path, monkeypatch, mode, toke
     assert (found.ok, note in found.note, "secret" in found.note) == (ok, True, False), found
 
 
-def test_storage_is_written_and_left_as_it_was(tmp_path):
+def test_the_storage_check_leaves_no_files(tmp_path):
     found = machine_facts.storage(str(tmp_path))
     assert (found.ok, list(tmp_path.iterdir())) == (True, [])
     (tmp_path / "file").touch()
@@ -56,14 +58,14 @@ def test_storage_is_written_and_left_as_it_was(tmp_path):
     assert "Not a directory" in found.note
 
 
-def test_a_bucket_with_other_keys_is_named(s3, monkeypatch):
+def test_an_unusable_bucket_is_reported_without_its_keys(s3, monkeypatch):
     assert machine_facts.storage(f"{s3}/folder").ok
     found = machine_facts.storage("s3://nowhere/folder")
-    assert (found.ok, "look at the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
+    assert (found.ok, "check the path, the keys and AWS_ENDPOINT_URL" in found.note) == (False, True)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in found.note.split()
 
 
-def test_memory_is_that_of_the_machine():
+def test_memory_is_at_most_the_machines():
     found = checked("memory")
     gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     assert 0 < float(found.note.split()[0]) <= gigabytes + 0.1

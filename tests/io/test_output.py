@@ -41,34 +41,34 @@ def test_a_published_artifact_reads_back(tmp_path):
     assert {"lbae", "torch", "numpy", "pyarrow", "ray"} <= manifest.packages.keys()
 
 
-def test_the_same_artifact_is_already_there(tmp_path):
+def test_the_same_job_returns_the_stored_result(tmp_path):
     result = published(tmp_path / "m")
     for again in (output(tmp_path / "m").existing(), output(tmp_path / "m").begin()):
         assert again == {**result, "already": True}
 
 
-def test_another_artifact_is_refused_by_name_and_replaced_with_overwrite(tmp_path):
+def test_another_artifact_is_refused_with_the_differences_and_replaced_with_overwrite(tmp_path):
     published(tmp_path / "m")
     other = {"train": {"epochs": 4}, "workers": 2}
     with pytest.raises(
         UserError,
-        match=r"a model made with other options \(train.epochs was 3, is now 4\); use --overwrite",
+        match=r"a model made from different inputs or options \(train.epochs was 3, is now 4\); use --over",
     ):
         output(tmp_path / "m", config=other).begin()
     with pytest.raises(UserError, match=r"parent.data was d1, is now d2"):
         output(tmp_path / "m", parents={"data": "d2"}).existing()
-    with pytest.raises(UserError, match=r"already holds a model \(a bundle was to be written\)"):
+    with pytest.raises(UserError, match=r"already holds a model \(this job writes a bundle\)"):
         output(tmp_path / "m", kind="bundle").existing()
     assert output(tmp_path / "m", config=other, overwrite=True).begin() is None
     assert not (tmp_path / "m" / "weights").exists()
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", ".thesis"])
-def test_files_of_somebody_else_are_never_touched(tmp_path, name):
+def test_files_that_no_job_wrote_are_never_touched(tmp_path, name):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / name).write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="already exists and is no artifact of this package"):
+        with pytest.raises(UserError, match="already exists and was not written by an lbae job"):
             output(tmp_path / "m", overwrite=overwrite).begin()
     assert (tmp_path / "m" / name).read_text() == "years of work"
 
@@ -85,7 +85,7 @@ def test_files_of_somebody_else_are_never_touched(tmp_path, name):
         ("", False),
     ],
 )
-def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
+def test_the_inputs_of_a_job_are_not_cleared(tmp_path, read, kept):
     inputs = [None, f"{tmp_path}/{read}"]
     published(tmp_path / "m")
     (tmp_path / "link").symlink_to(tmp_path / "m")
@@ -94,7 +94,7 @@ def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
         assert target.begin() is None
         return
     message = (
-        rf"{inputs[1]}, which is read, lies in the output {target.uri}, which is cleared; choose another"
+        rf"the input {inputs[1]} lies in the output {target.uri}, which this job clears; choose another"
         rf" --out"
     )
     for call in (
@@ -107,7 +107,7 @@ def test_what_a_job_reads_is_not_cleared(tmp_path, read, kept):
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
 
 
-def test_an_update_leaves_other_artifacts_in_its_folder_alone(tmp_path):
+def test_an_update_keeps_artifacts_in_subfolders(tmp_path):
     published(tmp_path / "m")
     (tmp_path / "m" / "stale").touch()
     published(tmp_path / "m" / "with" / "latents")
@@ -121,14 +121,14 @@ def test_leftovers_of_an_unfinished_run_are_cleared(tmp_path):
     output(tmp_path / "m").begin()
     (tmp_path / "m" / "part").write_bytes(b"half")
     with pytest.raises(
-        UserError, match=r"is not a finished artifact \(no manifest.json\); run the job that writes it again"
+        UserError, match=r"is not a finished artifact \(no manifest.json\); run again the job that writes it"
     ):
         read_manifest(str(tmp_path / "m"))
     assert output(tmp_path / "m").begin() is None
     assert not (tmp_path / "m" / "part").exists()
 
 
-def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
+def test_an_artifact_to_be_replaced_stays_until_the_new_one_begins(tmp_path):
     published(tmp_path / "m")
     other = output(tmp_path / "m", parents={"data": "other"})
     with pytest.raises(OverwriteNeeded, match="use --overwrite"):
@@ -140,7 +140,7 @@ def test_what_may_be_replaced_stays_until_the_new_one_begins(tmp_path):
 
 
 @pytest.mark.parametrize("removals", range(4))
-def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job(
+def test_a_kill_during_clearing_leaves_the_artifact_whole_or_the_folder_free_for_any_job(
     tmp_path, monkeypatch, removals
 ):
     published(tmp_path / "m")
@@ -168,11 +168,11 @@ def test_a_kill_while_an_artifact_is_cleared_leaves_it_whole_or_free_for_any_job
         assert {path.name for path in (tmp_path / "m").iterdir()} == whole
     assert replace(other, overwrite=not removals).begin() is None
     assert {path.name for path in (tmp_path / "m").iterdir()} == {UNFINISHED}, (
-        "what is old does not count as this run's"
+        "files of the old artifact do not count as this run's work"
     )
 
 
-def test_other_artifacts_in_the_folder_are_not_replaced(tmp_path):
+def test_artifacts_in_subfolders_are_not_replaced(tmp_path):
     published(tmp_path / "m")
     published(tmp_path / "m" / "with" / "latents")
     (tmp_path / "m" / "with" / "old").touch()
@@ -188,7 +188,7 @@ def test_a_kill_while_the_marker_is_written_does_not_block_the_folder(tmp_path):
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"weights", MANIFEST}
 
 
-def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tmp_path):
+def test_leftovers_of_a_kill_after_the_manifest_are_cleared_and_an_unfinished_update_resumes(tmp_path):
     def leave(**marker):
         (folder / UNFINISHED).write_text(json.dumps(marker))
         (folder / WORK).mkdir(exist_ok=True)
@@ -207,18 +207,18 @@ def test_what_a_kill_after_the_manifest_left_is_cleared_and_an_update_goes_on(tm
     (folder / WORK).mkdir()
     assert output(folder).begin()["already"]
     update.begin()
-    assert (folder / WORK).exists(), "an update that was killed is no leftover of what stands there"
-    with pytest.raises(UserError, match=r"unfinished run with other options \(work.rows was 5, is now 6\)"):
+    assert (folder / WORK).exists(), "the work of a killed update is not a leftover of the artifact"
+    with pytest.raises(UserError, match=r"different inputs or options \(work.rows was 5, is now 6\)"):
         replace(update, resume_key={"rows": 6}).begin()
     replace(update, resume_key={"rows": 6}, overwrite=True).begin()
     assert not (folder / WORK).exists()
     (folder / WORK).mkdir()
     replace(update, resume_key=None).begin()
-    assert not (folder / WORK).exists(), "a job that cannot resume begins anew"
+    assert not (folder / WORK).exists(), "a job that cannot resume starts over"
     assert update.unchanged()["already"]
 
 
-def test_parts_that_no_manifest_names_do_not_stay_among_those_that_are_read(tmp_path):
+def test_parts_that_the_manifest_does_not_name_are_removed_from_tables(tmp_path):
     out = str(tmp_path / "t")
     target = Output(out, "table", parents={}, config={})
     target.begin()
@@ -260,11 +260,11 @@ def test_a_run_that_an_older_version_began_is_resumed(tmp_path, changes, marker)
     (folder / UNFINISHED).write_text(marker)
     assert output(folder, resume_key={"shard_rows": 9}, **changes).begin() is None
     assert (folder / WORK / "shard").exists()
-    with pytest.raises(OverwriteNeeded, match=r"other options \(work.shard_rows was 9, is now 8\)"):
+    with pytest.raises(OverwriteNeeded, match=r"inputs or options \(work.shard_rows was 9, is now 8\)"):
         output(folder, resume_key={"shard_rows": 8}, **changes).existing()
 
 
-def test_an_option_that_older_versions_stored_as_none_is_no_difference(tmp_path):
+def test_an_absent_option_equals_one_that_older_versions_stored_as_none(tmp_path):
     published(tmp_path / "m", config={"attributes": "all", "by": None})
     assert output(tmp_path / "m", config={"attributes": "all"}).existing()["already"]
 
@@ -284,7 +284,7 @@ def test_missing_wrong_newer_and_damaged_artifacts_are_named(tmp_path):
         read_manifest(str(tmp_path / "m"))
 
 
-def test_row_digest_ignores_order_and_parts_but_not_rows():
+def test_row_digest_depends_on_the_rows_but_not_on_their_order_or_parts():
     rows = [b"a", b"b", b"b"]
     whole, parts, other = RowDigest(), RowDigest(), RowDigest()
     whole.add(rows)

@@ -1,4 +1,4 @@
-"""A Parquet file that cannot be read is named, whatever is wrong with it."""
+"""Errors name the Parquet file that cannot be read, whatever is wrong with it."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def flip(path: Path) -> None:
     ],
     ids=["missing", "empty", "text", "cut at its end", "cut at its start", "a flipped bit"],
 )
-def test_a_file_that_is_missing_or_damaged_is_a_users_error(tmp_path, damage):
+def test_a_missing_or_damaged_file_raises_a_user_error(tmp_path, damage):
     path = tmp_path / "a.parquet"
     pq.write_table(TABLE, path, write_page_checksum=True)
     damage(path)
@@ -45,7 +45,7 @@ def test_a_file_that_is_missing_or_damaged_is_a_users_error(tmp_path, damage):
         file.read()
 
 
-def test_a_storage_that_stops_answering_while_a_file_is_read_is_transient(s3, monkeypatch):
+def test_a_storage_that_stops_answering_during_a_read_raises_a_transient_error(s3, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with refusing_server(monkeypatch) as server:
         location = resolve("s3://bucket/a.parquet")

@@ -22,19 +22,19 @@ def lock(out: str) -> None:
         pass
 
 
-def test_a_picture_replaces_one_that_is_there(tmp_path):
+def test_a_picture_replaces_an_existing_one(tmp_path):
     for data in (b"one", b"two"):
         write_picture(str(tmp_path / "new" / "x.png"), data)
     assert (tmp_path / "new" / "x.png").read_bytes() == b"two"
 
 
 @pytest.mark.parametrize("out", ["x.png", "sub/../x.png", "link/x.png"])
-def test_a_picture_does_not_replace_the_image_that_is_read(out, tmp_path):
+def test_a_picture_does_not_replace_an_input_image(out, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     image = str(tmp_path / "x.png")
     Path(image).write_bytes(b"original")
-    with pytest.raises(UserError, match=r"x.png is the image that is read; choose another --out"):
+    with pytest.raises(UserError, match=r"x.png is an image that this job reads; choose another --out"):
         check_not_read(f"{tmp_path}/{out}", str(tmp_path / "y.png"), image)
     check_not_read(f"{tmp_path}/z.png", image)
 
@@ -45,20 +45,20 @@ def test_a_picture_does_not_replace_the_image_that_is_read(out, tmp_path):
 @pytest.mark.parametrize(
     ("out", "why"),
     [
-        ("{tmp}/afile/x.png", r"{tmp}/afile is no folder"),
-        ("{tmp}/afile/sub/x.png", r"{tmp}/afile is no folder"),
+        ("{tmp}/afile/x.png", r"{tmp}/afile is not a folder"),
+        ("{tmp}/afile/sub/x.png", r"{tmp}/afile is not a folder"),
         ("/proc/x.png", r"nothing can be created in /proc \(No such file or directory\)"),
         ("/sys/x.png", r"nothing can be created in /sys \((Operation not p|P|R).*\)"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_named_and_what_is_in_its_way(write, out, why, tmp_path):
+def test_an_unwritable_output_is_named_with_the_reason(write, out, why, tmp_path):
     (tmp_path / "afile").write_bytes(b"")
     out, why = (text.format(tmp=tmp_path) for text in (out, why))
     with pytest.raises(UserError, match=f"the output {out} cannot be written: {why}; choose another path"):
         write(out)
 
 
-def test_a_folder_that_is_named_like_a_picture_is_not_replaced(tmp_path):
+def test_a_folder_with_a_pictures_name_is_not_replaced(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match=r"x.png cannot be written: it is a folder; choose another path"):
         write_picture(str(tmp_path / "x.png"), b"x")
@@ -75,7 +75,7 @@ def test_a_folder_that_is_named_like_a_picture_is_not_replaced(tmp_path):
         (search, {"image": "{image}"}),
     ],
 )
-def test_jobs_do_not_replace_the_image_that_they_read(job, options, tmp_path):
+def test_jobs_do_not_replace_their_input_images(job, options, tmp_path):
     image = str(tmp_path / "x.png")
     Path(image).write_bytes(b"original")
     filled = {
@@ -85,6 +85,6 @@ def test_jobs_do_not_replace_the_image_that_they_read(job, options, tmp_path):
         for name, value in options.items()
     }
     artifact = "latents" if job is search else "bundle"
-    with pytest.raises(UserError, match=r"x.png is the image that is read"):
+    with pytest.raises(UserError, match=r"x.png is an image that this job reads"):
         job(**filled, **{artifact: str(tmp_path / "unread")}, out=image)
     assert Path(image).read_bytes() == b"original"

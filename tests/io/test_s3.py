@@ -1,4 +1,4 @@
-"""An S3 server that throttles, refuses keys, deletes nothing or has no such bucket."""
+"""An S3 server that throttles, refuses keys, keeps deleted files or lacks the bucket."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ def refusing(s3, monkeypatch) -> Iterator[Refusing]:
         yield app
 
 
-def test_throttled_requests_are_tried_again(refusing):
+def test_throttled_requests_are_retried(refusing):
     place = resolve("s3://bucket/file")
     refusing.refusals = 3
     place.write_bytes(b"content")
@@ -30,7 +30,7 @@ def test_throttled_requests_are_tried_again(refusing):
     assert place.read_bytes() == b"content"
 
 
-def test_what_keeps_failing_is_transient_or_not_by_the_servers_answer(refusing, monkeypatch):
+def test_the_servers_answer_decides_whether_an_error_is_transient(refusing, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
     place = resolve("s3://bucket/file")
@@ -62,9 +62,9 @@ def test_refused_keys_are_named(refusing):
         pass
 
 
-def test_what_cannot_be_deleted_is_not_taken_for_deleted(refusing, monkeypatch):
+def test_files_that_the_storage_keeps_do_not_count_as_deleted(refusing, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.1)
-    kept = r"cannot be removed: files are still there .*allow deleting there \(s3:DeleteObject"
+    kept = r"cannot be removed: .*files are still there; allow deletion \(s3:DeleteObject"
     out, old = "s3://bucket/out", resolve("s3://bucket/out/data/part-00000.parquet")
     first = Output(out, "table", parents={}, config={"seed": 0}, resume_key={"rows": 5})
     first.begin()
@@ -105,7 +105,7 @@ def test_public_buckets_are_read_without_keys(monkeypatch, s3):
         monkeypatch.delenv(f"AWS_{name}")
     monkeypatch.setattr(
         "fsspec.config.conf", {"s3": {"anon": True}}
-    )  # what FSSPEC_S3 sets when a process starts
+    )  # the effect of FSSPEC_S3 at process start
     s3fs.S3FileSystem.clear_instance_cache()
     assert resolve(f"{s3}/file").fs.anon
     assert resolve(f"{s3}/file").read_bytes() == b"public"

@@ -36,7 +36,7 @@ def test_a_table_is_planned_by_row_groups(digits, monkeypatch):
     assert keys(digits) == [f"a.parquet:{i}" for i in range(350)] + [f"b.parquet:{i}" for i in range(250)]
 
 
-def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
+def test_a_large_row_group_is_divided_into_several_shards(tmp_path, monkeypatch):
     cells = [f"image {row}".encode() for row in range(1000)]
     image_table(tmp_path / "a.parquet", cells, label=list(range(1000)))
     image_table(tmp_path / "b.parquet", cells[:30], row_group_size=10, label=list(range(30)))
@@ -56,19 +56,21 @@ def test_a_large_row_group_is_shared_by_several_shards(tmp_path, monkeypatch):
     some = pa.concat_tables(read_shard(shard) for shard in only(shards, known))
     assert some["bytes"].to_pylist() == [cells[row] for row in (250, 251, 499, 999)]
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 1)
-    assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, "each of them reads the row group"
+    assert len(plan(str(tmp_path / "a.parquet")).shards) == 32, (
+        "the limit, because each shard reads the row group from its start"
+    )
 
 
 def test_keys_may_be_more_than_2_gib(tmp_path):
     image_table(tmp_path / "a.parquet", [b"x", b"y"])
     shards = plan(str(tmp_path)).shards
-    long = pa.array(["k" * 2**20])  # the same memory again and again
+    long = pa.array(["k" * 2**20])  # shared, so the keys need little memory
     keys = pa.chunked_array([*[long] * 2**11, pa.array(["a.parquet:1"])])
     assert [shard.excluded_rows for shard in without(shards, keys)] == [{1}]
     assert [shard.excluded_rows for shard in only(shards, keys)] == [{0}]
 
 
-def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_path):
+def test_a_table_in_pyarrows_default_layout_gives_many_shards(tmp_path):
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}] * 60_000}), tmp_path / "a.parquet")
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
     shards = plan(str(tmp_path)).shards
@@ -76,7 +78,7 @@ def test_a_table_as_pyarrow_writes_it_by_default_keeps_many_workers_busy(tmp_pat
     assert [len(read_shard(shard)) for shard in shards[:2]] == [2000, 2000]
 
 
-def test_rows_do_not_depend_on_the_cut(digits, monkeypatch):
+def test_rows_do_not_depend_on_the_shards(digits, monkeypatch):
     whole = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     cut = pa.concat_tables(read_shard(shard) for shard in plan(str(digits)).shards)
@@ -90,11 +92,11 @@ def test_class_folders_become_a_label(folder_of_images):
     assert set(table["label"].to_pylist()) == {"dark", "light"}
 
 
-def test_one_file_is_a_source(digits):
+def test_a_single_file_is_a_source(digits):
     assert plan(str(digits / "b.parquet")).rows == 250
 
 
-def test_a_flat_folder_has_no_label_and_hidden_files_are_no_images(tmp_path, folder_of_images):
+def test_a_flat_folder_has_no_label_and_hidden_files_are_not_read(tmp_path, folder_of_images):
     (tmp_path / "a.png").write_bytes((folder_of_images / "dark" / "01.png").read_bytes())
     (tmp_path / ".DS_Store").write_bytes(b"junk")
     table = read_shard(plan(str(tmp_path)).shards[0])
@@ -102,7 +104,9 @@ def test_a_flat_folder_has_no_label_and_hidden_files_are_no_images(tmp_path, fol
     assert table["key"].to_pylist() == ["a.png"]
 
 
-def test_images_named_by_an_underscore_are_images_and_those_of_a_run_are_not(tmp_path, folder_of_images):
+def test_images_with_a_leading_underscore_are_read_but_not_the_work_files_of_a_run(
+    tmp_path, folder_of_images
+):
     for name in ("_DSC0001.png", "_old/a.png", ".cache/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
@@ -115,7 +119,7 @@ def test_images_named_by_an_underscore_are_images_and_those_of_a_run_are_not(tmp
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_a_column_of_binary_is_one_of_images_without_paths(kind, tmp_path):
+def test_a_binary_column_holds_images_without_paths(kind, tmp_path):
     rows = {"image": pa.array([b"one", None, b"three"], kind), "label": [1, 2, 3]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     found = read_shard(plan(str(tmp_path)).shards[0])
@@ -126,7 +130,7 @@ def test_a_column_of_binary_is_one_of_images_without_paths(kind, tmp_path):
     ]
 
 
-def test_columns_that_rows_have_already_are_renamed_not_lost(tmp_path):
+def test_columns_with_reserved_names_are_renamed_and_kept(tmp_path):
     image = [{"bytes": b"x", "path": "0.png"}]
     rows = {"key": ["k"], "path": ["p"], "bytes": [7], "latent": [b"z"], "label": [3], "image": image}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
@@ -178,12 +182,14 @@ def test_a_changed_source_has_another_fingerprint(tmp_path):
     assert plan(str(tmp_path)).fingerprint != before
 
 
-def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, digits, folder_of_images):
+def test_the_kind_of_a_source_comes_from_suffixes_or_from_the_kind_asked_for(
+    tmp_path, digits, folder_of_images
+):
     for name in ("a.png", "b.png"):
         shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / name)
     shutil.copy(digits / "b.parquet", tmp_path / "facts.parquet")
     with pytest.raises(
-        UserError, match=r"1 Parquet file \(facts.parquet\) and 2 image files \(a.png\); a sou"
+        UserError, match=r"1 Parquet file \(facts.parquet\) and 2 image files \(a.png\); only one kind"
     ):
         plan(str(tmp_path))
     assert plan(str(tmp_path), "table").skipped == {".png": 2}
@@ -199,7 +205,7 @@ def test_a_source_is_what_its_files_are_named_or_what_it_is_called(tmp_path, dig
         plan(str(unnamed), "tars")
 
 
-def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
+def test_a_file_removed_after_planning_is_a_bad_image(tmp_path, folder_of_images):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((folder_of_images / "dark" / "01.png").read_bytes())
     shard = plan(str(tmp_path)).shards[0]
@@ -209,7 +215,7 @@ def test_a_file_that_vanishes_is_a_bad_image(tmp_path, folder_of_images):
     assert decoded.quarantine.to_pylist() == [{"key": "b.png", "path": "b.png", "error": "no bytes"}]
 
 
-def test_workers_share_the_rows_between_them(digits, monkeypatch):
+def test_workers_share_the_rows_evenly(digits, monkeypatch):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
     planned = plan(str(digits))
     shares = [
@@ -220,7 +226,7 @@ def test_workers_share_the_rows_between_them(digits, monkeypatch):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_worker_may_get_nothing_and_every_image_may_be_bad(tmp_path):
+def test_a_worker_may_get_no_rows_and_every_image_may_be_bad(tmp_path):
     image_table(tmp_path / "a.parquet", [b"no image"], label=[3])
     shares = [list(decode_every(plan(str(tmp_path)), GREY, rank, 2)) for rank in range(2)]
     assert [len(part.quarantine) for part in shares[0]] == [1]
@@ -229,7 +235,7 @@ def test_a_worker_may_get_nothing_and_every_image_may_be_bad(tmp_path):
     assert shares[0][0].rows.column_names == ["key", "path", "label"]
 
 
-def test_held_out_rows_are_those_whose_hash_ends_in_zero():
+def test_held_out_rows_have_a_hash_divisible_by_ten():
     names = [f"part:{i}" for i in range(500)]
     expected = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0 for name in names]
     assert held_out(pa.chunked_array([names])).tolist() == expected
@@ -246,7 +252,7 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
         ),
         (
             lambda p: pq.write_table(pa.table({"image": ["a.png"]}), p / "a.parquet") or p,
-            r"no column 'image' of struct\{bytes, path\} or of binary \(columns: image string\)",
+            r"no column 'image' of type struct\{bytes, path\} or binary \(columns: image string\)",
         ),
         (
             lambda p: (
@@ -256,24 +262,24 @@ def test_held_out_rows_are_those_whose_hash_ends_in_zero():
                 )
                 or p
             ),
-            "'image' of .*a.parquet holds paths but no bytes; give the folder of the image files",
+            "'image' of .*a.parquet holds paths but no bytes; give the folder with the image files",
         ),
         (lambda p: (p / "a.parquet").write_bytes(b"PAR1 no") and p, "cannot be read as Parquet"),
         (lambda p: image_table(p / "a.parquet", []) or p, "holds no images"),
         (lambda p: [(p / name).write_text("words") for name in ("a.txt", "b.csv")] and p, "holds no images"),
     ],
 )
-def test_bad_sources_are_named(tmp_path, make, message):
+def test_errors_of_bad_sources_say_what_is_wrong(tmp_path, make, message):
     with pytest.raises(UserError, match=message):
         plan(str(make(tmp_path)))
 
 
-def test_an_empty_uri_is_named():
+def test_an_empty_uri_is_refused():
     with pytest.raises(UserError, match="empty URI"):
         plan("")
 
 
-def test_too_many_bad_images_fail():
+def test_too_many_bad_images_raise_an_error():
     check_bad_share("x", 1, 100, 0.01)
     with pytest.raises(
         LbaeError, match=r"2 of 100 images of x could not be decoded, more than the allowed share of 0\.01"
@@ -283,7 +289,7 @@ def test_too_many_bad_images_fail():
         check_bad_share("x", 0, 100, float("nan"))
 
 
-def test_held_out_images_are_from_all_over_a_sorted_source(tmp_path, monkeypatch):
+def test_held_out_images_are_spread_over_a_sorted_source(tmp_path, monkeypatch):
     cells = [encode_png(np.full((28, 28, 1), row * 255 // 600, dtype=np.uint8)) for row in range(600)]
     names = [f"a.parquet:{row}" for row in range(600)]
     broken = int(np.flatnonzero(held_out(pa.array(names)))[0])
@@ -293,7 +299,7 @@ def test_held_out_images_are_from_all_over_a_sorted_source(tmp_path, monkeypatch
     found = [decode_held_out(plan(str(tmp_path)), GREY, worker, 2, 5) for worker in (0, 1)]
     values = np.concatenate([images[:, 0, 0, 0] for images, _ in found])
     assert 5 <= len(values) <= 10
-    assert len(set(values.tolist())) > len(values) / 2, "not the same to both workers"
+    assert len(set(values.tolist())) > len(values) / 2, "the workers get different images"
     assert values.min() < 60
     assert values.max() > 160
     assert sum(bad for _, bad in found) == (broken < 30)

@@ -1,4 +1,4 @@
-"""Columns of tables of several files: nothing is lost and nothing rounded, or the files are refused."""
+"""Columns of sources with several tables: no value is lost or rounded, or the files are refused."""
 
 import decimal
 
@@ -52,7 +52,7 @@ def test_partitions_written_by_pyarrow_are_read_back(tmp_path):
     assert sorted(found, key=str) == sorted([("cat", 1), ("dog", 2), ("cat", 1), (None, 2)], key=str)
 
 
-def test_a_files_own_column_goes_before_its_folder_and_taken_names_are_renamed(tmp_path):
+def test_a_files_own_column_wins_over_its_folders_and_reserved_names_are_renamed(tmp_path):
     image_table(tmp_path / "label=cat" / "a.parquet", [b"x"], label=["own"])
     image_table(tmp_path / "label=dog" / "key=5" / "b.parquet", [b"x"])
     assert [(row["label"], row["source_key"]) for row in read(tmp_path)] == [("own", None), ("dog", 5)]
@@ -61,7 +61,7 @@ def test_a_files_own_column_goes_before_its_folder_and_taken_names_are_renamed(t
 @pytest.mark.parametrize(
     "names", [["image", "image"], ["image", "label", "label"], ["image", "key", "source_key"]]
 )
-def test_two_columns_of_one_name_are_refused(names, tmp_path):
+def test_two_columns_with_one_name_are_refused(names, tmp_path):
     image = pa.array([{"bytes": b"x", "path": None}])
     columns = [image if name == "image" else pa.array([1]) for name in names]
     pq.write_table(pa.table(columns, names=names), tmp_path / "a.parquet")
@@ -71,7 +71,7 @@ def test_two_columns_of_one_name_are_refused(names, tmp_path):
         plan(str(tmp_path))
 
 
-def test_integers_that_floats_cannot_hold_are_refused_by_column_and_files(tmp_path):
+def test_integers_that_floats_cannot_hold_are_refused_with_their_column_and_files(tmp_path):
     two_files(tmp_path, pa.array([2**60 + 1, 5]), pa.array([None, 1.0]))
     with pytest.raises(
         UserError, match=r"'v' holds integers beyond 2\*\*53 in 0.parquet and .*floats in 1.parquet"
@@ -81,7 +81,7 @@ def test_integers_that_floats_cannot_hold_are_refused_by_column_and_files(tmp_pa
     assert values(tmp_path, "v") == [2.0**53, -(2.0**53), 5.0, None, 0.5]
 
 
-def test_where_the_file_says_nothing_of_its_values_reading_refuses(tmp_path):
+def test_without_statistics_such_integers_are_refused_on_reading(tmp_path):
     two_files(tmp_path, pa.array([2**60 + 1]), pa.array([0.5]))
     table = pq.read_table(tmp_path / "0.parquet")
     pq.write_table(table, tmp_path / "0.parquet", write_statistics=False)
@@ -100,7 +100,7 @@ def test_where_the_file_says_nothing_of_its_values_reading_refuses(tmp_path):
         (pa.array(["a"]).dictionary_encode(), pa.array([1]), r"dictionary<.*> in 0.parquet and int64 in 1"),
     ],
 )
-def test_types_that_no_type_holds_without_loss_are_refused(first, second, message, tmp_path):
+def test_types_without_a_lossless_common_type_are_refused(first, second, message, tmp_path):
     two_files(tmp_path, first, second)
     with pytest.raises(UserError, match=f"do not fit together: 'v' is {message}"):
         plan(str(tmp_path))
@@ -138,7 +138,7 @@ def test_types_are_widened_without_loss(first, second, tmp_path):
         pa.array([decimal.Decimal(1)] * 3, pa.decimal256(50, 3)),
     ],
 )
-def test_columns_of_any_type_are_read_filtered_and_cut(column, tmp_path):
+def test_columns_of_any_type_can_be_read_filtered_and_sliced(column, tmp_path):
     image_table(tmp_path / "a.parquet", [b"x"] * 3, v=column)
     assert values(tmp_path, "v") == column.to_pylist()
     shards = without(plan(str(tmp_path)).shards, pa.chunked_array([["a.parquet:1"]]))

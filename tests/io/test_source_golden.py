@@ -1,7 +1,7 @@
-"""Keys, cuts and fingerprints of ordinary sources, as written by the first release that had tables.
+"""Keys, shards and fingerprints of ordinary sources, as in the first release with latent tables.
 
-Tables are appended to by key, killed runs resume by cut, finished results are found by fingerprint: none may
-change between versions.
+Appending goes by keys, resuming by shards, finding finished results by fingerprints. None of them may change
+between versions.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ SOURCES = {
         [(2, 0, "data/a.parquet"), (1, 2, "data/a.parquet"), (2, 3, "data/b.parquet")],
         {"label": pa.float64()},
         [[1.0], [2.0], [3.0], [1.0], [None]],
-        None,  # Parquet files of other versions of pyarrow have other sizes
+        None,  # the sizes of Parquet files depend on pyarrow's version
     ),
     tars: (
         ["0.tar:a/1", "0.tar:a/2"],
@@ -79,7 +79,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("make", SOURCES)
-def test_keys_cuts_and_fingerprints_of_ordinary_sources_stay(make, tmp_path, monkeypatch):
+def test_keys_shards_and_fingerprints_of_ordinary_sources_do_not_change(make, tmp_path, monkeypatch):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 2)
     keys, cuts, columns, rows, fingerprint = SOURCES[make]
     make(tmp_path)

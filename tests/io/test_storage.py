@@ -27,14 +27,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert place.read_bytes() == b"old"
 
 
-def test_files_lists_what_is_below_without_the_hidden(tmp_path):
+def test_files_lists_subfolders_without_hidden_files(tmp_path):
     for name in ("b.txt", "a/c.txt", ".hidden", ".git/config", "_tmp/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     assert [name for name, _ in resolve(str(tmp_path)).files()] == ["_tmp/x", "a/c.txt", "b.txt"]
 
 
-def test_a_kill_while_a_file_is_written_leaves_nothing_that_readers_of_folders_see(tmp_path):
+def test_a_kill_during_a_write_leaves_only_a_hidden_temporary_file(tmp_path):
     place = resolve(str(tmp_path / "part.parquet"))
     code = (
         "import os, sys; from lbae.io.storage.location import resolve;"
@@ -54,7 +54,7 @@ def test_a_kill_while_a_file_is_written_leaves_nothing_that_readers_of_folders_s
     assert [name for name, _ in resolve(str(tmp_path)).files(temporary=True)] == [left.name, "part.parquet"]
 
 
-def test_a_failed_write_leaves_no_file_and_keeps_its_number(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file_and_keeps_its_errno(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_no_file_and_keeps_its_number(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_another_filesystem_goes_through_the_same_resolver():
+def test_other_filesystems_are_resolved_the_same_way():
     place = resolve("memory://test_storage/a")
     (place / "x").write_bytes(b"1")
     assert (place / "x").read_bytes() == b"1"
@@ -74,7 +74,7 @@ def test_another_filesystem_goes_through_the_same_resolver():
     assert not place.exists()
 
 
-def test_mistakes_are_named():
+def test_unknown_protocols_and_missing_paths_are_named():
     with pytest.raises(UserError, match="no filesystem for 'nosuch://x'"):
         resolve("nosuch://x")
     with pytest.raises(UserError, match="data /no/such/place does not exist"):
@@ -106,7 +106,7 @@ def test_a_bucket_that_does_not_answer_is_named(monkeypatch):
         readable("s3://bucket", "data")
 
 
-def test_missing_keys_are_named(monkeypatch, tmp_path):
+def test_missing_credentials_are_named(monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -66,23 +66,23 @@ def test_packed_latents_reads_slices_and_chunks():
     assert packed_latents(table.slice(0, 0)).shape == (0, 2)
 
 
-def test_digest_sees_every_column_and_no_order():
+def test_digest_covers_every_column_but_not_the_order_of_rows():
     shuffled = part().take([3, 1, 5, 0, 2, 4])
     assert part_digest(shuffled) == part_digest(part())
     changed = part().set_column(2, "label", pa.array([3, 1, None, 3, 1, 9]))
     assert part_digest(changed) != part_digest(part())
 
 
-def test_parts_of_another_model_or_width_are_refused(tmp_path):
+def test_parts_with_another_model_or_latent_width_are_refused(tmp_path):
     table = open_latent_table(published(tmp_path, part()))
     name = table.parts[0]
     assert table.read(name)["key"].to_pylist() == [f"k{i}" for i in range(6)]
     write_parquet(table.uri, name, part(model="m2"))
-    with pytest.raises(UserError, match="holds latents of model m2; the table is of m1"):
+    with pytest.raises(UserError, match="holds latents of model m2; the table's model is m1"):
         table.read(name)
     wide = latent_rows(pa.array(["k"]), np.zeros((1, 3), dtype=np.uint8), pa.table({}), 20, "m1")
     write_parquet(table.uri, name, wide)
-    with pytest.raises(UserError, match=r"latents of type fixed_size_binary\[3\], not N = 11 bits"):
+    with pytest.raises(UserError, match=r"latents of type fixed_size_binary\[3\]; the table's have 11 bits"):
         table.read(name)
     (tmp_path / "latents" / name).write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
@@ -114,7 +114,7 @@ def test_integer_flags():
     assert attributes_of(pa.table({"a": [-1, 1, 0]})) == {"a": ([0, 1, 0], [1, 0, 0])}
 
 
-def test_string_classes_and_columns_that_are_no_attributes():
+def test_string_classes_and_columns_without_attributes():
     rows = pa.table({"key": ["a", "b"], "kind": ["cat", "dog"], "score": [0.1, 0.2]})
     assert attributes_of(rows) == {"kind=cat": ([1, 0], [0, 1]), "kind=dog": ([0, 1], [1, 0])}
     many = pa.table({"id": list(range(1000))})
@@ -149,7 +149,7 @@ FLAGS = [1, 0, None, 1]
         pa.dictionary(pa.int8(), pa.int64()),
     ],
 )
-def test_yes_and_no_are_read_from_every_type_that_holds_them(kind):
+def test_flags_are_read_from_every_type_that_can_hold_them(kind):
     if pa.types.is_dictionary(kind):
         column = pa.array(FLAGS).dictionary_encode()
     else:
@@ -172,10 +172,10 @@ def test_classes_are_read_from_every_type_of_string(column):
     expected = {"a=x": ([1, 0, 0], [0, 1, 0]), "a=y": ([0, 1, 0], [1, 0, 0])}
     assert attributes_of(pa.table({"a": column})) == expected
     chunks = pa.table({"a": pa.chunked_array([column[:1], column[1:]])})
-    assert attributes_of(chunks) == expected, "chunks with dictionaries of their own"
+    assert attributes_of(chunks) == expected, "each chunk has its own dictionary"
 
 
-def test_not_a_number_is_unknown_and_whole_floats_are_classes():
+def test_nan_is_unknown_and_whole_floats_are_classes():
     rows = pa.table({"a": [3.0, float("nan"), None, 7.0]})
     assert attributes_of(rows) == {"a=3": ([1, 0, 0, 0], [0, 0, 0, 1]), "a=7": ([0, 0, 0, 1], [1, 0, 0, 0])}
 
@@ -218,7 +218,7 @@ NAMES = ["café", "tench, Tinca tinca", "a=b", " lead", "trail ", "not safe", "x
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_any_name_can_be_asked_for(name, form):
+def test_attributes_of_any_name_can_be_selected(name, form):
     rows = pa.table({"label": [unicodedata.normalize("NFD", one) for one in NAMES], "b": [0, 1] * 4 + [0]})
     asked = f"label={unicodedata.normalize(form, name)}"
     stored = f"label={unicodedata.normalize('NFD', name)}"
@@ -232,7 +232,7 @@ def test_a_column_may_have_any_name(name):
     assert len(attributes_of(rows, name, "c")) == 3
 
 
-def test_a_table_that_does_not_say_what_it_was_made_from_is_named(tmp_path):
+def test_a_table_that_does_not_record_its_model_is_named(tmp_path):
     table = open_latent_table(published(tmp_path, part()))
-    with pytest.raises(UserError, match="does not say where its model lay: give it, or encode again"):
+    with pytest.raises(UserError, match="did not record the location of its model; give it, or encode"):
         table.made_from("model")

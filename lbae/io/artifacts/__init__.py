@@ -1,1 +1,1 @@
-"""What jobs publish and read: models, latent tables, moment sums, bundles, image tables."""
+"""The artifacts that jobs publish and read: models, latent tables, moment sums, bundles, image tables."""

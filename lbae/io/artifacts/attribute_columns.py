@@ -1,10 +1,13 @@
 """Label and attribute columns of a table as boolean attributes.
 
-A yes/no column is one attribute; null is unknown. A column of 0, 1 and -1 alone is one attribute, set where
-it is 1: where -1 occurs in the column, -1 is unset and 0 unknown, else 0 is unset. Any other column of whole
-numbers or strings gives one attribute per class, named ``column=value``; null is unknown. -1 among classes is
-refused, because it nearly always means unknown. Whole numbers may be stored as integers, floats (NaN is
-unknown) or decimals, and any of these values in a dictionary.
+- A boolean column is one attribute.
+- A column of 0, 1 and -1 alone is one attribute, set where the value is 1. If the column contains -1, then -1
+  means unset and 0 unknown; otherwise 0 means unset.
+- Any other column of whole numbers or strings gives one attribute per class, named ``column=value``. A -1
+  among classes is refused, because it nearly always means unknown.
+
+Null is always unknown. Whole numbers may be stored as integers, floats (NaN is unknown) or decimals. All of
+these columns may be dictionary-encoded.
 """
 
 import itertools
@@ -38,10 +41,9 @@ Value = bool | int | str | float
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """How one boolean attribute is read off a column: set where it equals ``yes``, unset where it is one of
-    ``no``.
+    """How to read one boolean attribute from a column: set where it equals ``yes``, unset where ``no``.
 
-    ``no`` is None for a class of a column: every other known value is unset.
+    ``no`` is None for a class of a column: then every other known value means unset.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Attribute:
 
 
 def candidate_columns(schema: pa.Schema) -> list[str]:
-    """Columns that can be attributes by their type."""
+    """Columns whose type allows attributes."""
     return [
         field.name
         for field in schema
@@ -60,21 +62,19 @@ def candidate_columns(schema: pa.Schema) -> list[str]:
 
 
 def other_columns(schema: pa.Schema) -> dict[str, str]:
-    """Columns that cannot be attributes by their type, and why. Columns that name an image are not among
-    them.
-    """
+    """Columns whose type does not allow attributes, and why; without columns that name an image."""
     known = {*candidate_columns(schema), *_NAMING, *_OWN}
     return {field.name: f"type {field.type}" for field in schema if field.name not in known}
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, without a dictionary, and of a width that pyarrow compares."""
+    """The type of the values after dictionary decoding; float32 for float16, which pyarrow cannot compare."""
     plain = plain_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
     return pa.float32() if pa.types.is_float16(plain) else plain
 
 
 def _values(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column's values without a dictionary, and NaN as null."""
+    """The column's values after dictionary decoding, with NaN as null."""
     values = column.cast(_value_type(column.type))
     if pa.types.is_floating(values.type):
         return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
@@ -91,14 +91,14 @@ def column_values(table: pa.Table, columns: Iterable[str]) -> dict[str, set[Valu
 
 
 def _whole(value: bool | int | str | float | Decimal) -> Value:
-    """A whole number as an int, however it is stored."""
+    """The value, as an int if it is a whole float or decimal."""
     if isinstance(value, float | Decimal):
         return int(value) if value == value // 1 else float(value)
     return value
 
 
 def merge_values(seen: Iterable[set[Value]]) -> set[Value]:
-    """The distinct values of a column from those of its parts, at most one more than the class limit."""
+    """Merge the distinct values of a column's parts, at most one more than the class limit."""
     merged: set[Value] = set()
     for values in seen:
         merged.update(itertools.islice(values - merged, max(0, MAX_CLASSES + 1 - len(merged))))
@@ -106,7 +106,7 @@ def merge_values(seen: Iterable[set[Value]]) -> set[Value]:
 
 
 def why_unusable(values: set[Value]) -> str | None:
-    """Why a column with these values gives no attributes; None when it does."""
+    """Why a column with these values gives no attributes; None if it gives some."""
     if not values:
         return "no known value"
     if len(values) > MAX_CLASSES:
@@ -117,7 +117,11 @@ def why_unusable(values: set[Value]) -> str | None:
 
 
 def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
-    """The attributes of one column with these values; none for a column that :func:`why_unusable` names."""
+    """The attributes of one column with these values; none if :func:`why_unusable` gives a reason.
+
+    Raises:
+        UserError: -1 occurs among classes.
+    """
     if why_unusable(values):
         return []
     if values <= {True, False} and any(isinstance(v, bool) for v in values):
@@ -127,16 +131,17 @@ def attributes_of(column: str, values: set[Value]) -> list[Attribute]:
     if -1 in values:
         others = ", ".join(map(str, sorted(values - {-1, 0, 1})[:5]))
         raise UserError(
-            f"column {column!r} holds -1 and {others}: with -1 (unset) only 0 (unknown) and 1 (set) are"
-            f" allowed, and an unknown class is null; mend the column, or leave it out of --attributes"
+            f"column {column!r} holds -1 and {others}: beside -1 (unset) only 0 (unknown) and 1 (set) are"
+            f" allowed; write unknown classes as null, or leave the column out of --attributes"
         )
     return [Attribute(name=f"{column}={value}", column=column, yes=value) for value in sorted(values)]
 
 
 def columns_to_scan(wanted: Sequence[str], schema: pa.Schema) -> list[str]:
-    """The columns whose values say which attributes ``wanted`` names.
+    """The columns to read in order to find the attributes that ``wanted`` names.
 
-    UserError for a name that begins with no column of the table.
+    Raises:
+        UserError: A name is neither a column nor ``column=value`` for a column of the table.
     """
     candidates = candidate_columns(schema)
     if tuple(wanted) in (("all",), ("none",)):
@@ -153,10 +158,15 @@ def columns_to_scan(wanted: Sequence[str], schema: pa.Schema) -> list[str]:
 def select_attributes(
     wanted: Sequence[str], values: Mapping[str, set[Value]], others: Mapping[str, str]
 ) -> tuple[Attribute, ...]:
-    """The attributes of ``("all",)``, of ``("none",)``, or of columns and attribute names.
+    """The attributes that ``wanted`` names.
 
-    Names may be typed in either Unicode form. ``others`` are columns that cannot be attributes, and why:
-    UserError when one is asked for by name.
+    Args:
+        wanted: ``("all",)``, ``("none",)``, or names of columns and attributes, in any Unicode form.
+        values: The distinct values of the columns.
+        others: Columns that cannot be attributes, and why.
+
+    Raises:
+        UserError: A name is unknown, or names a column that cannot be attributes.
     """
     if tuple(wanted) == ("none",):
         return ()
@@ -190,7 +200,7 @@ def _nfc(name: str) -> str:
 
 
 def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
-    """Whether a column of this type can hold what the attribute is read by."""
+    """Whether a column of this type can hold the attribute's ``yes`` and ``no`` values."""
     try:
         return all(
             pa.scalar(value, kind).is_valid for value in (attribute.yes, attribute.no) if value is not None
@@ -202,7 +212,7 @@ def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
 def indicators(
     table: pa.Table, attributes: tuple[Attribute, ...]
 ) -> tuple[Bool[np.ndarray, "K A"], Bool[np.ndarray, "K A"]]:
-    """For every row and attribute: whether it is set, and whether it is known to be unset."""
+    """For every row and attribute, whether it is set, and whether it is known to be unset."""
     present = np.zeros((len(table), len(attributes)), dtype=bool)
     absent = np.zeros_like(present)
     values = {name: _values(table[name]) for name in dict.fromkeys(a.column for a in attributes)}

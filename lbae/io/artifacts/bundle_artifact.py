@@ -1,10 +1,12 @@
-"""The bundle artifact, which applications load: model, prior, pooled factor and attribute statistics.
+"""The bundle artifact that applications load: model, prior, pooled factor and attribute statistics.
 
-Factors are lower triangular and stored as packed rows: ``prior.safetensors`` holds float32 factors (C, M (M +
-1) / 2) and weights (C,), ``pooled.safetensors`` the float64 factor for hyperplane normals, over boundary,
-bits and attributes, ``attributes.safetensors`` the statistics, and ``values.safetensors`` the models of the
-attributes' values (those of older versions have none). Some have ``examples.safetensors``, images uint8 (E,
-H, W, C).
+Factors are lower triangular and stored as packed rows of M (M + 1) / 2 numbers. Files beside the model's:
+
+- ``prior.safetensors``: float32 factors (C, M (M + 1) / 2) and weights (C,)
+- ``pooled.safetensors``: the float64 factor for hyperplane normals, over boundary, bits and attributes
+- ``attributes.safetensors``: the attribute statistics
+- ``values.safetensors``: models of the attributes' values; missing without attributes and in older versions
+- ``examples.safetensors``: optional example images, uint8 (E, H, W, C)
 """
 
 import dataclasses
@@ -38,16 +40,16 @@ _FILES = {
     "pooled": "pooled.safetensors",
     "attributes": "attributes.safetensors",
 }
-_LATER = {"values": "values.safetensors", "examples": "examples.safetensors"}  # a bundle may lack them
+_LATER = {"values": "values.safetensors", "examples": "examples.safetensors"}  # optional
 
 
 def pack_triangles(factors: np.ndarray) -> np.ndarray:
-    """Lower triangles (..., M, M) as rows of M (M + 1) / 2 numbers."""
+    """Pack lower triangles (..., M, M) into rows of M (M + 1) / 2 numbers."""
     return np.ascontiguousarray(factors[..., *np.tril_indices(factors.shape[-1])])
 
 
 def unpack_triangles(packed: np.ndarray) -> np.ndarray:
-    """Inverse of :func:`pack_triangles`; LbaeError for numbers that are not finite or no triangle."""
+    """Inverse of :func:`pack_triangles`; raises LbaeError if the rows are not triangles of finite numbers."""
     side = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
     if side * (side + 1) // 2 != packed.shape[-1] or not np.isfinite(packed).all():
         raise LbaeError(
@@ -71,9 +73,10 @@ def save_bundle(
     result: dict[str, Any],
     report: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Publish a bundle with the model at the URI ``model``; the output's config names precision and sampler.
+    """Publish a bundle with the model at the URI ``model``.
 
-    ``report`` are files about the prior for people; the fingerprint does not cover them.
+    The output's config names the precision and the sampler. ``report`` holds files about the prior for
+    people; the fingerprint does not cover them.
     """
     content = {
         "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
@@ -98,16 +101,20 @@ def save_bundle(
 
 
 def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
-    """A bundle ready to sample, interpolate and edit; by default on a GPU when there is one.
+    """Load a bundle that can sample, interpolate and edit; by default on a GPU if there is one.
 
-    Its codec runs at the precision the latents were encoded at.
+    The codec runs at the precision at which the latents were encoded.
+
+    Raises:
+        UserError: There is no finished bundle at ``uri``, or its files do not match its manifest.
+        LbaeError: A factor is damaged, or the weights do not match the configuration.
     """
     manifest = read_manifest(uri, KIND)
     names = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
     data = {name: (resolve(uri) / file).read_bytes() for name, file in names.items()}
     if digest(*data.values()) != manifest.fingerprint:
         raise UserError(
-            f"the files of bundle {uri} are not the ones its manifest was written for; fit it again"
+            f"the files of bundle {uri} do not match its manifest (one was changed or damaged); fit it again"
         )
     config = Config.from_dict(json.loads(data["config"]))
     statistics = _statistics(manifest, data["attributes"])
@@ -134,9 +141,9 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
 
 
 def _saved(arrays: AttributeStatistics | ValueModels) -> bytes:
-    """The arrays of a data class, in safetensors' format."""
+    """The arrays of a dataclass in the safetensors format."""
     found = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
-    # safetensors writes the memory behind a view whatever its strides: a column would be read back wrong.
+    # safetensors ignores strides: a view that is not contiguous, such as a column, would be saved wrong.
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(of) for name, of in found.items() if name != "names"}
     )
@@ -147,22 +154,20 @@ def _no_images(config: Config) -> np.ndarray:
 
 
 def read_pointer(uri: str) -> str:
-    """The URI of the bundle that a pointer file names; UserError when it is not an absolute one."""
+    """The URI of the bundle that a pointer file names; raises UserError unless it is one absolute URI."""
     found = readable(uri, "pointer").read_bytes().decode("utf-8-sig", errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
-        raise UserError(
-            f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI, of a bundle"
-        )
+        raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI of a bundle")
     return found
 
 
 def move_pointer(uri: str, bundle: str) -> None:
-    """Make a pointer file name a bundle; services that follow the file load it."""
+    """Write a bundle's URI into a pointer file; services that follow the file load the bundle."""
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
 
 
 def load_statistics(uri: str) -> AttributeStatistics:
-    """The attribute statistics of a bundle, without its model."""
+    """The attribute statistics of a bundle, loaded without its model."""
     return _statistics(read_manifest(uri, KIND), (resolve(uri) / _FILES["attributes"]).read_bytes())
 
 

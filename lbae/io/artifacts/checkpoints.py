@@ -1,4 +1,4 @@
-"""The folder of one training run, for checkpoints and TensorBoard's events."""
+"""The storage folder of one training run, for checkpoints and TensorBoard events."""
 
 import json
 from typing import Any
@@ -11,17 +11,24 @@ _IDENTITY = "run.json"
 
 
 def checkpoint_folder(storage: str | None, out: str) -> str:
-    """The URI for checkpoints; UserError when it lies in the output, which is cleared when a run begins."""
+    """The URI of the checkpoint folder: ``storage``, else ``OUT-checkpoints``.
+
+    Raises:
+        UserError: The folder lies in the output, which is cleared when a run begins.
+    """
     folder = absolute(storage or f"{absolute(out)}-checkpoints")
     if resolve(out).holds(resolve(folder)):
         raise UserError(
-            f"storage {storage} lies in the output {out}; give a folder of its own, or leave --storage out"
+            f"storage {storage} lies in the output {out}; give a folder outside it, or omit --storage"
         )
     return folder
 
 
 def known_options(out: str, folder: str) -> dict[str, Any]:
-    """The options of the run that is resumed or finished: the cluster may have another size by now."""
+    """The options of the run to resume or already finished; empty if there is none.
+
+    A resumed run keeps them, although some defaults depend on the cluster, whose size may have changed.
+    """
     if (resolve(out) / MANIFEST).exists():
         return read_manifest(out).config
     identity = resolve(folder) / _IDENTITY
@@ -30,11 +37,18 @@ def known_options(out: str, folder: str) -> dict[str, Any]:
 
 
 def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: bool) -> None:
-    """Mark a folder as this run's. Checkpoints of another run, or all with ``restart``, are removed.
+    """Mark a folder as this run's.
+
+    Args:
+        folder: The URI of the folder.
+        identity: The options that the run's checkpoints depend on.
+        overwrite: Remove the checkpoints of another run.
+        restart: Remove all checkpoints, this run's as well.
 
     Raises:
-        OverwriteNeeded: The folder holds another run, whose checkpoints would not fit.
-        UserError: It holds files that belong to no run.
+        OverwriteNeeded: The folder holds another run, whose checkpoints do not fit.
+        UserError: The folder holds files that belong to no run.
+        LbaeError: The folder cannot be written.
     """
     location, known = resolve(folder), resolve(folder) / _IDENTITY
     try:
@@ -43,12 +57,12 @@ def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: b
             if changed and not overwrite:
                 raise OverwriteNeeded(
                     f"storage {folder} holds checkpoints of another run ({changed}); give the same options"
-                    f" to continue it, another --storage, or --overwrite"
+                    f" to resume it, another --storage, or --overwrite"
                 )
             if changed or restart:
                 location.remove()
         elif location.exists() and not location.is_empty_folder():
-            raise UserError(f"storage {folder} holds files, and no run of this job; give a folder of its own")
+            raise UserError(f"storage {folder} holds files but no training run; give another --storage")
         known.write_bytes(json.dumps(identity, indent=2).encode())
     except OSError as error:
         raise LbaeError(f"storage {folder} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""What an artifact is, in words and numbers: its manifest, and statistics of its bits."""
+"""A summary of any artifact: its manifest, and statistics of its bits."""
 
 from collections import Counter
 from typing import Any
@@ -19,10 +19,10 @@ _LEADING_BITS = 5
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """Kind, lineage, rows and configuration of any artifact; for latent tables and moment sums also the bits'
-    health.
+    """Kind, lineage, rows and configuration of any artifact.
 
-    For bundles also the bits that every attribute lifts most.
+    Latent tables and moment sums add the health of the bits, tables their columns and the errors in the
+    quarantine, and bundles the bits that each attribute lifts most.
     """
     manifest = read_manifest(uri)
     facts: dict[str, Any] = {
@@ -60,7 +60,7 @@ def _bits_of_latents(uri: str) -> dict[str, Any]:
 
 
 def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
-    """How many images could not be decoded, by what kind of error."""
+    """The number of images that could not be decoded, by error."""
     reasons: Counter[str] = Counter()
     for name in files:
         if name.startswith("quarantine/"):

@@ -1,4 +1,4 @@
-"""Writing image tables: Parquet with an ``image`` column in the layout of the Hugging Face hub."""
+"""Writing image tables: Parquet with an ``image`` column in the layout of the Hugging Face Hub."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ KIND = "image table"
 
 
 def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H W C"]) -> Part:
-    """Write part ``index`` of the table at ``out`` as PNG, named by their rows from ``first`` on."""
+    """Write images as PNG into part ``index`` of the table at ``out``; ``first`` numbers the first image."""
     return write_files(
         out, index, [(f"{first + i:08d}.png", encode_png(image)) for i, image in enumerate(images)], {}
     )
@@ -26,7 +26,7 @@ def write_part(out: str, index: int, first: int, images: UInt8[np.ndarray, "K H 
 def write_files(
     out: str, index: int, encoded: list[tuple[str, bytes]], columns: dict[str, list[Any]]
 ) -> Part:
-    """Write part ``index`` of the table at ``out`` from names and contents of image files, and columns."""
+    """Write part ``index`` of the table at ``out`` from encoded images (path, bytes) and further columns."""
     table = pa.table({"image": [{"bytes": data, "path": path} for path, data in encoded], **columns})
     digest = RowDigest()
     digest.add(rows_of(table))
@@ -36,7 +36,7 @@ def write_files(
 
 
 def rows_of(table: pa.Table) -> Iterator[bytes]:
-    """Every row of an image table as bytes, for its fingerprint."""
+    """Yield every row of an image table as bytes, for the table's fingerprint."""
     for image, rest in zip(
         table["image"].to_pylist(), table.drop_columns(["image"]).to_pylist(), strict=True
     ):
@@ -44,7 +44,7 @@ def rows_of(table: pa.Table) -> Iterator[bytes]:
 
 
 def publish_images(output: Output, parts: Sequence[Part], result: dict[str, Any]) -> dict[str, Any]:
-    """Publish the image table of these parts."""
+    """Publish the image table that consists of these parts."""
     return output.publish(
         fingerprint=total_digest(parts).fingerprint(KIND),
         rows=sum(part.rows for part in parts),

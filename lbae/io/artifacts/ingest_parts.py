@@ -1,4 +1,4 @@
-"""Parts of an image table made from the shards of any source, with what is no image set aside."""
+"""Writing parts of an image table from the shards of any source; undecodable images go to a quarantine."""
 
 from collections.abc import Sequence
 
@@ -26,20 +26,21 @@ _DIGEST, _BAD = b"lbae.rows_digest", b"lbae.bad"
 
 
 def plan_image_parts(shards: Sequence[Shard]) -> list[tuple[int, tuple[Shard, ...]]]:
-    """Parts of about 256 MB, by their numbers, as runs of shards."""
+    """Divide shards into parts of about 256 MB, each a number and a run of shards."""
     sizes = [shard.size for shard in shards]
     cut = runs([shard.rows for shard in shards], sizes, sum(shard.rows for shard in shards), _PART_BYTES)
     return [(index, tuple(shards[first:last])) for index, (first, last) in enumerate(cut)]
 
 
 def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
-    """Half of the SHA-256 of every image of a shard, type S16; what has no bytes is told apart by its key."""
+    """Half of the SHA-256 of every image of a shard, dtype S16; of the key for a row without bytes."""
     return np.concatenate([image_digests(batch) for batch in read_batches(shard)])
 
 
 def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:
-    """The shards without images that have the digest of one before them; the digests of all must fit into
-    memory.
+    """The shards without duplicates: of images with equal digests, only the first is kept.
+
+    The digests of all images must fit into memory.
     """
     whole = np.concatenate(every)
     again = np.ones(len(whole), dtype=np.bool_)
@@ -48,31 +49,33 @@ def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]
 
 
 def ingest_part(out: str, index: int, shards: Sequence[Shard]) -> Part:
-    """Write part ``index`` of the image table at ``out``, unless a run that was killed has written it.
+    """Write part ``index`` of the image table at ``out``, unless a killed run has already written it.
 
-    Every image is decoded once, to find those that cannot be; they go to a part of the quarantine. The column
-    ``image`` holds the bytes as they were and, as their path, the key they had in the source; the other
-    columns stay as they are. The paths that images had in a table or a tar, where keys are others, become a
-    column ``image_path``, unless the source has one: that of a table that was ingested before says where its
-    images first came from.
+    Every image is decoded once; images that cannot be decoded go to a quarantine part. The column ``image``
+    holds the unchanged bytes, with the source's key as path. Other columns are copied.
 
-    LbaeError when the part holds more or fewer rows than the shards.
+    In tables and tars, keys differ from the images' paths, so the paths become a column ``image_path``. A
+    source's own ``image_path`` wins: in a table that was ingested before, it tells where the images first
+    came from.
+
+    Raises:
+        LbaeError: The part and its quarantine hold more or fewer rows than the shards.
     """
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
     rows, bad, digest = _finished(out, file) or _write(out, file, quarantine, shards)
     wanted = sum(shard.rows_to_read for shard in shards)
     if rows + bad != wanted:
         raise LbaeError(
-            f"{resolve(out) / file} and its quarantine hold {rows + bad} rows, and {wanted} were planned from"
+            f"{resolve(out) / file} and its quarantine hold {rows + bad} rows, but {wanted} were planned from"
             f" the source; run the job again with --overwrite"
         )
     return Part(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=digest)
 
 
 def _finished(out: str, file: str) -> tuple[int, int, int] | None:
-    """Rows, bad rows and digest of a part that a run that was killed has written, if it is there.
+    """Rows, bad rows and digest of a part that a killed run has written; None if there is none.
 
-    Only opening tells: a network mount may still show a file that is gone.
+    The file is opened to find out, because a network mount may still list a file that is gone.
     """
     try:
         with open_parquet(resolve(out) / file) as parquet:

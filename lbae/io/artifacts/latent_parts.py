@@ -1,6 +1,4 @@
-"""Writing a latent table: first one file per shard, so that a killed job resumes, then part files of a good
-size.
-"""
+"""Writing a latent table: one file per shard, so that a killed job resumes, then larger part files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +32,7 @@ _ENCODER = ("device", "precision")
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """A part file to write: its name, and the rows of each of its shards."""
+    """A part file to write: its name, and the row count of each of its shards."""
 
     name: str
     rows: dict[int, int]
@@ -44,20 +42,20 @@ class PartPlan:
 
 
 def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> LatentTable:
-    """The table that images are added to; UserError when its model or its options differ."""
+    """The table to append to; raises UserError if its model or its options differ."""
     table = open_latent_table(out)
     check_model(f"latent table {out}", table.model_fingerprint, model)
     if changed := changes(table.manifest.config, config):
-        raise UserError(f"{out} was written with other options ({changed}); append with the same ones")
+        raise UserError(f"{out} was written with different options ({changed}); append with the same ones")
     return table
 
 
 def write_shard(
     out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, encoder: dict[str, str]
 ) -> None:
-    """Write the files of one shard; ``encoder`` names the device and the precision of its latents.
+    """Write the files of one shard; ``encoder`` gives the device and the precision of its latents.
 
-    The file of the latents is written last: once it is there, the shard is finished.
+    The file of the latents is written last: the shard is finished once it exists.
     """
     if len(quarantine):
         write_parquet(out, f"{WORK}/{_QUARANTINE}{index}.parquet", quarantine)
@@ -68,12 +66,12 @@ def write_shard(
 
 
 def finished_shards(out: str) -> set[int]:
-    """The shards that are finished."""
+    """Indices of the finished shards."""
     return set(_written(out, _LATENTS))
 
 
 def precision(out: str) -> Precision | None:
-    """The precision at which the finished shards were encoded; None when there are none."""
+    """The precision at which the finished shards were encoded; None if there are none."""
     for index in finished_shards(out):
         with open_parquet(resolve(out) / WORK / f"{_LATENTS}{index}.parquet") as file:
             metadata = file.schema_arrow.metadata
@@ -82,11 +80,16 @@ def precision(out: str) -> Precision | None:
 
 
 def plan_latent_parts(out: str, rows: Mapping[int, int], generation: int, at_least: int) -> list[PartPlan]:
-    """Parts of about 128 MB from the shards, or smaller ones to get ``at_least`` parts.
+    """Combine finished shards into parts of about 128 MB, smaller if there would be fewer than ``at_least``.
 
     Args:
-        rows: The rows read of each shard, all of which are finished. LbaeError names files that are not
-            there, or that the storage still does not show.
+        out: The table.
+        rows: For each shard, all of them finished, the number of rows read from the source.
+        generation: The table's generation, part of the files' names.
+        at_least: The number of parts to aim for at least.
+
+    Raises:
+        LbaeError: Files of shards are missing, or the storage still does not show them.
     """
 
     def missing() -> list[str]:
@@ -113,7 +116,7 @@ def plan_latent_parts(out: str, rows: Mapping[int, int], generation: int, at_lea
 
 
 def _written(out: str, what: str) -> dict[int, int]:
-    """The size in bytes of each shard's file of this sort."""
+    """The size in bytes of each shard's file whose name begins with ``what``."""
     work = resolve(out) / WORK
     files = work.files() if work.exists() else []
     found = ((re.fullmatch(rf"{what}(\d+)\.parquet", name), info) for name, info in files)
@@ -123,18 +126,20 @@ def _written(out: str, what: str) -> dict[int, int]:
 def assemble(out: str, plan: PartPlan) -> Part:
     """Write a part file, and its quarantine if there is any, from the files of its shards.
 
-    LbaeError when those hold more or fewer rows than were read from the source.
+    Raises:
+        LbaeError: The files of a shard hold more or fewer rows than were read from the source.
     """
     read, set_aside = [], []
     for index, rows in plan.rows.items():
         read.append(_read(out, f"{_LATENTS}{index}.parquet"))
         rest = rows - len(read[-1])
-        if rest:  # no listing says whether there is a quarantine: it may be late
+        # Row counts tell whether a shard has a quarantine; a listing may be out of date.
+        if rest:
             set_aside.append(_read(out, f"{_QUARANTINE}{index}.parquet"))
             rest -= len(set_aside[-1])
         if rest:
             raise LbaeError(
-                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, and {rows}"
+                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, but {rows}"
                 f" were read from the source; run the job again with --overwrite"
             )
     latents = pa.concat_tables(read)
@@ -156,7 +161,7 @@ def assemble(out: str, plan: PartPlan) -> Part:
 
 
 def _read(out: str, name: str) -> pa.Table:
-    """The rows of a file that another node may have written a moment ago."""
+    """The rows of a file, which another node may have written a moment ago."""
     work = resolve(out) / WORK
     wait_until_visible(work, lambda: [] if (work / name).is_file() else [name])
     with open_parquet(work / name) as file:
@@ -166,17 +171,18 @@ def _read(out: str, name: str) -> pa.Table:
 def publish_latents(
     output: Output, parts: list[Part], existing_table: LatentTable | None, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish the table of these parts, after those of ``existing_table``.
+    """Publish the table of these parts, appended to those of ``existing_table``.
 
-    LbaeError when its latents were encoded at two precisions: they could not be served alike.
+    Raises:
+        LbaeError: The latents were encoded at two precisions, so no single precision could reproduce all.
     """
     devices, precisions = ({encoder[i] for part in parts for encoder in part.encoders} for i in range(2))
     if existing_table:
         precisions.add(existing_table.manifest.result["precision"])
     if len(precisions) != 1:
         raise LbaeError(
-            f"{output.uri} was encoded at {' and '.join(sorted(precisions))}; use one kind of device, and"
-            f" --overwrite"
+            f"latents of {output.uri} were encoded at {' and '.join(sorted(precisions))}; encode all of them"
+            f" on one kind of device, with --overwrite"
         )
     rows, bad = sum(part.rows for part in parts), sum(part.bad for part in parts)
     files, before = [file for part in parts for file in part.files], 0

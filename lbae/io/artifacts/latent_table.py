@@ -1,8 +1,10 @@
 """The latent table: Parquet part files of keys, bit-packed latents and the source's other columns.
 
-Layout of the artifact: ``data/part-*.parquet`` (the table, for any Parquet reader),
-``quarantine/part-*.parquet`` (images that could not be decoded: key, path, error), ``manifest.json``. Format
-version 1; see docs/architecture.md.
+Layout of the artifact, format version 1 (see docs/architecture.md):
+
+- ``data/part-*.parquet``: the table, for any Parquet reader
+- ``quarantine/part-*.parquet``: key, path and error of images that could not be decoded
+- ``manifest.json``
 """
 
 import itertools
@@ -37,9 +39,9 @@ def latent_rows(
     model_fingerprint: str,
     latent_grid: int = 1,
 ) -> pa.Table:
-    """Return key, latent and source columns of one batch as a table.
+    """One batch as a table: key, latent, then the source's columns.
 
-    With a ``latent_grid`` of G a latent holds G x G cells, row by row, the bits of a cell together.
+    With a ``latent_grid`` of G, a latent holds G x G cells, row by row; the bits of a cell lie together.
     """
     width = packed_width(latent_dim)
     latent = pa.FixedSizeBinaryArray.from_buffers(
@@ -68,7 +70,7 @@ def rows_digest(schema: pa.Schema) -> int:
 
 
 def part_digest(part: pa.Table) -> int:
-    """Sum of the row hashes of a part: all columns but the images count, the order of the rows does not."""
+    """Digest of a part's rows, which covers all columns but ``image`` and does not depend on row order."""
     names = [name for name in part.column_names[2:] if name != "image"]
     rest = part.select(names).to_pylist() if names else [{}] * len(part)
     total = RowDigest()
@@ -91,14 +93,14 @@ class RowGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentTable:
-    """A finished latent table: its manifest and its part files."""
+    """A finished latent table."""
 
     uri: str
     manifest: Manifest
 
     @property
     def latent_dim(self) -> int:
-        """Bits of a latent, N."""
+        """Bits per latent, N."""
         return int(self.manifest.config["latent_dim"])
 
     @property
@@ -107,17 +109,17 @@ class LatentTable:
         return self.manifest.parents["model"]
 
     def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; UserError for a table of an older version without it."""
+        """URI of the model or of the images; raises UserError if an older version did not record it."""
         if name not in self.manifest.result:
             raise UserError(
-                f"latent table {self.uri}, of an older version, does not say where its {name} lay: give it,"
-                f" or encode again"
+                f"latent table {self.uri} was written by an older version, which did not record the location"
+                f" of its {name}; give it, or encode again"
             )
         return str(self.manifest.result[name])
 
     @property
     def parts(self) -> list[str]:
-        """Names of the part files that hold latents."""
+        """Names of the part files with latents, without the quarantine."""
         return [name for name in self.manifest.files if name.startswith("data/")]
 
     def keys(self) -> pa.ChunkedArray:
@@ -142,14 +144,14 @@ class LatentTable:
             return file.schema_arrow
 
     def source_columns(self) -> pa.Schema:
-        """The source's columns without the image and its path; the table must have a part."""
+        """The source's columns without the image and its path; the table must not be empty."""
         own = ("key", "latent", "path", "image")
         return pa.schema(
             [pa.field(field.name, field.type) for field in self.schema() if field.name not in own]
         )
 
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
-        """One part; UserError when it is damaged, of another width or of another model."""
+        """One part; raises UserError if it is damaged or has another latent width or model."""
         with self._open(part) as file:
             return file.read(columns=columns)
 
@@ -160,7 +162,10 @@ class LatentTable:
             return file.read_row_group(group, columns=columns).slice(row, 1).to_pylist()[0]
 
     def footer(self, part: str, columns: Sequence[str]) -> tuple[list[RowGroup], str]:
-        """The row groups of a part with the stored size of some columns, and the digest of its rows."""
+        """The row groups of a part, each with the stored size of ``columns``, and the digest of its rows.
+
+        A part of an older version has no digest of its rows; a digest of its table and name stands in for it.
+        """
         with self._open(part) as file:
             groups = []
             for index in range(file.num_row_groups):
@@ -172,10 +177,11 @@ class LatentTable:
         return groups, written or digest(self.manifest.fingerprint.encode(), part.encode())
 
     def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:
-        """Rows of some row groups, at most 2**15 at a time.
+        """Yield the rows of some row groups, in batches of at most 2**15.
 
-        UserError when a part is damaged, of another width or of another model, or when a latent has padding
-        bits set.
+        Raises:
+            UserError: A part is damaged or has another latent width or model, or a latent has padding bits
+                set.
         """
         for part, run in itertools.groupby(groups, key=lambda group: group.part):
             with self._open(part) as file:
@@ -200,21 +206,21 @@ class LatentTable:
         found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
         if found != self.model_fingerprint:
             raise UserError(
-                f"{location} holds latents of model {found or 'unknown'}; the table is of"
+                f"{location} holds latents of model {found or 'unknown'}; the table's model is"
                 f" {self.model_fingerprint}"
             )
         kind = schema.field("latent").type
         if kind != pa.binary(packed_width(self.latent_dim)):
-            raise UserError(f"{location} has latents of type {kind}, not N = {self.latent_dim} bits")
+            raise UserError(f"{location} has latents of type {kind}; the table's have {self.latent_dim} bits")
 
 
 def open_latent_table(uri: str) -> LatentTable:
-    """A finished latent table by URI."""
+    """The finished latent table at a URI."""
     return LatentTable(uri=uri, manifest=read_manifest(uri, KIND))
 
 
 def packed_latents(table: pa.Table) -> UInt8[np.ndarray, "K B"]:
-    """The ``latent`` column as bytes, without a copy where it is one chunk."""
+    """The ``latent`` column as bytes, without a copy if it is a single chunk."""
     column = table["latent"].combine_chunks()
     width = column.type.byte_width
     flat = np.frombuffer(column.buffers()[1], dtype=np.uint8) if len(column) else np.empty(0, dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""The manifest of an artifact: what it is, what it was made from, and which files belong to it.
+"""The manifest of an artifact: its kind, its inputs and options, and the files that belong to it.
 
-A folder becomes an artifact when ``manifest.json`` is written, which happens last. A folder without it is
-unfinished, and files that it does not name do not belong to the artifact.
+``manifest.json`` is written last and makes a folder an artifact. A folder without a manifest is unfinished.
+Files that the manifest does not name do not belong to the artifact.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "numpy", "pyarrow", "ray")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an artifact is, what it was made from and with."""
+    """What an artifact is, and the inputs, options and package versions it was made with."""
 
     kind: str
     fingerprint: str
@@ -38,12 +38,12 @@ class Manifest:
     packages: dict[str, str] = field(default_factory=dict)
 
     def stored_result(self, uri: str) -> dict[str, Any]:
-        """The result of the job that wrote the artifact at ``uri``, marked ``already``."""
+        """The result of the job that wrote the artifact at ``uri``, with ``already`` set to True."""
         return {"out": absolute(uri), **self.result, "already": True}
 
 
 def write_manifest(uri: str, manifest: Manifest) -> None:
-    """Write the manifest, with the time and the versions of the packages: the folder is an artifact now."""
+    """Write the manifest with the current time and package versions; this makes the folder an artifact."""
     complete = dataclasses.replace(
         manifest, created=datetime.now(UTC).isoformat(timespec="seconds"), packages=_versions()
     )
@@ -52,12 +52,17 @@ def write_manifest(uri: str, manifest: Manifest) -> None:
 
 
 def read_manifest(uri: str, *kinds: str) -> Manifest:
-    """The manifest of a finished artifact, of one of ``kinds`` when any are given; UserError without one."""
+    """The manifest of a finished artifact.
+
+    Raises:
+        UserError: There is no finished artifact, its manifest is damaged or of a newer format version, or its
+            kind is not one of ``kinds``, if any are given.
+    """
     location = resolve(uri)
     if not (location / MANIFEST).exists():
         if not location.exists():
             raise UserError(f"there is no artifact at {uri}: it does not exist")
-        raise UserError(f"{uri} is not a finished artifact (no {MANIFEST}); run the job that writes it again")
+        raise UserError(f"{uri} is not a finished artifact (no {MANIFEST}); run again the job that writes it")
     try:
         tree = json.loads((location / MANIFEST).read_bytes())
         version = int(tree["format_version"])
@@ -70,14 +75,14 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
             **{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])}
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{uri}/{MANIFEST} is damaged: {error!r}") from error
+        raise UserError(f"{uri}/{MANIFEST} is damaged ({error!r}); write the artifact again") from error
     if kinds and manifest.kind not in kinds:
         raise UserError(f"{uri} is a {manifest.kind}; a {' or '.join(kinds)} is needed here")
     return manifest
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The fields in which two trees differ, with both values; empty when they do not."""
+    """The fields in which two trees differ, as text with both values; empty if they are equal."""
     before, now = _leaves(old), _leaves(new)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return "; ".join(
@@ -95,6 +100,6 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     versions = {"lbae": lbae.__version__}
     for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # training also runs without Ray
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Ray is optional for training
             versions[name] = importlib.metadata.version(name)
     return versions

@@ -23,7 +23,7 @@ _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 def save_model(
     output: Output, network: LatentBernoulliAutoencoder, config: Config, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish trained weights with their configuration; ``result`` is what the job reports."""
+    """Publish trained weights with their configuration; ``result`` is added to the job's result."""
     weights = safetensors.torch.save(
         {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     )
@@ -37,7 +37,7 @@ def save_model(
 
 
 def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """:func:`read_network` of an LBAE; UserError for a baseline."""
+    """Like :func:`read_network`, but raises UserError for a baseline, which has no binary latents."""
     network, config, manifest = read_network(uri)
     if config.model.bottleneck != "bernoulli":
         raise UserError(
@@ -47,20 +47,20 @@ def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest
 
 
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of a model, a baseline or not; LbaeError when they do not match."""
+    """Network, configuration and manifest of a model or baseline; raises LbaeError if they do not match."""
     manifest = read_manifest(uri, KIND)
     config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
     return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest
 
 
 def build_network(uri: str, weights: bytes, config: Config) -> LatentBernoulliAutoencoder:
-    """A network from the bytes of its weights; LbaeError when they do not fit the configuration."""
+    """A network from the bytes of its weights; raises LbaeError if they do not match the configuration."""
     network = LatentBernoulliAutoencoder(config.model)
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except (SafetensorError, RuntimeError) as error:
         raise LbaeError(
-            f"the weights of {uri} do not fit its configuration: {error}".replace("\n", " ")
+            f"the weights of {uri} do not match its configuration: {error}".replace("\n", " ")
         ) from error
     return network
 
@@ -68,15 +68,17 @@ def build_network(uri: str, weights: bytes, config: Config) -> LatentBernoulliAu
 def load_model(
     uri: str, precision: Precision | None = None, device: torch.device | str | None = None
 ) -> Codec:
-    """A model artifact as a codec; by default on a GPU when there is one and at the device's best
-    precision."""
+    """Load a model as a codec.
+
+    By default it runs on a GPU if there is one, and at the device's best precision.
+    """
     network, _, _ = load_network(uri)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Codec(network, precision or best_precision(chosen), chosen)
 
 
 def check_model(what: str, found: str, model: Manifest) -> None:
-    """UserError unless ``found`` is the fingerprint of this model."""
+    """Raise UserError unless ``found`` is the fingerprint of ``model``; ``what`` names the artifact."""
     if found != model.fingerprint:
         raise UserError(
             f"{what} was made with model {found}, not with model {model.fingerprint}; give the model it was"

@@ -1,7 +1,7 @@
 """The moment-sums artifact: one int64 matrix in ``sums.safetensors``, and its sources in ``lineage.json``.
 
-An update writes the files of the next generation beside those of the last one, which the update after that
-removes, so that a reader of a manifest finds its files.
+An update writes the next generation's files beside the current ones; the update after that removes the old
+files. A reader that holds the previous manifest therefore still finds its files.
 """
 
 import dataclasses
@@ -26,14 +26,18 @@ KIND = "moment sums"
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What was summed: rows per latent table (negative: removed), times per part file, and attributes."""
+    """What was summed.
+
+    ``tables``: rows per latent table, negative if subtracted. ``parts``: how many times each part file is
+    counted, by the digest of its rows. ``attributes``: the attributes that were summed.
+    """
 
     tables: Mapping[str, int]
     parts: Mapping[str, int]
     attributes: tuple[Attribute, ...] = ()
 
     def combine(self, other: "Lineage", sign: int) -> "Lineage":
-        """The lineage of the sum (1) or the difference (-1)."""
+        """The lineage of the sum (``sign`` 1) or of the difference (-1)."""
         return Lineage(
             tables=_combine(self.tables, other.tables, sign),
             parts=_combine(self.parts, other.parts, sign),
@@ -50,7 +54,7 @@ def _combine(left: Mapping[str, int], right: Mapping[str, int], sign: int) -> di
 def save_moments(
     output: Output, moments: MomentSums, lineage: Lineage, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish moment sums, as the first generation of an artifact or as a further one."""
+    """Publish moment sums as the first or a later generation of an artifact."""
     suffix = "" if output.generation == 1 else f"-{output.generation}"
     files = {
         f"sums{suffix}.safetensors": safetensors.numpy.save({"sums": moments.sums}),
@@ -88,11 +92,11 @@ def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
 
 
 def load_lineage(uri: str, manifest: Manifest) -> Lineage:
-    """The lineage of moment sums; UserError for artifacts without a lineage file."""
+    """The lineage of moment sums; raises UserError if the artifact has no lineage file."""
     name = next((name for name in manifest.files if name.startswith("lineage")), None)
     if name is None:
         raise UserError(
-            f"{uri} does not say which part files it sums (it has no lineage file); reduce its table again"
+            f"{uri} does not record which part files it sums (no lineage file); reduce its table again"
         )
     tree = json.loads((resolve(uri) / name).read_bytes())
     return Lineage(

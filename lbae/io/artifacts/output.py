@@ -1,8 +1,8 @@
-"""The folder that a job writes one artifact to: found finished, begun, resumed, published.
+"""The output folder of a job: find a finished artifact, begin a new one, resume, publish.
 
-While a job writes, a hidden marker says what the folder will become. A job that was killed and runs again
-finds the marker: it resumes its own work, clears other leftovers, and never touches files that no lbae
-job wrote.
+While a job writes, a hidden marker says which artifact the folder will become. A job that runs again after a
+kill finds the marker. It then resumes its own work or clears leftovers of other runs; it never touches files
+that no lbae job wrote.
 """
 
 import json
@@ -17,27 +17,28 @@ from lbae.io.storage.location import Location, absolute, resolve, usable_output
 from lbae.io.storage.visibility import wait_until_visible
 
 UNFINISHED = ".unfinished"
-"""The marker of a folder that a job began: what it will become, so that the same job resumes it."""
+"""The marker file of an unfinished output: it says which run began the folder, so that run can resume."""
 WORK = "_work"
-"""What a resumable job has done so far; readers of Parquet folders skip names with an underscore."""
-# The marker while a folder is cleared. What a kill leaves then belongs to no run: any job clears it.
+"""Folder of a resumable job's intermediate files; Parquet readers skip names with a leading underscore."""
+# The marker's content while a folder is cleared. After a kill, such a folder belongs to no run: any job may
+# clear the rest.
 _CLEARING = {"clearing": True}
-# Folders that Parquet readers take whole, so no stray file may stay in them.
+# Parquet readers read every file of these folders, so no stray file may remain in them.
 _TABLES = ("data", "quarantine")
 
 
 @dataclass(frozen=True)
 class Output:
-    """The artifact that a job is to write to the folder ``uri``: its kind, parents and config.
+    """The artifact that a job will write to the folder ``uri``.
 
     Args:
-        uri: The folder.
-        kind: What the artifact will be, such as ``latent table``.
-        parents: Fingerprints of what it is made from, by their roles.
-        config: The options that its content depends on.
-        inputs: URIs that the job reads; none may lie in the folder, which is cleared.
-        resume_key: What finished work depends on besides parents and config, as how a source is cut. None for
-            a job that cannot resume and begins anew.
+        uri: The output folder.
+        kind: Kind of the artifact, such as ``latent table``.
+        parents: Fingerprints of the artifact's inputs, by role.
+        config: The options that the artifact's content depends on.
+        inputs: URIs that the job reads. None may lie in the output folder, because the folder is cleared.
+        resume_key: What finished work depends on besides parents and config, such as the shard sizes. None
+            for a job that cannot resume and always starts over.
         overwrite: Replace another artifact, or leftovers of another run.
         extends: The artifact in the folder that this one extends, as its next generation.
     """
@@ -54,45 +55,47 @@ class Output:
 
     @property
     def generation(self) -> int:
-        """1, or the number after that of the artifact that is extended."""
+        """1 for a new artifact; one more than the generation of the artifact that is extended."""
         return self.extends.generation + 1 if self.extends else 1
 
     def existing(self) -> dict[str, Any] | None:
-        """Return the stored result if the folder already holds this artifact and it is to stay, else None.
+        """Return the stored result if the folder already holds this artifact, else None.
 
-        Nothing but leftovers of a finished run is removed. A job that may fail before it has anything to
-        write asks this first, and calls :meth:`begin` later.
+        None is also returned if ``overwrite`` is set or an artifact is extended. Only the leftovers of a
+        finished run are removed. A job that may fail before it writes calls this first, and :meth:`begin`
+        later.
 
         Raises:
             UserError: An input lies in the folder, or the folder holds files that no lbae job wrote.
-            OverwriteNeeded: The folder holds another artifact, or leftovers of another run that could resume.
+            OverwriteNeeded: The folder holds another artifact, or another unfinished run that could resume.
         """
         self._check_inputs_lie_elsewhere()
         location = self._location
-        location.refresh()  # another machine may just have published here
+        location.refresh()  # another machine may have published here a moment ago
         if self.extends:
             self._is_resumed()
         elif (location / MANIFEST).exists():
             return self._stored(read_manifest(self.uri))
         elif location.exists() and not (location / UNFINISHED).exists() and not location.is_empty_folder():
             raise UserError(
-                f"{self.uri} already exists and is no artifact of this package; choose another --out"
+                f"{self.uri} already exists and was not written by an lbae job; choose another --out"
             )
         else:
             self._is_resumed()
         return None
 
     def unchanged(self) -> dict[str, Any]:
-        """Return the stored result of the artifact to extend: there is nothing to add to it."""
+        """Return the stored result of the artifact to extend, when there is nothing to add to it."""
         assert self.extends
         self._clear_finished_work(self.extends)
         return self.extends.stored_result(self.uri)
 
     def begin(self) -> dict[str, Any] | None:
-        """Make the folder ready to be written, unless it holds this artifact: see :meth:`existing`.
+        """Prepare the folder for writing; return the stored result instead if it already holds this artifact.
 
-        Another artifact and leftovers of a killed run are removed, but leftovers of this very run stay if it
-        has a resume key. The files of an artifact that is extended stay, and so do other artifacts below.
+        Another artifact and leftovers of other runs are removed. Finished work of this same run is kept if
+        there is a resume key. The files of an artifact that is extended and artifacts in subfolders are kept.
+        Raises the errors of :meth:`existing`.
         """
         if done := self.existing():
             return done
@@ -113,14 +116,15 @@ class Output:
     ) -> dict[str, Any]:
         """Write the manifest, which makes the folder an artifact; return the job's result.
 
-        Parts that ``files`` do not name are removed from the tables before: a run that was killed may have
-        cut its rows into other parts. An older generation's files stay until the next update.
+        Table parts that ``files`` does not name are removed first, because a killed run may have divided the
+        rows into other parts. Outside the table folders, files of an older generation stay until the next
+        update.
 
         Raises:
-            LbaeError: Not all of ``files`` are there.
+            LbaeError: Some of ``files`` are missing.
         """
         location, files = self._location, tuple(sorted(files))
-        # A listing that shows all that tasks on other nodes wrote also shows what an earlier run left.
+        # A listing that shows all files written on other nodes also shows the leftovers of earlier runs.
         wait_until_visible(location, lambda: _missing(location, files))
         for folder in _TABLES:
             _remove_unnamed(location, files, folder)
@@ -146,7 +150,7 @@ class Output:
 
     @property
     def _marker(self) -> dict[str, Any]:
-        """What the marker says of this run. Versions before wrote the same, so their runs are resumed."""
+        """The marker's content for this run. Do not change it: runs begun by older versions must resume."""
         run = {"parent": self.parents, "generation": self.generation, "work": self.resume_key or {}}
         return run if self.extends else {"kind": self.kind, **run, **self.config}
 
@@ -154,20 +158,20 @@ class Output:
         for uri in self.inputs:
             if uri and self._location.holds(resolve(uri)):
                 raise UserError(
-                    f"{uri}, which is read, lies in the output {self.uri}, which is cleared; choose another"
+                    f"the input {uri} lies in the output {self.uri}, which this job clears; choose another"
                     f" --out"
                 )
 
     def _stored(self, manifest: Manifest) -> dict[str, Any] | None:
-        """The stored result if the artifact in the folder is this one; None if it is to be replaced."""
+        """The stored result if the folder's artifact is this one; None if ``overwrite`` replaces it."""
         if self.overwrite:
             return None
         if manifest.kind != self.kind:
-            difference = f"(a {self.kind} was to be written)"
+            difference = f"(this job writes a {self.kind})"
         elif changed := changes(
             {"parent": manifest.parents, **manifest.config}, {"parent": self.parents, **self.config}
         ):
-            difference = f"made with other options ({changed})"
+            difference = f"made from different inputs or options ({changed})"
         else:
             self._clear_finished_work(manifest)
             return manifest.stored_result(self.uri)
@@ -176,7 +180,7 @@ class Output:
         )
 
     def _is_resumed(self) -> bool:
-        """Whether the leftovers are of this very run; OverwriteNeeded when they are of another one."""
+        """Whether the leftovers belong to this same run; raises OverwriteNeeded if they belong to another."""
         marker = self._location / UNFINISHED
         if self.resume_key is None or not marker.exists():
             return False
@@ -186,13 +190,13 @@ class Output:
         changed = changes(found, self._marker)
         if changed and not self.overwrite:
             raise OverwriteNeeded(
-                f"{self._location} holds an unfinished run with other options ({changed}); give the same ones"
-                f" to continue it, or --overwrite to begin anew"
+                f"{self._location} holds an unfinished run with different inputs or options ({changed}); give"
+                f" the same ones to resume it, or --overwrite to start over"
             )
         return not changed
 
     def _clear_finished_work(self, manifest: Manifest) -> None:
-        """Remove what a kill left between the manifest and the end of a run; the work of an update stays."""
+        """Remove what a kill after writing the manifest left; keep the work of an unfinished update."""
         marker = self._location / UNFINISHED
         if marker.exists():
             if json.loads(marker.read_bytes()).get("generation", 1) > manifest.generation:
@@ -202,7 +206,7 @@ class Output:
 
 
 def _clear(location: Location) -> None:
-    """Remove everything but the marker and other artifacts below."""
+    """Remove everything but the marker and the artifacts in subfolders."""
     if location.exists():
         (location / UNFINISHED).write_bytes(json.dumps(_CLEARING).encode())
         (location / MANIFEST).remove()
@@ -213,7 +217,7 @@ def _clear(location: Location) -> None:
 
 
 def _missing(location: Location, files: Sequence[str]) -> list[str]:
-    """The files that the listings of their folders do not show; those of tables are made anew."""
+    """The files that the listings of their folders do not show; the listings are refreshed first."""
     found = set()
     for folder in {*_TABLES, *map(posixpath.dirname, files)}:
         (location / folder).refresh()
@@ -223,7 +227,7 @@ def _missing(location: Location, files: Sequence[str]) -> list[str]:
 
 
 def _remove_unnamed(location: Location, kept: Iterable[str], folder: str = "") -> None:
-    """Remove the files of ``folder`` that are not among ``kept``, except other artifacts below."""
+    """Remove the files of ``folder`` that ``kept`` does not name, except artifacts in subfolders."""
     below, kept = location / folder, frozenset(kept)
     found = [name for name, _ in below.files(temporary=True)] if below.exists() else []
     nested = tuple(name.removesuffix(MANIFEST) for name in found if name.endswith(f"/{MANIFEST}"))

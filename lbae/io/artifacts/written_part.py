@@ -1,4 +1,4 @@
-"""Parts of a table: Parquet files that were written and await the manifest."""
+"""Parts of a table that are written but not yet published in a manifest."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from lbae.io.storage.digests import RowDigest
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part that was written.
+    """A written part.
 
-    ``files`` are its names in the artifact, ``digest`` is the total of its rows' digests, ``bad`` counts the
-    images set aside. Latents also say by which (device, precision) pairs they were encoded.
+    ``files``: names in the artifact. ``rows``: the part's rows. ``digest``: the ``RowDigest`` total of its
+    rows. ``bad``: images in the quarantine. ``encoders``: for latents, the (device, precision) pairs that
+    encoded them.
     """
 
     files: tuple[str, ...]
@@ -22,5 +23,5 @@ class Part:
 
 
 def total_digest(parts: Iterable[Part], before: int = 0) -> RowDigest:
-    """The digest of all rows of some parts, and of those counted ``before``."""
+    """The digest of all rows of some parts; ``before`` is the digest total of earlier rows."""
     return RowDigest(before + sum(part.digest for part in parts))

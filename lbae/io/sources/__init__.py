@@ -1,1 +1,1 @@
-"""Image sources: planning, reading and decoding of Parquet tables, tars and image files."""
+"""Image sources: plan, read and decode Parquet tables, tars and folders of image files."""

@@ -1,6 +1,7 @@
-"""The columns of rows from several files, as one schema.
+"""One schema for the rows of several files.
 
-Types are widened where no value changes, a column that a file lacks is null, or the files are refused.
+A column's types are widened if no value changes; otherwise the files are refused. A column that a file lacks
+is null for its rows.
 """
 
 import posixpath
@@ -18,7 +19,7 @@ _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type with views as plain strings and binaries, which pyarrow can filter."""
+    """The type with view types replaced by plain ones, which pyarrow can filter."""
     if pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_binary_view(kind):
@@ -31,8 +32,10 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def common_columns(files: Iterable[tuple[str, pa.Schema]], uri: str) -> pa.Schema:
-    """The columns of all files of a source; UserError when a column has types that no type holds without
-    loss.
+    """The columns of all files of a source, in types that hold every file's values.
+
+    Raises:
+        UserError: No type holds a column's types without loss.
     """
     seen: dict[str, dict[pa.DataType, str]] = {}
     for file, schema in files:
@@ -42,7 +45,7 @@ def common_columns(files: Iterable[tuple[str, pa.Schema]], uri: str) -> pa.Schem
 
 
 def _common_type(name: str, first: Mapping[pa.DataType, str], uri: str) -> pa.DataType:
-    """The type of a column from its types and the first file of each."""
+    """The common type of a column; ``first`` maps each of the column's types to the first file with it."""
     common = next(iter(first))
     for kind, file in first.items():
         wider = _wider(common, kind)
@@ -58,9 +61,10 @@ def _common_type(name: str, first: Mapping[pa.DataType, str], uri: str) -> pa.Da
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both without loss; None when there is none.
+    """The type that holds the values of both without loss; None if there is none.
 
-    64-bit integers become doubles: :func:`check_integers` and the cast refuse values that would change.
+    64-bit integers and floats become doubles. :func:`check_integers` and the cast refuse values that would
+    change.
     """
     if one == other:
         return one
@@ -75,10 +79,9 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def check_integers(files: Mapping[str, tuple[pa.Schema, frozenset[str]]], uri: str) -> None:
-    """UserError when a column with integers beyond 2**53 is one of floats in another file: they would be
-    rounded.
+    """Raise UserError if a column holds integers beyond 2**53 in one file and floats in another.
 
-    ``files`` gives the columns of each file, and those among them with such integers.
+    Such integers would be rounded. ``files`` gives each file's schema and the columns with such integers.
     """
     floats = {
         f.name: file for file, (schema, _) in files.items() for f in schema if pa.types.is_floating(f.type)
@@ -88,14 +91,14 @@ def check_integers(files: Mapping[str, tuple[pa.Schema, frozenset[str]]], uri: s
             raise UserError(
                 f"the files of {uri} have columns that do not fit together: {name!r} holds integers beyond"
                 f" 2**53 in {file} and is a column of floats in {floats[name]}, which cannot hold them; write"
-                f" it as integers there, with nulls for what is unknown"
+                f" it as integers there, with nulls for unknown values"
             )
 
 
 def partition_columns(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """For every file the columns that its folders ``column=value`` say (Hive's partitions).
+    """For every file, the columns given by its folders ``column=value`` (Hive partitions).
 
-    A column is of integers where every value is one, as written without leading zeros; else of strings.
+    A column holds integers if all its values are integers without leading zeros, else strings.
     """
     found = {name: dict(_partitions(name)) for name in names}
     values: dict[str, list[str]] = {}
@@ -120,7 +123,7 @@ def _partitions(name: str) -> Iterable[tuple[str, str | None]]:
 
 
 def check_fit(found: pa.Schema, table: pa.Schema, out: str) -> None:
-    """UserError unless the table has every column of ``found`` in a type that holds it."""
+    """Raise UserError unless ``table`` has every column of ``found``, in a type that holds its values."""
     fit = all(
         field.name in table.names
         and _wider(table.field(field.name).type, field.type) == table.field(field.name).type
@@ -131,7 +134,7 @@ def check_fit(found: pa.Schema, table: pa.Schema, out: str) -> None:
             ", ".join(f"{field.name} {field.type}" for field in schema) or "none" for schema in (found, table)
         )
         raise UserError(
-            f"the images have other columns ({here}) than {out} ({there}); encode them into another table"
+            f"the images have other columns ({here}) than {out} ({there}); encode them into a new table"
         )
 
 
@@ -140,8 +143,10 @@ def with_columns(
 ) -> dict[str, pa.ChunkedArray | pa.Array]:
     """The columns of a file's rows by name, in the types of the whole source.
 
-    ``constants`` are the columns that the file's folders give. LbaeError for a value that its type cannot
-    hold.
+    ``constants`` holds the columns that the file's folders give.
+
+    Raises:
+        LbaeError: The type of the whole source cannot hold a value of the file.
     """
     found: dict[str, pa.ChunkedArray | pa.Array] = {}
     for field in columns:
@@ -154,7 +159,7 @@ def with_columns(
                 found[field.name] = pa.nulls(len(rows), field.type)
         except pa.ArrowException as error:
             raise LbaeError(
-                f"column {field.name!r} of {file} cannot be read as {field.type}, the type that the files of"
-                f" its source have in common: {error}"
+                f"column {field.name!r} of {file} cannot be read as {field.type}, the common type of the"
+                f" source's files: {error}"
             ) from error
     return found

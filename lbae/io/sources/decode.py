@@ -1,4 +1,4 @@
-"""Decoded images of a source's rows, and a quarantine table of the rows that cannot be decoded."""
+"""Decoding the images of a source's rows; rows that cannot be decoded go to a quarantine table."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ QUARANTINE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("er
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """Images and the rows they came from (without their bytes), and the rows that are no images."""
+    """Decoded images, their rows without the bytes, and the quarantine: rows that could not be decoded."""
 
     images: UInt8[np.ndarray, "K H W C"]
     rows: pa.Table
@@ -41,7 +41,7 @@ class Decoded:
 def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False) -> Decoded:
     """Decode rows of :func:`lbae.io.sources.source.read_batches`.
 
-    The decoded rows keep their bytes, as column ``image``, with ``keep_images`` only.
+    With ``keep_images``, the decoded rows keep their bytes and path in a column ``image``.
     """
     images, good, bad = [], [], []
     keys, paths = table["key"].to_pylist(), table["path"].to_pylist()
@@ -64,7 +64,7 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
 
 
 def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
-    """Decode row ``offset`` and every ``stride``-th after it, batch by batch: one worker's share."""
+    """Decode row ``offset`` and every ``stride``-th row after it, the share of one worker, in batches."""
     for shard in source.shards:
         mine = range((offset - shard.start) % stride, shard.rows, stride)
         others = frozenset(range(shard.rows)).difference(mine)
@@ -75,9 +75,10 @@ def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: i
 def decode_held_out(
     source: Source, config: ModelConfig, offset: int, stride: int, most: int
 ) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
-    """The images of held-out row ``offset`` and every ``stride``-th after it, and how many rows hold none.
+    """One worker's share of held-out images, and how many of its rows could not be decoded.
 
-    About ``most`` images, from all over the source, because sources are often sorted.
+    Takes held-out row ``offset`` and every ``stride``-th held-out row after it, up to ``most`` rows. The
+    shards are spread over the whole source, because sources are often sorted.
     """
     parts, count, seen, bad = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0, 0
     for shard in spread(source.shards, HELD_OUT_OF * most * stride):
@@ -92,31 +93,31 @@ def decode_held_out(
 
 
 def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:
-    """The images of some keys, in their order; UserError when the source lacks one of them."""
+    """The images with these keys, in this order; raises UserError if the source lacks one of them."""
     found: dict[str, np.ndarray] = {}
     for shard in only(source.shards, pa.chunked_array([keys], pa.string())):
         decoded = decode_rows(read_shard(shard), config)
         found |= dict(zip(decoded.rows["key"].to_pylist(), decoded.images, strict=True))
     if missing := [key for key in keys if key not in found]:
         raise UserError(
-            f"{source.uri} holds no image {missing[0]} any more; give the source that the latents were made"
+            f"{source.uri} no longer holds image {missing[0]}; give the source that the latents were made"
             f" from"
         )
     return np.stack([found[key] for key in keys])
 
 
 def check_bad_share(what: str, bad: int, total: int, allowed: float, table: str | None = None) -> None:
-    """LbaeError when too many images could not be decoded, or ``allowed`` is no number.
+    """Raise LbaeError if the share of undecodable images exceeds ``allowed``, or ``allowed`` is NaN.
 
-    ``table`` is the published table whose quarantine holds them.
+    ``table`` is the published table whose quarantine holds the undecodable images.
     """
     if bad <= allowed * total:
         return
     if table is None or not bad:
-        where = "`lbae encode` names them in a quarantine table"
+        where = "`lbae encode` lists them in a quarantine table"
     else:
         row = _first_of_quarantine(table)
-        where = f"the first is {row['key']} ({row['error']}), all are named in {resolve(table) / _QUARANTINE}"
+        where = f"the first is {row['key']} ({row['error']}), all are in {resolve(table) / _QUARANTINE}"
     raise LbaeError(
         f"{bad} of {total} images of {what} could not be decoded, more than the allowed share of"
         f" {allowed:g} (--max-bad-fraction); {where}"
@@ -124,7 +125,7 @@ def check_bad_share(what: str, bad: int, total: int, allowed: float, table: str 
 
 
 def _first_of_quarantine(table: str) -> dict[str, Any]:
-    """The first row that the newest generation of a table set aside."""
+    """The first row in the quarantine of a table's newest generation."""
     files = [name for name in read_manifest(table).files if name.startswith(f"{_QUARANTINE}/")]
     newest = files[-1].rpartition("-")[0]
     with open_parquet(resolve(table) / next(name for name in files if name.startswith(newest))) as parquet:

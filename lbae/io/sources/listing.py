@@ -1,6 +1,6 @@
-"""The files of a source: their kind, which of them are read, and how many others are left out.
+"""Listing a source: the kind of its files, the files that are read, and counts of those left out.
 
-A source is of one kind. Files that are known to hold no images are left out and counted by suffix.
+All files that are read are of one kind. Files that cannot hold images are left out and counted by suffix.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from lbae.io.storage.location import Location, resolve
 
 Kind = Literal["table", "tars", "files"]
 Files = dict[str, dict[str, Any]]
-"""What the filesystem says of files, by their names below the root."""
+"""The filesystem's info of files, by their paths relative to the root."""
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
-_MORE_IMAGES = (".jfif", ".pbm", ".pnm", ".tga", ".ico", ".heic", ".heif")  # not looked for in tars
+_MORE_IMAGES = (".jfif", ".pbm", ".pnm", ".tga", ".ico", ".heic", ".heif")  # not recognised in tars
 _NO_IMAGES = re.compile(
     r"\.(txt|caption|md|rst|json|jsonl|csv|tsv|xml|yaml|yml|toml|cfg|ini|log|html|htm|css|js|pdf|docx?|xlsx?"
     r"|py|ipynb|sh|m|mat|npy|npz|pkl|pt|pth|safetensors|h5|hdf5|arrow|db|sqlite|lock|crc|md5|sha256"
@@ -35,7 +35,7 @@ _NO_IMAGE_NAMES = frozenset(("license", "licence", "readme", "changelog", "makef
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MACOS = "__MACOSX"
 HIDDEN, _LOOPS, _SPECIAL = "hidden", "links to a folder above", "no regular files"
-_PROBED = 16  # files without a known suffix
+_PROBED = 16  # among files without a known suffix, so many are opened to see if one is an image
 _THREADS = 16
 
 _Result = TypeVar("_Result")
@@ -45,8 +45,8 @@ _Result = TypeVar("_Result")
 class Listing:
     """The files that a source is read from, and their kind.
 
-    ``named`` is the kind by the files' suffixes. ``skipped`` counts the files that are not read, by suffix;
-    hidden files are counted on local disks only.
+    ``named``: the kind according to the files' suffixes. ``skipped``: counts by suffix of files that are not
+    read; hidden files are counted on local disks only.
     """
 
     root: str
@@ -57,9 +57,12 @@ class Listing:
 
 
 def list_source(location: Location, asked: Kind | None) -> Listing:
-    """List a file or a folder, links to folders included.
+    """List a file, or a folder and its subfolders; links to folders are followed.
 
-    UserError when the folder holds no images, or images of several kinds and ``asked`` names none of them.
+    ``asked`` chooses the kind of files to read; None finds it from the files.
+
+    Raises:
+        UserError: The folder holds no images, or images of several kinds without ``asked``.
     """
     if location.is_file():
         root, skipped = posixpath.dirname(str(location)), Counter[str]()
@@ -67,7 +70,7 @@ def list_source(location: Location, asked: Kind | None) -> Listing:
     else:
         root = str(location)
         found, skipped = _walk(location.path) if location.is_local else (dict(location.files()), Counter())
-        if MANIFEST in found:  # of an image table, whose quarantine holds no images
+        if MANIFEST in found:  # an image table of this package: its quarantine holds no images
             apart = (MANIFEST, "quarantine/", f"{WORK}/")
             found = {name: info for name, info in found.items() if not name.startswith(apart)}
     by_kind = _by_kind(found)
@@ -79,8 +82,8 @@ def list_source(location: Location, asked: Kind | None) -> Listing:
     others = [name for name in found if name not in files]
     if kind == "tars" and not asked and (packed := [n for n in others if n.lower().endswith(_PACKED_TARS)]):
         raise UserError(
-            f"data {root} holds tars and {len(packed)} compressed ones ({packed[0]}): decompress those, or"
-            f" leave them out with --kind tars"
+            f"data {root} holds uncompressed tars and {len(packed)} compressed ({packed[0]}): decompress the"
+            f" latter, or leave them out with --kind tars"
         )
     skipped.update(suffix_of(name) for name in others)
     if not asked and kind == "files" and not _are_images(root, files):
@@ -89,7 +92,7 @@ def list_source(location: Location, asked: Kind | None) -> Listing:
 
 
 def no_images(uri: str, files: Iterable[str]) -> UserError:
-    """The error for a source without images, which says what was found instead."""
+    """The error for a source without images; it names the suffixes that were found."""
     found = ", ".join(f"{n} {suffix}" for suffix, n in Counter(map(suffix_of, files)).most_common(5))
     return UserError(
         f"data {uri} holds no images (looked for Parquet files, tars and image files, also in subfolders;"
@@ -98,21 +101,21 @@ def no_images(uri: str, files: Iterable[str]) -> UserError:
 
 
 def suffix_of(name: str) -> str:
-    """What a file that is left out is counted under: its suffix, or its folder where that says more."""
+    """The name under which a left-out file is counted: its suffix, or ``__MACOSX/``."""
     if is_of_macos(name):
         return f"{_MACOS}/"
     return posixpath.splitext(name)[1].lower() or "no suffix"
 
 
 def is_of_macos(name: str) -> bool:
-    """Whether a file is a resource fork, which macOS adds to archives under the name of the image."""
+    """Whether a file is a resource fork, which macOS adds to archives under the image's name."""
     return _MACOS in name.split("/")
 
 
 def look_at_each(root: str, names: Iterable[str], look: Callable[[Location], _Result]) -> Iterator[_Result]:
-    """The results of ``look`` for every file, in order.
+    """Yield ``look(file)`` for every file, in order.
 
-    In threads: an object store answers late, but answers many requests at once.
+    Runs in threads: an object store has a high latency but answers many requests at once.
     """
     place = resolve(root)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -120,9 +123,10 @@ def look_at_each(root: str, names: Iterable[str], look: Callable[[Location], _Re
 
 
 def _walk(root: str) -> tuple[Files, Counter[str]]:
-    """The files below a local folder, sorted by name, and what is left out; OSError for an unreadable folder.
+    """The files in a local folder and its subfolders, sorted by path, and counts of those left out.
 
-    fsspec's ``find`` takes a link to a folder for a file, and an unreadable folder for an empty one.
+    Raises OSError for an unreadable folder. fsspec's ``find`` would treat that as empty, and a link to a
+    folder as a file.
     """
     found: Files = {}
     skipped: Counter[str] = Counter()
@@ -141,8 +145,8 @@ def _walk(root: str) -> tuple[Files, Counter[str]]:
                     skipped[_LOOPS] += 1
                 else:
                     walk(entry.path, f"{name}/", (*above, target))
-            elif entry.is_file() or entry.is_symlink():  # a link to nothing is a bad image
-                with contextlib.suppress(FileNotFoundError):  # it vanished meanwhile
+            elif entry.is_file() or entry.is_symlink():  # a dangling link counts as a bad image
+                with contextlib.suppress(FileNotFoundError):  # removed since the scan
                     found[name] = info(entry)
             else:
                 skipped[_SPECIAL] += 1
@@ -160,7 +164,7 @@ def _by_kind(found: Files) -> dict[Kind, Files]:
 
 
 def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
-    """The only kind of files that hold images; UserError when there are several."""
+    """The one kind of files that hold images; raises UserError if there are several."""
     kinds = {kind: list(files) for kind, files in by_kind.items() if files}
     if len(kinds) < 2:
         return next(iter(kinds), "files")
@@ -174,15 +178,15 @@ def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
         and "table" in kinds
         and not any(look_at_each(root, kinds["table"], parquet.has_images))
     ):
-        del kinds["table"]  # facts about the images: an index of tars, a table of labels
+        del kinds["table"]  # metadata of the images, such as an index of tars or a table of labels
     if len(kinds) > 1:
         words = {"table": "Parquet", "tars": "tar", "files": "image"}
         counts = " and ".join(
             f"{len(names)} {words[k]} file{'s' * (len(names) > 1)} ({names[0]})" for k, names in kinds.items()
         )
         raise UserError(
-            f"data {root} holds {counts}; a source is of one kind: move the others elsewhere, or leave them"
-            f" out with --kind {' or '.join(kinds)}"
+            f"data {root} holds {counts}; only one kind can be read: move the others elsewhere, or choose one"
+            f" with --kind {' or '.join(kinds)}"
         )
     return next(iter(kinds))
 
@@ -192,13 +196,13 @@ def _is_named_image(name: str) -> bool:
 
 
 def is_no_image(name: str) -> bool:
-    """Whether a file is known to hold no image, by its name."""
+    """Whether a file's name shows that it holds no image."""
     base = posixpath.basename(name).lower()
     return bool(_NO_IMAGES.fullmatch(suffix_of(name))) or is_of_macos(name) or base in _NO_IMAGE_NAMES
 
 
 def _are_images(root: str, names: Iterable[str]) -> bool:
-    """Whether files may be images: one is named like an image, or one of the first is one."""
+    """Whether files are images: a name has an image suffix, or one of the first files can be read as one."""
     names = list(names)
     if any(map(_is_named_image, names)):
         return True
@@ -206,7 +210,7 @@ def _are_images(root: str, names: Iterable[str]) -> bool:
 
 
 def bytes_or_none(location: Location) -> bytes | None:
-    """A file's content; None when it has vanished."""
+    """A file's content; None if the file no longer exists."""
     try:
         return location.read_bytes()
     except FileNotFoundError:

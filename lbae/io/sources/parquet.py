@@ -1,6 +1,6 @@
-"""Image tables of anyone: Parquet with a column ``image`` and any other columns.
+"""Image tables from any writer: Parquet with a column ``image`` and any other columns.
 
-An image is struct{bytes, path}, or binary: the bytes alone.
+The column's type is struct{bytes, path}, or binary for the bytes alone.
 """
 
 import itertools
@@ -17,17 +17,16 @@ from lbae.io.sources.columns import plain_type
 from lbae.io.storage.location import Location
 from lbae.io.storage.parquet_file import open_parquet
 
-# Names of columns that rows get here or in a latent table; a source's own column NAME becomes source_NAME.
+# Columns that this package adds to rows and latent tables; a source's own column NAME becomes source_NAME.
 _RESERVED = ("key", "bytes", "path", "latent")
 _BUFFER_BYTES = 2**20
-_EXACT = 2**53  # integers up to here are doubles
-# Who reads a slice of a row group reads the group from its start, so more slices would only be read more
-# often.
+_EXACT = 2**53  # doubles represent all integers up to this one
+# A row group is read from its start for each slice, so more slices would mean more repeated reading.
 MOST_SLICES = 32
 
 
 class RowGroupSlice(NamedTuple):
-    """Rows of a row group: its number, the rows before them, how many they are, and about how many bytes."""
+    """Rows of a row group: the group's index, rows to skip before them, their number, approximate bytes."""
 
     group: int
     skip: int
@@ -37,9 +36,9 @@ class RowGroupSlice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TableIndex:
-    """The row groups of a Parquet file, their rows and sizes, and its columns but the image.
+    """Rows and bytes of a Parquet file's row groups, and its columns without the image.
 
-    ``large_integers`` are the columns that hold integers beyond 2**53.
+    ``large_integers``: the columns that hold integers beyond 2**53.
     """
 
     rows: tuple[int, ...]
@@ -48,7 +47,7 @@ class TableIndex:
     large_integers: frozenset[str]
 
     def slices(self, most_rows: int, most_bytes: int) -> Iterator[RowGroupSlice]:
-        """The row groups; large ones in equal slices, since many writers put a million rows into one."""
+        """Yield the row groups; large ones in equal slices, as many writers put a million rows into one."""
         for group, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True)):
             count = max(1, min(MOST_SLICES, rows, max(-(-rows // most_rows), -(-size // most_bytes))))
             cuts = [rows * index // count for index in range(count + 1)]
@@ -57,32 +56,34 @@ class TableIndex:
 
 
 def has_images(location: Location) -> bool:
-    """Whether a file has a column of images; UserError when it is no Parquet."""
+    """Whether a file has a column of images; raises UserError if the file is not Parquet."""
     schema, _ = _footer(location)
     return any(map(_is_image, schema))
 
 
 def index_parquet(location: Location) -> TableIndex:
-    """Return the row groups, sizes and columns of an image table's file, from its footer.
+    """The row groups, sizes and columns of an image table's file, from its footer.
 
-    UserError when it is no Parquet or has no images, or only their paths, or two columns would share a name.
+    Raises:
+        UserError: The file is not Parquet, has no images or only their paths, or two columns would share a
+            name.
     """
     schema, metadata = _footer(location)
     names = [renamed(name) for name in schema.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
-            f"{location} has more than one column for {', '.join(twice)} ({', '.join(_RESERVED)} become"
-            f" source_NAME); rename them"
+            f"{location} has more than one column for {', '.join(twice)} (columns {', '.join(_RESERVED)}"
+            f" become source_NAME); rename them"
         )
     if "image" not in names or not _is_image(schema.field("image")):
         raise UserError(
-            f"{location} has no column 'image' of struct{{bytes, path}} or of binary (columns:"
+            f"{location} has no column 'image' of type struct{{bytes, path}} or binary (columns:"
             f" {', '.join(f'{field.name} {field.type}' for field in schema)})"
         )
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     if _is_all_null(groups, "image.bytes") and not _is_all_null(groups, "image.path"):
         raise UserError(
-            f"column 'image' of {location} holds paths but no bytes; give the folder of the image files, or"
+            f"column 'image' of {location} holds paths but no bytes; give the folder with the image files, or"
             f" write their bytes into the table"
         )
     columns = [
@@ -113,9 +114,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_all_null(groups: list[pq.RowGroupMetaData], path: str) -> bool:
-    """Whether the file's statistics say that a column without values has rows; False where they are silent
-    or there is no such column.
-    """
+    """Whether a column has rows and all of them are null; False without statistics or without the column."""
     chunks = [
         chunk
         for group in groups
@@ -131,7 +130,7 @@ def _is_all_null(groups: list[pq.RowGroupMetaData], path: str) -> bool:
 
 
 def _large_integers(schema: pa.Schema, groups: list[pq.RowGroupMetaData]) -> Iterator[str]:
-    """Columns of 64-bit integers that hold one beyond 2**53, as far as the file has statistics."""
+    """Columns whose statistics, if the file has any, show integers beyond 2**53."""
     wide = {field.name for field in schema if field.type in (pa.int64(), pa.uint64())}
     for group in groups if wide else ():
         for chunk in map(group.column, range(group.num_columns)):
@@ -141,18 +140,20 @@ def _large_integers(schema: pa.Schema, groups: list[pq.RowGroupMetaData]) -> Ite
 
 
 def renamed(name: str, *reserved: str) -> str:
-    """The name that a source's column has among the rows."""
+    """The column name in rows: ``source_NAME`` for reserved names, else the source's own name."""
     return f"source_{name}" if name in (*_RESERVED, *reserved) else name
 
 
 def batches(
     location: Location, groups: tuple[int, ...], skip: int, rows: int, most: int
 ) -> Iterator[pa.Table]:
-    """``rows`` rows of some row groups after the first ``skip``, at most ``most`` at a time: bytes, path,
-    other columns.
+    """Yield ``rows`` rows of some row groups after the first ``skip``, in batches of at most ``most``.
 
-    UserError when the file is damaged. Pages are read as they are needed: a large row group need not fit into
+    Columns: bytes, path, then the others. Pages are read on demand, so a large row group need not fit into
     memory.
+
+    Raises:
+        UserError: The file is damaged.
     """
     before, end = 0, skip + rows
     with open_parquet(location, buffer_size=_BUFFER_BYTES) as parquet:
@@ -166,7 +167,7 @@ def batches(
 
 
 def _unpacked(table: pa.Table) -> pa.Table:
-    """The rows with the two fields of their image as columns; the path is null where there is none."""
+    """The rows with the image's two fields as columns; ``path`` is null if the image has none."""
     image = table["image"].combine_chunks()
     is_struct = pa.types.is_struct(image.type)
     has_path = is_struct and image.type.get_field_index("path") >= 0

@@ -1,6 +1,6 @@
-"""Cutting a source into shards, from a listing and a look at footers and headers; no image is read.
+"""Dividing a source into shards, from its listing, footers and headers; no image is read.
 
-The plan depends on the source alone, so every worker and every rerun cuts it the same way.
+The plan depends on the source alone, so every worker and every rerun gets the same shards.
 """
 
 import itertools
@@ -35,13 +35,14 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "te
 
 
 def plan(uri: str, kind: Kind | None = None) -> Source:
-    """Plan a source: a path, a URI, or ``torchvision:NAME``. ``kind`` overrules its files' suffixes.
+    """Plan a source: a path, a URI, or ``torchvision:NAME``. ``kind`` overrides the files' suffixes.
 
-    UserError when the source is missing or unfinished, holds no images or images of several kinds, is a table
-    without a column ``image``, or has files whose columns do not fit together.
+    Raises:
+        UserError: The source is missing or unfinished, holds no images or images of several kinds, is a
+            table without a column ``image``, or its files have columns of types that do not fit together.
     """
     if uri.startswith("torchvision:"):
-        # torchvision takes seconds to import
+        # Imported here, because torchvision takes seconds to import.
         from lbae.io.sources import torchvision_sets
 
         uri = torchvision_sets.as_image_table(uri)
@@ -64,12 +65,12 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """The version of a file's content, which S3, Google, Azure and Hugging Face give, else its time."""
+    """The version of a file's content (ETag or blob ID of an object store or hub), else its time."""
     return str(next((info[name] for name in ("ETag", "etag", "blob_id", "mtime") if info.get(name)), ""))
 
 
 def _numbered(shards: Iterable[Shard]) -> tuple[Shard, ...]:
-    """The shards with their numbers and their first rows in the source."""
+    """The shards with ``index`` and ``start`` filled in."""
     found = list(shards)
     starts = itertools.accumulate((shard.rows for shard in found), initial=0)
     return tuple(
@@ -81,9 +82,9 @@ def _numbered(shards: Iterable[Shard]) -> tuple[Shard, ...]:
 def runs(
     rows: Sequence[int], sizes: Sequence[int], most_rows: int, most_bytes: int
 ) -> Iterator[tuple[int, int]]:
-    """Start and end of runs of items that stay within a number of rows and of bytes.
+    """Yield start and end of runs of items that stay within ``most_rows`` and ``most_bytes``.
 
-    An item that exceeds either by itself is a run of its own.
+    An item that exceeds a limit by itself is a run of its own.
     """
     first = row = size = 0
     for index, (more, bytes_) in enumerate(zip(rows, sizes, strict=True)):
@@ -96,7 +97,7 @@ def runs(
 
 
 _Planned = tuple[list[Shard], Counter[str]]
-"""The shards of a source, and how many members of its files are left out, by suffix."""
+"""The shards of a source, and counts by suffix of left-out members of its files."""
 
 
 def _table_shards(listing: Listing) -> _Planned:
@@ -148,7 +149,7 @@ def _tar_shards(listing: Listing) -> _Planned:
 
 
 def _with_partitions(shards: list[Shard], listing: Listing) -> list[Shard]:
-    """The shards with the columns that the folders ``column=value`` of their files say."""
+    """The shards with the partition columns of their files' folders ``column=value``."""
     every = partition_columns(listing.files)
     found = []
     for shard in shards:
@@ -167,8 +168,8 @@ def _file_shards(listing: Listing) -> _Planned:
     names = list(listing.files)
     if len({as_text(name) for name in names}) < len(names):
         raise UserError(
-            f"two files of {listing.root} have one name when bytes that are no UTF-8 are written as \\xNN;"
-            f" rename one of them"
+            f"two files of {listing.root} have the same name once bytes that are not UTF-8 are written as"
+            f" \\xNN; rename one of them"
         )
     levels = _levels(names)
     columns = pa.schema([(name, pa.string()) for name in levels])
@@ -188,9 +189,9 @@ def _file_shards(listing: Listing) -> _Planned:
 
 
 def _levels(names: list[str]) -> tuple[str, ...]:
-    """The columns that the first folders of image files are: a label, or a split and its labels.
+    """The columns given by the folders of image files: ``label``, ``split``, or ``split`` and ``label``.
 
-    An image without a folder at a level has null there.
+    The first folder of a path gives the first column, and so on. An image without that folder has null.
     """
     folders = [posixpath.dirname(name).split("/") for name in names]
     tops = {parts[0] for parts in folders}

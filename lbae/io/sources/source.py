@@ -1,7 +1,7 @@
-"""Image sources as shards, each a run of rows that one task reads, and the keys of their rows.
+"""Image sources as shards, and the keys of their rows.
 
-:mod:`lbae.io.sources.plan` cuts a source into shards. A row's key is unique by construction, and known
-without reading the row.
+A shard is a run of rows that one task reads; :mod:`lbae.io.sources.plan` divides a source into shards. A
+row's key is unique by construction and known without reading the row.
 """
 
 import hashlib
@@ -22,23 +22,29 @@ from lbae.io.sources.columns import check_fit, with_columns
 from lbae.io.sources.listing import bytes_or_none
 from lbae.io.storage.location import Location, resolve
 
-HELD_OUT_OF = 10  # one row in ten is held out for validation
+HELD_OUT_OF = 10  # one row of ten is held out for validation
 _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One of: a row range of a Parquet file, samples of a tar, a run of image files.
+    """A row range of a Parquet file, samples of a tar, or a run of image files.
 
-    ``root``, ``files``: where the rows lie; ``rows``, ``size``: how many, and their bytes.
-    ``index``, ``start``: number of the shard and of its first row in the source.
-    ``row_groups``, ``skip``, ``first_row``: of a Parquet file, the row groups to read, how many of their rows
-    to skip, and the file's row to begin at.
-    ``samples``: of a tar, the samples to read.
-    ``levels``: of image files, the columns that their first folders give, such as a label.
-    ``columns``, ``constants``: columns beside key, bytes and path, the same in all shards of a source, and
-    those of them with one value for the whole shard.
-    ``excluded_rows``: rows of the shard that are not read.
+    Args:
+        root: URI of the source's folder.
+        rows: Number of rows.
+        size: Approximate bytes of the rows.
+        files: The shard's files, relative to ``root``.
+        columns: Columns beside key, bytes and path; the same in all shards of a source.
+        index: Number of the shard in the source.
+        start: Number of the shard's first row in the source.
+        row_groups: Of a Parquet file, the row groups to read.
+        skip: Of a Parquet file, rows to skip in those row groups.
+        first_row: Of a Parquet file, number of the shard's first row in the file.
+        samples: Of a tar, the samples to read.
+        constants: Columns with one value for the whole shard, from its file's folders.
+        levels: Of image files, the columns that their first folders give, such as ``label``.
+        excluded_rows: Rows of the shard that are not read.
     """
 
     root: str
@@ -64,7 +70,7 @@ class Shard:
 
     @property
     def rows_to_read(self) -> int:
-        """Rows that are read."""
+        """Number of rows that are read."""
         return self.rows - len(self.excluded_rows)
 
 
@@ -72,9 +78,9 @@ class Shard:
 class Source:
     """A planned image source.
 
-    The fingerprint covers names and sizes of its files and the ETags or times that the filesystem gives, not
-    their bytes, and their kind where their names do not say it. ``skipped`` counts the files, and the members
-    of tars, that are not read, by suffix.
+    ``fingerprint`` covers the names and sizes of the files and the ETags or times that the filesystem gives,
+    not their bytes. It also covers the kind of the files if their suffixes do not show it. ``skipped`` counts
+    the files, and the members of tars, that are not read, by suffix.
     """
 
     uri: str
@@ -84,12 +90,12 @@ class Source:
 
     @property
     def rows(self) -> int:
-        """Images, decodable or not."""
+        """Number of images, decodable or not."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def folders(self) -> set[str]:
-        """URIs of the folders that its files lie in."""
+        """URIs of the folders that hold the files."""
         return {
             posixpath.dirname(posixpath.join(shard.root, name))
             for shard in self.shards
@@ -98,16 +104,16 @@ class Source:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that its rows have beside key, bytes and path."""
+        """Names of the rows' columns beside key, bytes and path."""
         return list(self.shards[0].columns.names)
 
     @property
     def skipped_result(self) -> dict[str, Any]:
-        """What a job's result says of files that were not read; empty when all were."""
+        """The entry of a job's result that counts skipped files; empty if none were skipped."""
         return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
 
     def check_output(self, *outs: str) -> None:
-        """UserError when an output is or lies in the source: later jobs would read it as images."""
+        """Raise UserError if an output is or lies in the source, where later jobs would read it as images."""
         for out in outs:
             if resolve(self.uri).holds(resolve(out)):
                 raise UserError(
@@ -117,24 +123,25 @@ class Source:
 
 
 def with_table_columns(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
-    """The shards with the columns of the table ``out`` that their rows are added to.
+    """The shards with the columns of the table ``out`` to which their rows are appended.
 
-    UserError when their own columns do not fit those.
+    Raises:
+        UserError: The shards' own columns do not fit the table's.
     """
     check_fit(shards[0].columns, columns, out)
     return tuple(replace(shard, columns=columns) for shard in shards)
 
 
 def as_text(name: str) -> str:
-    """A file's name as UTF-8, with bytes that are none as ``\\xNN``."""
+    """A file's name as valid UTF-8; other bytes are written as ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_batches(shard: Shard) -> Iterator[pa.Table]:
-    """The rows of a shard in order, a few hundred at a time, as files may be large.
+    """Yield the rows of a shard in order, in batches of at most 256 because files may be large.
 
-    Columns ``key`` (string), ``bytes`` (binary, null where a file vanished), ``path`` (string), then
-    ``shard.columns``. A table's own columns of these names, and ``latent``, are called ``source_NAME``.
+    Columns: ``key`` (string), ``bytes`` (binary, null if a file no longer exists), ``path`` (string), then
+    ``shard.columns``. A table's own columns of these names, and ``latent``, are renamed to ``source_NAME``.
     """
     root, keys = resolve(shard.root), shard_keys(shard)
     if shard.row_groups:
@@ -180,23 +187,23 @@ def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
 
 
 def read_shard(shard: Shard) -> pa.Table:
-    """All rows of :func:`read_batches`."""
+    """All rows of a shard, as :func:`read_batches` yields them."""
     return pa.concat_tables(read_batches(shard))
 
 
 def without(shards: tuple[Shard, ...], known: pa.ChunkedArray) -> tuple[Shard, ...]:
-    """The shards without the rows of these keys; both sets of keys must fit into memory."""
+    """The shards without the rows whose keys are ``known``; both sets of keys must fit into memory."""
     return leaving_out(shards, _is_among(shards, known))
 
 
 def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
-    """The shards with no rows but those of these keys."""
+    """The shards with only the rows that have these keys; both sets of keys must fit into memory."""
     return leaving_out(shards, ~_is_among(shards, keys))
 
 
 def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
-    # Offsets of 64 bits: many keys are more than 2 GiB.
+    # 64-bit offsets, because many keys take more than 2 GiB.
     return pc.is_in(every.cast(pa.large_string()), value_set=keys.cast(pa.large_string())).to_numpy()
 
 
@@ -211,7 +218,7 @@ def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple
 
 
 def shard_keys(shard: Shard) -> pa.Array:
-    """The keys of a shard's rows, known without reading it."""
+    """The keys of all rows of a shard, without reading it."""
     if shard.samples:
         return pa.array([as_text(f"{shard.files[0]}:{sample.name}") for sample in shard.samples])
     if not shard.row_groups:
@@ -221,35 +228,35 @@ def shard_keys(shard: Shard) -> pa.Array:
 
 
 def spread(shards: tuple[Shard, ...], rows: int) -> tuple[Shard, ...]:
-    """Shards evenly spaced over a source that hold about so many rows, or all."""
+    """Shards evenly spaced over a source, with about ``rows`` rows in all; all shards if they have fewer."""
     total = sum(shard.rows for shard in shards)
     count = max(1, len(shards) * rows // max(1, total))
     return tuple(shards[i * len(shards) // count] for i in range(count)) if count < len(shards) else shards
 
 
 def image_digests(rows: pa.Table) -> Shaped[np.ndarray, "R"]:
-    """Half of the SHA-256 of every image's bytes, or of its key where it has no bytes, as type S16."""
+    """Half of the SHA-256 of every image's bytes, or of its key if it has no bytes, dtype S16."""
     pairs = zip(rows["key"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
     digests = [hashlib.sha256(data or key.encode()).digest()[:16] for key, data in pairs]
     return np.array(digests, dtype="S16")
 
 
 def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
-    """A number for the bytes of every image that has any, by which equal files are found.
+    """64 bits of :func:`image_digests` for every image that has bytes.
 
-    64 bits of :func:`image_digests`: enough to count equal images, not to drop one of them.
+    Enough to count equal images, but too few to drop an image as a duplicate.
     """
     found = image_digests(rows.filter(pc.greater(pc.binary_length(rows["bytes"]), 0)))
     return found.view(">u8")[::2].astype(np.uint64)
 
 
 def key_fractions(keys: pa.Array | pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
-    """A number in [0, 1) per key, uniform and always the same: rows below p are a subset with the share p."""
+    """A fixed, uniformly distributed number in [0, 1) per key; a share p of the rows has numbers below p."""
     return np.array([int.from_bytes(digest[:8]) / 2**64 for digest in _key_digests(keys)], dtype=np.float64)
 
 
 def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
-    """Rows that every stage keeps for validation: sha256(key) mod 10 = 0."""
+    """Whether each row is held out for validation by every stage: sha256(key) mod 10 = 0."""
     return np.array([int.from_bytes(digest) % HELD_OUT_OF == 0 for digest in _key_digests(keys)], dtype=bool)
 
 

@@ -1,4 +1,4 @@
-"""WebDataset tars: members of one name, up to the first dot after the folder, are one sample."""
+"""WebDataset tars: members whose paths are equal up to the file name's first dot form one sample."""
 
 import posixpath
 import tarfile
@@ -18,7 +18,7 @@ _NO_SUFFIX = "."
 
 @dataclass(frozen=True, kw_only=True)
 class TarMember:
-    """Where the content of a tar's member lies."""
+    """The position of a member's content in a tar."""
 
     name: str
     offset: int
@@ -36,7 +36,7 @@ class TarSample:
 
 @dataclass(frozen=True, kw_only=True)
 class TarIndex:
-    """The samples of a tar, and how many other members it has, by suffix."""
+    """The samples of a tar, and counts by suffix of its other members."""
 
     samples: tuple[TarSample, ...]
     skipped: Counter[str] = field(default_factory=Counter)
@@ -45,10 +45,11 @@ class TarIndex:
 def index_tar(location: Location) -> TarIndex:
     """The samples of a tar, from its headers alone.
 
-    A sample is left out when all of its members are known to be no images.
+    A sample is left out if the names of all its members show that they are not images.
 
-    UserError when the file is no whole tar, two members have one name (whether the first of them is an old
-    version or another image, nothing says), or images would be lost because of dots in their names.
+    Raises:
+        UserError: The file is not a complete tar; two members have the same name, so that either may be an
+            old version or another image; or images would be lost because of dots in their names.
     """
     found: dict[str, dict[str, TarMember]] = {}
     skipped: Counter[str] = Counter()
@@ -62,7 +63,7 @@ def index_tar(location: Location) -> TarIndex:
         if sample.setdefault(f".{suffix.lower()}", member) is not member:
             raise UserError(
                 f"{location} has more than one member {member.name}: some of its images would be lost; give"
-                f" every sample a name of its own (extracting the tar keeps the last of each name)"
+                f" every sample a unique name (extracting the tar keeps only the last member of each name)"
             )
     samples, lost = [], list[str]()
     for name, members in found.items():
@@ -76,16 +77,16 @@ def index_tar(location: Location) -> TarIndex:
     if lost:
         raise UserError(
             f"{location} has images that would be lost ({len(lost)}, the first is {lost[0]}): in a WebDataset"
-            f" tar the name of a sample ends at the first dot, and its image is NAME.png or NAME.jpg; rename"
-            f" the images so that the only dot is that of the suffix"
+            f" tar a sample's name ends at the first dot, and its image is NAME.png or NAME.jpg; rename the"
+            f" images so that the only dot in a name is the one before the suffix"
         )
     return TarIndex(samples=tuple(samples), skipped=skipped)
 
 
 def _image_of(members: dict[str, TarMember]) -> TarMember | None:
-    """The first member with nothing but an image's suffix, else the one without a suffix.
+    """The first member with an image suffix and nothing more, else the member without a suffix.
 
-    Whether that one is an image, only its bytes say.
+    Only its bytes tell whether a member without a suffix is an image.
     """
     bare = members.get(_NO_SUFFIX)
     return next(
@@ -95,16 +96,16 @@ def _image_of(members: dict[str, TarMember]) -> TarMember | None:
 
 
 def _members(location: Location) -> Iterator[TarMember]:
-    """The files of a tar; a link has the content of its target, or none where that is not in the tar."""
+    """The files of a tar; a link has the content of its target, or is empty if the target is missing."""
     try:
         with location.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
             every = [info for info in tar if info.isfile() or info.islnk() or info.issym()]
-            # tarfile takes the end of the file, or a damaged header, for the end of the tar.
+            # tarfile treats the end of the file or a damaged header as the end of the tar.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise UserError(
-                    f"{location} ends without the end mark of a tar: it may be cut short (after {len(every)}"
-                    f" members, at byte {tar.offset:,}); copy or write it again"
+                    f"{location} has no end-of-archive marker after {len(every)} members, at byte"
+                    f" {tar.offset:,}: it may be cut short or damaged; copy or write it again"
                 )
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{location} cannot be read as an uncompressed tar: {error}") from error
@@ -121,9 +122,10 @@ def _members(location: Location) -> Iterator[TarMember]:
 def read(
     location: Location, wanted: tuple[TarSample, ...], labelled: bool
 ) -> tuple[list[bytes | None], pa.Array]:
-    """Image bytes, null where a sample has no image, and classes, int64.
+    """The samples' image bytes (None without an image) and, if ``labelled``, their classes (int64).
 
-    UserError for a class that is no whole number of 64 bits.
+    Raises:
+        UserError: A class is not a 64-bit integer.
     """
     with location.open() as file:
 
@@ -147,6 +149,6 @@ def _class(location: Location, sample: TarSample, text: bytes | None) -> int | N
     except (ValueError, OverflowError) as error:
         raise UserError(
             f"member {sample.label.name} of {location} holds {text[:50].decode(errors='replace')!r}; allowed:"
-            f" a whole number of 64 bits; number the classes, or use a folder of images per class"
+            f" a 64-bit integer; number the classes, or use one folder of images per class"
         ) from error
     return value

@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: a data set that torchvision downloads, as an image table in a cache."""
+"""``torchvision:NAME``: a data set that torchvision downloads, as an image table in the cache."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -25,13 +25,16 @@ _Row = tuple[str, bytes, dict[str, Any]]  # name, content, further columns
 def as_image_table(uri: str) -> str:
     """The URI of the image table of ``torchvision:NAME`` or ``torchvision:NAME:test``.
 
-    The table is written when the cache lacks it. The cache is LBAE_CACHE, a URI that all nodes reach, else a
-    folder of the user's. UserError for other names, and while another job writes the table; LbaeError when
-    the download fails.
+    The table is downloaded and written unless the cache has it. The cache is LBAE_CACHE, a URI that all nodes
+    can reach, else a folder of the user's.
+
+    Raises:
+        UserError: The name or split is unknown, or another job is writing the table.
+        LbaeError: The download fails.
     """
     name, _, split = uri.removeprefix("torchvision:").partition(":")
     split = split or "train"
-    for what, value, known in (("data set of torchvision", name, _NAMES), ("split", split, _SPLITS)):
+    for what, value, known in (("torchvision data set", name, _NAMES), ("split", split, _SPLITS)):
         if value not in known:
             raise unknown(what, value, known)
     out = str(cache_folder() / f"{name}-{split}")

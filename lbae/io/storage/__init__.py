@@ -1,1 +1,1 @@
-"""Files on local disks and object stores: locations and locks."""
+"""Files on local disks and object stores: locations, locks, digests, Parquet files."""

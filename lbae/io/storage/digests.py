@@ -7,7 +7,7 @@ from typing import Any
 
 
 def digest(*parts: bytes) -> str:
-    """Fingerprint of byte strings, in order."""
+    """Fingerprint of a sequence of byte strings: 32 hex digits."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "little"))
@@ -21,9 +21,10 @@ def digest_json(value: Any) -> str:
 
 
 class RowDigest:
-    """A fingerprint of rows that depends neither on their order nor on how they are spread over parts.
+    """A fingerprint of rows that does not depend on their order or on their division into parts.
 
-    ``total`` is the sum of the rows' hashes modulo 2**256, so the totals of parts add up to that of a table.
+    ``total`` is the sum of the rows' SHA-256 hashes modulo 2**256. A table's total is therefore the sum of
+    the totals of its parts.
     """
 
     def __init__(self, total: int = 0) -> None:
@@ -36,5 +37,5 @@ class RowDigest:
         self.total %= 2**256
 
     def fingerprint(self, salt: str) -> str:
-        """The fingerprint of all rows so far together with what else identifies the table."""
+        """The fingerprint of all rows added so far and of ``salt``, which identifies the table otherwise."""
         return digest(salt.encode(), self.total.to_bytes(32, "little"))

@@ -1,4 +1,4 @@
-"""One resolver for every URI: local paths, ``s3://`` and whatever else fsspec knows."""
+"""Files and folders by URI: local paths, ``s3://`` and every other protocol that fsspec has."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder on a filesystem; ``location / "name"`` goes down."""
+    """A file or folder on a filesystem; ``location / "name"`` is an entry of the folder."""
 
     fs: fsspec.AbstractFileSystem
     path: str
@@ -38,12 +38,12 @@ class Location:
 
     @property
     def name(self) -> str:
-        """Last part of the path."""
+        """The last part of the path."""
         return posixpath.basename(self.path.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
-        """Whether this is on a filesystem of the machine's own."""
+        """Whether this is a path of the operating system; network mounts count as local."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def holds(self, other: "Location") -> bool:
@@ -52,7 +52,7 @@ class Location:
         return f"{its}/".startswith(f"{own}/")
 
     def exists(self) -> bool:
-        """Whether there is a file or folder here; LbaeError when the storage does not say."""
+        """Whether there is a file or folder here; raises LbaeError if the storage cannot tell."""
         return self._kind() is not None
 
     def is_file(self) -> bool:
@@ -60,7 +60,7 @@ class Location:
         return self._kind() == "file"
 
     def _kind(self) -> str | None:
-        """``file``, ``directory`` or None. ``fs.exists`` would say no where a bucket cannot be reached."""
+        """``file``, ``directory`` or None. Not ``fs.exists``: it returns False for an unreachable bucket."""
         with _storage_errors(self, "reached"):
             try:
                 return str(self.fs.info(self.path)["type"])
@@ -68,18 +68,18 @@ class Location:
                 return None
 
     def is_empty_folder(self) -> bool:
-        """Whether this is a folder that holds nothing but leftovers of this package and of NFS."""
+        """Whether this is a folder that holds at most temporary files of this package and of NFS."""
         if self.is_file():
             return False
         return all(_is_temporary(name) or _is_kept_by_nfs(name) for name in self.names())
 
     def refresh(self) -> None:
-        """Make this machine forget what it knows of the folder: a network mount may have cached old names.
+        """Drop cached listings of the folder, including those of a network mount.
 
-        A client that changes a folder itself, if only its time, asks the server for it anew.
+        A network client that changes a folder, here its time, fetches the folder from the server again.
         """
         if self.is_local:
-            with contextlib.suppress(OSError):  # there is no such folder, or it is another user's
+            with contextlib.suppress(OSError):  # the folder does not exist, or belongs to another user
                 os.utime(self.path)
         self.fs.invalidate_cache()
 
@@ -89,17 +89,17 @@ class Location:
             return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
     def open(self) -> IO[bytes]:
-        """The file for reading; FileNotFoundError when there is none."""
+        """Open the file for reading; raises FileNotFoundError if there is none."""
         with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
             return self.fs.open(self.path, "rb")
 
     def read_bytes(self) -> bytes:
-        """The file's content; FileNotFoundError when there is none."""
+        """The file's content; raises FileNotFoundError if there is none."""
         with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
             return bytes(self.fs.cat_file(self.path))
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the file whole or not at all: by rename on a local disk, by one request on object stores."""
+        """Write the file atomically: by rename on a local disk, in one request on an object store."""
         if self.is_local:
             self._make_parent()
             temporary = Path(posixpath.dirname(self.path), _temporary(self.name))
@@ -111,7 +111,8 @@ class Location:
                 os.replace(temporary, self.path)
             except BaseException as error:
                 temporary.unlink(missing_ok=True)
-                if isinstance(error, OSError) and error.errno and error.filename is None:  # as of a full disk
+                # Errors of writes, such as those of a full disk, do not name their file.
+                if isinstance(error, OSError) and error.errno and error.filename is None:
                     raise OSError(error.errno, error.strerror, self.path) from error
                 raise
         else:
@@ -119,9 +120,9 @@ class Location:
                 self.fs.pipe_file(self.path, data)
 
     def create(self, data: bytes) -> bool:
-        """Write the file if there is none, and return whether it was written.
+        """Create the file exclusively; return False if it already exists.
 
-        On a local disk a reader may find the new file empty for a moment: hard links would prevent that, but
+        On a local disk, a reader may see the new file empty for a moment. Hard links would prevent that, but
         many network and FUSE mounts do not support them.
         """
         try:
@@ -144,15 +145,15 @@ class Location:
     def _make_parent(self) -> None:
         try:
             self.fs.makedirs(posixpath.dirname(self.path), exist_ok=True)
-        except FileExistsError as error:  # create() must not take it for the file itself
+        except FileExistsError as error:  # create() would read this as "the file already exists"
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file or folder, if there is one; LbaeError when something stays."""
+        """Delete the file or folder if it exists; raises LbaeError if anything remains."""
         if self.is_local and os.path.isdir(self.path):
-            # fsspec's own would fail where the working folder of a submitted job was created anew.
+            # fsspec's rm() fails if the working folder of a submitted job has been recreated.
             shutil.rmtree(self.path, onerror=_pass_over_leftovers)
-        elif self.is_local:  # without a look before: it may be late
+        elif self.is_local:  # no look-up first: on a network mount its answer may be out of date
             if not _is_kept_by_nfs(self.name):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     os.unlink(self.path)
@@ -160,18 +161,18 @@ class Location:
             with _storage_errors(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
             self.fs.invalidate_cache()
-            if self.exists():  # S3 answers 200 and names the keys it kept, which s3fs ignores
+            if self.exists():  # S3 answers 200 and lists the keys that it kept; s3fs ignores that list
                 raise LbaeError(
-                    f"{self} cannot be removed: files are still there after the storage was asked to delete"
-                    f" them; allow deleting there (s3:DeleteObject, no Object Lock), or use a storage that"
-                    f" shows removals at once, and run the job again"
+                    f"{self} cannot be removed: the storage accepted the deletion, but files are still there;"
+                    f" allow deletion (s3:DeleteObject, no Object Lock), or use a storage that shows"
+                    f" deletions at once, then run the job again"
                 )
 
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
-        """All files below, as (path relative to this folder, info), sorted.
+        """All files in the folder and its subfolders, as sorted pairs (relative path, info).
 
-        Hidden files, and those in hidden folders, are left out; ``temporary`` includes what a killed
-        :meth:`write_bytes` left.
+        Hidden files and files in hidden folders are left out. With ``temporary``, the temporary files of a
+        killed :meth:`write_bytes` are included.
         """
         root = self.path.rstrip("/") + "/"
         with _storage_errors(self, "listed"):
@@ -187,9 +188,9 @@ class Location:
 
 @contextlib.contextmanager
 def _storage_errors(location: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
-    """Turn what the libraries behind a filesystem raise into errors that name the location.
+    """Convert exceptions of the filesystem libraries into errors that name the location.
 
-    The local disk's OSErrors stay: they name the file, and their numbers tell a full disk from a broken one.
+    OSErrors of the local disk pass: they name the file, and ``errno`` tells a full disk from a broken one.
     """
     try:
         yield
@@ -203,9 +204,9 @@ def _storage_errors(location: Location, verb: str, *passed: type[OSError]) -> It
 
 @contextlib.contextmanager
 def usable_output(location: Location) -> Iterator[None]:
-    """Turn an OSError of the body into a UserError where no file can be written at a local path.
+    """Convert an OSError of the body into a UserError if the local path cannot hold a file.
 
-    Other failures, such as a full disk, stay as they are.
+    Other failures, such as a full disk, pass unchanged.
     """
     try:
         yield
@@ -220,7 +221,7 @@ def usable_output(location: Location) -> Iterator[None]:
         elif os.path.isdir(place):
             why = f"nothing can be created in {place} ({error.strerror})"
         else:
-            why = f"{place} is no folder"
+            why = f"{place} is not a folder"
         raise UserError(f"the output {location} cannot be written: {why}; choose another path") from error
 
 
@@ -230,7 +231,7 @@ def _storage_error(location: Location, verb: str, error: Exception) -> LbaeError
 
 
 def _temporary(name: str) -> str:
-    """A name that readers of folders skip, for a file that is being written."""
+    """A hidden name for a file that is being written; readers of folders skip it."""
     return f".{name}.{uuid.uuid4().hex}.tmp"
 
 
@@ -239,19 +240,19 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_kept_by_nfs(name: str) -> bool:
-    """Whether this is a removed file that NFS keeps, under a hidden name, while a process has it open."""
+    """Whether NFS gave this name to a removed file that a process still has open."""
     return name.startswith(".nfs")
 
 
 def _pass_over_leftovers(_: object, path: str, raised: Any) -> None:
-    """For ``shutil.rmtree``: pass over names that are gone, files that NFS keeps, and their folders."""
+    """For ``shutil.rmtree``: ignore missing names, files that NFS keeps, and the folders that hold those."""
     below = [name for _, _, names in os.walk(path) for name in names] or [posixpath.basename(path)]
     if not isinstance(raised[1], FileNotFoundError) and not all(map(_is_kept_by_nfs, below)):
         raise raised[1]
 
 
 def resolve(uri: str) -> Location:
-    """The location a URI names; UserError for a protocol without a filesystem."""
+    """The location of a URI; raises UserError if no filesystem handles its protocol."""
     if not uri:
         raise UserError("an empty URI was given; give a path or a URI such as s3://bucket/folder")
     try:
@@ -263,14 +264,17 @@ def resolve(uri: str) -> Location:
 
 
 def local_cache() -> Path:
-    """The user's folder for what can be downloaded or computed again."""
+    """The user's cache folder, for files that can be downloaded or computed again."""
     return Path.home() / ".cache" / "lbae"
 
 
 def cache_folder() -> Location:
-    """The folder of LBAE_CACHE, a URI that all nodes reach, else the user's own; created if it is local.
+    """The cache folder: LBAE_CACHE, a URI that all nodes can reach, else :func:`local_cache`.
 
-    UserError when it cannot be: whoever computes for the cache should not learn so at the end.
+    A local folder is created here, so a job fails before it computes for a cache that it cannot write.
+
+    Raises:
+        UserError: The folder cannot be created.
     """
     folder = resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
     if folder.is_local:
@@ -278,25 +282,25 @@ def cache_folder() -> Location:
             os.makedirs(folder.path, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"the cache {folder} cannot be created ({error}); set LBAE_CACHE to a folder that can be"
-                f" written"
+                f"the cache {folder} cannot be created ({error}); set LBAE_CACHE to a folder that you can"
+                f" write to"
             ) from error
     return folder
 
 
 def absolute(uri: str) -> str:
-    """The URI with an absolute path if it is local: workers run in other directories."""
+    """The URI, with an absolute path if it is local, because workers run in other folders."""
     return str(resolve(uri))
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem | None, str]:
-    """pyarrow's filesystem for a URI, None for the local one, and the path in it."""
+    """pyarrow's filesystem for a URI (None for local files) and the path in that filesystem."""
     location = resolve(uri)
     return None if location.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(location.fs)), location.path
 
 
 def readable(uri: str, what: str) -> Location:
-    """The location of something that must exist."""
+    """The location of ``uri``; raises UserError, which calls it ``what``, if it does not exist."""
     location = resolve(uri)
     if not location.exists():
         raise UserError(f"{what} {uri} does not exist")
@@ -304,8 +308,8 @@ def readable(uri: str, what: str) -> Location:
 
 
 def read_toml(uri: str) -> dict[str, Any]:
-    """The content of a TOML file; UserError when it is none."""
+    """The content of a TOML file; raises UserError if the file is missing or not valid TOML."""
     try:
         return tomllib.loads(readable(uri, "file").read_bytes().decode())
     except ValueError as error:
-        raise UserError(f"{uri} is not TOML: {error}") from error
+        raise UserError(f"{uri} is not valid TOML: {error}") from error

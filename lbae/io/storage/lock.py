@@ -1,10 +1,11 @@
-"""A lock beside an output, on any storage: a second job is refused while the first lives, and takes over
-when it died.
+"""A lock file beside an output: one job writes at a time, and the lock of a dead job is taken over.
 
-The lock is a file that is created exclusively (by the operating system, or on S3 by a conditional write); its
-holder's heartbeat rewrites it every other second. No clocks are compared: whoever finds a lock watches
-whether it changes. A network mount may show a lock as it was up to a minute ago, so there a lock is watched
-for that much longer, and its first change, which may have been made long before, does not count.
+The lock is created exclusively, by the operating system or by a conditional write on S3. The lock holder's
+heartbeat rewrites it every two seconds. A job that finds a lock watches it for changes, so no clocks are
+compared.
+
+A network mount may show the lock as it was up to a minute ago. There the lock is watched for that much
+longer, and the first change does not count: it may be an old one that only now becomes visible.
 """
 
 import contextlib
@@ -27,16 +28,16 @@ _PATIENCE_S = 12.0
 
 @contextlib.contextmanager
 def locked(out: str) -> Iterator[Callable[[], None]]:
-    """Hold ``OUT.lock`` while the body runs; yield a function that raises LbaeError if it may be lost.
+    """Hold ``OUT.lock`` while the body runs; yield a function that raises LbaeError if the lock may be lost.
 
-    It is lost when another job took it over, as from a laptop that slept, and may be when the storage was
-    silent for 12 seconds. A lock that has not changed for 12 seconds, and for as long again as the storage
-    may be late to show a change, belongs to a dead job.
+    The lock is lost when another job has taken it over, for example while a laptop slept. It may be lost when
+    the storage has not answered for 12 seconds. A lock that has not changed for 12 seconds, plus the delay
+    with which the storage shows changes, belongs to a dead job and is taken over.
 
     Raises:
-        UserError: A job that lives holds the lock, nothing can be written beside ``out``, or the storage
-            cannot create a file exclusively.
-        LbaeError: The storage refuses to write or to remove it.
+        UserError: A live job holds the lock, nothing can be written beside ``out``, or the storage cannot
+            create files exclusively.
+        LbaeError: The storage refuses to write or to remove the lock.
     """
     lock = resolve(f"{resolve(out)}.lock")
     holder = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}"
@@ -65,11 +66,11 @@ def locked(out: str) -> Iterator[Callable[[], None]]:
                 # Transient storage error: retry at the next heartbeat.
                 retried = isinstance(error, TransientStorageError | OSError)
                 if not retried or time.monotonic() > until:
-                    lost.append(f"may have been taken over, since its lock could not be renewed: {error}")
+                    lost.append(f"may have been taken over, because its lock could not be renewed: {error}")
 
     def check() -> None:
         if lost:
-            raise LbaeError(f"{out} {lost[0]}; what is finished is kept, run the job again")
+            raise LbaeError(f"{out} {lost[0]}; run the job again: finished work is kept")
 
     thread = threading.Thread(target=send_heartbeats, daemon=True)
     thread.start()
@@ -87,12 +88,12 @@ def _heartbeat(holder: str, count: int) -> bytes:
 
 
 def _holder_of(text: str) -> str:
-    """The job that a lock's text names."""
+    """The job that holds a lock, from the lock's text."""
     return re.sub(r"^beat \d+ of ", "", text)
 
 
 def _read(lock: Location) -> str | None:
-    """The lock's text, which is empty while it is created; None when there is no lock."""
+    """The lock's text, which may be empty while the lock is being created; None if there is no lock."""
     try:
         return lock.read_bytes().decode()
     except FileNotFoundError:
@@ -100,7 +101,7 @@ def _read(lock: Location) -> str | None:
 
 
 def _remove(lock: Location, holder: str) -> None:
-    """Remove this holder's lock; LbaeError when it stays, but not when another job created its own."""
+    """Remove this holder's lock; raises LbaeError if it remains, but not if another job has a lock by now."""
     try:
         lock.remove()
     except LbaeError:
@@ -114,13 +115,13 @@ def _acquire(lock: Location, out: str, holder: str) -> None:
         if lock.create(first):
             lock.remove()
             raise UserError(
-                f"{out} cannot be locked: its storage creates {lock} twice, so two jobs could write at once;"
-                f" {FIT_STORAGE}"
+                f"{out} cannot be locked: its storage let this job create {lock} twice, so two jobs could"
+                f" write at once; {FIT_STORAGE}"
             )
         return
     while not lock.create(first):
         dead = _watch(lock, out)
-        # Others that found the same dead job may remove this lock: the job whose lock stays holds it.
+        # Other jobs that found the same dead lock may remove this new one. The job whose lock remains wins.
         if dead is not None and _remove_dead(lock, dead) and lock.create(first):
             time.sleep(_BEAT_S)
             if (_read(lock) or "").endswith(holder):
@@ -128,7 +129,7 @@ def _acquire(lock: Location, out: str, holder: str) -> None:
 
 
 def _watch(lock: Location, out: str) -> str | None:
-    """The text of a lock whose job is dead; None when the lock is gone; UserError when its job lives."""
+    """The text of a dead job's lock, or None if the lock is gone; raises UserError if its job is alive."""
     delay = delay_s(lock)
     seen, changes, needed = _read(lock), 0, 2 if delay else 1
     until = time.monotonic() + _PATIENCE_S + delay
@@ -146,13 +147,13 @@ def _watch(lock: Location, out: str) -> str | None:
 
 
 def _remove_dead(lock: Location, dead: str) -> bool:
-    """Remove the lock of a dead job; return False, and leave it, if it is by now another job's."""
+    """Remove the lock of a dead job; return False and leave it if another job holds it by now."""
     if not lock.is_local:
         if _read(lock) != dead:
             return False
         _remove(lock, dead)
         return True
-    # A rename is atomic and shows what it moved, however old the state that this machine has seen.
+    # A rename is atomic, and the renamed file shows what was moved, even if this machine's cache is old.
     folder, name = posixpath.split(lock.path)
     aside = Location(lock.fs, posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp"))
     try:

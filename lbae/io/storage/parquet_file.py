@@ -1,4 +1,4 @@
-"""Reading and writing Parquet files: whatever is wrong with one becomes an error that names it."""
+"""Reading and writing Parquet files, with errors that name the file."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,16 @@ from lbae.transient_errors import is_transient
 
 @contextmanager
 def open_parquet(location: Location, **options: Any) -> Iterator[pq.ParquetFile]:
-    """A Parquet file for reading, with ``options`` of pyarrow's ``ParquetFile``; checksums are verified.
+    """Open a Parquet file for reading; page checksums are verified.
+
+    Errors while the body reads the file are converted as well.
+
+    Args:
+        location: The file.
+        options: Passed to pyarrow's ``ParquetFile``.
 
     Raises:
-        UserError: The file is missing, damaged or no Parquet, also when that shows while it is read.
+        UserError: The file is missing, damaged or not Parquet.
         TransientStorageError: The storage did not answer.
     """
     try:
@@ -36,9 +42,9 @@ def open_parquet(location: Location, **options: Any) -> Iterator[pq.ParquetFile]
 
 
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
-    """Write a table as one file under its final name, in row groups of these lengths when any are given."""
+    """Write a table atomically as one file, in row groups of the given lengths (default: one row group)."""
     buffer = io.BytesIO()
-    # Latents rarely repeat: a dictionary of them would only cost time. Reading verifies pages' checksums.
+    # Latents rarely repeat, so a dictionary of them would only cost time.
     plain = [column for column in table.column_names if column != "latent"]
     with pq.ParquetWriter(
         buffer, table.schema, compression="zstd", use_dictionary=plain, write_page_checksum=True

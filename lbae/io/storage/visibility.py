@@ -1,8 +1,8 @@
-"""How late this machine may see what another one wrote, and waiting for it.
+"""The delay with which a storage shows other machines' writes, and waiting until they are visible.
 
 Local disks and object stores show every write at once. An NFS client answers listings and look-ups from a
-cache, for up to 60 s unless its mount options say otherwise, and so do many FUSE mounts. What asks the server
-is atomic all the same: exclusive creation and rename.
+cache for up to 60 s, unless its mount options say otherwise; so do many FUSE mounts. Exclusive creation and
+rename always go to the server and stay atomic.
 """
 
 import os
@@ -17,17 +17,17 @@ FIT_STORAGE = (
     "use an object store with conditional writes, a local disk, or NFSv4 mounted with noac, or with"
     " lookupcache=none,actimeo=1"
 )
-_CACHED_S = 60.0  # default of NFS (acregmax, acdirmax) and of many FUSE mounts; longer than CIFS's
+_CACHED_S = 60.0  # default of NFS (acregmax, acdirmax) and of many FUSE mounts; CIFS caches for less
 _POLL_S = 0.5
 _MOUNTS = Path("/proc/self/mountinfo")
 _LOCAL = {"apfs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs"}
 _LOCAL |= {"vfat", "xfs", "zfs", "ceph", "gpfs", "lustre"}  # the last three keep their clients coherent
 _CONSISTENT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "memory"}
-_NAMED = 3  # missing files in an error
+_NAMED = 3  # an error message names this many missing files
 
 
 def delay_s(location: Location) -> float:
-    """For how many seconds at most this machine may not see what another one wrote here."""
+    """The longest time in seconds until this machine sees a write of another machine at this location."""
     if not location.is_local:
         protocols = location.fs.protocol
         named = {protocols} if isinstance(protocols, str) else set(protocols)
@@ -39,25 +39,29 @@ def delay_s(location: Location) -> float:
 
 
 def _mount(path: str) -> tuple[str, dict[str, str]]:
-    """Type and options of the filesystem that holds a path; no type where the system does not say."""
+    """Type and mount options of the filesystem that holds a path; both empty if they are unknown."""
     kind, options, longest = "", "", ""
     for line in _MOUNTS.read_text().splitlines() if _MOUNTS.exists() else ():
         own, _, rest = line.partition(" - ")
-        point = own.split()[4].encode().decode("unicode_escape").rstrip("/")  # a blank is written \040
+        point = own.split()[4].encode().decode("unicode_escape").rstrip("/")  # a space is written \040
         if f"{path}/".startswith(f"{point}/") and len(point) >= len(longest):
             longest, (kind, _, options) = point, rest.split(maxsplit=2)
     return kind, {name: value for name, _, value in (option.partition("=") for option in options.split(","))}
 
 
 def wait_until_visible(folder: Location, missing: Callable[[], Sequence[str]]) -> None:
-    """Wait until no file of the folder is missing; LbaeError names them after the storage's delay."""
+    """Wait until ``missing`` returns no files of the folder.
+
+    Raises:
+        LbaeError: Files are still missing after the storage's delay (:func:`delay_s`); it names some.
+    """
     delay = delay_s(folder)
     until = time.monotonic() + delay
     while late := missing():
         if time.monotonic() >= until:
             more = f" and {len(late) - _NAMED} more" if len(late) > _NAMED else ""
             raise LbaeError(
-                f"{folder} does not show what this job wrote, after {delay:g} s:"
+                f"{folder} does not show files that this job wrote (waited {delay:g} s):"
                 f" {', '.join(late[:_NAMED])}{more}; {FIT_STORAGE}, and run the job again"
             )
         time.sleep(_POLL_S)
