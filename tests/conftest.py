@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import httpx
@@ -165,21 +166,23 @@ def write_packed(
     return uri
 
 
-def readme_blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def readme_blocks(language: str, page: str = "README.md") -> list[str]:
+    """Return the code blocks of a page in a language, with continued lines as one."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [block.replace("\\\n", "") for block in blocks]
 
 
-def run_readme(block: str, out: Path | str, images: Path) -> list[dict[str, Any]]:
-    """Run the jobs in a block of the README as they stand there, but for the two folders; the JSON objects
-    they print.
+def run_readme(block: str, out: Path | str, images: Path, **others: Path | str) -> list[dict[str, Any]]:
+    """Run the jobs in a block of the README or a guide; return the last JSON object that each prints.
+
+    Only $OUT, $IMAGES and ``others`` are filled in.
     """
     results = []
     for line in block.splitlines():
-        if line.startswith("python "):
-            filled = line.replace("$OUT", str(out)).replace("$IMAGES", str(images))
-            _, path, *arguments = shlex.split(filled, comments=True)
-            done = run_job(Path(path).stem, *arguments)
+        if line.startswith("lbae "):
+            filled = Template(line).substitute(OUT=out, IMAGES=images, **others)
+            _, name, *arguments = shlex.split(filled, comments=True)
+            done = run_job(name, *arguments)
             assert done.code == 0, done.err
             results.append(json.loads(done.out.splitlines()[-1]))
     return results

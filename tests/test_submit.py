@@ -141,7 +141,7 @@ def submitted(cluster) -> Iterator[Submitted]:
 
 @pytest.mark.slow
 def test_a_submitted_job_trains_on_two_nodes(cluster, tmp_path, digits):
-    asked = next(line for line in readme_blocks("bash")[4].splitlines() if "job submit" in line)
+    asked = next(line for line in readme_blocks("bash")[-1].splitlines() if "job submit" in line)
     asked = re.sub(r"\$PWD/lbae\S+", str(digits), asked).replace("$PWD/runs", str(tmp_path)) + " --workers 2"
     done = submit(cluster, ["bash", "-c", asked])
     assert done.returncode == 0, done.stdout + done.stderr
