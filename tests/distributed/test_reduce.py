@@ -186,12 +186,12 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
         (
             {"kind": ["fox"] * 9, "smiling": [True] * 9},
             {},
-            "the table are now kind=cat, kind=dog, kind=eel, kind=fox",
+            "the table now gives kind=cat, kind=dog, kind=eel, kind=fox",
         ),
         (
             {"kind": ["dog"] * 9, "smiling": [True] * 9},
             {"attributes": ("none",)},
-            "now none: give the same --attributes",
+            "now gives none: give the same --attributes",
         ),
     ],
 )

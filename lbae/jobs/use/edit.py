@@ -30,8 +30,8 @@ def edit(
         set: Attribute to set: a column, or column=value. Repeat for several.
         unset: Attribute to unset. Repeat for several.
         strength: From 0 (no change) through 1 (a typical image with the attributes) to 2; to 1 with bits.
-        method: exchange splits the unit vectors of images with the attributes by the image's hyperplane;
-            bits flips the bits with the largest lift.
+        method: exchange splits the unit vectors of images with the attributes by this image's
+            hyperplane; bits flips the bits with the largest lift.
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")

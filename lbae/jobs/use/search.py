@@ -34,8 +34,8 @@ def search(
         latents: URI of the latent table.
         image: Image file to search with.
         k: Number of images to find, 1 or more.
-        out: PNG file to write (*.png): the image, then the found images, read from the table's source.
-            If omitted: no picture.
+        out: PNG file to write (*.png): the image, then the found images. If omitted: no picture.
+            The found images are read from the table's source.
         model: URI of the model. If omitted: where it was when the table was encoded.
         data: URI of the table's images. If omitted: where they were when the table was encoded.
     """
