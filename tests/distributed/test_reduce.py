@@ -207,7 +207,7 @@ def test_an_update_notices_parts_that_were_changed(latents, tmp_path):
     reduce(latents=latents, out=str(tmp_path / "m"))
     shutil.rmtree(latents)
     write_latents(latents, np.concatenate([LATENTS[:500], -LATENTS[500:]]), COLUMNS)
-    with pytest.raises(UserError, match=r"sums 2 part files that .* does not hold"):
+    with pytest.raises(UserError, match=r"contains 2 part files that .* does not have"):
         reduce(latents=latents, out=str(tmp_path / "m"), update=True)
 
 

@@ -101,7 +101,7 @@ def test_drift_is_measured_and_drawn(sums, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "say what to do: add, subtract, drift"),
+        ("", "a command is missing; allowed: add, subtract, drift"),
         ("ad a b --out c", "unknown command 'ad'; did you mean 'add'"),
         (
             "add a b --out c --frce",
