@@ -67,7 +67,7 @@ def test_the_same_rows_twice_are_refused_unless_forced(sums, tmp_path):
 
 def test_what_does_not_belong_together_is_refused(sums, tmp_path):
     left = sums("a", slice(0, 150))
-    with pytest.raises(UserError, match=r"is for model m1, .* for model m2; only sums for one model can be combined"):
+    with pytest.raises(UserError, match=r"is for model m1, .* for model m2; only sums for one model"):
         add(left, sums("b", slice(150, 400), "m2"), out=str(tmp_path / "sum"))
     with pytest.raises(UserError, match=r"cannot be subtracted from .*: the rows to remove are not among"):
         subtract(left, sums("c", slice(0, 400)), out=str(tmp_path / "rest"))
