@@ -1,11 +1,11 @@
-"""Slow, obvious versions of the mathematics, written from the definitions: the oracles of the tests."""
+"""Slow, obvious versions of the mathematics, written from the definitions: oracles for the tests."""
 
 import numpy as np
 from scipy import stats
 
 
 def pack(latents: np.ndarray) -> np.ndarray:
-    """Least significant bit first, one byte at a time."""
+    """Pack bits one at a time, least significant bit first."""
     rows, n = latents.shape
     packed = np.zeros((rows, (n + 7) // 8), dtype=np.uint8)
     for row in range(rows):

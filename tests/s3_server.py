@@ -1,4 +1,4 @@
-"""An S3 server that throttles, refuses keys or deletes nothing, beside the one of the fixture ``s3``."""
+"""An S3 server that can throttle, refuse keys or delete nothing, over the buckets of the fixture ``s3``."""
 
 import re
 import threading
@@ -13,11 +13,9 @@ from werkzeug.serving import make_server
 
 
 class Refusing:
-    """An S3 server that answers the next ``refusals`` requests, and every ``period``-th if that is set, with
-    an error.
+    """An S3 server that refuses the next ``refusals`` requests and, if set, every ``period``-th request.
 
-    Where it ``keeps`` what it is asked to delete it says so as S3 does: with status 200 and an error for each
-    key.
+    With ``keeps``, it deletes nothing and answers as S3 does: status 200 with an error per key.
     """
 
     def __init__(self) -> None:
@@ -52,7 +50,7 @@ class Refusing:
 
 @contextmanager
 def refusing_server(patch: pytest.MonkeyPatch) -> Iterator[Refusing]:
-    """Such a server, for this process and for jobs it starts, over the buckets of the fixture ``s3``."""
+    """Start such a server, for this process and the jobs that it starts."""
     app = Refusing()
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
