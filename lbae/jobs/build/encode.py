@@ -123,7 +123,7 @@ def _count_known(images: Source, rest: tuple[Shard, ...], existing_table: Latent
     if known and before != images.uri:
         _logger.warning(
             f"{known} of {images.rows} images of {images.uri} are not encoded: {existing_table.uri}, encoded"
-            f" from {before}, already has their keys; if they are other images, rename their files or encode"
-            f" them into another table"
+            f" from {before}, has their keys; if they are other images, rename their files or encode them"
+            f" into another table"
         )
     return {"known_rows": known}

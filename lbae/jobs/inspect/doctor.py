@@ -54,7 +54,7 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
 def _gpus(wanted: int) -> Check:
     """Whether the cluster has the GPUs, or gets them: autoscaling adds GPU nodes only while a job asks."""
     try:
-        wait_for(wanted, "GPU", "start nodes with GPUs, and with a torch and a driver that can use them")
+        wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that can use them")
     except UserError as error:
         return Check(name="GPUs of the cluster", ok=False, note=str(error))
     return Check(name="GPUs of the cluster", ok=True, note=str(cluster_gpus()))
