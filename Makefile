@@ -1,4 +1,5 @@
-# Every target makes .venv when it is missing or older than the lock file; only Python (3.11 or newer), make and git are needed.
+# Every target builds .venv if it is missing or older than requirements.lock or pyproject.toml. Needed: Python 3.11 or
+# newer, make and git.
 PYTHON ?= python3
 BIN := .venv/bin
 PINNED = $(shell sed -n 's/^\([^ =]*\)==.*/\1/p' requirements.lock)
@@ -32,7 +33,7 @@ lock: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf pyproject.toml --output-file requirements.lock
 
 licences: .venv/ready
-	printf '# Licences\n\nOf everything that requirements.lock pins, as the packages say themselves, by `make licences`.\n\n' > docs/licences.md
+	printf '# Licences\n\nThe licences of all packages that requirements.lock pins, as the packages state them. Written by `make licences`.\n\n' > docs/licences.md
 	$(BIN)/pip-licenses --from=mixed --with-system --no-version --format=markdown --packages $(PINNED) >> docs/licences.md
 
 .venv/ready: requirements.lock pyproject.toml

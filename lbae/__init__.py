@@ -1,7 +1,8 @@
 """Latent Bernoulli Autoencoder on Ray.
 
-``lbae.load_model(uri)`` gives a codec (encode, decode); ``lbae.load_bundle(uri)`` gives encode, decode,
-reconstruct, sample, interpolate and edit. Neither needs Ray.
+``lbae.load_model(uri)`` returns a codec with ``encode`` and ``decode``. ``lbae.load_bundle(uri)`` returns a
+bundle with ``encode``, ``decode``, ``reconstruct``, ``sample``, ``interpolate`` and ``edit``. Neither needs
+Ray.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the public names on first use, so that ``import lbae`` stays light."""
+    """Import the public names on first use, because they load torch."""
     if name == "load_bundle":
         from lbae.io.artifacts.bundle_artifact import load_bundle
 

@@ -1,8 +1,7 @@
-"""The command line of every job: ``lbae NAME OPTIONS``, or ``python jobs/NAME.py OPTIONS``.
+"""The command line of all jobs: ``lbae NAME OPTIONS``, or ``python jobs/NAME.py OPTIONS``.
 
-A job ends with its result, one line of JSON or on a terminal a short table; an error is one line.
-
-Stands beside the layers.
+A job prints its result at the end: a short table on a terminal, otherwise one line of JSON. An error is one
+line on standard error. This module belongs to no layer: it may import from all of them.
 """
 
 import ast
@@ -33,7 +32,7 @@ from lbae.signals import sigterm_interrupts
 
 Job = Callable[..., dict[str, Any] | Iterator[dict[str, Any]]]
 
-# In the order of a pipeline, as `lbae --help` lists them.
+# In the order that `lbae --help` lists them: a pipeline, then the uses of its results.
 JOBS = {
     "demo": "lbae.jobs.demo",
     "ingest": "lbae.jobs.build.ingest",
@@ -58,17 +57,17 @@ JOBS = {
 Command = Job | str | dict[str, Job] | dict[str, str]
 _HELP = ("-h", "--help")
 _JSON = "--json"
-_ALWAYS = "Every job takes --json: print the result as one line of JSON also on a terminal."
+_ALWAYS = "Every job takes --json: print the result as one line of JSON, even on a terminal."
 _logger = logging.getLogger(__name__)
 
 
 def main(name: str | None = None) -> None:
-    """Run the job of this name, or else the one that the command line names first, and exit."""
+    """Run the named job, or without a name the job that the command line names first, and exit."""
     run(JOBS) if name is None else run(JOBS[name], f"lbae {name}")
 
 
 def load_job(module: str) -> Job | dict[str, Job]:
-    """Return the job that a module holds under its own name, or its subcommands by name."""
+    """Return the function named as its module, or a dict of subcommands by name."""
     job: Job | dict[str, Job] = getattr(importlib.import_module(module), module.rpartition(".")[2])
     return job
 
@@ -76,25 +75,25 @@ def load_job(module: str) -> Job | dict[str, Job]:
 def run(job: Command, prog: str = "lbae") -> None:
     """Call the job with the command line's options, print its result, and exit.
 
-    Exit codes: 0 done, 1 the work failed (or a result says ``"ok": false``), 2 the user's mistake, 130
-    interrupted, 143 stopped by SIGTERM.
+    Exit codes: 0 for success, 1 if the work failed (or a result has ``"ok": false``), 2 for a mistake in the
+    request, 130 if interrupted, 143 if stopped by SIGTERM.
 
     Args:
-        job: a function, the name of the module that holds it, or several of either by name, of which the
-            command line's first word chooses one.
-        prog: what its help calls it.
+        job: A function, the name of its module, or a dict of either by name. With a dict, the first word of
+            the command line chooses.
+        prog: The name of the command in its help.
     """
     with log.on_stderr(), sigterm_interrupts() as termination:
         try:
             log.form()
             words = [word for word in sys.argv[1:] if word != _JSON]
             ok = _run(job, words, prog, _JSON in sys.argv or not sys.stdout.isatty())
-        except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except Exception as error:
             if isinstance(as_lbae_error(error), UnforeseenError) and not isinstance(error, LbaeError):
-                _logger.error("a traceback, for a report of this error:", exc_info=error)
+                _logger.error("traceback, to report this error with:", exc_info=error)
             _fail(*line_and_exit_code(error))
         except KeyboardInterrupt:
             _fail(*(("stopped", 143) if termination.requested else ("interrupted", 130)))
@@ -103,7 +102,7 @@ def run(job: Command, prog: str = "lbae") -> None:
 
 
 def _run(job: Command, words: list[str], prog: str, as_json: bool) -> bool:
-    """Run what the words ask for; False when a result says that something is not as it should be."""
+    """Run the command that the words name; False if a result has ``"ok": false``."""
     if words == ["--version"]:
         _show(versions(), prog, {}, as_json)
         return True
@@ -111,7 +110,7 @@ def _run(job: Command, words: list[str], prog: str, as_json: bool) -> bool:
         return _run(load_job(job), words, prog, as_json)
     if isinstance(job, dict):
         if not words:
-            raise UserError(f"say what to do: {', '.join(job)} (each has its own --help)")
+            raise UserError(f"a command is missing; allowed: {', '.join(job)} (each has its own --help)")
         if words[0] in _HELP:
             print(_overview(job, prog))
             return True
@@ -143,10 +142,10 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _overview(jobs: dict[str, Any], prog: str) -> str:
-    """What ``--help`` prints of several jobs: a line each, without importing them."""
+    """The text of ``--help`` for several jobs, one line per job, without importing them."""
     width = max(map(len, jobs)) + 2
     lines = [f"  {name:{width}}{_purpose(job)}" for name, job in jobs.items()]
-    usage = f"usage: {prog} JOB OPTIONS, or {prog} JOB --help for the options of one"
+    usage = f"usage: {prog} JOB OPTIONS, or {prog} JOB --help for the options of a job"
     return "\n".join([usage, "", *lines, "", f"{prog} --version prints versions. {_ALWAYS}"])
 
 
@@ -161,7 +160,7 @@ def _purpose(job: Job | str) -> str:
 
 
 def _print_help(job: Job, prog: str) -> None:
-    import tyro  # which only help needs
+    import tyro  # only help needs it
 
     text = (inspect.getdoc(job) or "").partition("\n\nArgs:")[0]
     try:
@@ -172,5 +171,5 @@ def _print_help(job: Job, prog: str) -> None:
             description=f"{text}\n\n{_ALWAYS}",
             config=[tyro.conf.UseAppendAction],
         )
-    except SystemExit:  # after it printed
+    except SystemExit:  # tyro exits after printing
         return

@@ -1,4 +1,4 @@
-"""The configuration tree: frozen, validated once, stored as JSON in every model artifact."""
+"""The configuration of a model and its training: frozen, validated, stored as JSON in every model."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Shape of the network and of the images it takes.
+    """Shape of the network and of its images.
 
-    Images are resized and centre-cropped to ``content_size`` squared pixels; the network sees them with
-    ``padding`` zero pixels on every side. ``latent_grid`` is the side of the latent in cells, each with
-    ``latent_dim / latent_grid ** 2`` bits; 1 is one global code, of the network of 2020. ``channels`` holds
-    one width per stride-2 stage, so ``image_size`` is the side of the smallest feature map (``latent_grid``,
-    or 4 for a global code) times ``2 ** len(channels)``. A ``bottleneck`` other than the LBAE's bits is a
-    baseline, which passes ``latent_dim // 32`` float32 numbers.
+    Images are cropped to a centred square and resized to ``content_size`` pixels per side; the network sees
+    them with ``padding`` zero pixels on every side. ``latent_grid`` is the side of the latent in cells, each
+    with ``latent_dim / latent_grid ** 2`` bits; 1 means one global code, as in the network of 2020.
+    ``channels`` holds one width per stride-2 stage. So ``image_size`` is the side of the smallest feature map
+    (``latent_grid``, or 4 for a global code) times ``2 ** len(channels)``. A ``bottleneck`` other than
+    ``bernoulli`` is a baseline, which passes ``latent_dim // 32`` float32 numbers.
     """
 
     latent_dim: int = 600
@@ -76,7 +76,7 @@ class ModelConfig:
             grid == 1 or self.bottleneck == "bernoulli",
             "bottleneck",
             self.bottleneck,
-            f"bernoulli with latent_grid {grid}; baselines have latent_grid 1, as with the recipe paper",
+            f"bernoulli with latent_grid {grid}; baselines need latent_grid 1, as with the recipe paper",
         )
         smallest, stages = grid if grid > 1 else 4, len(self.channels)
         size = smallest * 2**stages
@@ -102,9 +102,10 @@ class ModelConfig:
 class TrainConfig:
     """How the network is trained.
 
-    ``batch_size`` is global: the sum over all workers. The learning rate is warmed up and decays with the
-    cosine, or is constant. ``adam_beta2`` is Adam's decay of the squared gradients' mean. With ``flips``
-    every image is mirrored in half of the epochs.
+    ``batch_size`` is global: the sum over all workers. ``learning_rate`` is the peak: the rate is warmed up
+    over ``warmup_fraction`` of the steps and then decays as a cosine or stays constant. ``adam_beta2`` is
+    Adam's decay rate of the squared gradients. With ``flips``, every image is mirrored in about half of the
+    epochs.
     """
 
     loss: Loss = "mse"
@@ -130,7 +131,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything that decides what a training run produces."""
+    """All options that decide the result of a training run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -138,8 +139,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; tuples become lists.
 
-        Fields that came later are left out at the value they had before: older models keep their
-        fingerprints.
+        Newer fields are left out if they have the value that older versions implied, so that older models
+        keep their fingerprints.
         """
         tree = dataclasses.asdict(self)
         for section, name, before in (("model", "latent_grid", 1), ("train", "adam_beta2", 0.999)):
@@ -155,7 +156,7 @@ class Config:
         return cls(model=ModelConfig(**model), train=TrainConfig(**tree["train"]))
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with fields of either section changed by name; ``None`` leaves a field as it is."""
+        """A copy with fields of either section changed by name; ``None`` leaves a field unchanged."""
         sections = {}
         for section in ("model", "train"):
             current = getattr(self, section)

@@ -1,11 +1,11 @@
-"""The exceptions of the package, and any other exception as one of them.
+"""The exceptions of the package, and the conversion of any other exception to one of them.
 
 =========================  =========  ==============================  =======================
 error                      exit code  meaning                         a retry
 =========================  =========  ==============================  =======================
 ``LbaeError``              1          the work failed                 would fail the same way
-``TransientStorageError``  1          the storage did not answer      may succeed
-``UnforeseenError``        1          an exception nobody expected    may succeed
+``TransientStorageError``  1          a transient storage failure     may succeed
+``UnforeseenError``        1          any other exception             may succeed
 ``UserError``              2          the request cannot be met       would fail the same way
 ``OverwriteNeeded``        2          ``--overwrite`` is missing      succeeds with it
 =========================  =========  ==============================  =======================
@@ -29,31 +29,31 @@ class LbaeError(Exception):
 
 
 class TransientStorageError(LbaeError):
-    """The storage did not answer or asked for fewer requests. Training workers are restarted after it."""
+    """The storage did not answer or throttled requests. Training workers are restarted after it."""
 
     retry_may_succeed = True
 
 
 class UnforeseenError(LbaeError):
-    """An exception nobody expected: its type, its message and what was worked on.
+    """Any exception of other code: its type, its message and what was worked on.
 
-    It may come from a lost process or GPU, so training workers are restarted after it.
+    Its cause may be a lost process or GPU, so training workers are restarted after it.
     """
 
     retry_may_succeed = True
 
 
 class UserError(LbaeError):
-    """The request cannot be carried out as it was put: exit code 2."""
+    """The request is invalid or cannot be met: exit code 2."""
 
     exit_code = 2
 
 
 class UnusableAttribute(UserError):
-    """An attribute of the request is known, but nothing can be done with it; ``attribute`` is its name."""
+    """A known attribute cannot be used for this request; ``attribute`` is its name."""
 
     def __init__(self, message: str, attribute: str = "") -> None:
-        super().__init__(message)  # an exception is unpickled from its message, then gets its attributes
+        super().__init__(message)  # unpickling passes the message alone, then sets attributes
         self.attribute = attribute
 
 
@@ -62,12 +62,12 @@ class OverwriteNeeded(UserError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not one of ``known``, with the nearest one and the whole list."""
+    """The error for a name that is not in ``known``: it suggests the nearest name and lists all."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if "," in name:
-        hint = "; names are given one by one, not separated by commas"
+        hint = "; give one name at a time, not a list with commas"
     return UserError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
 
 
@@ -75,8 +75,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def working_on(what: str) -> Iterator[None]:
     """Note on any exception of the body what was worked on, such as ``encoding a.parquet, rows 0-9``.
 
-    The note travels with the exception, also through Ray, and :func:`as_lbae_error` shows it. The package's
-    own errors get none: their messages name what they are about.
+    The note stays on the exception, even through Ray, and :func:`as_lbae_error` shows it. The package's own
+    errors get none, because their messages name their subject.
     """
     try:
         yield
@@ -88,14 +88,15 @@ def working_on(what: str) -> Iterator[None]:
 
 
 def as_lbae_error(error: BaseException) -> LbaeError:
-    """Any exception as one of the package's: its own stay, others become their type, message and notes.
+    """Convert any exception to one of the package's; those are returned unchanged.
 
-    An OSError with a number needs no type: its message says what failed, on which file.
+    The message is the exception's type, message and notes. An OSError with an errno shows no type, because
+    its message says what failed, and on which file.
     """
     if isinstance(error, LbaeError):
         return error
     lines = str(error).strip().splitlines()
-    # The lines after the first of a CUDA error are advice for whoever debugs a kernel.
+    # After its first line, a CUDA error gives advice on debugging kernels.
     message = lines[0] if lines and lines[0].startswith("CUDA error") else " ".join(" ".join(lines).split())
     numbered = isinstance(error, OSError) and error.errno is not None
     text = message if numbered else f"{type(error).__name__}: {message}".removesuffix(": ")
@@ -108,6 +109,6 @@ def as_lbae_error(error: BaseException) -> LbaeError:
 
 
 def line_and_exit_code(error: BaseException) -> tuple[str, int]:
-    """The line that a job ends with after this exception, and its exit code."""
+    """The last line of a job that fails with this exception, and its exit code."""
     own = as_lbae_error(error)
     return " ".join(str(own).split()), own.exit_code

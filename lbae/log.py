@@ -1,6 +1,7 @@
-"""A job's lines on standard error: plain, or one JSON object each with ``LBAE_LOG=json`` in the environment.
+"""Log lines of a job on standard error: plain text, or one JSON object per line with ``LBAE_LOG=json``.
 
-The package itself only logs; a job shows its progress (INFO), and warnings and errors of all libraries.
+A job shows the records of this package from INFO, and warnings and errors of all libraries. The package
+itself configures no logging.
 """
 
 import json
@@ -20,7 +21,7 @@ _PACKAGE = "lbae"
 
 
 def form() -> str:
-    """Return the form that the environment asks for; UserError for one that does not exist."""
+    """Return the value of LBAE_LOG, plain or json; UserError for any other."""
     asked = os.environ.get(_VARIABLE, "plain")
     if asked not in ("plain", "json"):
         raise UserError(f"{_VARIABLE} is {asked!r}; allowed: plain, json")
@@ -50,7 +51,7 @@ def on_stderr() -> Iterator[None]:
 
 
 class JsonLines(logging.Formatter):
-    """``{time, level, logger, message}``, the time in UTC; a traceback is part of the message."""
+    """``{time, level, logger, message}`` with the time in UTC; the message includes any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
@@ -65,7 +66,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """``MESSAGE`` or ``warning: MESSAGE`` of this package, ``WARNING logger: MESSAGE`` of others."""
+    """``MESSAGE`` or ``warning: MESSAGE`` for this package, ``WARNING logger: MESSAGE`` for others."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""

@@ -1,4 +1,4 @@
-"""Presets: one function per data set; ``get`` finds it by name."""
+"""Presets: one configuration per data set; :func:`get` finds it by name."""
 
 import dataclasses
 from typing import Literal
@@ -10,8 +10,9 @@ Recipe = Literal["modern", "paper"]
 
 
 def demo() -> Config:
-    """A narrow network for the bundled MNIST sample: ``make demo``, three minutes on two cores, held-out loss
-    71.
+    """A narrow network for the bundled MNIST sample.
+
+    ``make demo`` takes three minutes on two cores and ends at a held-out loss of 71.
     """
     return Config(
         model=ModelConfig(latent_dim=128, image_size=32, padding=2, image_channels=1, channels=(16, 64, 128)),
@@ -22,9 +23,9 @@ def demo() -> Config:
 def mnist() -> Config:
     """The paper's MNIST network and loss (28x28 padded to 32, N = 200, BCE).
 
-    ``lbae train --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs
-    take an hour on two cores with bfloat16 and end at a held-out loss of 60; all 30 take a minute and a half
-    on an H100, and end at 58.9.
+    ``lbae train --preset mnist --data torchvision:mnist --out runs/mnist --workers 2``: 20 epochs take an
+    hour on two cores with bfloat16 and end at a held-out loss of 60. All 30 epochs take a minute and a half
+    on an H100 and end at 58.9.
     """
     return Config(
         model=ModelConfig(latent_dim=200, image_size=32, padding=2, image_channels=1),
@@ -35,14 +36,14 @@ def mnist() -> Config:
 def cifar10() -> Config:
     """CIFAR-10 (32x32, MSE): 8 x 8 cells of 9 bits, N = 576.
 
-    ``lbae train --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20 epochs end
-    at 24.6 dB on the test images, where the 2020 network has 22.3 (docs/results.md).
+    ``lbae train --preset cifar10 --data torchvision:cifar10 --out runs/cifar10 --workers 2``: 20 epochs
+    reconstruct the test images at 24.6 dB; the 2020 network reaches 22.3 (docs/measurements.md).
     """
     return _spatial(latent_dim=576, latent_grid=8, channels=(64, 192))
 
 
 def celeba() -> Config:
-    """CelebA (centre crop to 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536. Not trained by us yet.
+    """CelebA (centre crop, 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536. We have not trained it yet.
 
     ``lbae train --preset celeba --data torchvision:celeba --out runs/celeba``
     """
@@ -50,12 +51,12 @@ def celeba() -> Config:
 
 
 def celeba128() -> Config:
-    """Faces of 128x128 pixels: 16 x 16 cells of 12 bits, N = 3072. Not trained by us."""
+    """Faces of 128x128 pixels: 16 x 16 cells of 12 bits, N = 3072. We have not trained it."""
     return _spatial(latent_dim=3072, latent_grid=16, channels=(64, 128, 192))
 
 
 def celeba256() -> Config:
-    """Faces of 256x256 pixels: 16 x 16 cells of 24 bits, N = 6144. Not trained by us."""
+    """Faces of 256x256 pixels: 16 x 16 cells of 24 bits, N = 6144. We have not trained it."""
     return _spatial(latent_dim=6144, latent_grid=16, channels=(64, 128, 192, 192))
 
 
@@ -69,7 +70,7 @@ def _spatial(latent_dim: int, latent_grid: int, channels: tuple[int, ...]) -> Co
 _PRESETS = {preset.__name__: preset for preset in (demo, mnist, cifar10, celeba, celeba128, celeba256)}
 
 
-# What the original code trained, and networks of its kind for larger images.
+# The networks of the original code, and networks of the same kind for larger images.
 _PAPER_MODELS = {
     "cifar10": ModelConfig(latent_dim=600),
     "celeba": ModelConfig(latent_dim=1500, image_size=64, channels=(64, 128, 256, 256)),
@@ -79,11 +80,11 @@ _PAPER_MODELS = {
 
 
 def get(name: str, recipe: Recipe = "modern") -> Config:
-    """The preset called ``name``; UserError with the nearest name when there is none.
+    """The configuration of a preset; UserError with the nearest name if ``name`` is unknown.
 
-    The recipe ``paper`` has the network and sizes of 2020 and the original code's optimiser settings: a
-    constant learning rate, on grey digits a tenth of the others', no flips, batches of 512. It went on for up
-    to 5,000 epochs, here for as many as the preset says.
+    The recipe ``paper`` has the network and sizes of 2020 and the optimiser settings of the original code:
+    batches of 512, no flips, and a constant learning rate, 1e-4 for grey images and 1e-3 for colour. The
+    original trained for up to 5,000 epochs; here the preset sets the number.
     """
     if name not in _PRESETS:
         raise unknown("preset", name, _PRESETS)

@@ -1,7 +1,7 @@
-"""How SIGTERM, which ``ray job stop`` sends, ends a job: as Ctrl-C does, but with an exit code of its own.
+"""SIGTERM, which ``ray job stop`` sends, ends a job as Ctrl-C does, but with another exit code.
 
-An exception class cannot say which signal it was: where Ray waits, it swallows every exception of a handler
-but KeyboardInterrupt, and raises a new one of those.
+The handler must raise KeyboardInterrupt and note the signal elsewhere: while Ray waits, it swallows all other
+exceptions of a handler and replaces a KeyboardInterrupt with a new one.
 """
 
 import signal
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 
 class Termination:
-    """The handler of SIGTERM while a job runs; ``requested`` says whether the signal has come."""
+    """The handler of SIGTERM while a job runs; ``requested`` tells whether the signal has come."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __call__(self, *_: object) -> None:
-        """Raise KeyboardInterrupt on the first signal; a second one would cut the clean-up short."""
+        """Raise KeyboardInterrupt on the first signal only: a second one would cut the clean-up short."""
         if not self.requested:
             self.requested = True
             raise KeyboardInterrupt
@@ -25,7 +25,7 @@ class Termination:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[Termination]:
-    """Let SIGTERM interrupt the block; yields what says whether it did. The handler before comes back."""
+    """Let SIGTERM interrupt the block and yield a Termination; restore the previous handler afterwards."""
     termination = Termination()
     before = signal.signal(signal.SIGTERM, termination)
     try:
@@ -36,7 +36,7 @@ def sigterm_interrupts() -> Iterator[Termination]:
 
 @contextmanager
 def sigterm_handler_kept() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM over a block that replaces it by one that exits, as ray.init."""
+    """Keep the handler of SIGTERM through a block, such as ``ray.init``, that installs one that exits."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

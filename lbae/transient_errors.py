@@ -1,8 +1,8 @@
 """Which exceptions of storage libraries are transient: a retry may succeed.
 
-Transient are timeouts, lost or refused connections, throttling (``SlowDown``, 429) and failures of the server
-(5xx). Refused keys (403), missing buckets, full and read-only disks are not. The libraries behind fsspec
-(botocore, aiohttp, Google's, Azure's) share no base class, so their exceptions are told by what they carry.
+Timeouts, lost or refused connections, throttling (``SlowDown``, 429) and server errors (5xx) are transient.
+Refused keys (403), missing buckets, and full or read-only disks are not. The libraries behind fsspec
+(botocore, aiohttp, Google's, Azure's) share no base class, so the attributes of their exceptions decide.
 """
 
 import errno
@@ -40,9 +40,9 @@ _THROTTLING = ("Throttl", "SlowDown", "RequestTimeout", "RequestLimitExceeded", 
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an exception, or one that caused it, says that a retry may succeed."""
+    """Whether a retry may succeed, judged by an exception and its causes."""
     chain = list(_chain(error))
-    for one in chain:  # what the server said counts more than the number that a library gave it
+    for one in chain:  # the server's answer decides before an errno that a library chose
         status, code = _answer(one)
         if status is not None:
             return status in (_TIMEOUT, _TOO_MANY) or status >= _SERVER or code.startswith(_THROTTLING)
@@ -61,7 +61,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _answer(error: BaseException) -> tuple[int | None, str]:
-    """HTTP status and error code that an exception carries; no status for one that is no server's answer."""
+    """HTTP status and error code of an exception; the status is None if no server answered."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,6 +1,4 @@
-"""Run by `make lint`: whether advisories are known for what requirements.lock pins, where they can be
-reached.
-"""
+"""Check requirements.lock for known security advisories; `make lint` runs this. Skipped without network."""
 
 import json
 import subprocess
@@ -23,8 +21,9 @@ AUDIT = [
 
 
 def reachable(pin: str) -> bool:
-    """Whether the service answers for one pinned package; where it cannot, pip-audit fails, or passes over
-    the package.
+    """Whether the advisory service answers for one pinned package.
+
+    If it does not, pip-audit fails or skips the package.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(pin)
@@ -38,10 +37,10 @@ def reachable(pin: str) -> bool:
 
 
 def main() -> int:
-    """The exit code."""
+    """Run the audit and return its exit code."""
     lock = ROOT / "requirements.lock"
     if not reachable(next(line for line in lock.read_text().splitlines() if line[:1].isalpha())):
-        print("pip-audit: skipped, no advisories can be reached from here")
+        print("pip-audit: skipped, the advisory service cannot be reached")
         return 0
     return subprocess.run([*AUDIT, "-r", lock], check=False).returncode
 

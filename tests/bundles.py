@@ -1,4 +1,4 @@
-"""Bundles for the tests of the service, made from the ``pipeline`` fixture's."""
+"""Bundles for the tests of the service, derived from that of the fixture ``pipeline``."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.conftest import Pipeline
 
 
 def untrained_bundle(pipeline: Pipeline, out: Path, scale: float = 1.0, **changes: object) -> str:
-    """The pipeline's bundle with an untrained network, and its normals' factor times ``scale``."""
+    """Publish the pipeline's bundle with an untrained network and its normals' factor times ``scale``."""
     config = load_network(pipeline.model)[1]
     config = Config(model=dataclasses.replace(config.model, **changes), train=config.train)
     output = Output(f"{out}/model", "model", parents={}, config=config.to_dict())

@@ -38,13 +38,13 @@ from lbae.io.storage.parquet_file import write_parquet
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "lbae" / "sample" / "mnist"
 SECRET = "a-key-that-nobody-may-read"
-# Ray takes a node for dead after five refused checks, by default 3 s apart; one that is slow still has 10 s
-# for each.
+# Ray declares a node dead after five refused health checks, by default 3 s apart. A slow node still has 10 s
+# per check.
 QUICK_DEATH = {"RAY_health_check_period_ms": "500"}
 
 settings.register_profile("lbae", deadline=None)
 settings.load_profile("lbae")
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # what tests send stays on this machine
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # tests send nothing off this machine
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def ray_session() -> Iterator[str]:
     """A local Ray with two logical CPUs; jobs started in subprocesses join it through RAY_ADDRESS."""
     import ray
 
-    # As after `source .venv/bin/activate`: jobs and `ray job submit` find this run's python.
+    # Like `source .venv/bin/activate`: jobs and `ray job submit` find the python of this run.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     context = ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
     address = context.address_info["address"]
@@ -64,7 +64,7 @@ def ray_session() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job left behind: its exit code and what it printed."""
+    """The exit code of a job and what it printed."""
 
     code: int
     out: str
@@ -77,9 +77,7 @@ class Outcome:
 
 
 def run_job(name: str, *arguments: object) -> Outcome:
-    """``python jobs/NAME.py ARGUMENTS``, in this process: a new one takes seconds to import what this one has
-    imported.
-    """
+    """Run ``python jobs/NAME.py ARGUMENTS`` in this process, because a new one takes seconds to start."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -129,9 +127,7 @@ def write_latents(
     parts: int = 3,
     **options: Any,
 ) -> str:
-    """Publish a latent table of these latents with keys k0, k1, ..., in part files of row groups of at most
-    100 rows.
-    """
+    """Publish a latent table with keys k0, k1, ...; its part files have row groups of at most 100 rows."""
     return write_packed(uri, pack(latents), latents.shape[1], columns, parts=parts, **options)
 
 
@@ -146,7 +142,7 @@ def write_packed(
     row_group: int = 100,
     numbers: np.ndarray | None = None,
 ) -> str:
-    """The same of packed latents, perhaps with other numbers in the keys."""
+    """Like :func:`write_latents` for packed latents, with keys from ``numbers`` if given."""
     uri, rest, files = str(uri), pa.table(columns or {}), []
     numbers = np.arange(len(packed)) if numbers is None else numbers
     edges = np.linspace(0, len(packed), parts + 1).astype(int)
@@ -190,7 +186,7 @@ def run_readme(block: str, out: Path | str, images: Path, **others: Path | str) 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The artifacts that four jobs made of the digits, and what the jobs printed."""
+    """The artifacts that four jobs made from the digits, and what the jobs printed."""
 
     data: Path
     out: Path
@@ -238,7 +234,7 @@ def pipeline(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on an S3 server of this machine, for this process and for jobs it starts."""
+    """A bucket on a local S3 server, for this process and the jobs that it starts."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -260,7 +256,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @contextmanager
 def service(*arguments: str) -> Iterator[dict[str, Any]]:
-    """``python jobs/serve.py ARGUMENTS``: the JSON line it prints once it answers; ended as by Ctrl-C."""
+    """Run ``python jobs/serve.py ARGUMENTS``: yield the JSON that it prints, and end it as Ctrl-C does."""
     command = [sys.executable, str(ROOT / "jobs" / "serve.py"), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -270,9 +266,8 @@ def service(*arguments: str) -> Iterator[dict[str, Any]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
-        if (
-            process.poll() is None
-        ):  # the test failed; were it killed, its Serve would go on and hold the next test's CPUs
+        # After a failed test: a killed process would leave its Serve running, on the CPUs of the next test.
+        if process.poll() is None:
             process.send_signal(signal.SIGINT)
         process.communicate()
 
@@ -290,7 +285,7 @@ def image_table(
 
 
 def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], **links: str) -> None:
-    """Write a tar of members by name, then hard links and, where their name has a folder, symbolic links."""
+    """Write a tar of members by name, then hard links, or symbolic ones for names in a folder."""
     with tarfile.open(path, "w") as tar:
         for name, data in members.items() if isinstance(members, dict) else members:
             info = tarfile.TarInfo(name)

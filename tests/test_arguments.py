@@ -40,7 +40,7 @@ def words(text: str) -> Any:
     return from_words(job, text.split())()
 
 
-def test_words_become_values_of_the_options_types():
+def test_words_are_converted_to_the_types_of_the_options():
     assert words("u --out=o --count -3 --share 1e-2 --keep --way b --components 7 --address 1.2.3.4:5") == {
         "uri": "u",
         "out": "o",
@@ -85,7 +85,7 @@ def test_mistakes_in_words_are_named(text, message):
         words(text)
 
 
-def test_values_stay_as_they_are():
+def test_values_from_toml_are_not_converted():
     values = {"out": "o", "count": 3, "share": 1, "keep": True, "given": ["a,b", "c"]}
     assert from_values(stage, values, "s")() == {**values, "given": ("a,b", "c")}
     assert from_values(stage, {"out": "o", "given": "a"}, "s")()["given"] == ("a",)
@@ -110,14 +110,14 @@ def test_mistakes_in_values_are_named(values, message):
         from_values(stage, values, "s")
 
 
-def test_a_removed_option_names_the_new_way():
+def test_a_removed_option_names_its_replacement():
     with pytest.raises(UserError, match="option --by was removed: `lbae fit --by COLUMN`"):
         from_words(reduce, ["--out", "o", "--by", "label"])
     with pytest.raises(UserError, match=r"option reduce\.by was removed"):
         from_values(reduce, {"out": "o", "by": "label"}, "reduce")
 
 
-def test_a_list_of_choices_names_the_one_that_is_none():
+def test_an_invalid_item_in_a_list_of_choices_is_named():
     def choose(*, of: tuple[Annotated[Literal["a", "b"], "note"], ...] = ("a",)) -> Any:
         return of
 
@@ -138,7 +138,7 @@ def every_job() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", every_job())
-def test_every_option_of_every_job_names_what_it_may_be(name):
+def test_every_option_of_every_job_names_its_allowed_values(name):
     wanted = every_job()[name]
     given = ["a"] * sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(wanted).parameters.values())
     for option, parameter in inspect.signature(wanted).parameters.items():

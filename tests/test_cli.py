@@ -1,4 +1,4 @@
-"""What jobs share: signals, versions, help, the form of log lines and of results."""
+"""Behaviour that all jobs share: signals, versions, help, log lines and results."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def wait(sleep) -> dict:
         print("begun", flush=True)
         sleep(600)
     finally:
-        time.sleep(0.5)  # in which a second signal must not cut it short
+        time.sleep(0.5)  # a second signal must not cut this short
         print("cleaned up", flush=True)
     return {}
 run(job)
@@ -73,13 +73,13 @@ def test_a_job_that_is_stopped_cleans_up(ray_session, arguments):
     assert (out, error, process.returncode) == ("cleaned up\n", "error: stopped\n", 143)
 
 
-def test_a_job_leaves_the_handler_of_signals_as_it_was(job):
+def test_a_job_restores_the_signal_handler(job):
     before = signal.getsignal(signal.SIGTERM)
     assert job("show", "nowhere").code == 2
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_versions_are_those_of_this_environment(job):
+def test_version_prints_the_versions_of_this_environment(job):
     done = job("train", "--version")
     facts = json.loads(done.out)
     assert (done.code, facts["python"], facts["artifact_format"]) == (0, sys.version.split()[0], 1)
@@ -115,7 +115,7 @@ def logged(form: str) -> tuple[int, list[str]]:
     return done.returncode, done.stderr.splitlines()
 
 
-def test_log_lines_are_json_where_that_is_asked_for():
+def test_log_lines_are_json_with_lbae_log_json():
     code, lines = logged("json")
     said, warned, library, thread, first, last = (json.loads(line) for line in lines)
     assert code == 1
@@ -131,7 +131,7 @@ def test_log_lines_are_json_where_that_is_asked_for():
     assert (last["level"], last["logger"], last["message"]) == ("ERROR", "lbae.cli", "it failed")
 
 
-def test_plain_log_lines_stay_plain():
+def test_log_lines_are_plain_by_default():
     code, lines = logged("plain")
     assert (code, lines[:2]) == (1, ["count: 3 of 3 images", "warning: look out"])
     assert "ERROR other.package: two" in lines
@@ -139,7 +139,7 @@ def test_plain_log_lines_stay_plain():
     assert logged("xml") == (2, ["error: LBAE_LOG is 'xml'; allowed: plain, json"])
 
 
-def test_a_program_that_uses_the_package_keeps_its_logging():
+def test_a_job_restores_the_logging_of_its_process():
     root = logging.getLogger()
     before = (root.handlers[:], root.level, logging.getLogger("lbae").level, threading.excepthook)
     assert run_job("show", "nowhere").code == 2
@@ -148,7 +148,7 @@ def test_a_program_that_uses_the_package_keeps_its_logging():
 
 
 def on_a_terminal(*command: str) -> tuple[int, str]:
-    """The exit code of a command, and what it writes to a pseudo-terminal of 100 columns."""
+    """Run a command on a pseudo-terminal of 100 columns; return its exit code and output."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
@@ -171,7 +171,7 @@ def test_a_terminal_gets_a_table(tmp_path):
     assert "{" not in text
 
 
-def test_a_terminal_gets_json_where_that_is_asked_for(tmp_path):
+def test_a_terminal_gets_json_with_the_option_json(tmp_path):
     code, text = on_a_terminal(*SAMPLE_FOUR, str(tmp_path / "s.png"), "--json")
     assert (code, json.loads(text)["num"]) == (0, 4)
 
@@ -184,7 +184,7 @@ def test_help_lists_options_that_jobs_share():
         assert option in done.out
 
 
-def test_the_list_of_jobs_imports_none_of_them():
+def test_the_list_of_jobs_imports_neither_torch_nor_ray():
     code = "import sys; sys.argv = ['lbae', '--help']; from lbae.cli import main; main()"
     code += "; assert not {'torch', 'ray'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -194,7 +194,7 @@ def test_the_list_of_jobs_imports_none_of_them():
     assert all(len(line) <= 100 for line in done.stdout.splitlines() if line.startswith("  "))
 
 
-def test_a_reader_that_closes_its_end_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     command = f"{sys.executable} -c 'from lbae.cli import main; main()' --help | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -1,6 +1,4 @@
-"""A pipeline as an operator runs it: nodes that share only a bucket, jobs that join by address; nodes and
-heads die.
-"""
+"""A pipeline on clusters whose nodes share only a bucket; nodes and a head die while it runs."""
 
 import json
 import os
@@ -51,16 +49,15 @@ priors = "mixture"
 metrics = "kernel"
 """
 
-_SHORT_WAIT = {
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "3"
-}  # of a job for a head that is gone, by default a minute
+# How long a job waits for a lost head, by default a minute.
+_SHORT_WAIT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def bucket(s3: str) -> str:
-    """Digits as training and test images, and the pipeline's file, in a bucket."""
+    """A bucket with digits as training and test images, and the file of the pipeline."""
     rows = pq.read_table(SAMPLE).slice(0, (FILES + 2) * ROWS)
     for file in range(FILES + 2):
         some = rows.slice(file * ROWS, ROWS)
@@ -73,12 +70,12 @@ def bucket(s3: str) -> str:
 
 
 class Machines:
-    """A cluster whose nodes have a CPU and a temporary folder each."""
+    """A cluster; each of its nodes has one CPU and its own temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
         self._cluster = Cluster()
-        # Ports that another Ray of this machine does not have.
+        # Ports that no other Ray on this machine uses.
         self.head = self.add(include_dashboard=False, dashboard_port=8367, dashboard_agent_listen_port=0)
         self.address = self._cluster.address
 
@@ -92,14 +89,14 @@ class Machines:
         )
 
     def kill(self, node: Any) -> None:
-        """As if its power went."""
+        """Kill a node without warning, as a power failure does."""
         if node is self.head:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         else:
             self._cluster.remove_node(node, allow_graceful=False)
 
     def job(self, *command: object) -> subprocess.Popen[str]:
-        """Start ``python jobs/COMMAND`` on it."""
+        """Start ``python jobs/COMMAND`` on the cluster."""
         return subprocess.Popen(
             [sys.executable, f"jobs/{command[0]}", *map(str, command[1:]), "--address", self.address],
             cwd=ROOT,
@@ -110,9 +107,7 @@ class Machines:
         )
 
     def jobs(self, *commands: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The JSON of jobs that end well, run one after another in a process of their own, as ``run_job``
-        does.
-        """
+        """Run jobs one after another by ``run_job`` in one other process; return the JSON that they print."""
         script = (
             "import json, sys; from tests.conftest import run_job;"
             " [print(json.dumps(vars(run_job(*command)))) for command in json.loads(sys.argv[1])]"
@@ -133,7 +128,7 @@ class Machines:
 
 @pytest.fixture
 def machines(tmp_path: Path, bucket: str) -> Iterator[Callable[[], Machines]]:
-    """Starts such clusters, which know the bucket; those of a test are stopped at its end."""
+    """A function that starts a cluster with access to the bucket; all are stopped after the test."""
     started: list[Machines] = []
 
     def start() -> Machines:
@@ -150,7 +145,7 @@ def machines(tmp_path: Path, bucket: str) -> Iterator[Callable[[], Machines]]:
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 600) -> dict[str, Any]:
-    """The JSON of a job that ends well."""
+    """Wait for a job that must succeed and return the JSON that it prints."""
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err
     found: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -158,13 +153,13 @@ def ended(process: subprocess.Popen[str], seconds: float = 600) -> dict[str, Any
 
 
 def shards() -> int:
-    """How many shards of the pipeline's latent table are there."""
+    """The number of encoded shards of the pipeline."""
     work = resolve(OUT) / "latents" / "_work"
     return sum(name.startswith("latents-") for name, _ in work.files()) if work.exists() else 0
 
 
 def encoding(process: subprocess.Popen[str]) -> None:
-    """Wait until it has written some shards."""
+    """Wait until a process has encoded two more shards."""
     before = shards()
     while shards() < before + 2:
         assert process.poll() is None, process.communicate()[1]
@@ -172,7 +167,7 @@ def encoding(process: subprocess.Popen[str]) -> None:
 
 
 def check_sums(files: Iterable[int] = range(FILES)) -> None:
-    """The sums in the bucket are those of its latents, of which every image of these files has one."""
+    """Check that every image of these files has one latent, and that the sums are those of the latents."""
     table = open_latent_table(f"{OUT}/latents")
     rows = pa.concat_tables(table.read(part) for part in table.parts)
     keys = sorted(f"{file:02d}.parquet:{row}" for file in files for row in range(ROWS))
@@ -183,7 +178,7 @@ def check_sums(files: Iterable[int] = range(FILES)) -> None:
     np.testing.assert_array_equal(sums.sums, oracle.sums)
 
 
-def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(machines, bucket):
+def test_the_pipeline_survives_the_loss_of_a_head_and_of_a_node_and_its_bundle_is_served(machines, bucket):
     first = machines()
     first.add()
     begun = first.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
@@ -191,7 +186,7 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
     first.kill(first.head)
     _, err = begun.communicate(timeout=300)
     assert begun.returncode not in (0, None), err
-    for name in ("pipeline", "latents"):  # Ray has ended the job, so they would be waited for
+    for name in ("pipeline", "latents"):  # Ray has killed the job, and its locks would have to expire
         resolve(f"{OUT}/{name}.lock").remove()
 
     cluster = machines()
@@ -251,7 +246,7 @@ def test_the_pipeline_survives_a_head_and_a_node_uses_a_new_one_and_is_served(ma
         ("losses", "--models", model, "--out", f"{bucket}/losses.png"),
         ("export", "--model", model, "--out", f"{bucket}/exported"),
     ):
-        done = run_job(name, *options)  # none of them asks for Ray
+        done = run_job(name, *options)  # none of them needs Ray
         assert done.code == 0, done.err
     np.testing.assert_array_equal(load_moments(f"{bucket}/once")[0].sums, load_moments(sums)[0].sums)
 

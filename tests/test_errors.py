@@ -1,4 +1,4 @@
-"""Any exception becomes the package's own: its message, its exit code, and whether a retry may succeed."""
+"""Converting any exception to one of the package: message, exit code, and whether a retry may succeed."""
 
 import errno
 import pickle
@@ -24,7 +24,7 @@ from lbae.transient_errors import is_transient
 
 
 def answer(status: int, code: str) -> Exception:
-    """What s3fs raises for an answer of S3."""
+    """The exception of s3fs for an answer of S3."""
     response = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return translate_boto_error(ClientError(response, "GetObject"))
 
@@ -58,7 +58,7 @@ def answer(status: int, code: str) -> Exception:
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_a_storage_that_may_answer_next_time_is_told_from_one_that_refuses(error, transient):
+def test_transient_storage_errors_are_distinguished_from_refusals(error, transient):
     assert is_transient(error) == transient
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = error
@@ -101,13 +101,13 @@ def test_a_storage_that_may_answer_next_time_is_told_from_one_that_refuses(error
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_every_exception_has_a_line_an_exit_code_and_a_verdict_on_a_retry(error, kind, retry, code, line):
+def test_every_exception_has_a_message_an_exit_code_and_a_retry_flag(error, kind, retry, code, line):
     own = as_lbae_error(error)
     assert (type(own), own.retry_may_succeed) == (kind, retry)
     assert line_and_exit_code(error) == (line, code)
 
 
-def test_an_exception_says_what_was_worked_on_also_after_a_journey():
+def test_notes_of_what_was_worked_on_survive_pickling():
     with pytest.raises(TypeError) as caught, working_on("training as worker 1"), working_on("decoding a.png"):
         raise TypeError("boom")
     arrived = pickle.loads(pickle.dumps(caught.value))
@@ -125,7 +125,7 @@ def test_an_exception_says_what_was_worked_on_also_after_a_journey():
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_a_job_ends_with_the_line_and_the_exit_code(monkeypatch, capsys, error, code, line):
+def test_a_failed_job_prints_the_message_and_exits_with_the_code(monkeypatch, capsys, error, code, line):
     def job() -> None:
         raise error
 

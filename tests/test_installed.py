@@ -1,4 +1,4 @@
-"""The command of a built wheel, beside this environment's packages but without the checkout."""
+"""The command from a built wheel, with the packages of this environment but without the checkout."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from lbae.cli import JOBS
 from tests.conftest import ROOT
 
 UV = Path(sys.executable).parent / "uv"
-LOCAL = ("--address", "local")  # workers of another Ray import this environment's package
+LOCAL = ("--address", "local")  # workers of the tests' Ray would import the checkout instead
 
 
 @pytest.fixture(scope="module")
 def lbae(tmp_path_factory) -> Callable[..., subprocess.Popen[str]]:
-    """Start the installed command in a folder of its own."""
+    """Start the installed command in its own folder."""
     folder = tmp_path_factory.mktemp("installed")
     build = [UV, "build", "--offline", "--wheel", "--no-build-isolation", "--python", sys.executable]
     subprocess.run([*build, "--out-dir", folder, ROOT], check=True, capture_output=True)
@@ -44,7 +44,7 @@ def lbae(tmp_path_factory) -> Callable[..., subprocess.Popen[str]]:
 
 
 def result(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a command that must succeed wrote to standard output and error."""
+    """Standard output and error of a command that must succeed."""
     out, error = process.communicate(timeout=280)
     assert process.returncode == 0, error
     return out, error
@@ -68,12 +68,12 @@ def test_the_installed_command_draws_images(lbae, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_installed_command_makes_and_serves_a_bundle(lbae, tmp_path):
+def test_the_installed_command_builds_and_serves_a_bundle(lbae, tmp_path):
     out, error = result(lbae("demo", "--epochs", 1, "--out", tmp_path / "demo", *LOCAL))
     assert json.loads(out)["page"] == f"{tmp_path}/demo/report.html"
     assert (tmp_path / "demo" / "report.html").stat().st_size > 100_000
     strange = [line for line in error.splitlines() if not re.fullmatch(r"(?!warning|error)\w+: .*", line)]
-    assert strange == [], "lines of Ray's in a good run"
+    assert strange == [], "a successful run shows lines of Ray"
     process = lbae("serve", "--bundle", tmp_path / "demo" / "bundle", "--port", 8765, *LOCAL)
     try:
         line = process.stdout.readline()

@@ -1,4 +1,4 @@
-"""The jobs as a user runs them: processes, last lines, exit codes, mistakes."""
+"""The jobs as a user runs them: output, exit codes, mistakes."""
 
 import json
 import re
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def picture(pipeline, tmp_path_factory) -> Path:
-    """One digit as a file."""
+    """An image file with one digit."""
     path = tmp_path_factory.mktemp("picture") / "digit.png"
     path.write_bytes(read_shard(plan(str(pipeline.data)).shards[0])["bytes"][0].as_py())
     return path
@@ -44,7 +44,7 @@ def test_sample_writes_a_picture(job, pipeline, tmp_path):
     assert picture_size(tmp_path / "s.png") == (176, 176)
 
 
-def test_a_table_of_samples_that_stands_is_not_drawn_again(job, pipeline, tmp_path):
+def test_a_finished_table_of_samples_is_not_drawn_again(job, pipeline, tmp_path):
     asked = ("sample", "--bundle", pipeline.bundle, "--seed", 0, "--out", tmp_path / "samples")
     first = result_of(job(*asked, "--num", 10))
     assert result_of(job(*asked, "--num", 10)) == {**first, "already": True}
@@ -67,7 +67,7 @@ def test_export_writes_programs_that_run_without_this_package(job, pipeline, tmp
     assert done.stdout.split() == ["1.0", "5", "1", "32", "32"]
 
 
-def test_losses_draws_models_in_one_figure(job, pipeline, tmp_path):
+def test_losses_plots_several_models_in_one_figure(job, pipeline, tmp_path):
     other = shutil.copytree(pipeline.model, tmp_path / "other")
     facts = result_of(
         job("losses", "--models", pipeline.model, "--models", other, "--out", tmp_path / "l.png")
@@ -275,7 +275,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, na
         ("moments", "add {moments} {moments} --force --out {moments}"),
     ],
 )
-def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
+def test_no_job_deletes_its_input(job, pipeline, name, arguments):
     places = {
         "data": pipeline.data,
         "model": pipeline.model,
@@ -289,7 +289,7 @@ def test_no_job_clears_what_it_reads(job, pipeline, name, arguments):
     assert [sorted(folder.rglob("*")) for folder in (pipeline.data, pipeline.out)] == before
 
 
-def test_a_mistake_leaves_the_process_with_exit_code_two():
+def test_a_process_with_a_mistake_exits_with_code_two():
     command = [sys.executable, str(ROOT / "jobs" / "sample.py"), "--bundle", "nowhere", "--out", "s.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -306,14 +306,14 @@ def test_an_output_that_cannot_be_written_is_one_line_and_exit_code_two(job, pip
 
 
 def other_serve(*arguments: object) -> Outcome:
-    """``jobs/serve.py`` in a process of its own: one process knows the Ray Serve that it found first."""
+    """Run ``jobs/serve.py`` in another process, because a process remembers the first Ray Serve it finds."""
     command = [sys.executable, str(ROOT / "jobs" / "serve.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.slow
-def test_a_service_follows_a_file_until_it_is_told_to_stop(pipeline, tmp_path):
+def test_a_service_follows_a_file_until_it_is_stopped(pipeline, tmp_path):
     other, pointer = untrained_bundle(pipeline, tmp_path), tmp_path / "current"
     pointer.write_text(pipeline.bundle)
     with service("--follow", str(pointer), "--port", "18129") as facts:

@@ -1,4 +1,4 @@
-"""The direction of the layers, and the names of the jobs."""
+"""The direction of imports between the layers, and the names of the jobs."""
 
 import ast
 import importlib.metadata
@@ -12,7 +12,7 @@ from lbae.cli import JOBS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["", "core", "io", "report", "web", "distributed", "jobs"]
-BANNED = {  # what a layer may not import, by the reason it exists
+BANNED = {  # what each layer must not import
     "": {"ray", "torch", "numpy", "pyarrow", "PIL", "fastapi", "tyro", "rich"},
     "core": {"ray", "pyarrow", "fsspec", "s3fs", "PIL", "fastapi", "matplotlib", "safetensors", "rich"},
     "io": {"ray", "fastapi", "matplotlib"},
@@ -31,9 +31,9 @@ def layer(path: Path) -> str:
 
 
 def stage_of(module: str) -> str | None:
-    """The stage that a module of the distributed layer belongs to; None for what all stages share.
+    """The stage of a module of the distributed layer; None for modules that all stages share.
 
-    A room named as a job is that job's stage. Every other room is shared.
+    A folder named after a job holds that job's stage. Every other folder is shared.
     """
     package, _, rest = module.partition("lbae.distributed.")
     room = rest.partition(".")[0]
@@ -41,7 +41,7 @@ def stage_of(module: str) -> str | None:
 
 
 def imports(path: Path) -> list[str]:
-    """Modules imported when the file is imported: those inside functions do not count."""
+    """Modules that importing the file imports; imports inside functions do not count."""
     found: list[str] = []
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
             assert LAYERS.index(target) <= LAYERS.index(mine), f"{path} imports {name}"
         if mine == "jobs" and path.parent.name != "jobs" and name.startswith("lbae.jobs."):
             assert name.startswith("lbae.jobs.options."), (
-                f"{path} imports {name}: only jobs of several stages run others"
+                f"{path} imports {name}: only demo and pipeline run other jobs"
             )
         if mine == "distributed" and (
             stage := stage_of(f"lbae.{'.'.join(path.relative_to(ROOT / 'lbae').parts)}")
@@ -72,7 +72,7 @@ def test_a_module_imports_only_from_its_own_layer_and_those_above(path):
             assert stage_of(name) in (stage, None), f"{path} imports {name}"
 
 
-def test_nothing_above_the_distributed_layer_loads_ray():
+def test_the_layers_above_distributed_do_not_load_ray():
     layers = [
         path for name in ("core", "io", "report", "web") for path in (ROOT / "lbae" / name).rglob("*.py")
     ]
@@ -82,7 +82,7 @@ def test_nothing_above_the_distributed_layer_loads_ray():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_check_for_ray_can_fail():
+def test_the_check_for_ray_finds_ray():
     code = "import sys, lbae.distributed.cluster.session; assert 'ray' not in sys.modules"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT).returncode
@@ -91,7 +91,7 @@ def test_the_check_for_ray_can_fail():
 
 
 def test_shapes_are_checked_in_core():
-    """Meta-test: the jaxtyping hook is on in this run."""
+    """A test of the tests: the jaxtyping hook is active in this run."""
     import numpy as np
 
     from lbae.core.latents.packing import pack
@@ -102,13 +102,13 @@ def test_shapes_are_checked_in_core():
 
 @pytest.mark.parametrize("job", ["sample", "interpolate", "edit", "reconstruct", "show"])
 def test_pictures_are_made_without_ray(job):
-    """Their layers load no Ray, and they import no distributed one before they need it."""
+    """Their layers do not load Ray, and they import the distributed layer only inside functions."""
     body = ROOT / f"{JOBS[job].replace('.', '/')}.py"
     assert not [name for name in imports(body) if name.startswith(("ray", "lbae.distributed"))]
 
 
 def private_names_of_ray(path: Path) -> list[str]:
-    """Private modules and names of Ray that a file uses, also inside its functions."""
+    """Private modules and names of Ray that a file uses, including inside functions."""
     tree, found, roots = ast.parse(path.read_text()), [], set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -131,7 +131,7 @@ def test_private_apis_of_ray_are_used_in_one_place(path):
     if path.name == "ray_private.py":
         assert {"ray._private.services.find_bootstrap_address", "serve._run"} <= set(used)
     else:
-        assert not used, f"{path} uses {used}; lbae/distributed/cluster/ray_private.py is the place for it"
+        assert not used, f"{path} uses {used}; move this to lbae/distributed/cluster/ray_private.py"
 
 
 def test_every_job_has_a_script():

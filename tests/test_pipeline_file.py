@@ -1,4 +1,4 @@
-"""What the pipeline replaces, and mistakes in its file; tests/test_cluster.py runs a whole one."""
+"""What a pipeline replaces, and mistakes in its file; tests/test_cluster.py runs a whole pipeline."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):
 
 
 @pytest.mark.slow
-def test_overwriting_replaces_what_is_of_another_make_only(job, pipeline, tmp_path):
+def test_overwrite_replaces_only_artifacts_made_with_other_options(job, pipeline, tmp_path):
     out, config = tmp_path / "out", tmp_path / "c.toml"
     shutil.copytree(pipeline.out, out)
     stages = '[train]\npreset = "demo"\nepochs = 12\nworkers = 2\n[fit]\ncomponents = 3'
@@ -57,7 +57,7 @@ def test_overwriting_replaces_what_is_of_another_make_only(job, pipeline, tmp_pa
         assert results["fit"]["components"] == 3
 
 
-def test_a_pipeline_runs_once_at_a_time(job, tmp_path):
+def test_a_second_pipeline_on_the_same_output_is_refused(job, tmp_path):
     config = tmp_path / "c.toml"
     config.write_text(f'data = "x"\nout = "{tmp_path}/y"\n[train]\npreset = "demo"')
     with locked(f"{tmp_path}/y/pipeline"):

@@ -1,5 +1,4 @@
-"""`ray job submit` with the README's command, to a cluster of two nodes; mistakes, and jobs that
-are stopped."""
+"""`ray job submit` to a cluster of two nodes: the README's command, mistakes, and stopped jobs."""
 
 import json
 import os
@@ -22,24 +21,22 @@ from ray._private.runtime_env.packaging import create_package
 from lbae.io.artifacts.manifest import read_manifest
 from tests.conftest import ROOT, readme_blocks
 
-GCS, DASHBOARD = 6390, 8366  # ports that another Ray of this machine does not have
+GCS, DASHBOARD = 6390, 8366  # ports that no other Ray on this machine uses
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """Two nodes with a CPU each, started as operators start them; the environment of who may
-    submit to them."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own makes paths of sockets too long
+    """Two nodes with one CPU each, started by `ray start`; yields the environment of a permitted client."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own folder makes socket paths too long
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as after activating .venv
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # a node that is stopped would wait half a minute
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # otherwise a stopped node waits half a minute
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{DASHBOARD}",
         }
-        # Of the agent any free port: where another Ray on this machine has the default one, nobody takes
-        # submissions.
+        # Any free port for the agent: if another Ray has the default one, the node accepts no submissions.
         node = [
             "--block",
             "--num-cpus",
@@ -70,25 +67,25 @@ def cluster() -> Iterator[dict[str, str]]:
 
 
 def submit(environment: dict[str, str], command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a ``ray job submit``."""
-    for _ in range(12):  # a node's agent takes submissions some time after the node is there
+    """Run a command with ``ray job submit``; retry until a node accepts submissions."""
+    for _ in range(12):  # the agent of a node starts later than the node
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
         if "No available agent" not in done.stderr:
             return done
         time.sleep(5)
-    raise TimeoutError("no node takes submissions")
+    raise TimeoutError("no node accepts submissions")
 
 
 class Submitted:
-    """Jobs submitted to a cluster, with the code of this checkout and the operators' runtime environment."""
+    """Jobs submitted to a cluster, with the code of this checkout and cluster/runtime_env.yaml."""
 
     def __init__(self, environment: dict[str, str], jobs: httpx.Client) -> None:
         self._environment, self._jobs, self._count = environment, jobs, 0
 
     def start(self, *command: object) -> str:
-        """Submit ``python jobs/COMMAND``; its submission's name."""
+        """Submit ``python jobs/COMMAND`` and return the name of the submission."""
         self._count += 1
         name = f"job-{os.getpid()}-{self._count}"
         options = [
@@ -106,22 +103,22 @@ class Submitted:
         return name
 
     def details(self, name: str) -> dict[str, Any]:
-        """What the cluster says of a job."""
+        """The cluster's details of a job."""
         found: dict[str, Any] = self._jobs.get(f"/{name}").raise_for_status().json()
         return found
 
     def logs(self, name: str) -> str:
-        """What the job has said."""
+        """The log of a job."""
         return str(self._jobs.get(f"/{name}/logs").raise_for_status().json()["logs"])
 
     def end(self, name: str) -> dict[str, Any]:
-        """Wait for its end."""
+        """Wait for the end of a job and return its details."""
         while (details := self.details(name))["status"] not in ENDED:
             time.sleep(0.5)
         return details
 
     def stop_when(self, name: str, begun: Callable[[], bool]) -> str:
-        """Stop it once something is there; what it said."""
+        """Stop a job once ``begun`` is true; return its log."""
         while not begun():
             assert self.details(name)["status"] not in ENDED, self.logs(name)
             time.sleep(0.2)
@@ -147,10 +144,10 @@ def test_a_submitted_job_trains_on_two_nodes(cluster, tmp_path, digits):
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"kind": "model"' in done.stdout
     manifest = json.loads((tmp_path / "submitted" / "model" / "manifest.json").read_bytes())
-    assert manifest["config"]["workers"] == 2  # of one CPU each, so one a node
+    assert manifest["config"]["workers"] == 2  # each needs a CPU, so there was one per node
 
 
-def test_what_goes_with_a_submitted_job_is_small(tmp_path):
+def test_the_upload_of_a_submitted_job_is_small(tmp_path):
     package = tmp_path / "package.zip"
     create_package(str(ROOT), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
     with zipfile.ZipFile(package) as file:
@@ -166,7 +163,7 @@ def test_what_goes_with_a_submitted_job_is_small(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_and_its_exit_code_is_in_the_details(cluster, submitted):
+def test_a_mistake_is_in_the_log_and_its_exit_code_in_the_details(cluster, submitted):
     name = f"mistake-{os.getpid()}"
     command = [
         "ray",
@@ -184,7 +181,7 @@ def test_a_mistake_is_told_and_its_exit_code_is_in_the_details(cluster, submitte
     done = submit(cluster, command)
     assert "error: there is no artifact at nowhere: it does not exist" in done.stdout
     assert (done.returncode, submitted.end(name)["driver_exit_code"]) == (1, 2), (
-        "Ray's own code, and the job's"
+        "the exit codes of Ray and of the job"
     )
 
 
@@ -198,7 +195,7 @@ def test_without_the_token_nothing_is_submitted(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_jobs_leave_no_half_artifact_and_go_on(submitted, digits, tmp_path):
+def test_stopped_jobs_leave_no_unfinished_artifact_and_resume(submitted, digits, tmp_path):
     model, checkpoints, latents = tmp_path / "model", tmp_path / "model-checkpoints", tmp_path / "latents"
     train = ("train.py", "--preset", "demo", "--data", digits, "--epochs", 12, "--out", model)
     said = submitted.stop_when(submitted.start(*train), lambda: any(checkpoints.rglob("checkpoint_*")))

@@ -1,4 +1,4 @@
-"""What the project says of the packages that it stands on."""
+"""What the project states about its dependencies."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 
 
-def test_licences_are_listed_for_all_that_is_pinned():
+def test_licences_are_listed_for_all_pinned_packages():
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1].isalpha()]
     pinned = [Requirement(line) for line in lines]
     rows = re.findall(
@@ -19,7 +19,7 @@ def test_licences_are_listed_for_all_that_is_pinned():
     )
     listed = {canonicalize_name(name) for name, _ in rows[1:] if not name.startswith("-")}
     assert listed <= {one.name for one in pinned}
-    # Those with markers are for other systems or versions of Python than the one where the list was made.
+    # Packages with markers may be for another system or Python than that of the list.
     assert {one.name for one in pinned if one.marker is None} <= listed, "run `make licences`"
 
 
@@ -29,6 +29,6 @@ def test_the_lock_file_names_no_index():
 
 @pytest.mark.parametrize("name", ["torch", "ray", "pandas"])
 def test_packages_are_compiled(name):
-    """Where PYTHONDONTWRITEBYTECODE is set, every process of a job would compile them anew, for seconds."""
+    """With PYTHONDONTWRITEBYTECODE, every process of a job would spend seconds on compiling them again."""
     source = importlib.util.find_spec(name).origin
     assert Path(importlib.util.cache_from_source(source)).exists(), "run `make .venv/ready`"

@@ -1,1 +1,1 @@
-"""The body of every job: options, checks, and calls of the stages."""
+"""One function per job: its options, its checks and its calls of the stages."""

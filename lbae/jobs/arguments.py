@@ -1,6 +1,6 @@
-"""Arguments of a job, from a command line or a TOML table, checked by the types of its signature.
+"""Parse the arguments of a job from a command line or a TOML table; the types of its signature decide.
 
-A list is given once per value on the command line (``--given A --given B``), so values may hold commas.
+On the command line, a list option is repeated (``--given A --given B``), because values may contain commas.
 """
 
 import difflib
@@ -23,7 +23,7 @@ def from_words(job: Job, words: Sequence[str]) -> functools.partial[Any]:
     """Return the job with its arguments bound from a command line.
 
     Raises:
-        UserError: an option is unknown, missing, given twice, or has a value of another type.
+        UserError: An option is unknown, missing, given twice, or has a value of the wrong type.
     """
     options = _Options(job, lambda name: "--" + name.replace("_", "-"))
     given: dict[str, Any] = {}
@@ -54,10 +54,10 @@ def from_words(job: Job, words: Sequence[str]) -> functools.partial[Any]:
 
 
 def from_values(job: Job, values: dict[str, Any], table: str) -> functools.partial[Any]:
-    """Return the job with its arguments bound from the values of a TOML table; errors name ``TABLE.OPTION``.
+    """Return the job with its arguments bound from a TOML table; errors name the option ``TABLE.OPTION``.
 
     Raises:
-        UserError: an option is unknown, missing, or has a value of another type.
+        UserError: An option is unknown, missing, or has a value of the wrong type.
     """
     options = _Options(job, lambda name: f"{table}.{name}")
     given = {options.known(name.replace("-", "_")): value for name, value in values.items()}
@@ -65,7 +65,7 @@ def from_values(job: Job, values: dict[str, Any], table: str) -> functools.parti
 
 
 class _Options:
-    """The parameters of a job, and how messages name them."""
+    """The parameters of a job; ``label`` turns a name into what messages call it."""
 
     def __init__(self, job: Job, label: Callable[[str], str]) -> None:
         self.job, self.label, self.hints = job, label, get_type_hints(job)
@@ -74,7 +74,7 @@ class _Options:
         self.named = {p.name: p for p in parameters if p.kind is not p.POSITIONAL_ONLY}
 
     def known(self, name: str) -> str:
-        """Return the name; UserError with the nearest one when there is no such option."""
+        """Return the name; UserError with the nearest name if there is no such option."""
         if name in self.named:
             return name
         label = self.label(name)
@@ -86,7 +86,7 @@ class _Options:
         raise UserError(f"unknown option {label}{hint} (options: {', '.join(labels)})")
 
     def without_no(self, name: str) -> str:
-        """Return the switch that ``no_NAME`` turns off, any other name as it is."""
+        """Return NAME for ``no_NAME`` if NAME is a switch; return any other name unchanged."""
         switch = name.removeprefix("no_")
         return switch if self.hints.get(switch) is bool else name
 
@@ -95,7 +95,7 @@ class _Options:
         return get_origin(self.hints[name]) is tuple
 
     def check_loose(self, words: list[str], last: str) -> None:
-        """UserError when there are more words without an option than the job takes."""
+        """UserError if there are more positional words than the job takes."""
         if len(words) > len(self.positional):
             label = self.label(last) if last else ""
             hint = f"; give {label} once per value" if last and self.is_list(last) else ""
@@ -103,7 +103,7 @@ class _Options:
             raise UserError(f"unexpected argument {words[-1]!r}{hint} ({self.job.__name__} takes {takes})")
 
     def bind(self, given: dict[str, Any], loose: list[str], *, strict: bool) -> functools.partial[Any]:
-        """Return the job with these arguments, each converted to its type, or with ``strict`` of its type."""
+        """Return the job with these arguments converted to their types; ``strict`` allows no conversion."""
         missing = [name.upper() for name in self.positional[len(loose) :]]
         missing += [
             self.label(p.name) for p in self.named.values() if p.default is p.empty and p.name not in given
@@ -127,12 +127,12 @@ class _Options:
             self.refuse(name, f"{value!r}", listed)
 
     def refuse(self, name: str, found: str, hint: str = "") -> NoReturn:
-        """Raise UserError with what the option may be."""
+        """Raise UserError with the values that the option allows."""
         raise UserError(f"{self.label(name)} is {found}; allowed: {_allowed(self.hints[name])}{hint}")
 
 
 def _allowed(hint: Any) -> str:
-    """A type in words."""
+    """The allowed values of a type, in words."""
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType):

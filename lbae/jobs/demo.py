@@ -12,7 +12,7 @@ from lbae.jobs.build.train import train
 from lbae.jobs.options import Address, Overwrite
 from lbae.report.pages.tour import write_tour
 
-_EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, lets them be passed on
+_EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, allows redistribution
 
 
 def demo(
@@ -23,14 +23,14 @@ def demo(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Train, encode, reduce and fit on the bundled MNIST sample, and write a report page.
+    """Run train, encode, reduce and fit on the bundled MNIST sample, and write a report page.
 
-    Finished stages of the same options are kept.
+    A second run keeps the stages that are finished with the same options.
 
     Args:
-        out: folder for the artifacts, the pictures and the report.
-        epochs: passes over the images; the preset's when not given.
-        workers: training processes; by default one per GPU, or without GPUs one per CPU, at most four.
+        out: Folder for the artifacts, the pictures and the report.
+        epochs: Passes over the images. If omitted: 12, as in the preset demo.
+        workers: Training processes. If omitted: one per GPU; without GPUs one per CPU, at most four.
     """
     data = str(Path(lbae.__file__).parent / "sample" / "mnist")
     model, latents, moments, bundle = (f"{out}/{name}" for name in ("model", "latents", "moments", "bundle"))

@@ -1,4 +1,4 @@
-"""Options that several jobs have, with their help, and what became of options that there were once."""
+"""Options that several jobs share, with their help texts, and options that were removed."""
 
 from typing import Annotated
 
@@ -7,34 +7,40 @@ import tyro
 from lbae.io.sources.plan import Kind
 
 Names = tuple[str, ...]
-"""An option that is given once per value."""
+"""A list option: repeat it, once per value."""
 
 Address = Annotated[
     str | None,
     tyro.conf.arg(
-        help="Ray cluster to join; by default that of RAY_ADDRESS or of this machine's `ray start`, else a"
-        " local Ray is started."
+        help="Ray cluster to join; 'local' starts one for this job. If omitted: the address in RAY_ADDRESS,"
+        " else the cluster that `ray start` started on this machine, else a local Ray."
     ),
 ]
 Gpus = Annotated[
     int | None,
-    tyro.conf.arg(help="GPUs that the cluster must have or get; by default whatever it has is used."),
+    tyro.conf.arg(
+        help="GPUs that the cluster must have, 1 or more. The job waits for them and fails if they do not"
+        " come within 60 s (RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S). If omitted: use the GPUs that are there."
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    tyro.conf.arg(help="Replace what `out` holds when it was made from other inputs or options."),
+    tyro.conf.arg(
+        help="Replace the artifact at --out. Without this option, an artifact made from other inputs or"
+        " options is an error."
+    ),
 ]
 SourceKind = Annotated[
     Kind | None,
     tyro.conf.arg(
-        help="What the image source is: table, tars or files; by default its files' names (.parquet, .tar)"
-        " say so."
+        help="Kind of image source: table (Parquet), tars (WebDataset) or files (images). If omitted: decided"
+        " by the file names (.parquet, .tar, else files)."
     ),
 ]
 BadFraction = Annotated[
     float,
-    tyro.conf.arg(help="Share of undecodable images above which the job fails."),
+    tyro.conf.arg(help="Largest allowed share of undecodable images, 0 to 1. Above it, the job fails."),
 ]
 
 REMOVED = {("reduce", "by"): "`lbae fit --by COLUMN` makes one component per value of a column"}
-"""Options that there are no more, by job: what to do instead."""
+"""Removed options, by job and name, and what to use instead."""

@@ -18,7 +18,7 @@ from lbae.jobs.build.reduce import reduce
 from lbae.jobs.build.train import train
 from lbae.jobs.options import Address
 
-# With the name of the option by which later stages take what this one makes.
+# Each stage with the option by which later stages take its artifact.
 _STAGES: dict[str, tuple[Job, str]] = {
     "train": (train, "model"),
     "encode": (encode, "latents"),
@@ -29,14 +29,16 @@ _STAGES: dict[str, tuple[Job, str]] = {
 
 
 def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -> dict[str, Any]:
-    """Run every stage in order. Finished stages are kept, a killed one resumes.
+    """Run train, encode, reduce, fit and evaluate in order, as a TOML file describes.
 
-    All options are checked before the first stage starts.
+    All options are checked before the first stage starts. A second run keeps the finished stages and resumes
+    a killed one.
 
     Args:
-        config: TOML file with ``data``, ``out``, a table of options for each stage that needs some (evaluate
-            runs if it has one), and perhaps ``current``, a file that is to name the bundle.
-        overwrite: replace artifacts made from other inputs or options, and keep all others.
+        config: TOML file with data, out and a table of options per stage, such as [train].
+            [train] is required. The stage evaluate runs only if it has a table.
+            With current, a file name, the job writes the URI of the bundle there at the end.
+        overwrite: Replace artifacts made from other inputs or options; keep all others.
     """
     asked = read_pipeline(config, _STAGES)
     out = asked["out"]
@@ -60,7 +62,7 @@ def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -
 
 
 def _call(stage: Callable[..., Any], overwrite: bool) -> Any:
-    """Run a stage; with ``overwrite`` again with its own, but only where another artifact is in its way."""
+    """Run a stage; with ``overwrite``, replace its output only if that holds another artifact."""
     try:
         return stage()
     except OverwriteNeeded:

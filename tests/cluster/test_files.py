@@ -1,4 +1,4 @@
-"""The files of cluster/ against the schemas of what reads them."""
+"""The files of cluster/, checked against the schemas of the programs that read them."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def check(manifest: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["raycluster", "rayjob", "rayservice"])
-def test_kuberay_takes_the_manifests(name):
+def test_manifests_match_the_schemas_of_kuberay(name):
     manifest = read(f"kuberay/{name}.yaml")
     check(manifest)
     spec = manifest["spec"]
@@ -41,7 +41,7 @@ def test_kuberay_takes_the_manifests(name):
     assert cluster["authOptions"] == {"mode": "token"}
 
 
-def test_a_field_that_kuberay_does_not_know_is_found():
+def test_a_field_unknown_to_kuberay_is_refused():
     manifest = read("kuberay/raycluster.yaml")
     manifest["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
@@ -49,29 +49,29 @@ def test_a_field_that_kuberay_does_not_know_is_found():
 
 
 @pytest.mark.parametrize("config", ["serve.yaml", "kuberay/rayservice.yaml"])
-def test_serve_takes_its_config(config):
+def test_ray_serve_accepts_its_config(config):
     tree = read(config)
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree
     schema = ServeDeploySchema.model_validate(tree)
     (application,) = schema.applications
     assert schema.controller_options.model_dump() == controller_options("0.0.0.0", autoscaled=True), (
-        "HAProxy as serve.py sets it"
+        "the same HAProxy settings as serve.py"
     )
     assert ServeArguments(**application.args).bundle.startswith("s3://")
     assert application.import_path == "lbae.distributed.serve.application:build_application"
 
 
-def test_ray_up_takes_its_config():
+def test_ray_up_accepts_its_config():
     validate_config(prepare_config(read("ray-aws.yaml")))
 
 
-def test_ray_takes_the_environment_of_submitted_jobs():
+def test_ray_accepts_the_environment_of_submitted_jobs():
     environment = RuntimeEnv(**read("runtime_env.yaml"))
     assert WORKER_GROUP_START_TIMEOUT_S_ENV_VAR in environment.env_vars()
     assert all((ROOT / name).exists() for name in environment["excludes"] if name not in (".venv", "runs"))
 
 
-def test_prometheus_looks_where_ray_says_its_nodes_are():
+def test_prometheus_reads_the_nodes_from_the_file_and_port_of_ray():
     beside, inside = read("prometheus.yaml")["scrape_configs"]
     (files,) = beside["file_sd_configs"]
     assert files["files"] == [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
@@ -85,7 +85,7 @@ def test_prometheus_looks_where_ray_says_its_nodes_are():
         ]
 
 
-def test_the_dashboard_shows_metrics_that_there_are():
+def test_the_dashboard_shows_exactly_the_metrics_of_the_code():
     code = "".join(path.read_text() for path in (ROOT / "lbae" / "distributed").rglob("*.py"))
     made = {f"ray_{name}" for name in re.findall(r'"(lbae_\w+)"', code)}
     made |= {f"ray_lbae_{name}" for name in ("train_loss", "validation_loss", "images_per_second")}

@@ -186,12 +186,12 @@ def test_an_update_reads_only_new_part_files(latents, tmp_path):
         (
             {"kind": ["fox"] * 9, "smiling": [True] * 9},
             {},
-            "the table are now kind=cat, kind=dog, kind=eel, kind=fox",
+            "the table now gives kind=cat, kind=dog, kind=eel, kind=fox",
         ),
         (
             {"kind": ["dog"] * 9, "smiling": [True] * 9},
             {"attributes": ("none",)},
-            "now none: give the same --attributes",
+            "now gives none: give the same --attributes",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_an_update_refuses_changed_parts(latents, tmp_path):
     reduce(latents=latents, out=str(tmp_path / "m"))
     shutil.rmtree(latents)
     write_latents(latents, np.concatenate([LATENTS[:500], -LATENTS[500:]]), COLUMNS)
-    with pytest.raises(UserError, match=r"sums 2 part files that .* does not hold"):
+    with pytest.raises(UserError, match=r"contains 2 part files that .* does not have"):
         reduce(latents=latents, out=str(tmp_path / "m"), update=True)
 
 

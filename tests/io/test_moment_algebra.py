@@ -53,21 +53,21 @@ def test_rows_of_another_table_can_be_subtracted_only_once(sums, tmp_path):
     assert subtract(whole, few, out=once)["tables"] == {"all": 400, "few": -10}
     expected = sum_packed(pack(np.delete(LATENTS, slice(10, 20), axis=0)), 30)
     np.testing.assert_array_equal(load_moments(once)[0].sums, expected.sums)
-    with pytest.raises(UserError, match=r"1 part files of .*few are removed in .*once already; give --force"):
+    with pytest.raises(UserError, match=r"1 part files of .*few are already removed in .*once; give --force"):
         subtract(once, few, out=str(tmp_path / "twice"))
     assert not (tmp_path / "twice").exists()
 
 
 def test_the_same_rows_twice_are_refused_unless_forced(sums, tmp_path):
     old, grown = sums("t", slice(0, 100), parts=("p1",)), sums("grown t", slice(0, 200), parts=("p1", "p2"))
-    with pytest.raises(UserError, match=r"1 part files of .*grown t are summed in .*t already; give --force"):
+    with pytest.raises(UserError, match=r"1 part files of .*grown t are already summed in .*t; give --force"):
         add(old, grown, out=str(tmp_path / "sum"))
     assert add(old, grown, out=str(tmp_path / "sum"), force=True)["rows"] == 300
 
 
 def test_sums_that_do_not_belong_together_are_refused(sums, tmp_path):
     left = sums("a", slice(0, 150))
-    with pytest.raises(UserError, match=r"sums latents of model m1, .* of model m2; they cannot be combined"):
+    with pytest.raises(UserError, match=r"is for model m1, .* for model m2; only sums for one model"):
         add(left, sums("b", slice(150, 400), "m2"), out=str(tmp_path / "sum"))
     with pytest.raises(UserError, match=r"cannot be subtracted from .*: the rows to remove are not among"):
         subtract(left, sums("c", slice(0, 400)), out=str(tmp_path / "rest"))
@@ -101,7 +101,7 @@ def test_drift_is_measured_and_drawn(sums, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "say what to do: add, subtract, drift"),
+        ("", "a command is missing; allowed: add, subtract, drift"),
         ("ad a b --out c", "unknown command 'ad'; did you mean 'add'"),
         (
             "add a b --out c --frce",

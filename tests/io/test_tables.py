@@ -129,7 +129,7 @@ def test_selection_by_column_and_by_name():
     assert attributes_of(ROWS, "none") == {}
     with pytest.raises(UserError, match="unknown attribute 'smilling'; did you mean 'smiling'"):
         attributes_of(ROWS, "smilling")
-    with pytest.raises(UserError, match="unknown attribute 'smiling,label'; names are given one by one"):
+    with pytest.raises(UserError, match="unknown attribute 'smiling,label'; give one name at a time"):
         attributes_of(ROWS, "smiling,label")
 
 

@@ -1,1 +1,1 @@
-"""Jobs from images to a bundle."""
+"""Jobs that lead from images to a bundle."""

@@ -37,14 +37,17 @@ def encode(
     gpus: Gpus = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Encode images into a Parquet table of bit-packed latents. A killed job resumes when it is run again.
+    """Encode images into a Parquet table of bit-packed latents.
+
+    A killed job resumes when the same command is run again. Undecodable images go to the table's quarantine.
 
     Args:
-        model: URI of the model artifact.
-        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
-        out: URI of the latent table.
-        append: encode only images whose keys the table does not hold yet, as its next generation.
-        keep_images: store the bytes of the images in the table's column ``image``.
+        model: URI of the model.
+        data: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
+            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+        out: URI of the latent table to write.
+        append: Add only the images whose keys the existing table lacks, as its next generation.
+        keep_images: Also store the image bytes, in the column image.
     """
     _, config, manifest = load_network(model)
     images = plan(data, kind)
@@ -93,7 +96,7 @@ def _encode(
     existing_table: LatentTable | None,
     check_lock: Callable[[], None],
 ) -> tuple[list[Part], dict[str, Any]]:
-    """Encode the shards, at the precision of the table that they are added to, and assemble the parts."""
+    """Encode the shards and assemble the parts; appended rows keep the precision of the table."""
     if existing_table:
         precision = existing_table.manifest.result["precision"]
     else:
@@ -103,7 +106,7 @@ def _encode(
 
 
 def _unknown_rows(images: Source, existing_table: LatentTable) -> tuple[Shard, ...]:
-    """The shards of a source without the rows that the table has, and with its columns."""
+    """The shards without the rows whose keys the table has; their columns become those of the table."""
     shards = images.shards
     if existing_table.parts:
         shards = with_table_columns(shards, existing_table.source_columns(), existing_table.uri)
@@ -113,14 +116,14 @@ def _unknown_rows(images: Source, existing_table: LatentTable) -> tuple[Shard, .
 def _count_known(images: Source, rest: tuple[Shard, ...], existing_table: LatentTable) -> dict[str, int]:
     """Count the rows that are not encoded again; warn if the table has their keys from another source.
 
-    Those may be the same images, as in a folder that was moved, or others whose files have the same names.
+    They may be the same images (the folder was moved) or other images whose files have the same names.
     """
     known = images.rows - sum(shard.rows_to_read for shard in rest)
-    before = existing_table.manifest.result.get("data", "a place that it does not name")
+    before = existing_table.manifest.result.get("data", "an unnamed source")
     if known and before != images.uri:
         _logger.warning(
             f"{known} of {images.rows} images of {images.uri} are not encoded: {existing_table.uri}, encoded"
-            f" from {before}, has their keys; if they are other images, give their files other names, or"
-            f" encode them into a table of their own"
+            f" from {before}, has their keys; if they are other images, rename their files or encode them"
+            f" into another table"
         )
     return {"known_rows": known}

@@ -1,4 +1,4 @@
-"""Score a bundle on test images, in numbers and as a page."""
+"""Score a bundle on test images: a report in JSON and as a web page."""
 
 from dataclasses import asdict
 from typing import Any
@@ -41,24 +41,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a bundle on test images: report.json, report.html and figures.
 
-    The report names the parts that are left out because an input is not given.
+    The report lists the measurements that were left out because an input is missing.
 
     Args:
         bundle: URI of the bundle.
         data: URI of the test images.
-        out: URI of the evaluation, a folder.
-        train_data: URI of the training images, which train the classifier, are the second reference, and are
-            searched for test images.
-        latents: URI of the training images' latent table, which is searched for repeated latents.
-        moments: URI of that table's moment sums, to which the other priors are fitted.
-        priors: prior to sample, once per prior; mixture is the bundle's own. By default all.
-        features: classifier (trained on the labels of the training images) or inception.
-        metrics: distance to measure, once per metric. By default all.
-        protocol: ours (images as they are; test and training images as references) or paper (JPEG on both
-            sides).
-        seed: seed of the samples.
-        cache: URI of a folder for classifiers and features of real images; by default LBAE_CACHE or
-            ~/.cache/lbae.
+        out: URI of the folder to write.
+        train_data: URI of the training images. They train the classifier, are a second reference,
+            and are searched for copies of test images.
+        latents: URI of the training images' latent table, to find the nearest neighbours of samples.
+        moments: URI of that table's moment sums, to fit all priors but mixture and coins.
+        priors: Prior to sample from; mixture is the bundle's own.
+            Repeat for several; given values replace the default, all of them.
+        features: Features for distances: classifier (trained on labels of --train-data) or inception.
+        metrics: Distance to measure.
+            Repeat for several; given values replace the default, all of them.
+        protocol: ours (unchanged images; test and training images as references),
+            or paper (all images as JPEG; test images only).
+        seed: Seed of the samples, 0 or more.
+        cache: URI of a folder to cache classifiers and features of real images in.
+            If omitted: LBAE_CACHE, else ~/.cache/lbae.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
@@ -100,14 +102,14 @@ def _config(settings: EvaluationSettings) -> dict[str, Any]:
 
 
 def _folders(inputs: EvaluationInputs) -> set[str]:
-    """Folders of all images that are read."""
+    """The folders that hold the input images."""
     return inputs.test.folders | (inputs.train.folders if inputs.train else set())
 
 
 def _publish(
     output: Output, report: dict[str, Any], files: dict[str, bytes], skipped: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the files, and return the numbers that the job's last line shows."""
+    """Write the files and return the numbers that the job prints."""
     for name, content in files.items():
         (resolve(output.uri) / name).write_bytes(content)
     shown = ("distances", "reconstructions", "classifier_accuracy", "left_out", "seconds")

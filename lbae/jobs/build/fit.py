@@ -41,19 +41,21 @@ def fit(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Fit the prior and the attribute statistics, and publish them with the model as a bundle.
+    """Fit a prior and attribute statistics, and publish them with the model as a bundle.
 
     Args:
-        model: URI of the model artifact.
+        model: URI of the model.
         latents: URI of the latent table.
-        moments: URI of the moment sums.
-        out: URI of the bundle.
-        components: number of mixture components; auto takes as many as the rows allow without memorising
-            training latents.
-        by: class or yes/no column; one component per value instead of clusters.
-        sampler: how a component draws latents with its moments.
-        seed: seed of the clustering.
-        examples: number of source images to store in the bundle, to try it on; mind their licence.
+        moments: URI of the moment sums of that table.
+        out: URI of the bundle to write.
+        components: Number of mixture components, 1 or more, or auto.
+            auto takes the most of 200, 50, 10 and 1 whose samples do not memorise training latents.
+        by: Class or yes/no column: one component per value instead of clusters of similar images.
+        sampler: How a component draws latents: gaussian thresholds a correlated Gaussian;
+            hyperplane splits unit vectors by a random hyperplane (slides 12-15).
+        seed: Seed of the clustering, 0 or more.
+        examples: Number of source images to store in the bundle, for the page of the service to show.
+            The bundle then contains these images, so check their licence first.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
@@ -92,7 +94,7 @@ def fit(
 
 
 def _check_components(count: int | None, by: str | None, inputs: FitInputs) -> None:
-    """UserError for more components than rows, or a column that makes no components."""
+    """UserError if there are more components than rows, or ``by`` is no class column."""
     table, rows = inputs.table, inputs.sums.count
     if count and count > rows:
         raise UserError(f"components is {count}; allowed: 1 to the {rows} rows of {table.uri}")
@@ -103,7 +105,7 @@ def _check_components(count: int | None, by: str | None, inputs: FitInputs) -> N
 def _publish(
     output: Output, model: str, sums: MomentSums, found: TableFit, images: np.ndarray, started: float
 ) -> dict[str, Any]:
-    """Measure the prior, and publish the bundle with it."""
+    """Measure the prior against the moments and publish the bundle."""
     drawn = found.moments
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
     facts = {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
@@ -130,7 +132,7 @@ def _publish(
 
 
 def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
-    """The first images of the source that the latents were encoded from."""
+    """The first images of the source of the latents."""
     if count < 0:
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
@@ -139,7 +141,7 @@ def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray
 
 
 def _component_count(components: str, by: str | None) -> int | None:
-    """The number asked for, None for auto."""
+    """The requested number of components; None for auto."""
     if components == "auto":
         return None
     if by is not None:
@@ -150,7 +152,7 @@ def _component_count(components: str, by: str | None) -> int | None:
 
 
 def _report(sums: MomentSums, drawn: dict[str, Moments], facts: dict[str, Any]) -> dict[str, bytes]:
-    """Files about the prior: its figures, and slide 16's two plots of training latents against drawn ones."""
+    """Files about the prior: its numbers, and slide 16's two plots of drawn against training latents."""
     return {
         "fidelity.json": json.dumps(facts, indent=1).encode(),
         "marginals.png": plot_marginals(sums.mean, {name: mean for name, (mean, _) in drawn.items()}),

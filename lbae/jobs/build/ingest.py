@@ -1,4 +1,4 @@
-"""Copy any image source into an image table of Parquet files."""
+"""Copy images from any source into an image table of Parquet files."""
 
 import time
 from collections.abc import Callable
@@ -28,12 +28,16 @@ def ingest(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Copy any image source into an image table: Parquet files of about 256 MB. A killed job resumes.
+    """Copy images from any source into an image table: Parquet files of about 256 MB.
+
+    A killed job resumes when the same command is run again. Undecodable images go to the table's quarantine.
 
     Args:
-        source: folder of images, WebDataset tars, image table, or torchvision:mnist, cifar10, celeba.
-        out: URI of the image table.
-        distinct: keep the first of images with equal bytes, and count the others; reads the source twice.
+        source: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
+            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+        out: URI of the image table to write.
+        distinct: Keep only the first of several images with equal bytes, and count the others.
+            This reads the source twice.
     """
     images = plan(source, kind)
     images.check_output(out)
@@ -58,7 +62,7 @@ def ingest(
 
 
 def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> dict[str, Any]:
-    """Write the parts that are missing, and publish the table."""
+    """Write the missing parts and publish the table."""
     started = time.monotonic()
     out, distinct = absolute(output.uri), "distinct" in output.config
     shards = _distinct(images, check_lock) if distinct else images.shards
@@ -68,7 +72,7 @@ def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> 
         return run_task(
             row,
             lambda plan: ingest_parts.ingest_part(out, *plan),
-            lambda plan: f"writing part {plan[0]} from {plan[1][0]} and what follows",
+            lambda plan: f"writing part {plan[0]}, which begins with {plan[1][0]}",
         )
 
     parts = []
@@ -86,7 +90,7 @@ def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> 
 
 
 def _distinct(images: Source, check_lock: Callable[[], None]) -> tuple[Shard, ...]:
-    """The shards without images that have the bytes of one before them."""
+    """The shards without images whose bytes equal those of an earlier image."""
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
         return run_task(

@@ -1,4 +1,4 @@
-"""Reduce a latent table to exact moment sums."""
+"""Reduce a latent table to the exact moment sums of its bits and attributes."""
 
 import time
 from dataclasses import replace
@@ -44,11 +44,13 @@ def reduce(
 
     Args:
         latents: URI of the latent table.
-        out: URI of the moment sums.
-        attributes: all, none, or a column or ``column=value``; may be given several times.
-        update: add the part files that the sums at ``out`` do not hold yet.
-        unique: check that no key occurs twice.
-        tasks: number of tasks that share the rows; by default as CPUs and rows allow. The sums are the same.
+        out: URI of the moment sums to write.
+        attributes: Attribute to sum with the bits: all, none, a column, or column=value.
+            Repeat for several; given values replace the default.
+        update: Add only the part files that the sums at --out do not contain yet.
+        unique: Fail if a key occurs more than once in the table.
+        tasks: Largest number of parallel tasks; it does not change the sums.
+            If omitted: as CPUs and rows allow.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")
@@ -56,7 +58,7 @@ def reduce(
     if not table.manifest.rows:
         raise UserError(f"{latents} holds no rows; there is nothing to reduce")
     columns = columns_to_scan(attributes, table.schema())
-    # "by", always None, is what sums made by earlier versions have in their configuration.
+    # Earlier versions stored "by"; without it, their finished sums would count as made from other options.
     settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
     with locked(out), session(address):
@@ -134,26 +136,26 @@ def _update(
     tasks: int | None,
     started: float,
 ) -> dict[str, Any]:
-    """Publish the next generation of the sums, with the part files that they do not hold added."""
+    """Add the part files that the sums lack, and publish the next generation."""
     out = output.uri
     sums, manifest = moments_artifact.load_moments(out)
     lineage = moments_artifact.load_lineage(out, manifest)
     if manifest.parents["model"] != table.model_fingerprint:
         raise UserError(
-            f"{out} sums latents of model {manifest.parents['model']}, not of {table.model_fingerprint} as"
-            f" {table.uri} holds"
+            f"{out} holds sums for model {manifest.parents['model']}, but {table.uri} was encoded with model"
+            f" {table.model_fingerprint}"
         )
     if (manifest.config, lineage.attributes) != (output.config, attributes):
         names = ", ".join(attribute.name for attribute in attributes) or "none"
         raise UserError(
-            f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; those of the table are now"
+            f"{out} has the attributes {', '.join(sums.attributes) or 'none'}; the table now gives"
             f" {names}:"
             " give the same --attributes, or reduce the whole table with --overwrite"
         )
     if gone := lineage.parts.keys() - set(found.digests.values()):
         raise UserError(
-            f"{out} sums {len(gone)} part files that {table.uri} does not hold (any more); reduce the table"
-            f" with --overwrite"
+            f"{out} contains {len(gone)} part files that {table.uri} does not have (any more); reduce the"
+            f" table with --overwrite"
         )
     new = {part for part, digest in found.digests.items() if digest not in lineage.parts}
     output = replace(output, extends=manifest)

@@ -1,4 +1,4 @@
-"""Train the autoencoder on images and publish the model."""
+"""Train a model on images; checkpoints make a killed run resumable."""
 
 import logging
 import time
@@ -62,29 +62,37 @@ def train(
     gpus: Gpus = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Train an LBAE on images and publish the model.
+    """Train an LBAE on images and publish the weights of the epoch with the lowest validation loss.
+
+    A killed run resumes from its newest checkpoint when the same command is run again.
 
     Args:
-        data: image table (Parquet), WebDataset tars, folder of images, or torchvision:mnist, cifar10, celeba.
-        out: URI of the model artifact.
-        preset: demo, mnist, cifar10, celeba, celeba128 or celeba256.
-        test_data: images whose loss is measured after every epoch and decides nothing.
-        recipe: modern, or the network, sizes and optimiser settings of the original code: paper.
-        bottleneck: bernoulli, or a baseline with as many bits: continuous (N // 32 real numbers) or gaussian
-            (a VAE's), for presets with a global code: demo, mnist, and any with the recipe paper.
-        epochs: passes over the images; the preset's when not given.
-        workers: training processes; by default one per GPU, or without GPUs one per CPU, each on one thread
-            and with 32 images or more of a batch.
-        min_workers: continue with as few workers when nodes are lost, and with more when they are back. By
-            default a run waits for all. A batch that the workers cannot share evenly loses the remainder.
-        storage: URI of a folder for checkpoints and TensorBoard events, of this run alone and reached by all
-            nodes; by default beside ``out``.
-        latent_dim: N, bits of the latent; the preset's when not given.
-        batch_size: global batch, over all workers; the preset's when not given.
-        learning_rate: peak learning rate; the preset's when not given.
-        seed: seed of weights and shuffling.
-        feed: images resident in the workers' memory, or streaming from Ray Data; auto chooses by their size.
-        keep: checkpoints kept, the best by validation loss; the newest is kept as well.
+        data: Training images: Parquet, WebDataset tars, image files or torchvision:NAME.
+            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+        out: URI of the model to write.
+        preset: Network, image size and training settings.
+            Allowed: demo, mnist, cifar10, celeba, celeba128, celeba256.
+        test_data: Test images; their loss is reported after every epoch and has no effect on training.
+        recipe: modern, or paper: the network, sizes and optimiser settings of the original code.
+        bottleneck: bernoulli (bits), or a baseline of the same size: continuous or gaussian (a VAE).
+            A baseline has N // 32 numbers and needs a preset with one global code:
+            demo, mnist, or any preset with --recipe paper. If omitted: bernoulli.
+        epochs: Passes over the images. If omitted: the preset's.
+        workers: Training processes. If omitted: one per GPU; without GPUs one per CPU,
+            or fewer, so that each gets 32 or more images of a batch.
+        min_workers: Continue with this many workers when nodes are lost; grow again when they return.
+            If the workers cannot share a batch evenly, its remainder is dropped.
+            If omitted: wait for all workers.
+        storage: URI of a folder for this run's checkpoints and TensorBoard events.
+            All nodes must reach it, and no other run may use it.
+            If omitted: OUT-checkpoints, beside --out.
+        latent_dim: N, the number of bits per latent. If omitted: the preset's.
+        batch_size: Images per step, over all workers; a multiple of their number. If omitted: the preset's.
+        learning_rate: Peak learning rate, above 0 and below 1. If omitted: the preset's.
+        seed: Seed of weights and shuffling, 0 or more. If omitted: 0.
+        feed: resident keeps decoded images in memory; streaming decodes them anew every epoch.
+            auto is resident if they take at most a quarter of the memory of the workers' nodes.
+        keep: Number of checkpoints to keep, by lowest loss; the newest is kept as well.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
@@ -107,7 +115,7 @@ def train(
             wait_for_gpus(gpus)
         count, chosen_feed, sizes = _resolve_run(images, config, workers, min_workers, feed, before)
         if trains:
-            fewer = f"--min-workers goes on with fewer of the run's {count}"
+            fewer = f"--min-workers continues with fewer than the run's {count}"
             remedy = "lower --workers" if workers else fewer
             wait_for(min_workers or count, "GPU" if cluster_gpus() else "CPU", remedy)
         resolved = {**config.to_dict(), "workers": count, "feed": chosen_feed}
@@ -140,7 +148,7 @@ def _resolve_run(
     feed: Literal["auto", "resident", "streaming"],
     before: dict[str, Any],
 ) -> tuple[int, FeedKind, str]:
-    """Workers, feed and the sizes that decided it: as asked, else as the run before, else by the cluster."""
+    """Workers, feed and the sizes that decided it: from the options, the resumed run, or else the cluster."""
     count = workers or before.get("workers") or default_workers(config, images.rows)
     asked = before.get("feed", feed) if feed == "auto" else feed
     chosen_feed, sizes = choose_feed(images, config, asked, count)
@@ -162,7 +170,7 @@ def _train_and_publish(
     scaling = scaling_of(workers, min_workers, settings.feed)
     weights, metrics = run_workers(settings, scaling, folder, keep)
     check_lock()
-    # A run with other checkpoints may have published meanwhile: its model stays.
+    # A run with another --storage may have published to the same --out: keep its model.
     if done := replace(output, overwrite=False).existing():
         return done
     network = LatentBernoulliAutoencoder(config.model)
@@ -173,7 +181,7 @@ def _train_and_publish(
 
 
 def _result(metrics: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What the artifact says of the run: the best epoch, whose weights it holds, and all others."""
+    """What the manifest reports about the run: the published epoch, and the history of all epochs."""
     best = min((Epoch(**epoch) for epoch in metrics["history"]), key=lambda epoch: epoch.criterion)
     return {
         **{name: metrics[name] for name in ("images", "bad", "images_per_second", "device", "precision")},

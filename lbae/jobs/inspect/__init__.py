@@ -1,1 +1,1 @@
-"""Jobs that look at artifacts and machines."""
+"""Jobs that inspect artifacts and machines."""

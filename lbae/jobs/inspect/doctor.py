@@ -17,12 +17,12 @@ _logger = logging.getLogger(__name__)
 
 
 def doctor(*, storage: Names = (), gpus: int = 0, address: Address = None) -> dict[str, Any]:
-    """Check packages, token, memory, GPUs, the Ray cluster and storages; exit code 1 when a check fails.
+    """Check packages, token, memory, GPUs, the Ray cluster and storage; exit code 1 if a check fails.
 
     Args:
-        storage: URI of a folder that jobs write to; every node writes and deletes a small file there. May be
-            given several times.
-        gpus: GPUs that the cluster must have or get.
+        storage: URI of a folder that jobs write to. Repeat for several.
+            Every node writes and deletes a small file there.
+        gpus: GPUs that the cluster must have, 0 or more. The job waits for them, 60 s by default.
     """
     if gpus < 0:
         raise UserError(f"gpus is {gpus}; allowed: 0 or more")
@@ -52,11 +52,9 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
 
 
 def _gpus(wanted: int) -> Check:
-    """Whether the cluster has so many, or gets them: it may start nodes with GPUs only while somebody wants
-    them.
-    """
+    """Whether the cluster has the GPUs, or gets them: autoscaling adds GPU nodes only while a job asks."""
     try:
-        wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that see them")
+        wait_for(wanted, "GPU", "start nodes that have them, with a torch and a driver that can use them")
     except UserError as error:
         return Check(name="GPUs of the cluster", ok=False, note=str(error))
     return Check(name="GPUs of the cluster", ok=True, note=str(cluster_gpus()))

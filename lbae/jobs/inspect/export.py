@@ -1,4 +1,4 @@
-"""Export a model's encoder and decoder as torch.export files."""
+"""Export the encoder and decoder of a model as torch.export files."""
 
 import io
 from typing import Any
@@ -37,15 +37,15 @@ class _Decoder(nn.Module):
 
 
 def export(*, model: str, out: str, overwrite: Overwrite = False) -> dict[str, Any]:
-    """Export encoder and decoder in float32 as ``encoder.pt2`` and ``decoder.pt2``, for any number of images.
+    """Export the encoder and decoder of a model in float32, as encoder.pt2 and decoder.pt2.
 
-    The encoder takes images (K, C, H, W) in [0, 1], padded as the model's configuration says, and gives
-    latents (K, N) of +1 and -1; the decoder takes those and gives images. Both are read again and compared
-    with the network; LbaeError when they differ.
+    The encoder maps images (K, C, H, W) in [0, 1], padded as the model's config.json says, to latents (K, N)
+    of +1 and -1. The decoder maps latents to images. K is any number. Both files are loaded again and
+    compared with the network; a difference is an error.
 
     Args:
-        model: URI of the model artifact.
-        out: URI of a folder for the two files.
+        model: URI of the model.
+        out: URI of the folder to write.
     """
     network, config, manifest = load_network(model)
     parents = {"model": manifest.fingerprint}

@@ -1,4 +1,4 @@
-"""Plot the losses of several models, and their samples' distances to test images."""
+"""Plot losses of several models over epochs, and distances of their samples."""
 
 from collections import Counter
 from typing import Any
@@ -16,14 +16,13 @@ from lbae.report.figures import plots as figures
 def losses(
     *, models: Names, out: str, data: str | None = None, train_data: str | None = None
 ) -> dict[str, Any]:
-    """Draw losses over epochs of several models, baselines among them, and how far their samples are from
-    test images.
+    """Plot the losses of several models over epochs, and how far their samples are from test images.
 
     Args:
-        models: URI of a model artifact, once per model; all trained with one loss.
-        out: a picture (*.png).
-        data: URI of test images, for the samples' distances; without it losses only.
-        train_data: URI of the training images, with labels.
+        models: URI of a model. Repeat for several, all trained with the same loss (mse or bce).
+        out: PNG file to write (*.png).
+        data: URI of test images, to measure the samples' distances. If omitted: losses only.
+        train_data: URI of the labelled training images; --data requires it.
     """
     if (data is None) != (train_data is None):
         raise UserError(
@@ -31,13 +30,13 @@ def losses(
             " images)"
         )
     if not is_picture(out):
-        raise UserError(f"the figure is a PNG; name the output *.png instead of {out}")
+        raise UserError(f"the figure is a PNG file; give an --out that ends in .png instead of {out}")
     manifests = {uri: read_manifest(uri, model_artifact.KIND) for uri in models}
     kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
     if len(kinds) != 1:
         raise UserError(
             f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure"
-            f" each"
+            f" per loss"
         )
     names = {uri: _name(manifest.config["model"]) for uri, manifest in manifests.items()}
     alike = [name for name, count in Counter(names.values()).items() if count > 1]

@@ -14,19 +14,19 @@ from lbae.jobs.options import Overwrite
 from lbae.report.figures.plots import plot_drift as picture
 
 _SHOWN = 10
-_REMARKABLE = 4.0  # of 1,000 bits, chance alone takes 0.06 beyond
+_REMARKABLE = 4.0  # by chance, 0.06 of 1,000 bits lie beyond it
 
 
 def add(
     left: str, right: str, /, *, out: str, force: bool = False, overwrite: Overwrite = False
 ) -> dict[str, Any]:
-    """Add moment sums of one model: the sums over the rows of both.
+    """Add the moment sums of two tables that were encoded with one model.
 
     Args:
         left: URI of moment sums.
         right: URI of moment sums.
-        out: URI of the sum.
-        force: also when both hold the same part files, whose rows then count twice.
+        out: URI of the sum to write.
+        force: Also add sums that contain the same part files; their rows then count twice.
     """
     return _combine(left, right, 1, out, force, overwrite)
 
@@ -34,14 +34,15 @@ def add(
 def subtract(
     left: str, right: str, /, *, out: str, force: bool = False, overwrite: Overwrite = False
 ) -> dict[str, Any]:
-    """Remove rows from moment sums exactly, as if they had never been summed. Table and weights keep their
-    trace.
+    """Remove rows from moment sums exactly, as if they had never been summed.
+
+    The rows stay in the latent table, and the model was trained on their images.
 
     Args:
         left: URI of moment sums.
         right: URI of the moment sums of the rows to remove.
-        out: URI of the difference.
-        force: also when the same part files have been removed before.
+        out: URI of the difference to write.
+        force: Also remove part files that have been removed before.
     """
     return _combine(left, right, -1, out, force, overwrite)
 
@@ -54,7 +55,8 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
         raise UserError(
-            f"{left} sums latents of model {models[0]}, {right} of model {models[1]}; they cannot be combined"
+            f"{left} is for model {models[0]}, {right} for model {models[1]}; only sums for one model can be"
+            " combined"
         )
     if (a.latent_dim, a.attributes) != (b.latent_dim, b.attributes):
         raise UserError(
@@ -68,7 +70,7 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
     if twice and not force:
         done = "summed" if sign > 0 else "removed"
         raise UserError(
-            f"{len(twice)} part files of {right} are {done} in {left} already; give --force to count them"
+            f"{len(twice)} part files of {right} are already {done} in {left}; give --force to count them"
             f" twice"
         )
     try:
@@ -84,7 +86,7 @@ def _combine(left: str, right: str, sign: int, out: str, force: bool, overwrite:
 
 
 def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
-    """Compare the moments of two tables of one model.
+    """Plot how far the moments of two tables lie apart; both were encoded with one model.
 
     Args:
         left: URI of moment sums.
@@ -98,8 +100,8 @@ def drift(left: str, right: str, /, *, out: str) -> dict[str, Any]:
     models = a_manifest.parents["model"], b_manifest.parents["model"]
     if models[0] != models[1]:
         raise UserError(
-            f"{left} sums latents of model {models[0]}, {right} of model {models[1]}: their bits mean other"
-            f" things"
+            f"{left} is for model {models[0]}, {right} for model {models[1]}: their bits have different"
+            f" meanings and cannot be compared"
         )
     found = measure(a, b)
     write_picture(out, picture(found))

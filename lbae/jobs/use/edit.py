@@ -1,4 +1,4 @@
-"""Set and unset attributes of an image."""
+"""Set and unset attributes of an image, such as a label."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ def edit(
     strength: float = 1.0,
     method: Method = "exchange",
 ) -> dict[str, Any]:
-    """Set and unset attributes of an image.
+    """Set and unset attributes of an image; `lbae show BUNDLE` lists the attributes.
 
     Args:
         bundle: URI of the bundle.
-        image: image file.
-        out: a picture (*.png): the reconstruction, then the edited image.
-        set: attribute to set, a column or column=value; may be given several times.
-        unset: attribute to unset; may be given several times.
-        strength: 0 (nothing changes) over 1 (a typical image with the attributes) to 2; with bits to 1.
-        method: exchange re-rounds the image's hyperplane among the unit vectors of images with the
-            attributes; bits flips the bits with the largest lift.
+        image: Image file to edit.
+        out: PNG file to write (*.png): the reconstruction, then the edited image.
+        set: Attribute to set: a column, or column=value. Repeat for several.
+        unset: Attribute to unset. Repeat for several.
+        strength: From 0 (no change) through 1 (a typical image with the attributes) to 2; to 1 with bits.
+        method: exchange splits the unit vectors of images with the attributes by this image's
+            hyperplane; bits flips the bits with the largest lift.
     """
     if not is_picture(out):
         raise UserError(f"out is {out!r}; allowed: a file name that ends in .png")

@@ -1,4 +1,4 @@
-"""Encode and decode images: originals above reconstructions, or an image table."""
+"""Reconstruct images: a PNG of originals above reconstructions, or an image table."""
 
 from typing import Any
 
@@ -22,13 +22,14 @@ def reconstruct(
     kind: SourceKind = None,
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
-    """Reconstruct images.
+    """Encode and decode images: a PNG of originals above reconstructions, or an image table.
 
     Args:
         bundle: URI of the bundle.
-        data: image table (Parquet) or folder of images.
-        out: a picture (*.png), or the URI of an image table.
-        num: how many images, from the first on.
+        data: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
+            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+        out: PNG file to write (*.png), or URI of an image table with the reconstructions only.
+        num: Number of images, 1 or more: the first ones of the source.
     """
     if num < 1:
         raise UserError(f"num is {num}; allowed: 1 or more")

@@ -1,4 +1,4 @@
-"""Draw new images from a bundle: a picture or an image table."""
+"""Draw new images from a bundle, as a PNG or an image table."""
 
 from typing import Any
 
@@ -20,15 +20,17 @@ def sample(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Draw new images.
+    """Draw new images, as a PNG or an image table.
+
+    Image i depends only on the bundle, the seed, the attributes and i.
 
     Args:
         bundle: URI of the bundle.
-        out: a picture (*.png), or the URI of an image table.
-        num: number of images.
-        seed: image i depends only on the bundle, the seed, the attributes and i.
-        given: attribute that the images have, a column or column=value; may be given several times.
-        given_not: attribute that the images do not have; may be given several times.
+        out: PNG file to write (*.png), or URI of an image table, which is drawn with Ray.
+        num: Number of images, 1 or more.
+        seed: Seed of the draw, 0 or more.
+        given: Attribute that the images have: a column, or column=value. Repeat for several.
+        given_not: Attribute that the images do not have. Repeat for several.
     """
     if num < 1 or seed < 0:
         raise UserError(f"num is {num} and seed is {seed}; allowed: num from 1, seed from 0")
@@ -36,7 +38,7 @@ def sample(
         raise UserError(f"{min(both)!r} is both given and given-not")
     wanted = {**dict.fromkeys(given, True), **dict.fromkeys(given_not, False)}
     if not is_picture(out):
-        from lbae.distributed.sample.table_sampler import sample_table  # Ray, which a picture does without
+        from lbae.distributed.sample.table_sampler import sample_table  # needs Ray; pictures do not
 
         return sample_table(
             bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address

@@ -1,4 +1,4 @@
-"""Find the images of a latent table that are nearest to one image."""
+"""Find the images of a latent table that are nearest to an image."""
 
 from typing import Any
 
@@ -28,15 +28,16 @@ def search(
     data: str | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Find the images of a latent table that are nearest to one image, by Hamming distance of their latents.
+    """Find the images of a latent table that are nearest to an image, by Hamming distance of their latents.
 
     Args:
         latents: URI of the latent table.
-        image: image file.
-        k: number of images to find.
-        out: picture (*.png) of the image, followed by those found, read from the table's source.
-        model: URI of the model, if it has moved since the table was encoded.
-        data: URI of the table's source, if it has moved since.
+        image: Image file to search with.
+        k: Number of images to find, 1 or more.
+        out: PNG file to write (*.png): the image, then the found images. If omitted: no picture.
+            The found images are read from the table's source.
+        model: URI of the model. If omitted: where it was when the table was encoded.
+        data: URI of the table's images. If omitted: where they were when the table was encoded.
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")

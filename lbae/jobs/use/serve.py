@@ -34,22 +34,24 @@ def serve(
     gpus: Gpus = None,
     address: Address = None,
 ) -> Iterator[dict[str, Any]]:
-    """Serve a bundle over HTTP: sampling, interpolation, attribute editing, encoding and decoding.
+    """Serve a bundle over HTTP until Ctrl-C: sampling, interpolation, editing, encoding and decoding.
 
-    If a service runs on this cluster already, swap its bundle for ``bundle``.
+    If a service already runs on this cluster, swap its bundle for --bundle and exit.
 
     Args:
-        bundle: URI of the bundle.
-        follow: URI of a pointer file that holds a bundle's URI, instead; the service swaps when it changes.
-        port: port to listen on, by default 8000.
-        host: interface to listen on, by default 127.0.0.1; any other is open to others and needs API keys.
-        replicas: replicas of every deployment; by default two where there are four CPUs, else one.
-        max_replicas: autoscale up to as many replicas while requests wait.
-        topology: fused (the default) runs everything in one deployment; split gives codec, sampler,
-            interpolator and editor one each. Split pays only where they scale apart, as with few GPUs for the
-            codec; on one node fused is faster.
-        api_keys: file with one API key per line; or give them in LBAE_API_KEYS, separated by commas.
-        insecure: serve on an open interface without API keys.
+        bundle: URI of the bundle. Give --bundle or --follow.
+        follow: URI of a file that holds the URI of a bundle; the service swaps when it changes.
+        port: Port to listen on, 1 to 65535. If omitted: 8000.
+        host: Interface to listen on. Any but the loopback is open to others and needs API keys.
+            If omitted: 127.0.0.1.
+        replicas: Replicas per deployment. If omitted: 2 if the cluster has four CPUs or more, else 1.
+        max_replicas: Autoscale up to this many replicas while requests wait. If omitted: no autoscaling.
+        topology: fused runs everything in one deployment and is faster on one node.
+            split has one deployment each for codec, sampler, interpolator and editor:
+            they scale apart, as where only a few GPUs serve the codec. If omitted: fused.
+        api_keys: File with one API key per line.
+            If omitted: the keys in LBAE_API_KEYS, separated by commas.
+        insecure: Allow an open interface without API keys.
     """
     uri = bundle or follow
     if uri is None or (bundle and follow):
@@ -71,33 +73,33 @@ def serve(
         if is_served():
             if options or follow or api_keys:
                 raise UserError(
-                    "a service runs here already; only its bundle can be changed, by --bundle alone;"
-                    " to change more, end it first with `serve shutdown`"
+                    "a service already runs on this cluster; only its bundle can be changed, by --bundle"
+                    " alone; to change more, end it first with `serve shutdown`"
                 )
             yield swap(uri)
             return
         with serving(uri, follow=bool(follow), limits=limits, **options) as facts:
             stop = threading.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):  # from here on the regular end of a service
+            for number in (signal.SIGINT, signal.SIGTERM):  # from here on, the regular way to end a service
                 signal.signal(number, lambda *_: stop.set())
             yield facts
             _watch(stop)
 
 
 def _watch(stop: threading.Event) -> None:
-    """Wait for ``stop``, and log when the bundle changes, a swap fails or the registry is silent."""
+    """Wait for ``stop``; log bundle swaps, failed swaps and a registry that does not answer."""
     seen, silent = state(), False
     while not stop.wait(_POLL_S):
         try:
             now = state(_POLL_S)
-        except Exception as error:  # Serve restarts a lost registry; the replicas answer meanwhile
+        except Exception as error:  # Serve restarts a lost registry; replicas answer without it
             if not silent:
                 _logger.warning(f"the bundle registry does not answer: {root_cause(error)}")
             silent = True
             continue
         silent = False
         if now.current != seen.current:
-            _logger.info(f"serves {now.current.uri} ({now.current.fingerprint}) now")
+            _logger.info(f"now serving {now.current.uri} ({now.current.fingerprint})")
         if now.problem and now.problem != seen.problem:
             _logger.error(f"{now.problem}; {now.current.uri} is still served")
         seen = now
