@@ -158,6 +158,15 @@ def test_edit_writes_before_and_after(job, pipeline, picture, tmp_path, method):
     assert picture_size(tmp_path / "e.png") == (118, 60)
 
 
+def test_edit_until_a_confidence_says_the_strength(job, pipeline, picture, tmp_path):
+    change = ("--set", "label=7", "--until", 0.9, "--out", tmp_path / "e.png")
+    facts = result_of(job("edit", "--bundle", pipeline.bundle, "--image", picture, *change))
+    assert facts["strength"] in np.arange(0, 2.25, 0.25)
+    assert 0 <= facts["confidence"] <= 1
+    assert (facts["bits_changed"] == 0) == (facts["strength"] == 0)
+    assert picture_size(tmp_path / "e.png") == (118, 60)
+
+
 def test_show_describes(job, pipeline):
     facts = result_of(job("show", pipeline.bundle))
     assert facts["kind"] == "bundle"
@@ -221,6 +230,16 @@ def test_show_describes(job, pipeline):
             "edit",
             "--bundle {bundle} --image {png} --set label=7 --strength 2.5 --out {tmp}/e.png",
             "strength is 2.5; allowed: 0",
+        ),
+        (
+            "edit",
+            "--bundle {bundle} --image {png} --set label=7 --until 0.9 --strength 1 --out {tmp}/e.png",
+            "leave --strength and --method out, or --until",
+        ),
+        (
+            "edit",
+            "--bundle {bundle} --image {png} --set label=7 --until 1 --out {tmp}/e.png",
+            "until is 1.0; allowed: above 0, below 1",
         ),
         (
             "edit",

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int8, UInt8
 
 from lbae.core.latents.editing import edit
+from lbae.core.latents.guided_strength import GuidedEdit, edit_until
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.normals import Normals
 from lbae.core.latents.value_models import ValueModels
@@ -80,3 +81,13 @@ class Bundle:
         latents = self.encode(images)
         edited = edit(self.attributes, self.values, latents, set_, unset, strength, method)
         return self.decode(edited), (edited != latents).sum(axis=1)
+
+    def edit_until(
+        self, images: Images, set_: Sequence[str] = (), unset: Sequence[str] = (), until: float = 0.9
+    ) -> GuidedEdit:
+        """Edit images at the least strength that reaches the confidence ``until``, in (0, 1).
+
+        See :func:`lbae.core.latents.guided_strength.edit_until`.
+        """
+        latents = self.encode(images)
+        return edit_until(self.codec, self.attributes, self.values, latents, set_, unset, until)

@@ -123,6 +123,7 @@ def edit(
     unset: Sequence[str] = (),
     strength: float = 1.0,
     method: str = "exchange",
+    until: float | None = None,
     format: str = "png",
 ) -> Call[Answer]:
     """Request the item with attributes set and unset. ``format``: png, jpeg, webp, or latents (JSON)."""
@@ -132,6 +133,7 @@ def edit(
         "unset": list(unset),
         "strength": strength,
         "method": method,
+        "until": until,
         "format": format,
     }
     return Call("POST", "/v1/edit", fields, _answer)

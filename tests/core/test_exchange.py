@@ -1,14 +1,15 @@
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.latents.exchange import exchange, exchanged_sides
+from lbae.core.latents.exchange import confidence, exchange, exchanged_sides
 from lbae.core.latents.packing import pack
-from lbae.core.latents.value_fit import fit_values
+from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
@@ -41,6 +42,7 @@ def value_models(
         shifts=np.concatenate([shifts for shifts, _ in fitted]),
         shared=np.array(shared),
         correlations=np.concatenate([correlations for _, correlations in fitted]),
+        temperatures=np.ones(len(names), dtype=np.float32),
     )
 
 
@@ -175,6 +177,37 @@ def test_a_value_with_few_rows_has_bounded_shifts_and_nearly_the_mean_correlatio
     assert np.abs(models.shifts[0]).max() < 1.3  # for five rows at most Phi^-1(1 - 0.5 / 5) = 1.28
     near = np.abs(models.correlations[0] - models.correlations[1]).mean()
     assert near < 0.05
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 8))
+@settings(deadline=None, max_examples=20)
+def test_the_temperature_undoes_a_scale_of_the_likelihoods(seed, scale):
+    rng = np.random.default_rng(seed)
+    likely = rng.normal(size=(3, 20_000))
+    drawn = likely + rng.gumbel(size=likely.shape)  # so a value has the probability softmax(likely)
+    assert fit_temperature(scale * likely, drawn.argmax(axis=0)) == pytest.approx(scale, rel=0.1)
+
+
+def test_confidence_is_how_often_latents_have_what_is_asked():
+    latents, kinds = two_kinds(7, classes=3)
+    models = value_models(latents, [kinds])
+    temperature = fit_temperature(models.log_likelihoods([0, 1, 2], latents), kinds.argmax(axis=1))
+    models = replace(models, temperatures=np.full(3, temperature, dtype=np.float32))
+    names = ("c=0", "c=1", "c=2")
+    found = np.array([confidence(models, names, latents, {value: 1}) for value in range(3)])
+    np.testing.assert_allclose(found.sum(axis=0), 1)
+    np.testing.assert_allclose(confidence(models, names, latents, {1: -1}), 1 - found[1])
+    for least, most in ((0.05, 0.5), (0.5, 0.95)):
+        between = (found > least) & (found < most)
+        assert kinds.T[between].mean() == pytest.approx(found[between].mean(), abs=0.07)
+
+
+def test_confidence_in_several_attributes_is_that_of_the_least_sure():
+    latents, kinds = two_kinds(5, classes=4)
+    models = value_models(latents, [kinds[:, :1] | kinds[:, 1:2], kinds[:, 1:2] | kinds[:, 2:3]])
+    alone = [confidence(models, ("a", "b"), latents, {attribute: 1}) for attribute in (0, 1)]
+    both = confidence(models, ("a", "b"), latents, {0: 1, 1: 1})
+    np.testing.assert_array_equal(both, np.minimum(*alone))
 
 
 def test_models_are_pickled_without_their_caches():

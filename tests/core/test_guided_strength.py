@@ -48,5 +48,5 @@ def test_an_edit_until_a_confidence_is_one_of_the_edits_at_a_strength(codec):
 
 @pytest.mark.parametrize("until", [0.0, 1.0, float("nan")])
 def test_a_confidence_outside_its_range_is_refused(codec, until):
-    with pytest.raises(UserError, match="until is .*; allowed: above 0, below 1"):
+    with pytest.raises(UserError, match=r"until is .*; allowed: above 0, below 1"):
         edit_until(codec, STATISTICS, MODELS, LATENTS[:2], ["a"], (), until)

@@ -19,6 +19,9 @@ def test_a_class_without_other_attributes_is_exchanged_for_all_other_rows(asked,
     rows = pa.table(
         {"latent": pa.array([bytes(row) for row in pack(latents)], pa.binary(2)), "c": np.arange(120) % 3}
     )
-    values, shifts, correlations = _fit_column._function(rows, 16, {j: CLASSES[j] for j in asked}, True)
+    values, shifts, correlations, temperature = _fit_column._function(
+        rows, 16, {j: CLASSES[j] for j in asked}, True
+    )
     assert values == found
+    assert temperature > 0
     assert (shifts.shape, correlations.shape) == ((len(found), 16), (len(found), 120))

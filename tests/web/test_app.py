@@ -235,6 +235,36 @@ def test_an_edit_matches_the_bundles(client, bundle):
     assert by_bits.json()["bits_changed"] == int((after != before).sum())
 
 
+def test_an_edit_until_a_confidence_matches_the_bundles(client, bundle):
+    image = image_file(2)
+    found = bundle.edit_until(pixels_of(image)[None], ["a"], ["b"], 0.8)
+    ask = {"item": {"image": b64(image)}, "set": ["a"], "unset": ["b"], "until": 0.8}
+    response = client.post("/v1/edit", ask)
+    np.testing.assert_array_equal(pixels_of(response.content), found.images[0])
+    assert float(response.headers["x-strength"]) == found.strengths[0]
+    assert float(response.headers["x-confidence"]) == pytest.approx(found.confidence[0], abs=1e-4)
+    body = client.post("/v1/edit", ask | {"format": "latents"}).json()
+    assert (body["strength"], body["bits_changed"]) == (
+        found.strengths[0],
+        int(response.headers["x-bits-changed"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"until": 1}, "Input should be less than 1"),
+        ({"until": 0.9, "method": "bits"}, "until needs the method exchange"),
+        ({"until": 0.9, "strength": 0.5}, "give only one of strength and until"),
+    ],
+)
+def test_an_until_that_cannot_be_answered_names_its_field(client, change, message):
+    answer = client.post("/v1/edit", {"item": {"latent": "AAAA"}, "set": ["a"], **change})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "until"
+    assert message in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("change", ["constant", "without lift"])
 def test_the_error_for_an_attribute_that_cannot_be_edited_names_its_field(bundle, change):
     statistics = bundle.attributes

@@ -1,11 +1,12 @@
 """Set and unset attributes of latents, by exchanging unit vectors or by flipping bits (slide 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Float64, Int8
 
+from lbae.core.latents.exchange import confidence as exchange_confidence
 from lbae.core.latents.exchange import exchange
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
@@ -45,6 +46,28 @@ def edit(
     if method != "exchange":
         raise unknown("method", method, get_args(Method))
     asked = _asked(statistics, set_, unset, strength, method)
+    return exchange(_modelled(statistics, values, asked), statistics.names, latents, asked, strength)
+
+
+def confidence(
+    statistics: AttributeStatistics,
+    values: ValueModels | None,
+    latents: Int8[np.ndarray, "K N"],
+    set_: Sequence[str] = (),
+    unset: Sequence[str] = (),
+) -> Float64[np.ndarray, "K"]:
+    """The probability that each latent has attributes set and unset as asked.
+
+    See :func:`lbae.core.latents.exchange.confidence`. Raises as :func:`edit` with the method ``exchange``.
+    """
+    asked = _asked(statistics, set_, unset, 1.0, "exchange")
+    return exchange_confidence(_modelled(statistics, values, asked), statistics.names, latents, asked)
+
+
+def _modelled(
+    statistics: AttributeStatistics, values: ValueModels | None, asked: Iterable[int]
+) -> ValueModels:
+    """The models of values, if the bundle has them for all attributes at the positions ``asked``."""
     if values is None:
         raise UserError(
             "this bundle has no models of attribute values, which the method exchange needs, because it was"
@@ -58,7 +81,7 @@ def edit(
                 f" one value of its column; use the method bits",
                 name,
             )
-    return exchange(values, statistics.names, latents, asked, strength)
+    return values
 
 
 def edit_bits(

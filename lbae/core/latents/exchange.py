@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
+from scipy import special
 
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
@@ -46,13 +47,33 @@ def exchange(
 
     UserError for two classes of one column to set.
     """
-    columns = {int(models.columns[models.of_column(attribute)[0]]) for attribute in asked}
-    for column in sorted(columns):
-        values = np.flatnonzero(models.columns == column)
+    for values in _columns(models, asked):
         targets = _wanted(models, names, values, asked)
         unset = [int(v) for v in values if models.signs[v] * asked.get(int(models.attributes[v]), 0) < 0]
         latents = _exchange_column(models, latents, values, targets, unset, strength)
     return latents
+
+
+def confidence(
+    models: ValueModels, names: Sequence[str], latents: Int8[np.ndarray, "K N"], asked: Mapping[int, int]
+) -> Float64[np.ndarray, "K"]:
+    """The probability that latents have what is asked, of the column where it is least.
+
+    By the models' likelihoods at the column's temperature, with all its values as probable beforehand.
+    """
+    found = []
+    for values in _columns(models, asked):
+        likely = models.log_likelihoods(values.tolist(), latents) / models.temperatures[values[0]]
+        targets = np.isin(values, _wanted(models, names, values, asked))
+        found.append(special.softmax(likely, axis=0)[targets].sum(axis=0))
+    least: Float64[np.ndarray, " K"] = np.min(found, axis=0)
+    return least
+
+
+def _columns(models: ValueModels, asked: Mapping[int, int]) -> list[Int64[np.ndarray, "C"]]:
+    """The values of every column that an attribute is asked of, in the columns' order."""
+    columns = {int(models.columns[models.of_column(attribute)[0]]) for attribute in asked}
+    return [np.flatnonzero(models.columns == column) for column in sorted(columns)]
 
 
 def _wanted(

@@ -1,15 +1,17 @@
-"""Fit dichotomised Gaussians to the latents of each value of an attribute column."""
+"""Fit dichotomised Gaussians to the latents of each value of an attribute column, and their temperature."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float16, Float32, Float64, Int64
+from scipy import optimize, special
 
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.correlation import nearest_correlation
 from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds
 
 _FLOOR = 1e-2  # of the eigenvalues: the exchange divides by their roots, and float16 perturbs them
+_COLDEST, _HOTTEST = 0.1, 100.0
 
 
 def fit_values(
@@ -30,3 +32,14 @@ def fit_values(
     packed = [nearest_correlation(one, _FLOOR)[above].astype(np.float16) for one in wanted]
     shifts = [negative_thresholds(s.mean, s.count) for s in sums]
     return np.array(shifts, dtype=np.float32), np.array(packed)
+
+
+def fit_temperature(likely: Float64[np.ndarray, "C K"], value: Int64[np.ndarray, "K"]) -> float:
+    """The T at which softmax(log likelihood / T) best predicts ``value``, of K latents (Guo et al. 2017)."""
+
+    def surprise(log_temperature: float) -> float:
+        predicted = special.log_softmax(likely / np.exp(log_temperature), axis=0)
+        return -float(predicted[value, np.arange(len(value))].mean())
+
+    found = optimize.minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
+    return float(np.exp(found.x))

@@ -24,7 +24,8 @@ class ValueModels:
     Value v is ``signs[v]`` (+1 set, -1 unset) of the attribute at position ``attributes[v]``, in column
     ``columns[v]``, and was fitted to ``rows[v]`` rows. Its sides have the shifts ``shifts[v]`` and the
     correlation matrix ``correlations[shared[v]]``, of which the entries above the diagonal are stored, row by
-    row.
+    row. ``temperatures[v]`` divides the log likelihoods of v's column, which are too sure of themselves: bits
+    are no Gaussians.
     """
 
     attributes: Int64[np.ndarray, "V"]
@@ -34,6 +35,7 @@ class ValueModels:
     shifts: Float32[np.ndarray, "V N"]
     shared: Int64[np.ndarray, "V"]
     correlations: Float16[np.ndarray, "G P"]
+    temperatures: Float32[np.ndarray, "V"]
 
     def __getstate__(self) -> dict[str, np.ndarray]:
         """Pickle the arrays without the models computed from them."""

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from lbae.core.latents.value_fit import fit_values
+from lbae.core.latents.packing import unpack
+from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.distributed.fit.partition import draw_rows
@@ -17,10 +18,11 @@ from lbae.io.artifacts.attribute_columns import Attribute, indicators
 from lbae.io.artifacts.latent_table import LatentTable, packed_latents
 
 _ROWS = 200_000
+_TEMPERATURE_ROWS = 2_000  # one number per column is fitted to them
 _OWN_CLASSES = 12  # the values of a column with more classes share one correlation
 _CORRELATION_BYTES = 200 * 2**20  # of all columns; beyond that, each column has only one
 
-Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray]
+Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray, float]
 
 
 def fit_value_models(table: LatentTable, found: Scan, attributes: Sequence[Attribute]) -> ValueModels:
@@ -49,7 +51,7 @@ def fit_value_models(table: LatentTable, found: Scan, attributes: Sequence[Attri
 
 @ray.remote
 def _fit_column(rows: pa.Table, bits: int, attributes: dict[int, Attribute], own: bool) -> Found:
-    """The values of a column as (attribute, sign, rows), their shifts, and their packed correlations."""
+    """A column's values as (attribute, sign, rows), their shifts, packed correlations and temperature."""
     packed, masks = packed_latents(rows), {}
     present, absent = indicators(rows, tuple(attributes.values()))
     for j, (position, attribute) in enumerate(attributes.items()):
@@ -58,17 +60,24 @@ def _fit_column(rows: pa.Table, bits: int, attributes: dict[int, Attribute], own
             masks[position, -1] = absent[:, j]
     kept = {value: mask for value, mask in masks.items() if mask.any()}
     if len(kept) < 2:
-        return [], np.empty((0, bits), np.float32), np.empty((0, bits * (bits - 1) // 2), np.float16)
+        return [], np.empty((0, bits), np.float32), np.empty((0, bits * (bits - 1) // 2), np.float16), 1.0
     shifts, correlations = fit_values([sum_packed(packed[mask], bits) for mask in kept.values()], own)
-    return [(*value, int(mask.sum())) for value, mask in kept.items()], shifts, correlations
+    values = [(*value, int(mask.sum())) for value, mask in kept.items()]
+    known = np.array(list(kept.values()))
+    scored = np.flatnonzero(known.any(axis=0))[:_TEMPERATURE_ROWS]  # a random order, so random rows
+    models = _joined([(values, shifts, correlations, 1.0)], bits)
+    likely = models.log_likelihoods(range(len(values)), unpack(packed[scored], bits))
+    return values, shifts, correlations, fit_temperature(likely, known[:, scored].argmax(axis=0))
 
 
 def _joined(found: list[Found], bits: int) -> ValueModels:
     values: list[Any] = []
     columns, shared, groups = [], [], 0
-    for column, (some, _, correlations) in enumerate(found):
+    temperatures: list[float] = []
+    for column, (some, _, correlations, temperature) in enumerate(found):
         values += some
         columns += [column] * len(some)
+        temperatures += [temperature] * len(some)
         shared += [groups + min(i, len(correlations) - 1) for i in range(len(some))]
         groups += len(correlations)
     attributes, signs, rows = np.array(values, dtype=np.int64).reshape(-1, 3).T
@@ -77,9 +86,10 @@ def _joined(found: list[Found], bits: int) -> ValueModels:
         signs=signs.astype(np.int8),
         columns=np.array(columns, dtype=np.int64),
         rows=rows,
-        shifts=np.concatenate([np.empty((0, bits), np.float32), *(shifts for _, shifts, _ in found)]),
+        shifts=np.concatenate([np.empty((0, bits), np.float32), *(shifts for _, shifts, *_ in found)]),
         shared=np.array(shared, dtype=np.int64),
         correlations=np.concatenate(
-            [np.empty((0, bits * (bits - 1) // 2), np.float16), *(packed for *_, packed in found)]
+            [np.empty((0, bits * (bits - 1) // 2), np.float16), *(packed for _, _, packed, _ in found)]
         ),
+        temperatures=np.array(temperatures, dtype=np.float32),
     )

@@ -18,7 +18,7 @@ DEPLOYMENT_VERBS = {
     "Codec": ("encode", "decode"),
     "Sampler": ("draw",),
     "Interpolator": ("path",),
-    "Editor": ("edit",),
+    "Editor": ("edit", "edit_at_all", "confidence"),
 }
 
 # Calls have no side effects, so one whose replica or node died is retried on another replica.
@@ -97,6 +97,14 @@ class _RemoteBackend:
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
         return await self._call("edit", latents, set_, unset, strength, method)
+
+    async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The latents edited at each of ``STRENGTHS``."""
+        return await self._call("edit_at_all", latents, set_, unset)
+
+    async def confidence(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The probability that each latent has attributes set and unset as asked."""
+        return await self._call("confidence", latents, set_, unset)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

@@ -133,7 +133,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
         ),
         normals=Normals(factor=unpack_triangles(pooled["factor"]), latent_dim=config.model.latent_dim),
         attributes=statistics,
-        values=ValueModels(**safetensors.numpy.load(data["values"])) if "values" in data else None,
+        values=_values(data["values"]) if "values" in data else None,
         examples=safetensors.numpy.load(data["examples"])["images"]
         if "examples" in data
         else _no_images(config),
@@ -169,6 +169,12 @@ def move_pointer(uri: str, bundle: str) -> None:
 def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, loaded without its model."""
     return _statistics(read_manifest(uri, KIND), (resolve(uri) / _FILES["attributes"]).read_bytes())
+
+
+def _values(data: bytes) -> ValueModels:
+    arrays = safetensors.numpy.load(data)
+    untempered = np.ones(len(arrays["rows"]), dtype=np.float32)  # the first bundles with models lack them
+    return ValueModels(**{"temperatures": untempered, **arrays})
 
 
 def _statistics(manifest: Manifest, data: bytes) -> AttributeStatistics:

@@ -13,7 +13,8 @@ from fastapi import Depends, Request
 
 from lbae.config import ModelConfig, Precision
 from lbae.core.bundle import Bundle
-from lbae.core.latents.editing import edit
+from lbae.core.latents.editing import confidence, edit
+from lbae.core.latents.guided_strength import edit_at_all
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.errors import LbaeError
@@ -86,6 +87,12 @@ class Backend(Protocol):
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
 
+    async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The latents edited at each of ``STRENGTHS``."""
+
+    async def confidence(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The probability that each latent has attributes set and unset as asked."""
+
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""
 
@@ -143,6 +150,16 @@ class BundleBackend:
         """Latents with attributes set and unset."""
         known = self.bundle.attributes, self.bundle.values
         return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method)
+
+    async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The latents edited at each of ``STRENGTHS``."""
+        known = self.bundle.attributes, self.bundle.values
+        return await asyncio.to_thread(edit_at_all, *known, latents, set_, unset)
+
+    async def confidence(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
+        """The probability that each latent has attributes set and unset as asked."""
+        known = self.bundle.attributes, self.bundle.values
+        return await asyncio.to_thread(confidence, *known, latents, set_, unset)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

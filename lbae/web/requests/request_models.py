@@ -10,7 +10,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -149,7 +151,23 @@ class EditRequest(BodyWithFiles):
         ),
     ] = 1.0
     method: Literal["exchange", "bits"] = "exchange"
+    until: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Field(
+            description="in place of a strength: the least at which the image has the attributes with this"
+            " confidence; the surest if none reaches it"
+        ),
+    ] = None
     format: Literal["png", "jpeg", "webp", "latents"] = "png"
+
+    @field_validator("until")
+    @classmethod
+    def _alone(cls, until: float | None, info: ValidationInfo) -> float | None:
+        if until is not None and info.data.get("method") == "bits":
+            raise ValueError("until needs the method exchange")
+        if until is not None and info.data.get("strength") != 1:
+            raise ValueError("until chooses the strength itself; give only one of strength and until")
+        return until
 
     @classmethod
     def of_files(cls, images: list[bytes]) -> dict[str, Any]:

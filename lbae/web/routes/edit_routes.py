@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
+from lbae.core.latents.guided_strength import least_strengths
 from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError, blames
-from lbae.web.backend.backend import CurrentBackend
+from lbae.web.backend.backend import Backend, CurrentBackend
 from lbae.web.limits import Limits
 from lbae.web.requests.batches import item_latents
 from lbae.web.requests.bodies import body_of
@@ -37,18 +39,29 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
                     fields[match_name(name, backend.facts.attributes)] = f"{param}.{index}"
         latents = await item_latents([request.item], "item", backend, limits)
         with blames("set"):
-            asked = request.set, request.unset, request.strength, request.method
             try:
-                edited = await backend.edit(latents, *asked)
+                edited, facts = await _edited(backend, latents, request)
             except UnusableAttribute as error:
                 raise RequestError(422, str(error), fields[error.attribute]) from error
-        changed = int((edited != latents).sum())
+        facts = {"bits_changed": int((edited != latents).sum()), **facts}
         if request.format == "latents":
-            answer: Response = JSONResponse(
-                {"latents": answer_formats.latent_fields(edited), "bits_changed": changed}
-            )
+            answer: Response = JSONResponse({"latents": answer_formats.latent_fields(edited), **facts})
         else:
             (image,) = await backend.decode(edited)
             answer = await in_writer(answer_formats.picture_response, image, request.format)
-        answer.headers["X-Bits-Changed"] = str(changed)
+        for name, value in facts.items():
+            answer.headers[f"X-{name.replace('_', '-').title()}"] = str(value)
         return answer
+
+
+async def _edited(
+    backend: Backend, latents: np.ndarray, request: EditRequest
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The latents as asked; with ``until`` also the strength that was taken, and its confidence."""
+    asked = request.set, request.unset
+    if request.until is None:
+        return await backend.edit(latents, *asked, request.strength, request.method), {}
+    tried = await backend.edit_at_all(latents, *asked)
+    found = await backend.confidence(await backend.encode(await backend.decode(tried)), *asked)
+    taken, (strength,) = least_strengths(found, request.until)
+    return tried[taken], {"strength": float(strength), "confidence": round(float(found[taken[0]]), 4)}
