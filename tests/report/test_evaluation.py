@@ -28,8 +28,7 @@ from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.report.evaluation import report_json, streams
 from lbae.report.evaluation.cache import Cache
-from lbae.report.evaluation.edits import IMAGES as EDITED
-from lbae.report.evaluation.edits import LATENTS, before_edits, measure_edits
+from lbae.report.evaluation.edits import IMAGES, LATENTS, before_edits, measure_edits
 from lbae.report.evaluation.findings import Findings
 from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import measure_paths
@@ -218,7 +217,7 @@ def test_figures_of_an_edit_match_its_images(pipeline, report, images, cache):
     latents = bundle.encode(images)[drawn_rows(len(images), LATENTS)]
     before = bundle.decode(latents)
     had, index = classifier.decide(classifier.features(before)), names.index(found["attribute"])
-    chosen = np.flatnonzero(had[:, index] != found["value"])[:EDITED]
+    chosen = np.flatnonzero(had[:, index] != found["value"])[:IMAGES]
     assert found["images"] == pytest.approx(
         len(chosen), abs=2
     )  # bits whose pre-activation is zero to rounding may differ here
@@ -242,6 +241,41 @@ def test_figures_of_an_edit_match_its_images(pipeline, report, images, cache):
     )
     assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
     assert found["bits"]["others"] is None, "there is one column"
+
+
+def test_an_edit_is_measured_at_every_strength_against_its_ceiling(pipeline, report, images, cache):
+    found = report["edits"][0]
+    assert [facts["strength"] for facts in found["by_strength"]["exchange"]] == [0.5, 1, 1.5, 2]
+    at_one = found["by_strength"]["bits"][1]
+    assert at_one == {"strength": 1, **found["bits"]}
+    bits = [facts["bits"] for facts in found["by_strength"]["exchange"]]
+    assert bits == sorted(bits)
+    bundle = lbae.load_bundle(pipeline.bundle)
+    classifier = kept_classifier(cache, report["fingerprints"]["classifier"])
+    index = [attribute.name for attribute in classifier.attributes].index(found["attribute"])
+    labels = pq.read_table(pipeline.data)["label"].to_numpy()
+    has = classifier.decide(classifier.features(bundle.reconstruct(images)))[:, index]
+    members = labels == classifier.attributes[index].yes
+    assert found["ceiling"] == pytest.approx(has[members].mean(), abs=0.03)
+
+
+def test_edited_latents_are_compared_with_all_latents_for_the_nearest(small):
+    bundle, latents = small[0].bundle, unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
+    classifier = Classifier(1, (Attribute(name="label", column="label", yes=1, no=0),), {}).eval()
+    before = before_edits(bundle, classifier, latents)
+    before.had[:] = False
+    found = measure_edits(bundle, classifier, before, "label", True)
+    for facts in found.by_strength["bits"]:
+        edited = edit(bundle.attributes, None, latents[:IMAGES], ["label"], (), facts["strength"], "bits")
+        flips = (edited[:, None] != latents[None]).sum(axis=2)
+        own = flips[np.arange(len(edited)), np.arange(len(edited))] == flips.min(axis=1)
+        assert facts["own"] == pytest.approx(own.mean(), abs=1e-4)
+
+
+def test_images_edited_to_classes_are_measured_against_test_images(report):
+    (facts,) = report["edit_distances"].values()
+    assert set(facts) == {"reconstructions", "exchange", "bits", "paper"}
+    assert min(facts.values()) >= 0
 
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))

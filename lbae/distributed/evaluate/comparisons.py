@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,16 @@ from lbae.distributed.cluster.torch_env import torch_task
 from lbae.distributed.evaluate.nearest_training_latents import find_memorization
 from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
 from lbae.report.evaluation.cache import Reference
-from lbae.report.evaluation.edits import LATENTS, Before, Edits, before_edits, measure_edits, plan_edits
+from lbae.report.evaluation.edits import (
+    LATENTS,
+    Before,
+    Edits,
+    before_edits,
+    edit_ceiling,
+    edit_distances,
+    measure_edits,
+    plan_edits,
+)
 from lbae.report.evaluation.findings import Findings, classifier_accuracy
 from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import PAIRS, Paths, measure_paths
@@ -59,6 +69,10 @@ def compare(
     if count := same.get("bytes"):
         what = f"{count} test images are byte-identical to training images"
         _logger.warning(f"{what}; results on images seen in training look better than they are")
+    measured = [edit for edit in ray.get(edits) if edit]
+    edited = {}
+    if classifier is not None and settings.features == "classifier":
+        edited = edit_distances(measured, classifier, references[TEST].features)
     return Findings(
         streams=streams,
         references=references,
@@ -71,7 +85,10 @@ def compare(
         nearest=memorization.nearest,
         neighbours=memorization.neighbours,
         paths=ray.get(paths),
-        edits=[edit for edit in ray.get(edits) if edit],
+        edits=[
+            replace(edit, ceiling=edit_ceiling(made.sums, edit.attribute, edit.value)) for edit in measured
+        ],
+        edit_distances=edited,
         overlap=same,
         left_out=left_out | memorization.left_out,
     )

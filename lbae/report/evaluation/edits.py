@@ -1,35 +1,51 @@
 """Measuring attribute edits: how often a classifier finds the attribute, and what else changed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int8, UInt8
+from jaxtyping import Bool, Float32, Int8, Int64, UInt8
 
 from lbae.core.bundle import Bundle
 from lbae.core.latents.editing import edit
+from lbae.core.latents.hamming import nearest
+from lbae.core.latents.packing import pack
 from lbae.core.prior.baselines import paper_edit
+from lbae.report.evaluation.streams import FOUND, MEMBERS
 from lbae.report.features.classifier import Classifier
+from lbae.report.features.distances import distances
+from lbae.report.features.feature_sums import FeatureSums
 
-METHODS = ("exchange", "bits", "paper")
+# The strengths at which each method is measured; the paper's rule has none.
+STRENGTHS = {"exchange": (0.5, 1.0, 1.5, 2.0), "bits": (0.5, 1.0), "paper": (1.0,)}
+METHODS = tuple(STRENGTHS)
 LATENTS = 1_024  # from which every edit chooses its IMAGES
 IMAGES = 128
 SHOWN = 8
-EDITS = "edits"
+EDITS, BEFORE = "edits", "reconstructions"
 _MOST = 20
+
+
+Facts = dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """The figures of setting or unsetting an attribute, by method.
+    """The figures of setting or unsetting an attribute, by method: at strength 1, and at every strength.
 
-    ``shown`` holds images before the edit, then the same images after the edit by each method.
+    ``shown`` holds some images before the edit, then the same images edited by each method at strength 1.
+    ``features`` are those of all images, by :data:`BEFORE` and method. ``ceiling`` is what success can reach:
+    of reconstructions of images with the value, the share in which the classifier finds it. None if unknown.
     """
 
     attribute: str
     value: bool
     images: int
-    facts: dict[str, dict[str, float | None]]
+    facts: dict[str, Facts]
+    by_strength: dict[str, list[Facts]]
+    features: dict[str, Float32[np.ndarray, "K D"]]
     shown: np.ndarray
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,51 +91,126 @@ def measure_edits(
 ) -> Edits | None:
     """Edit the first latents whose images do not have the attribute as asked; None when all have it.
 
-    The strength is 1. Setting a class of a label unsets the class that the image has.
+    Setting a class of a label unsets the class that the image has. The paper's rule can only set.
 
-    In the figures of a method, ``success`` is the share of edited images
-    in which the classifier finds the attribute as asked; ``others`` the share of decisions on other columns
-    that changed (None where the data has one column); ``pixels`` the root mean square change of pixels in
-    [0, 1]. The paper's rule can only set.
+    In the figures of a method, ``success`` is the share of edited images in which the classifier finds the
+    attribute as asked; ``others`` the share of decisions on other columns that changed (None where the data
+    has one column); ``pixels`` the root mean square change of pixels in [0, 1]; ``own`` the share of edited
+    latents to which none of the latents before is nearer than their own.
     """
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
     classes = next(indices for _, indices in classifier.columns if index in indices)
-    elsewhere = [indices for _, indices in classifier.columns if index not in indices]
     chosen = np.flatnonzero(before.had[:, index] != value)[:IMAGES]
     if not len(chosen):
         return None
-    latents, images, had = before.latents[chosen], before.images[chosen], before.had[chosen]
-    lifted = bundle.attributes.lifted
-    left = [[names[i] for i in classes if i != index and has[i] and names[i] in lifted] for has in had]
-    facts, pictures = {}, [images[:SHOWN]]
+    latents, images, lifted = before.latents[chosen], before.images[chosen], bundle.attributes.lifted
+    asked: list[tuple[list[str], list[str]]] = [([], [attribute])] * len(chosen)
+    if value:
+        there = [[i for i in classes if i != index and has[i]] for has in before.had[chosen]]
+        asked = [([attribute], [names[i] for i in some if names[i] in lifted]) for some in there]
+    by_strength: dict[str, list[Facts]] = {}
+    features, shown = {BEFORE: classifier.features(images).numpy()}, [images[:SHOWN]]
     possible = {"paper": value, "exchange": bundle.values is not None}
-    for method in METHODS:
-        if not possible.get(method, True):
-            continue
-        asked = [([attribute], unset) if value else ([], [attribute]) for unset in left]
-        every = zip(latents[:, None], asked, strict=True)
-        edited = np.concatenate([_edited(bundle, latent, *changes, method) for latent, changes in every])
-        after = bundle.decode(edited)
-        has = classifier.decide(classifier.features(after))
-        changed = [(has != had)[:, indices].any(axis=1).mean() for indices in elsewhere]
-        facts[method] = {
-            "success": round(float((has[:, index] == value).mean()), 4),
-            "bits": round(float((edited != latents).sum(axis=1).mean()), 2),
-            "others": round(float(np.mean(changed)), 4) if elsewhere else None,
-            "pixels": round(
-                float(np.sqrt(np.square(after / 255 - images / 255).mean(axis=(1, 2, 3))).mean()), 4
-            ),
-        }
-        pictures.append(after[:SHOWN])
+    for method, strengths in STRENGTHS.items():
+        for strength in strengths if possible.get(method, True) else ():
+            every = zip(latents[:, None], asked, strict=True)
+            edited = np.concatenate(
+                [_edited(bundle, one, *names_, strength, method) for one, names_ in every]
+            )
+            after = bundle.decode(edited)
+            seen = classifier.features(after)
+            has = classifier.decide(seen)
+            facts: Facts = {
+                "success": round(float((has[:, index] == value).mean()), 4),
+                "others": _changed(classifier, index, has != before.had[chosen]),
+                **_changes(before, chosen, edited, after),
+            }
+            by_strength.setdefault(method, []).append({"strength": strength, **facts})
+            if strength == 1:
+                features[method] = seen.numpy()
+                shown.append(after[:SHOWN])
     return Edits(
-        attribute=attribute, value=value, images=len(chosen), facts=facts, shown=np.concatenate(pictures)
+        attribute=attribute,
+        value=value,
+        images=len(chosen),
+        facts={
+            method: {name: fact for name, fact in facts.items() if name != "strength"}
+            for method, every in by_strength.items()
+            for facts in every
+            if facts["strength"] == 1
+        },
+        by_strength=by_strength,
+        features=features,
+        shown=np.concatenate(shown),
     )
 
 
+def _changed(classifier: Classifier, index: int, changed: Bool[np.ndarray, "K A"]) -> float | None:
+    """The share of decisions on columns other than that of the attribute at ``index`` that changed."""
+    others = [indices for _, indices in classifier.columns if index not in indices]
+    if not others:
+        return None
+    return round(float(np.mean([changed[:, indices].any(axis=1).mean() for indices in others])), 4)
+
+
+def _changes(
+    before: Before,
+    chosen: Int64[np.ndarray, "K"],
+    edited: Int8[np.ndarray, "K N"],
+    after: UInt8[np.ndarray, "K H W C"],
+) -> Facts:
+    """How far edited latents and their images lie from those before."""
+    flips = (edited != before.latents[chosen]).sum(axis=1)
+    nearest_flips = nearest(pack(edited), pack(before.latents), 1)[0][:, 0]
+    moved = np.sqrt(np.square(after / 255 - before.images[chosen] / 255).mean(axis=(1, 2, 3)))
+    return {
+        "bits": round(float(flips.mean()), 2),
+        "pixels": round(float(moved.mean()), 4),
+        "own": round(float((flips == nearest_flips).mean()), 4),
+    }
+
+
+def edit_ceiling(sums: Mapping[str, float], attribute: str, value: bool) -> float | None:
+    """The share of images with the value in whose reconstructions the classifier finds it; None for none.
+
+    ``sums`` are those of the reconstructions.
+    """
+    members = sums.get(f"{MEMBERS} {attribute} {value}", 0.0)
+    return round(sums[f"{FOUND} {attribute} {value}"] / members, 4) if members else None
+
+
+def edit_distances(
+    edits: Sequence[Edits], classifier: Classifier, reference: FeatureSums
+) -> dict[str, dict[str, float]]:
+    """Fréchet distance to test images of all images edited to classes of a column, by column and method.
+
+    At strength 1, beside that of the reconstructions before the edit. A column is left out where there are
+    too few images for the number of features.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for column, indices in classifier.columns:
+        names = {classifier.attributes[i].name for i in indices}
+        edited = [edit.features for edit in edits if edit.attribute in names] if len(names) > 1 else []
+        for method in (BEFORE, *METHODS):
+            features = [some[method] for some in edited if method in some]
+            if sum(map(len, features)) > classifier.num_features:
+                sums = FeatureSums.empty(classifier.num_features)
+                for some in features:
+                    sums.add(some, np.ones(len(some), dtype=bool))
+                distance = distances(reference, sums, ("frechet",))["frechet"]
+                found.setdefault(column, {})[method] = round(distance, 4)
+    return found
+
+
 def _edited(
-    bundle: Bundle, latents: Int8[np.ndarray, "K N"], set_: list[str], unset: list[str], method: str
+    bundle: Bundle,
+    latents: Int8[np.ndarray, "K N"],
+    set_: list[str],
+    unset: list[str],
+    strength: float,
+    method: str,
 ) -> Int8[np.ndarray, "K N"]:
     if method == "paper":
         return paper_edit(bundle.attributes.mean_if_set[bundle.attributes.index(set_[0])], latents)
-    return edit(bundle.attributes, bundle.values, latents, set_, unset, method=method)
+    return edit(bundle.attributes, bundle.values, latents, set_, unset, strength, method)

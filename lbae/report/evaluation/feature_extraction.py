@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from lbae.core.bundle import Bundle
@@ -24,7 +24,9 @@ from lbae.io.sources.source import Shard, file_digests, read_shard
 from lbae.report.evaluation.lossy_formats import recompressed
 from lbae.report.evaluation.streams import (
     BAD,
+    FOUND,
     KNOWN,
+    MEMBERS,
     MIDPOINTS,
     RECONSTRUCTIONS,
     RIGHT,
@@ -82,13 +84,13 @@ class FeatureExtractor:
         images, places = decoded.images, _places(rows, decoded, shard.start)
         latents = self.bundle.encode(images)
         rebuilt = self.bundle.decode(latents)
-        errors = pixel_sums(images, rebuilt, self.lpips) | {BAD: float(len(decoded.quarantine))}
+        sums = pixel_sums(images, rebuilt, self.lpips) | self._found(rebuilt, decoded.rows)
         shown = np.isin(places, drawn_rows(self.samples, SHOWN))
         made = replace(
             self._block(RECONSTRUCTIONS, index, places, rebuilt),
             latents=pack(latents),
             digests=file_digests(rows),
-            sums=errors,
+            sums=sums | {BAD: float(len(decoded.quarantine))},
             shown=np.stack([images[shown], rebuilt[shown]], axis=1),
         )
         if not reference:
@@ -135,15 +137,35 @@ class FeatureExtractor:
         network = self.classifier
         if network is None:
             return {}
-        names, attributes = rows.column_names, network.attributes
+        counts = network.correct(network.decide(network.features(images)), *self._known(rows))
+        right = {f"{RIGHT} {column}": float(count) for column, (count, _) in counts.items()}
+        return right | {f"{KNOWN} {column}": float(count) for column, (_, count) in counts.items()}
+
+    def _found(self, rebuilt: Images, rows: pa.Table) -> dict[str, float]:
+        """Per attribute and value: how many images have it, and in how many of these reconstructions the
+        classifier finds it.
+        """
+        network = self.classifier
+        if network is None:
+            return {}
+        has, counts = network.decide(network.features(rebuilt)), {}
+        for value, members in zip((True, False), self._known(rows), strict=True):
+            for j, attribute in enumerate(network.attributes):
+                found = members[:, j] & (has[:, j] == value)
+                counts[f"{MEMBERS} {attribute.name} {value}"] = float(members[:, j].sum())
+                counts[f"{FOUND} {attribute.name} {value}"] = float(found.sum())
+        return counts
+
+    def _known(self, rows: pa.Table) -> Bool[np.ndarray, "2 K A"]:
+        """Which of the classifier's attributes the rows are known to have, and which to lack."""
+        assert self.classifier is not None
+        names, attributes = rows.column_names, self.classifier.attributes
         usable = [
             i for i, a in enumerate(attributes) if a.column in names and can_hold(rows[a.column].type, a)
         ]
-        known = np.zeros((2, len(images), len(attributes)), dtype=bool)
+        known = np.zeros((2, len(rows), len(attributes)), dtype=bool)
         known[:, :, usable] = indicators(rows, tuple(attributes[i] for i in usable))
-        counts = network.correct(network.decide(network.features(images)), *known)
-        right = {f"{RIGHT} {column}": float(count) for column, (count, _) in counts.items()}
-        return right | {f"{KNOWN} {column}": float(count) for column, (_, count) in counts.items()}
+        return known
 
 
 def _places(rows: pa.Table, decoded: Decoded, start: int) -> Int64[np.ndarray, "K"]:

@@ -39,6 +39,7 @@ class Findings:
     neighbours: np.ndarray | None = None
     paths: Mapping[str, Paths] = field(default_factory=dict)
     edits: list[Edits] = field(default_factory=list)
+    edit_distances: dict[str, dict[str, float]] = field(default_factory=dict)
     overlap: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)

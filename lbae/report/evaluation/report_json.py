@@ -51,8 +51,17 @@ def evaluation_report(
         "nearest": found.nearest,
         "interpolation": {name: path.facts for name, path in found.paths.items()},
         "edits": [
-            {"attribute": e.attribute, "value": e.value, "images": e.images, **e.facts} for e in found.edits
+            {
+                "attribute": edit.attribute,
+                "value": edit.value,
+                "images": edit.images,
+                "ceiling": edit.ceiling,
+                **edit.facts,
+                "by_strength": edit.by_strength,
+            }
+            for edit in found.edits
         ],
+        "edit_distances": found.edit_distances,
         "overlap": found.overlap,
         "left_out": found.left_out,
         "seconds": found.seconds,

@@ -20,6 +20,7 @@ TEST, TRAIN, RECONSTRUCTIONS, MIDPOINTS = (
     "interpolation mid-points",
 )
 RIGHT, KNOWN, BAD = "right", "known", "undecodable"
+MEMBERS, FOUND = "images with", "found in reconstructions with"
 
 
 @dataclass(frozen=True, kw_only=True)

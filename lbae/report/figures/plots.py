@@ -150,6 +150,18 @@ def plot_precision_recall(points: dict[str, tuple[float, float]]) -> bytes:
     return _png(figure)
 
 
+def plot_successes(curves: dict[str, list[tuple[float, float]]], ceiling: float | None) -> bytes:
+    """The success of edits over their strength, one curve per method, and what it can reach if known."""
+    figure, axes = _axes("", "strength", "share of edits that the\nclassifier confirms")
+    for (name, curve), color, marker in zip(curves.items(), _COLORS, _MARKERS, strict=False):
+        axes.plot(*zip(*curve, strict=True), f"-{marker}", color=color, markersize=5, label=name)
+    if ceiling is not None:
+        axes.axhline(ceiling, color=_INK, linewidth=1, linestyle="--", label="ceiling")
+    axes.set(xlim=(0, 2.05), ylim=(0, 1.03))
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
 def plot_rates(curves: dict[str, list[tuple[float, float]]], ours: tuple[float, float]) -> bytes:
     """PSNR over bits per pixel, of image formats and of latents."""
     figure, axes = _axes("", "bits per pixel, headers included", "PSNR, dB")

@@ -8,14 +8,14 @@ import numpy as np
 
 from lbae.core.prior.fidelity import covariance
 from lbae.io.images import encode_png, grid
-from lbae.report.evaluation.edits import SHOWN
+from lbae.report.evaluation.edits import SHOWN, STRENGTHS
 from lbae.report.evaluation.findings import NEAREST, Findings
 from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.settings import PRIORS
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST
 from lbae.report.figures import plots as figures
-from lbae.report.pages.evaluation_sections import EDIT_PICTURE, EDITED, PRIOR_PICTURE, sections
+from lbae.report.pages.evaluation_sections import EDIT_CURVES, EDIT_PICTURE, EDITED, PRIOR_PICTURE, sections
 from lbae.report.pages.html import page
 
 _COLUMNS, _SAMPLES = 16, 32
@@ -64,6 +64,8 @@ def _figures(
         yield "precision-recall", figures.plot_precision_recall(points)
     rates = report["rates"]
     yield "rates", figures.plot_rates(found.rates, (rates["latents"], rates["psnr_db"]))
+    if report["edits"]:
+        yield EDIT_CURVES, figures.plot_successes(*_mean_successes(report["edits"]))
     if inputs.moments is not None:
         drawn = found.sampled_moments(inputs.moments.latent_dim)
         chosen = [name for name in ("mixture", "paper", "direct") if name in drawn] or list(drawn)[:3]
@@ -71,3 +73,17 @@ def _figures(
         yield "marginals", figures.plot_marginals(target.mean, {name: drawn[name].mean for name in chosen})
         sampled = {name: covariance(drawn[name].mean, drawn[name].second) for name in chosen}
         yield "covariances", figures.plot_covariances(covariance(target.mean, target.second), sampled)
+
+
+def _mean_successes(
+    edits: list[dict[str, Any]],
+) -> tuple[dict[str, list[tuple[float, float]]], float | None]:
+    """Mean success of the edits by method, as (strength, success), and the mean of the known ceilings."""
+    curves = {}
+    for method, strengths in STRENGTHS.items():
+        done = [edit["by_strength"][method] for edit in edits if method in edit["by_strength"]]
+        if done:
+            means = np.mean([[facts["success"] for facts in each] for each in done], axis=0)
+            curves[method] = list(zip(strengths, means.tolist(), strict=True))
+    ceilings = [edit["ceiling"] for edit in edits if edit["ceiling"] is not None]
+    return curves, float(np.mean(ceilings)) if ceilings else None

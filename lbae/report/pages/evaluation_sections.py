@@ -10,6 +10,7 @@ from lbae.report.pages.html import Section
 
 # Prefixes of the names of pictures of samples and of edits.
 PRIOR_PICTURE, EDIT_PICTURE = "samples-", "edit-"
+EDIT_CURVES = "edits-by-strength"
 EDITED = 5  # edits shown
 
 
@@ -111,15 +112,25 @@ def _interpolation(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
 def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
-        text="Per method: the share of edited images in which the classifier finds the attribute as asked. In"
-        " brackets: bits flipped, root mean square change of pixels and, where the data has other columns,"
-        f" the share of those that changed. Pictures: the first {EDITED} edits, one block per edit. Its rows"
-        f" are the images before the edit, then those edited by {', '.join(METHODS)}, where the method can"
-        " do the edit.",
-        header=["edit", "images", *METHODS],
+        text="Per method at strength 1: the share of edited images in which the classifier finds the"
+        " attribute as asked. Ceiling: that share of reconstructions of images that have it. In brackets: bits"
+        " flipped, root mean square change of pixels, share of edited latents nearest to their original,"
+        " and, where the data has other columns, share of those that changed. Curves: success over strength,"
+        f" mean of all edits. Pictures: the first {EDITED} edits, one block per edit. Its rows are the images"
+        f" before the edit, then those edited by {', '.join(METHODS)}, where the method can do it."
+        + "".join(map(_edit_distance, report["edit_distances"].items())),
+        header=["edit", "images", "ceiling", *METHODS],
         rows=[_edit_row(edit) for edit in report["edits"]],
-        pictures=[content for name, content in shown.items() if name.startswith(EDIT_PICTURE)],
+        pictures=[
+            *_some(shown, EDIT_CURVES),
+            *(content for name, content in shown.items() if name.startswith(EDIT_PICTURE)),
+        ],
     )
+
+
+def _edit_distance(column: tuple[str, dict[str, float]]) -> str:
+    facts = ", ".join(f"{name} {distance:.4g}" for name, distance in column[1].items())
+    return f" Fréchet distance of images edited to classes of {column[0]} to test images: {facts}."
 
 
 _TERMS = (
@@ -210,10 +221,12 @@ def _edit_row(edit: dict[str, Any]) -> list[object]:
     for method in METHODS:
         if facts := edit.get(method):
             others = "" if facts["others"] is None else f", {facts['others']:.1%}"
-            cells.append(f"{facts['success']:.0%} ({facts['bits']:.0f}, {facts['pixels']:.3f}{others})")
+            kept = f"{facts['bits']:.0f}, {facts['pixels']:.3f}, {facts['own']:.0%}"
+            cells.append(f"{facts['success']:.0%} ({kept}{others})")
         else:
             cells.append("")
-    return [_title(edit["attribute"], edit["value"]), edit["images"], *cells]
+    ceiling = "" if edit["ceiling"] is None else f"{edit['ceiling']:.0%}"
+    return [_title(edit["attribute"], edit["value"]), edit["images"], ceiling, *cells]
 
 
 def _plain(value: Any) -> str:
