@@ -1,6 +1,5 @@
 """The reference of the HTTP service, from the application's own OpenAPI document and limits."""
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +75,7 @@ def _fields(schema: dict[str, Any]) -> Iterator[str]:
         needed = name in schema.get("required", ())
         state = "required" if needed else f"default `{json.dumps(field.get('default'))}`"
         meaning = " ".join(field.get("description", "").replace("``", "`").split())
-        yield f"- `{name}`: {_type(field)}, {state}" + (f" – {meaning}" if meaning else "")
+        yield f"- `{name}`: {_type(field)}, {state}" + (f"; {meaning}" if meaning else "")
 
 
 def _type(field: dict[str, Any]) -> str:
