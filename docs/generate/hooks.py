@@ -3,7 +3,9 @@
 A page asks for generated text by a comment such as ``<!-- generated: endpoint POST /v1/sample -->``.
 """
 
+import logging
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from docs.generate import http_reference, job_options
 from lbae.io.artifacts.manifest import FORMAT_VERSION
 from lbae.report.evaluation.streams import PROTOCOL_VERSION
 
+_logger = logging.getLogger(f"mkdocs.{__name__}")  # its warnings end a strict build
+
 _ROOT = Path(__file__).parents[2]
 _PAGES = {"changelog.md": "CHANGELOG.md"}
 """Pages of the site that are files of the repository."""
 _MARK = re.compile(r"<!-- generated: (.+?) -->")
-_OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+(?!\.)([^)#]*)(#[^)]*)?\)")
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -37,28 +41,31 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if source == "reference/http.md":
         _check_every_endpoint(wanted)
     filled = _MARK.sub(lambda mark: _generated(mark[1], source), markdown)
-    return _OUTSIDE.sub(lambda link: _inside(link, source), filled)
+    folder = (_ROOT / _PAGES.get(source, f"docs/{source}")).parent
+    return _LINK.sub(lambda link: _inside(link, source, folder), filled)
 
 
 def _generated(what: str, source: str) -> str:
     kind, _, name = what.partition(" ")
-    makers = {
-        "jobs": lambda _: job_options.reference(),
-        "endpoint": lambda endpoint: _endpoints()[endpoint],
-        "fields": http_reference.fields_of,
-        "limit": http_reference.limit,
-        "errors": lambda _: http_reference.error_types(),
-        "format-version": lambda _: str(FORMAT_VERSION),
-        "protocol-version": lambda _: str(PROTOCOL_VERSION),
-    }
-    if kind not in makers:
-        raise PluginError(f"{source} asks for {what!r}; allowed: {', '.join(makers)}")
-    return makers[kind](name)
+    if kind not in _MAKERS:
+        raise PluginError(f"{source} asks for {what!r}; allowed: {', '.join(_MAKERS)}")
+    return _MAKERS[kind](name)
 
 
 @cache
 def _endpoints() -> dict[str, str]:
     return http_reference.endpoints()
+
+
+_MAKERS: dict[str, Callable[[str], str]] = {
+    "jobs": lambda _: job_options.reference(),
+    "endpoint": lambda name: _endpoints()[name],
+    "fields": http_reference.fields_of,
+    "limit": http_reference.limit,
+    "errors": lambda _: http_reference.error_types(),
+    "format-version": lambda _: str(FORMAT_VERSION),
+    "protocol-version": lambda _: str(PROTOCOL_VERSION),
+}
 
 
 def _check_every_endpoint(wanted: list[str]) -> None:
@@ -67,13 +74,21 @@ def _check_every_endpoint(wanted: list[str]) -> None:
         raise PluginError(f"reference/http.md and the OpenAPI document differ in {sorted(different)}")
 
 
-def _inside(link: re.Match[str], source: str) -> str:
-    """A link that leaves its folder: unchanged within docs/, to a page of ``_PAGES``, else its text alone."""
+def _inside(link: re.Match[str], source: str, folder: Path) -> str:
+    """A link of a page that lies in ``folder`` of the repository, as the site has it.
+
+    Files that are no pages have no place in the site: of a link to one its text remains.
+    """
     text, target, anchor = link[1], link[2], link[3] or ""
-    up = link[0].count("../")
-    if up <= source.count("/"):
+    path = (folder / target).resolve()
+    if ":" in target or (path.is_relative_to(_ROOT / "docs") and source not in _PAGES):
         return link[0]
-    pages = {path: page for page, path in _PAGES.items()}
-    if target in pages:
-        return f"[{text}]({'../' * (up - 1)}{pages[target]}{anchor})"
+    if not path.exists():
+        _logger.warning(f"{source} links to {target}, which does not exist")
+    up = "../" * source.count("/")
+    pages = {(_ROOT / file).resolve(): page for page, file in _PAGES.items()}
+    if path in pages:
+        return f"[{text}]({up}{pages[path]}{anchor})"
+    if path.is_relative_to(_ROOT / "docs"):
+        return f"[{text}]({up}{path.relative_to(_ROOT / 'docs')}{anchor})"
     return text
