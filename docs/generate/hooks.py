@@ -80,8 +80,10 @@ def _inside(link: re.Match[str], source: str, folder: Path) -> str:
     Files that are no pages have no place in the site: of a link to one its text remains.
     """
     text, target, anchor = link[1], link[2], link[3] or ""
-    path = (folder / target).resolve()
-    if ":" in target or (path.is_relative_to(_ROOT / "docs") and source not in _PAGES):
+    path, outside = (folder / target).resolve(), source in _PAGES
+    if ":" in target or not (outside or target.startswith("../")):
+        return link[0]
+    if path.is_relative_to(_ROOT / "docs") and not outside:
         return link[0]
     if not path.exists():
         _logger.warning(f"{source} links to {target}, which does not exist")
