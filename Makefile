@@ -5,7 +5,7 @@ BIN := .venv/bin
 PINNED = $(shell sed -n 's/^\([^ =]*\)==.*/\1/p' requirements.lock)
 UV := $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
 
-.PHONY: demo test test-all lint format bench lock licences
+.PHONY: demo test test-all lint format bench docs lock licences
 
 demo: .venv/ready
 	$(BIN)/lbae demo
@@ -28,6 +28,9 @@ format: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pytest -s --override-ini=addopts= tests/benchmarks
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf pyproject.toml --output-file requirements.lock
