@@ -113,9 +113,9 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     return Section(
         title="Attribute edits",
         text="Per method at strength 1: the share of edited images in which the classifier finds the"
-        " attribute as asked. Ceiling: that share of reconstructions of images that have it. In brackets: bits"
-        " flipped, root mean square change of pixels, share of edited latents nearest to their original and,"
-        " where the data has other columns, share of those that changed. Curves: success over strength,"
+        " attribute as asked. Ceiling: that share of reconstructions of images that have it. In brackets:"
+        " bits flipped, root mean square change of pixels, share of edited latents nearest to their original"
+        " and, where the data has other columns, share of those that changed. Curves: success over strength,"
         f" mean of all edits. Pictures: the first {EDITED} edits, one block per edit. Its rows are the images"
         f" before the edit, then those edited by {', '.join(METHODS)}, where the method can do it."
         + "".join(map(_edit_distance, report["edit_distances"].items())),
