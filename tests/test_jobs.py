@@ -190,7 +190,7 @@ def test_show_describes(job, pipeline):
         (
             "encode",
             "--model {moments} --data {data} --out {tmp}/l",
-            "is a moment sums; a model is needed here",
+            "is of kind moment sums; allowed here: model",
         ),
         ("encode", "--model {model} --data {tmp} --out {tmp}/l", "holds no images"),
         ("encode", "--model {tmp} --data {data} --out {tmp}/l", "is not a finished artifact"),
@@ -262,7 +262,7 @@ def test_show_describes(job, pipeline):
             "ends in .png or .webp",
         ),
         ("show", "{tmp}", "is not a finished artifact"),
-        ("serve", "--bundle {model}", "is a model; a bundle is needed here"),
+        ("serve", "--bundle {model}", "is of kind model; allowed here: bundle"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(pipeline, picture, tmp_path, name, arguments, message):

@@ -32,7 +32,7 @@ _ROWS = {  # by job: the label of each row, and the dotted name of its value in 
 }
 _NEXT = {  # by job: the next commands, filled in from its options and its result
     "demo": ("python -m webbrowser {page}", "lbae serve --bundle {out}/bundle"),
-    "ingest": ("lbae train --data {out} --preset mnist --out MODEL",),
+    "ingest": ("lbae train --data {out} --preset PRESET --out MODEL",),
     "train": ("lbae encode --model {out} --data {data} --out LATENTS",),
     "encode": ("lbae reduce --latents {out} --out MOMENTS",),
     "reduce": ("lbae fit --model MODEL --latents {latents} --moments {out} --out BUNDLE",),

@@ -214,7 +214,7 @@ def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
             (larger, UserError, r"makes images of \(32, 32, 1\) .*allowed: \(28, 28, 1\)"),
             (spoilt, UserError, r"cannot be served: its normals' factor is damaged"),
             (str(unfinished), UserError, "is not a finished artifact"),
-            (pipeline.model, UserError, "is a model; a bundle is needed here"),
+            (pipeline.model, UserError, "is of kind model; allowed here: bundle"),
             (f"{tmp_path}/nothing", UserError, "does not exist"),
         ):
             refused = await registry.swap(uri)

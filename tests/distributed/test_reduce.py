@@ -122,7 +122,7 @@ def test_grouped_sums_of_an_earlier_version_are_described_but_not_read_as_sums(t
     facts = describe(str(tmp_path / "g"))
     assert (facts["kind"], facts["rows"]) == ("grouped moment sums", 750)
     assert facts["result"]["groups"] == {"kind=cat": 250, "kind=dog": 500}
-    with pytest.raises(UserError, match=r"g is a grouped moment sums; a moment sums is needed here"):
+    with pytest.raises(UserError, match=r"g is of kind grouped moment sums; allowed here: moment sums"):
         load_moments(str(tmp_path / "g"))
 
 

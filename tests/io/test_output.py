@@ -273,7 +273,7 @@ def test_missing_wrong_newer_and_damaged_artifacts_are_named(tmp_path):
     with pytest.raises(UserError, match="it does not exist"):
         read_manifest(str(tmp_path / "nothing"))
     published(tmp_path / "m")
-    with pytest.raises(UserError, match="is a model; a bundle or latent table is needed here"):
+    with pytest.raises(UserError, match="is of kind model; allowed here: bundle, latent table"):
         read_manifest(str(tmp_path / "m"), "bundle", "latent table")
     tree = json.loads((tmp_path / "m" / MANIFEST).read_text())
     (tmp_path / "m" / MANIFEST).write_text(json.dumps({**tree, "format_version": 99}))

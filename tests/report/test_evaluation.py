@@ -645,8 +645,8 @@ def test_features_that_are_not_finite_are_an_error():
         ({"latents": "others"}, (), "was fitted from latents"),
         ({"moments": "sums"}, (), "was fitted from moments"),
         ({"latents": "latents", "train_data": "copy"}, (), "were encoded from images"),
-        ({"bundle": "model", "latents": "latents"}, (), "is a model; a bundle is needed here"),
-        ({"latents": "moments"}, (), "is a moment sums; a latent table is needed here"),
+        ({"bundle": "model", "latents": "latents"}, (), "is of kind model; allowed here: bundle"),
+        ({"latents": "moments"}, (), "is of kind moment sums; allowed here: latent table"),
     ],
 )
 def test_user_errors_are_one_line(evaluate, pipeline, others, tmp_path, options, words, message):

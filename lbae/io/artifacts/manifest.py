@@ -77,7 +77,7 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri}/{MANIFEST} is damaged ({error!r}); write the artifact again") from error
     if kinds and manifest.kind not in kinds:
-        raise UserError(f"{uri} is a {manifest.kind}; a {' or '.join(kinds)} is needed here")
+        raise UserError(f"{uri} is of kind {manifest.kind}; allowed here: {', '.join(kinds)}")
     return manifest
 
 

@@ -142,6 +142,7 @@ def _tar_shards(listing: Listing) -> _Planned:
                 size=sum(sizes[first:last]),
                 files=(name,),
                 columns=columns,
+                first_row=first,
                 samples=samples[first:last],
             )
             shards.append(shard)

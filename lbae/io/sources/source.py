@@ -40,7 +40,7 @@ class Shard:
         start: Number of the shard's first row in the source.
         row_groups: Of a Parquet file, the row groups to read.
         skip: Of a Parquet file, rows to skip in those row groups.
-        first_row: Of a Parquet file, number of the shard's first row in the file.
+        first_row: Of a Parquet file or a tar, number of the shard's first row in the file.
         samples: Of a tar, the samples to read.
         constants: Columns with one value for the whole shard, from its file's folders.
         levels: Of image files, the columns that their first folders give, such as ``label``.
