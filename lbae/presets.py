@@ -43,11 +43,12 @@ def cifar10() -> Config:
 
 
 def celeba() -> Config:
-    """CelebA (centre crop, 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536. We have not trained it yet.
+    """CelebA (centre crop, 64x64, MSE): 16 x 16 cells of 6 bits, N = 1536.
 
-    ``lbae train --preset celeba --data torchvision:celeba --out runs/celeba``
+    ``lbae train --preset celeba --data torchvision:celeba --out runs/celeba``: four epochs on 21,771 faces
+    reconstruct validation faces at 24.3 dB (docs/results.md).
     """
-    return _spatial(latent_dim=1536, latent_grid=16, channels=(64, 192))
+    return _spatial(latent_dim=1536, latent_grid=16, channels=(64, 128))
 
 
 def celeba128() -> Config:
