@@ -142,8 +142,9 @@ def test_priors(pipeline, made):
 
 def test_edits(pipeline, made):
     edits, paths = readme_blocks("bash", guide("edits"))
-    _, whole, half, bits = run_readme(edits, made, pipeline.data)
+    _, whole, half, sure, bits = run_readme(edits, made, pipeline.data)
     assert whole["bits_changed"] > 0
+    assert {"strength", "confidence"} <= set(sure)
     assert (half["method"], bits["method"]) == ("exchange", "bits")
     assert picture_size(made / "edited.png") == (118, 60)
     strip, path = run_readme(paths, made, pipeline.data)

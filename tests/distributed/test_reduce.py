@@ -276,7 +276,7 @@ def test_unique_keys_pass(latents, tmp_path):
         (
             {"age": [-1, 0, 1, 2]},
             {},
-            "column 'age' holds -1 and 2: with -1 .unset. only 0 .unknown. and 1 .set. are allowed",
+            "column 'age' holds -1 and 2: beside -1 .unset. only 0 .unknown. and 1 .set. are allowed",
         ),
         ({"age": [1, 2, 3, 4]}, {"attributes": ("aeg",)}, "unknown attribute 'aeg'; did you mean 'age'"),
         ({"age": [1, 2, 3, 4]}, {"attributes": ("age=5",)}, "unknown attribute 'age=5'"),
