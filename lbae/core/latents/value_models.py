@@ -11,10 +11,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Float64, Int8, Int64
 from scipy import special
 
-from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
-
-_CACHE_BYTES = 2**29
-_MATRICES = 4  # float64 matrices that a model in use holds
+from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian, models_to_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +62,8 @@ class ValueModels:
 
     @cached_property
     def model(self) -> Callable[[int], DichotomisedGaussian]:
-        """The model of a value; the last used are cached, in about half a gibibyte."""
-        bits = self.shifts.shape[1]
-        kept = max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
-        return lru_cache(kept)(
+        """The model of a value; the last used are cached."""
+        return lru_cache(models_to_cache(self.shifts.shape[1]))(
             lambda value: self._model(self.shifts[value].astype(np.float64), int(self.shared[value]))
         )
 
