@@ -60,7 +60,7 @@ class Bundle:
 
         Below a ``temperature`` of 1 images are more typical and differ less; it may be 0 to 2. Image i
         depends only on the bundle, ``seed``, ``given``, ``temperature`` and i, not on ``count``. Raises the
-        errors of :meth:`lbae.core.prior.prior.Prior.sample_given` and :meth:`~lbae.core.prior.prior.Prior.at`.
+        errors of :meth:`lbae.core.prior.prior.Prior.sample_given` and :meth:`lbae.core.prior.prior.Prior.at`.
         """
         return self.decode(self.prior.at(temperature).sample_given(count, seed, given or {})[0])
 

@@ -127,7 +127,7 @@ def test_a_count_or_strength_out_of_range_is_refused(count, strength):
 def test_a_sampler_without_thresholds_is_refused():
     made = variations(components=1)
     other = Prior(sampler="hyperplane", weights=np.ones(1), factors=made.prior.factors)
-    with pytest.raises(UserError, match="sampler is hyperplane.*fit the bundle with --sampler gaussian"):
+    with pytest.raises(UserError, match=r"sampler is hyperplane.*fit the bundle with --sampler gaussian"):
         Variations(other, made.normals).vary(other.sample(1, 0), 1, 0, 0.5)
 
 

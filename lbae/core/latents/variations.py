@@ -1,6 +1,6 @@
 """Variations of latents: new latents of the component that a latent most likely belongs to.
 
-Under a component, the sides of a latent are x ~ N(c, L LT): ``c`` is column 0 of the component's factor, and L
+Under a component, the sides of a latent are x ~ N(c, L LT): c is column 0 of the component's factor, and L
 the columns after it. A latent b is given its mean sides x = E[x | b]. These are mixed with a new draw:
 
     x' = c + sqrt(1 - s) (x - c) + sqrt(s) L z,   z ~ N(0, I)
