@@ -64,8 +64,10 @@ class Bundle:
         """
         return self.decode(self.prior.at(temperature).sample_given(count, seed, given or {})[0])
 
-    def vary(self, images: Images, count: int, seed: int, strength: float = 0.3) -> Images:
-        """``count`` variations of each image, those of one image together (K * count images).
+    def vary(
+        self, images: Images, count: int, seed: int, strength: float = 0.5
+    ) -> UInt8[np.ndarray, "V H W C"]:
+        """``count`` variations of each image, those of one image together (V = K * count).
 
         At ``strength`` 0 they are the image's reconstruction, at 1 samples that look like it only roughly.
         Variation i depends only on the bundle, the image, ``seed``, ``strength`` and i. Raises the errors of

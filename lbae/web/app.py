@@ -18,6 +18,7 @@ from lbae.web.routes.facts_routes import add_facts_routes
 from lbae.web.routes.interpolate_routes import add_interpolate_route
 from lbae.web.routes.openai_routes import add_openai_routes
 from lbae.web.routes.sample_routes import add_sample_route
+from lbae.web.routes.variation_routes import add_variation_route
 
 
 def create_app(
@@ -52,6 +53,7 @@ def create_app(
     handle_errors(app)
     add_facts_routes(app)
     add_sample_route(app, limits)
+    add_variation_route(app, limits)
     add_interpolate_route(app, limits)
     add_edit_route(app, limits)
     add_codec_routes(app, limits)

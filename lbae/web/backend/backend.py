@@ -70,9 +70,12 @@ class Backend(Protocol):
     facts: BundleFacts
 
     async def draw(
-        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
     ) -> np.ndarray:
         """Latents drawn from the prior, or from one of its components."""
+
+    async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
+        """``count`` variations of each latent."""
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
@@ -126,14 +129,18 @@ class BundleBackend:
         self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
 
     async def draw(
-        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
     ) -> np.ndarray:
         """Latents drawn from the prior, or from one of its components."""
-        prior = self.bundle.prior
+        prior = self.bundle.prior.at(temperature)
         if component is not None:
             prior = dataclasses.replace(prior, weights=np.eye(len(prior.weights))[component])
         latents, _ = await asyncio.to_thread(prior.sample_given, count, seed, given)
         return latents
+
+    async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
+        """``count`` variations of each latent."""
+        return await asyncio.to_thread(self.bundle.variations.vary, latents, count, seed, strength)
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
