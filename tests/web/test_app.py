@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
