@@ -279,7 +279,7 @@ class GenerationRequest(RequestBody):
 class OpenAIVariationRequest(FormRequest):
     """The form that ``client.images.create_variation`` of OpenAI's library sends, plus seed and strength."""
 
-    image: ImageFile
+    image: Annotated[ImageFile, Field(json_schema_extra={"format": "binary"})]
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
     model: Annotated[
         str | None, Field(max_length=256, description="lbae, or the fingerprint of the bundle")
