@@ -78,7 +78,7 @@ class Bundle:
     @cached_property
     def variations(self) -> Variations:
         """Variations of latents under the bundle's prior."""
-        return Variations(self.prior, self.normals)
+        return Variations(self.prior)
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """Frames of a path through the reconstructions of two or more images.

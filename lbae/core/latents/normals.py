@@ -83,13 +83,6 @@ class Normals:
         """
         return np.where(normals @ self.factor[1 : 1 + self.latent_dim].T >= 0, np.int8(1), np.int8(-1))
 
-    @property
-    def covariance(self) -> Float64[np.ndarray, "{self.latent_dim} {self.latent_dim}"]:
-        """Covariance of the bits of latents that random hyperplanes draw, near that of all latents."""
-        rows = self.factor[: 1 + self.latent_dim]
-        moments = 2 / np.pi * np.arcsin(np.clip(rows @ rows.T, -1, 1))
-        return moments[1:, 1:] - np.outer(moments[0, 1:], moments[0, 1:])
-
     @cached_property
     def _smoother(self) -> Float64[np.ndarray, "M M"]:
         """L, in Fortran order for BLAS."""

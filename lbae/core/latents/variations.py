@@ -14,24 +14,21 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
-from scipy import linalg, special
+from scipy import special
 
-from lbae.core.latents.normals import Normals
 from lbae.core.latents.packing import pack
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian, models_to_cache
 from lbae.core.prior.prior import Prior
 from lbae.errors import UserError
 
 _CONSTANT = 4.0  # shift of a bit that is constant in its component: its other value is as rare as 1 in 30,000
-_LEAST_VARIANCE = 1e-2  # of the bits within components, in any direction
 
 
 @dataclass(frozen=True)
 class Variations:
-    """Variations of latents under a prior; ``normals`` are those of the prior's latents."""
+    """Variations of latents under a prior."""
 
     prior: Prior
-    normals: Normals
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle the fields without the models computed from them."""
@@ -60,9 +57,7 @@ class Variations:
         return varied.reshape(-1, latents.shape[1])
 
     def components(self, latents: Int8[np.ndarray, "K N"]) -> Int64[np.ndarray, "K"]:
-        """The component that each latent most likely belongs to.
-
-        By Gaussians with the mean bits of each component and the covariance of the bits within components.
+        """The component that each latent most likely belongs to, as if its bits were independent.
 
         UserError for a prior whose sampler has no thresholds.
         """
@@ -71,22 +66,14 @@ class Variations:
                 f"the bundle's sampler is {self.prior.sampler}, which has no thresholds to vary an image"
                 " about; fit the bundle with --sampler gaussian"
             )
-        weights, offsets = self._discriminant
-        found: Int64[np.ndarray, " K"] = (latents @ weights + offsets).argmax(axis=1)
+        shifts = self.prior.factors[:, -self.prior.latent_dim :, 0].astype(np.float64)
+        on, off = (
+            special.log_ndtr(shifts),
+            special.log_ndtr(-shifts),
+        )  # of a bit that is +1, and of one that is -1
+        likely = latents @ (on - off).T / 2 + (on + off).sum(axis=1) / 2 + np.log(self.prior.weights)
+        found: Int64[np.ndarray, " K"] = likely.argmax(axis=1)
         return found
-
-    @cached_property
-    def _discriminant(self) -> tuple[Float64[np.ndarray, "N C"], Float64[np.ndarray, "C"]]:
-        """Linear discriminant functions of the components."""
-        bits = slice(-self.prior.latent_dim, None)
-        means = 2 * special.ndtr(self.prior.factors[:, bits, 0].astype(np.float64)) - 1
-        weights = self.prior.weights
-        mean = weights @ means
-        between = (means - mean).T @ (weights[:, None] * (means - mean))
-        values, vectors = linalg.eigh(self.normals.covariance - between, check_finite=False)
-        inverse = (vectors / np.maximum(values, _LEAST_VARIANCE)) @ vectors.T
-        directions = inverse @ means.T
-        return directions, np.log(weights) - (means.T * directions).sum(axis=0) / 2
 
     def _bits(self, component: int) -> Float64[np.ndarray, "N M"]:
         """The rows of a component's factor that belong to bits."""
