@@ -44,6 +44,7 @@ def test_health_readiness_and_facts_of_the_bundle(client):
     assert list(attributes) == ["a", "b"]
     assert sum(attributes["a"][side] for side in ("set", "unset")) == 4000
     assert {bit["bit"] for bit in attributes["a"]["leading_bits"]} == set(range(5))
+    assert attributes["a"]["trusted"] is True
 
 
 def test_a_sample_matches_the_bundles_in_every_format(client, bundle):

@@ -43,9 +43,10 @@ class BundleFacts:
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
     """Return the facts of a bundle that clients may see."""
-    statistics = bundle.attributes
+    statistics, values = bundle.attributes, bundle.values
     leading = leading_bits(statistics, _LEADING)
-    counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
+    trusted = [values is not None and values.trusted(i) for i in range(len(statistics.names))]
+    rows = zip(statistics.names, statistics.set_count, statistics.unset_count, trusted, strict=True)
     return BundleFacts(
         fingerprint=bundle.fingerprint,
         config=bundle.codec.config,
@@ -54,8 +55,13 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
         components=len(bundle.prior.weights),
         conditions=bundle.prior.attributes,
         attributes={
-            name: {"set": int(set_), "unset": int(unset), "leading_bits": leading.get(name, [])}
-            for name, set_, unset in counts
+            name: {
+                "set": int(set_),
+                "unset": int(unset),
+                "trusted": trusted,
+                "leading_bits": leading.get(name, []),
+            }
+            for name, set_, unset, trusted in rows
         },
         examples=bundle.examples,
     )

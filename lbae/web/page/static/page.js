@@ -63,7 +63,7 @@ async function show() {
     facts.textContent = `${side} × ${side} pixels, ${latent_dim} bits, bundle ${model.fingerprint.slice(0, 8)}`;
     if (shown === model.fingerprint) return; // only the key has changed
     shown = model.fingerprint;
-    for (const part of parts) part({ conditions: model.conditions, attributes: Object.keys(attributes), examples });
+    for (const part of parts) part({ conditions: model.conditions, attributes, examples });
   } catch (error) {
     facts.textContent = error.message;
     again.hidden = !keyForm.hidden;
