@@ -22,7 +22,7 @@ from lbae.web.answers.error_answers import RequestError
 from lbae.web.limits import Limits
 
 _NAME = r"[a-z0-9._-]+"
-_PLACE = rf"({_NAME}|\[[0-9a-f:.]+\])(:[0-9]+)?"
+_PLACE = rf"({_NAME}|\[[0-9a-f:.]+(?:%{_NAME})?\])(:[0-9]+)?"
 _ORIGIN = rf"(?!http:.*:80$|https:.*:443$)https?://{_PLACE}"  # browsers leave default ports out
 _EVERY_ADDRESS = {"0.0.0.0", "::"}
 
@@ -49,7 +49,7 @@ def refusal(method: str, headers: Headers, limits: Limits) -> RequestError | Non
 
 
 def canonical_host(host: str) -> str:
-    """A host name in lower case without a final dot, or an address as Python writes it."""
+    """A host name in lower case without a final dot, or an address as Python writes it, without a zone."""
     address = _address(host)
     return host.lower().removesuffix(".") if address is None else str(address)
 
@@ -107,6 +107,6 @@ def _foreign_page(method: str, headers: Headers, allowed: tuple[str, ...]) -> st
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(host.strip("[]"))
+        return ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return None

@@ -80,6 +80,7 @@ def test_a_request_without_one_host_is_refused(bundle, hosts):
         (("lbae.example.org", "other.example"), "LBAE.example.org:443"),
         (("10.0.0.7",), "10.0.0.7:8000"),
         (("fe80::7",), "[FE80:0::7]:8000"),
+        (("fe80::7",), "[fe80::7%eth0]:8000"),
         (("0.0.0.0",), "10.0.0.7:8000"),
         (("::",), "[2001:db8::7]:8000"),
     ],
@@ -218,8 +219,8 @@ def test_an_allowed_host_is_a_name_or_an_address(host):
 
 
 def test_allowed_hosts_are_written_in_one_way():
-    given = ("LBAE.Example.org.", "[FE80::0]", "10.0.0.7", "my_service")
-    assert allowed_hosts(given) == ("lbae.example.org", "fe80::", "10.0.0.7", "my_service")
+    given = ("LBAE.Example.org.", "[FE80::0]", "fe80::7%eth0", "10.0.0.7", "my_service")
+    assert allowed_hosts(given) == ("lbae.example.org", "fe80::", "fe80::7", "10.0.0.7", "my_service")
 
 
 @pytest.mark.parametrize(
