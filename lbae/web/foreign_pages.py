@@ -2,14 +2,14 @@
 
 Any page that a person opens can send requests to the services of that person's machine and network:
 
-- **DNS rebinding** makes the host name of the page lead to the service. The browser then takes both for one
-  origin and shows the page the answers. Only ``Host`` tells: it holds the name of the page.
+- **DNS rebinding** makes the page's own host name lead to the service. The browser then takes both for one
+  origin, and the page reads the answers. ``Host`` gives it away: it holds the name of the page.
 - **From another origin** a page can send forms and files. The browser hides the answers, but the service
-  would do the work. ``Sec-Fetch-Site`` or ``Origin`` tells.
+  would do the work. ``Sec-Fetch-Site`` or ``Origin`` gives it away.
 
 No page can change these headers, and programs send none of them but ``Host``. Like Go's
-``CrossOriginProtection``, the check trusts ``Sec-Fetch-Site``, and where a browser does not send it compares
-``Origin`` with ``Host``.
+``CrossOriginProtection``, the check trusts ``Sec-Fetch-Site``. Where a browser does not send it, ``Origin``
+must match ``Host``.
 """
 
 import re

@@ -290,6 +290,7 @@ def test_a_service_with_misbehaving_clients(pipeline):
             )
             connection.sendall(whole % len(body) + body)
             assert connection.recv(2**10)
+        assert httpx.get(f"{url}/v1/model", headers={"host": "evil.example"}).status_code == 403
         (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()[
             "results"
         ]
@@ -344,4 +345,6 @@ def test_every_verb_answers_like_the_bundle(pipeline, topology, host, replicas):
             service.send(web.sample(1, given={f"label={digit}": True for digit in range(10)}))
         assert (error.value.status, error.value.param) == (422, "given")
         assert httpx.post(f"{facts['url']}/v1/sample", json={}).status_code == 401
+        foreign = httpx.post(f"{facts['url']}/v1/sample", json={}, headers={"origin": "https://evil.example"})
+        assert foreign.status_code == 403
     assert left_of_serve() == []
