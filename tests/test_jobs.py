@@ -382,7 +382,7 @@ def test_a_service_follows_a_file_until_it_is_stopped(pipeline, tmp_path):
     with service("--follow", str(pointer), "--port", "18129") as facts:
         url = facts["url"]
         assert url == "http://127.0.0.1:18129"
-        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
+        assert httpx.get(f"{url}/readyz").headers["x-bundle"] == facts["bundle"]
         answers = [httpx.post(f"{url}/v1/sample", json={"n": 4, "seed": 3}, timeout=60) for _ in range(2)]
         assert answers[0].headers["content-type"] == "image/png"
         assert answers[0].content == answers[1].content
@@ -390,16 +390,17 @@ def test_a_service_follows_a_file_until_it_is_stopped(pipeline, tmp_path):
         for options, why in (
             ((), f"this service follows {pointer}"),
             (("--replicas", 2), "only its bundle can be changed"),
+            (("--allow-host", "lbae.example.org"), "only its bundle can be changed"),
         ):
             refused = other_serve("--bundle", other, *options)
             assert (refused.code, why in refused.error) == (2, True)
         pointer.write_text(f"{tmp_path}/none")
         time.sleep(3)
-        assert httpx.get(f"{url}/readyz").json()["bundle"] == facts["bundle"]
+        assert httpx.get(f"{url}/readyz").headers["x-bundle"] == facts["bundle"]
         pointer.write_text(other)
         for _ in range(60):
             time.sleep(1)
-            if (now := httpx.get(f"{url}/readyz").json()["bundle"]) != facts["bundle"]:
+            if (now := httpx.get(f"{url}/readyz").headers["x-bundle"]) != facts["bundle"]:
                 break
         assert now == read_manifest(other).fingerprint
     with pytest.raises(httpx.TransportError):

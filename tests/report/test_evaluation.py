@@ -463,7 +463,7 @@ def test_nearest_images_are_left_out_when_the_table_has_rows_of_another_source(
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert found["nearest"]["mixture"]["percentiles_1_50"]
-    assert f"{last} holds no image a.parquet:" in found["left_out"]["training images beside samples"]
+    assert f"{last} no longer holds image a.parquet:" in found["left_out"]["training images beside samples"]
     assert not (tmp_path / "e" / "nearest.png").exists()
 
 

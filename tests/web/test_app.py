@@ -36,7 +36,7 @@ def packed(latents: np.ndarray) -> list[str]:
 
 def test_health_readiness_and_facts_of_the_bundle(client):
     assert client.request("GET", "/healthz").json() == {"status": "alive"}
-    assert client.request("GET", "/readyz").json() == {"status": "ready", "bundle": "abc"}
+    assert client.request("GET", "/readyz").json() == {"status": "ready"}
     model = client.request("GET", "/v1/model").json()
     assert (model["fingerprint"], model["components"], model["conditions"]) == ("abc", 2, ["a", "b"])
     assert (model["config"]["latent_dim"], model["config"]["image_size"]) == (N, 16)

@@ -55,7 +55,7 @@ IMAGE_ANSWERS: dict[int | str, Any] = {
     200: {"content": _IMAGES | {"application/zip": {}, "application/json": {}}}
 }
 """The responses of a route that makes images."""
-_ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
+_ANSWERS_WITH = {"get": (401, 403, 500, 503), "post": (400, 401, 403, 408, 413, 415, 422, 500, 503, 504)}
 
 
 def request_body(model: type[RequestBody]) -> dict[str, Any]:
