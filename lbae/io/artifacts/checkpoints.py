@@ -60,7 +60,8 @@ def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: b
                     f" to resume it, another --storage, or --overwrite"
                 )
             if changed or restart:
-                for name in location.names():  # one by one: the folder itself may be a link
+                # One by one, because the folder may be a link; the identity last, for a kill in between.
+                for name in sorted(location.names(), key=lambda name: name == _IDENTITY):
                     (location / name).remove()
         elif location.exists() and not location.is_empty_folder():
             raise UserError(f"storage {folder} holds files but no training run; give another --storage")

@@ -95,6 +95,8 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
             raise UserError(
                 f"{uri} has format version {version}; this lbae reads up to {FORMAT_VERSION}: upgrade lbae"
             )
+        if not isinstance(tree["files"], list):
+            raise TypeError("files are no list")
         known = {f.name for f in dataclasses.fields(Manifest)}
         manifest = Manifest(
             **{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])}

@@ -77,7 +77,8 @@ class Output:
         if self.extends:
             self._is_resumed()
         elif (location / MANIFEST).exists():
-            return self._stored(read_manifest(self.uri))
+            if done := self._stored(read_manifest(self.uri)):
+                return done
         elif location.exists() and not (location / UNFINISHED).exists() and not location.is_empty_folder():
             raise UserError(
                 f"{self.uri} already exists and was not written by an lbae job; choose another --out"

@@ -55,8 +55,10 @@ def parse_tensors(
     if odd := sorted(missing) or sorted(found.keys() - needed.keys()):
         raise damaged(location, f"it {'lacks' if missing else 'also holds'} the tensor {odd[0]!r:.100}")
     lengths: dict[str, int] = {}
-    for name, array in found.items():
-        dtype, shape = needed[name]
+    for name, (dtype, shape) in needed.items():
+        if name not in found:
+            continue
+        array = found[name]
         fits = array.dtype == dtype and array.ndim == len(shape)
         wanted = [
             lengths.setdefault(axis, n) if isinstance(axis, str) else axis
