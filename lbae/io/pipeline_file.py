@@ -39,6 +39,6 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
 
 def _read_toml(uri: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(readable(uri, "file").read_bytes(_MOST_BYTES).decode())
+        return tomllib.loads(readable(uri, "file").read_bytes(most=_MOST_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not valid TOML: {error}") from error

@@ -154,16 +154,16 @@ def sign(folder: Path, kind: str) -> None:
             *(file.read_bytes() for file in files if file.name in manifest["files"])
         )
         (folder / MANIFEST).write_text(json.dumps(manifest))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return  # the manifest itself is the mutated file
+    except (ValueError, TypeError, KeyError, RecursionError, FileNotFoundError):
+        return  # the manifest itself is mutated, or a file is missing
 
 
 @contextmanager
-def replaced(folder: Path, file: Path, data: bytes) -> Iterator[None]:
-    """The artifact with another content of one file."""
+def replaced(folder: Path, file: Path, data: bytes | None) -> Iterator[None]:
+    """The artifact with another content of one file, or without it."""
     before = {path: path.read_bytes() for path in (file, folder / MANIFEST)}
     try:
-        file.write_bytes(data)
+        file.unlink() if data is None else file.write_bytes(data)
         yield
     finally:
         for path, content in before.items():

@@ -104,13 +104,18 @@ def edited_parquet(data: bytes, rng: random.Random) -> bytes:
     return out.getvalue()
 
 
-def mutated(name: str, data: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """The content of the file ``name``, mutated; ``others`` is the content of the artifact's other files."""
+def mutated(name: str, data: bytes, others: list[bytes], rng: random.Random) -> bytes | None:
+    """The content of the file ``name``, mutated; None to remove it.
+
+    ``others`` is the content of the artifact's other files.
+    """
     edits: dict[str, Callable[[bytes, random.Random], bytes]] = {
         "json": edited_json,
         "safetensors": edited_tensors,
         "parquet": edited_parquet,
     }
+    if rng.random() < 0.01:
+        return None
     if rng.random() < 0.4:
         return damaged(data, others, rng)
     return edits[name.rpartition(".")[2]](data, rng)

@@ -165,6 +165,13 @@ def test_swapped_files_are_refused(bundle, swapped):
     refused(bundle, r"\.safetensors is damaged: it lacks the tensor")
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "values.safetensors"])
+def test_a_missing_file_is_named(bundle, name):
+    (bundle / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is damaged: there is no such file"):
+        load_bundle(str(bundle), device="cpu")
+
+
 def test_a_file_without_an_end_is_refused(bundle):
     (bundle / "prior.safetensors").unlink()
     (bundle / "prior.safetensors").symlink_to("/dev/zero")

@@ -12,7 +12,7 @@ def nested(levels: int) -> bytes:
 def test_an_object_is_read(tmp_path):
     (tmp_path / "a.json").write_bytes(nested(32))
     assert list(read_object(resolve(str(tmp_path / "a.json")))) == ["a"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"b\.json is damaged: there is no such file"):
         read_object(resolve(str(tmp_path / "b.json")))
 
 

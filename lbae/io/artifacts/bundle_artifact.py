@@ -25,6 +25,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.tensors import MOST_BYTES
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import absolute, readable, resolve
+from lbae.io.storage.stored_file import stored_bytes
 
 KIND = "bundle"
 _FILES = {
@@ -90,7 +91,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     manifest, folder = read_manifest(uri, KIND), resolve(uri)
     files = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
     places = {name: folder / file for name, file in files.items()}
-    data = {name: place.read_bytes(MOST_BYTES) for name, place in places.items()}
+    data = {name: stored_bytes(place, MOST_BYTES) for name, place in places.items()}
     if digest(*data.values()) != manifest.fingerprint:
         raise UserError(
             f"the files of bundle {uri} do not match its manifest (one was changed or damaged); fit it again"
@@ -125,7 +126,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
 
 def read_pointer(uri: str) -> str:
     """The URI of the bundle that a pointer file names; raises UserError unless it is one absolute URI."""
-    content = readable(uri, "pointer").read_bytes(_MOST_POINTER_BYTES)
+    content = readable(uri, "pointer").read_bytes(most=_MOST_POINTER_BYTES)
     found = content.decode("utf-8-sig", errors="replace").strip()
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI of a bundle")
@@ -141,4 +142,4 @@ def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, loaded without its model."""
     manifest, folder = read_manifest(uri, KIND), resolve(uri)
     names, place = attribute_names(uri, manifest), folder / _FILES["attributes"]
-    return bundle_tensors.parse_statistics(place.read_bytes(MOST_BYTES), place, names)
+    return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names)

@@ -21,8 +21,8 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.prior.prior import Prior
 from lbae.io.artifacts.tensors import parse_tensors
-from lbae.io.storage.json_file import damaged
 from lbae.io.storage.location import Location
+from lbae.io.storage.stored_file import damaged
 
 # NumPy's tolerance for probabilities that are drawn by.
 _ROUNDING = float(np.sqrt(np.finfo(np.float64).eps))

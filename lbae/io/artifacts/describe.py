@@ -12,9 +12,9 @@ from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
 from lbae.io.artifacts.manifest import MANIFEST, read_manifest
-from lbae.io.storage.json_file import damaged
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.stored_file import damaged
 
 _SAMPLE_PARTS = 4
 _LEADING_BITS = 5

@@ -25,9 +25,9 @@ from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
 from lbae.io.storage.digests import RowDigest, digest
-from lbae.io.storage.json_file import damaged
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.stored_file import damaged
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15

@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import lbae
 from lbae.errors import UserError
-from lbae.io.storage.json_file import damaged, read_object
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import absolute, resolve
+from lbae.io.storage.stored_file import damaged
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -16,6 +16,7 @@ from lbae.io.artifacts.tensors import MOST_BYTES, parse_tensors
 from lbae.io.storage import json_file
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.stored_file import damaged, stored_bytes
 
 KIND = "model"
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
@@ -55,9 +56,9 @@ def check_is_lbae(what: str, config: Config) -> None:
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
     """Network, configuration and manifest of a model or baseline; raises UserError if they do not match."""
     manifest, folder = read_manifest(uri, KIND), resolve(uri)
-    config = parse_config((folder / _CONFIG).read_bytes(json_file.MOST_BYTES), folder / _CONFIG)
-    weights = folder / _WEIGHTS
-    return build_network(weights.read_bytes(MOST_BYTES), weights, config), config, manifest
+    place, weights = folder / _CONFIG, folder / _WEIGHTS
+    config = parse_config(stored_bytes(place, json_file.MOST_BYTES), place)
+    return build_network(stored_bytes(weights, MOST_BYTES), weights, config), config, manifest
 
 
 def parse_config(data: bytes, location: Location) -> Config:
@@ -66,7 +67,7 @@ def parse_config(data: bytes, location: Location) -> Config:
     try:
         return Config.from_dict(tree)
     except UserError as error:
-        raise json_file.damaged(location, str(error)) from error
+        raise damaged(location, str(error)) from error
 
 
 def build_network(data: bytes, location: Location, config: Config) -> LatentBernoulliAutoencoder:

@@ -20,8 +20,9 @@ from lbae.io.artifacts.manifest import MANIFEST, Manifest, attribute_names, entr
 from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.tensors import read_tensors
 from lbae.io.storage.digests import digest, digest_json
-from lbae.io.storage.json_file import damaged, read_object
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import resolve
+from lbae.io.storage.stored_file import damaged
 
 KIND = "moment sums"
 

@@ -10,8 +10,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from lbae.io.storage.json_file import damaged
 from lbae.io.storage.location import Location
+from lbae.io.storage.stored_file import damaged, stored_bytes
 
 MOST_BYTES = 2**36
 """Largest file that is read, far beyond any that a job writes."""
@@ -24,7 +24,7 @@ Shape = tuple[int | str, ...]
 
 def read_tensors(location: Location, needed: Mapping[str, tuple[str, Shape]]) -> dict[str, np.ndarray]:
     """The tensors of a file, checked as by :func:`parse_tensors`."""
-    return parse_tensors(location.read_bytes(MOST_BYTES), location, needed)
+    return parse_tensors(stored_bytes(location, MOST_BYTES), location, needed)
 
 
 def parse_tensors(

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from lbae.errors import UserError
 from lbae.io.storage.location import Location
+from lbae.io.storage.stored_file import damaged, stored_bytes
 
 MOST_BYTES = 16 * 2**20
 """Largest JSON file that is read: the manifest of a table of 150,000 part files has 12 MB."""
@@ -12,12 +12,13 @@ _LEVELS = 32
 
 
 def read_object(location: Location) -> dict[str, Any]:
-    """The object in a JSON file; raises FileNotFoundError if there is none.
+    """The object in a JSON file.
 
     Raises:
-        UserError: The file is larger than 16 MiB, is not JSON, holds no object, or nests more than 32 levels.
+        UserError: The file is missing or larger than 16 MiB, is not JSON, holds no object, or nests more than
+            32 levels.
     """
-    return parse_object(location.read_bytes(MOST_BYTES), location)
+    return parse_object(stored_bytes(location, MOST_BYTES), location)
 
 
 def parse_object(data: bytes, location: Location) -> dict[str, Any]:
@@ -31,11 +32,6 @@ def parse_object(data: bytes, location: Location) -> dict[str, Any]:
     if _is_deeper(tree, _LEVELS):
         raise damaged(location, f"its JSON is nested more than {_LEVELS} levels deep")
     return tree
-
-
-def damaged(location: Location, what: str) -> UserError:
-    """The error for a file whose content cannot be used."""
-    return UserError(f"{location} is damaged: {what}; restore the file, or write the artifact again")
 
 
 def _is_deeper(tree: Any, levels: int) -> bool:

@@ -104,7 +104,7 @@ class Location:
                 local_files.check_size(self.path)
             return self.fs.open(self.path, "rb")
 
-    def read_bytes(self, most: int | None = None) -> bytes:
+    def read_bytes(self, *, most: int | None = None) -> bytes:
         """The file's content.
 
         Raises:

@@ -110,7 +110,7 @@ class Cache:
             facts, name = dict(entry["facts"]), str(entry["arrays"])
             if not _ARRAYS.fullmatch(name):
                 raise ValueError(f"its arrays are named {name:.100}")
-            content = (self._folder / kind / name).read_bytes(MOST_BYTES)
+            content = (self._folder / kind / name).read_bytes(most=MOST_BYTES)
             if name != _file(content):
                 raise LbaeError(
                     f"cache entry {place} is damaged (the content of {name} does not match its name): delete"
