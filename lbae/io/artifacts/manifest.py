@@ -103,7 +103,7 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
             **{**{k: v for k, v in tree.items() if k in known}, "files": tuple(tree["files"])}
         )
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise damaged(location / MANIFEST, f"{error!r}") from error
+        raise damaged(location / MANIFEST, f"{error!r:.300}") from error
     if kinds and manifest.kind not in kinds:
         raise UserError(f"{uri} is of kind {manifest.kind}; allowed here: {', '.join(kinds)}")
     return manifest

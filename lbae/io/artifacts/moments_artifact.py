@@ -84,8 +84,9 @@ def _fingerprint(moments: MomentSums) -> str:
 
 
 def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
-    """Moment sums and their manifest; raises UserError if no rows can have these sums."""
+    """Moment sums and their manifest, which names the model; UserError if no rows can have these sums."""
     manifest = read_manifest(uri, KIND)
+    entry(uri, manifest, "parents", "model", str)
     bits, attributes = entry(uri, manifest, "result", "latent_dim", int), attribute_names(uri, manifest)
     place = resolve(uri) / _file(uri, manifest, "sums")
     side = bits + 2 * len(attributes) + 1
