@@ -29,7 +29,7 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def check_size(path: str, most: float = math.inf) -> None:
+def check_regular(path: str, most: float = math.inf) -> None:
     """Raise UserError if a file has more than ``most`` bytes, or is a device or a pipe, which may not end."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # reading a folder is an error

@@ -101,7 +101,7 @@ class Location:
         """
         with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError, UserError):
             if self.is_local:
-                local_files.check_size(self.path)
+                local_files.check_regular(self.path)
             return self.fs.open(self.path, "rb")
 
     def read_bytes(self, *, most: int | None = None) -> bytes:
@@ -114,7 +114,7 @@ class Location:
         end = None if most is None or self.is_local else most + 1
         with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError, UserError):
             if most is not None and self.is_local:
-                local_files.check_size(self.path, most)
+                local_files.check_regular(self.path, most)
             data = bytes(self.fs.cat_file(self.path, end=end))
         if most is not None and len(data) > most:
             raise UserError(f"{self} has more than {most} bytes; allowed: at most {most}")

@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from lbae.config import ModelConfig
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.tensors import MOST_BYTES, parse_tensors
 from lbae.io.sources.source import Source
 from lbae.io.storage.digests import digest, digest_json
@@ -35,8 +35,11 @@ _REFERENCE = {
     "products": ("float64", ("D", "D")),
     "kept": ("float32", ("K", "D")),
 }
-# What code that interprets the content of an entry raises when the content is damaged.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+# What reading a damaged entry raises, here and in the code that interprets it.
+_DAMAGE = (
+    *(UserError, FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    SafetensorError,
+)
 
 
 def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class Cache:
                     f" both"
                 )
             yield facts, content
-        except (*_DAMAGE, FileNotFoundError) as error:
+        except _DAMAGE as error:
             raise LbaeError(f"cache entry {place} is damaged ({error!r:.300}): delete it") from error
 
     def _write(self, kind: str, made_of: Facts, facts: Facts, content: bytes) -> None:
