@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin
 
 from lbae.errors import UserError
 
@@ -12,9 +12,23 @@ Bottleneck = Literal["bernoulli", "continuous", "gaussian"]
 Precision = Literal["float32", "bfloat16"]
 
 
+MOST_BITS = 65536  # of a latent
+_MOST_WIDTH = 65536  # of a layer
+_MOST_STAGES, _MOST_IMAGE_SIZE = 8, 1024
+
+
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(f"{name} is {value!r}; allowed: {allowed}")
+        raise UserError(f"{name} is {value!r:.200}; allowed: {allowed}")
+
+
+def _require_types(config: "ModelConfig | TrainConfig") -> None:
+    """Raise UserError unless every field has the type that it declares; JSON may hold any other."""
+    for one in dataclasses.fields(config):
+        value, declared = getattr(config, one.name), get_origin(one.type) or one.type
+        kinds = {Literal: (str,), float: (float, int)}.get(declared, (declared,))
+        name = one.type.__name__ if isinstance(one.type, type) else str(one.type)
+        _require(type(value) in kinds, one.name, value, f"a value of type {name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +52,7 @@ class ModelConfig:
     bottleneck: Bottleneck = "bernoulli"
 
     def __post_init__(self) -> None:
+        _require_types(self)
         _require(
             self.bottleneck in ("bernoulli", "continuous", "gaussian"),
             "bottleneck",
@@ -45,13 +60,16 @@ class ModelConfig:
             "bernoulli, continuous, gaussian",
         )
         least = 1 if self.bottleneck == "bernoulli" else 32
-        _require(least <= self.latent_dim <= 65536, "latent_dim", self.latent_dim, f"{least} to 65536")
+        _require(
+            least <= self.latent_dim <= MOST_BITS, "latent_dim", self.latent_dim, f"{least} to {MOST_BITS}"
+        )
         _require(self.image_channels in (1, 3), "image_channels", self.image_channels, "1 (grey) or 3 (RGB)")
         _require(
-            len(self.channels) >= 2 and min(self.channels) >= 1,
+            2 <= len(self.channels) <= _MOST_STAGES
+            and all(type(width) is int and 1 <= width <= _MOST_WIDTH for width in self.channels),
             "channels",
             self.channels,
-            "two or more positive widths",
+            f"2 to {_MOST_STAGES} widths of 1 to {_MOST_WIDTH}",
         )
         self._check_grid()
         _require(
@@ -86,6 +104,7 @@ class ModelConfig:
             self.image_size,
             f"{size}, which is {smallest} * 2 ** {stages} stages",
         )
+        _require(size <= _MOST_IMAGE_SIZE, "image_size", size, f"at most {_MOST_IMAGE_SIZE}")
 
     @property
     def content_size(self) -> int:
@@ -119,6 +138,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_types(self)
         _require(self.loss in ("mse", "bce"), "loss", self.loss, "mse, bce")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -151,9 +171,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`."""
-        model = {**tree["model"], "channels": tuple(tree["model"]["channels"])}
-        return cls(model=ModelConfig(**model), train=TrainConfig(**tree["train"]))
+        """Inverse of :meth:`to_dict`; UserError if the tree is not of its form."""
+        try:
+            model = {**tree["model"], "channels": tuple(tree["model"]["channels"])}
+            return cls(model=ModelConfig(**model), train=TrainConfig(**tree["train"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the configuration lacks a field, or has one too many: {error}") from error
 
     def replace(self, **changes: Any) -> Self:
         """A copy with fields of either section changed by name; ``None`` leaves a field unchanged."""

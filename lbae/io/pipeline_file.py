@@ -1,11 +1,13 @@
 """The TOML file of a pipeline: data, output, and one table of options per stage."""
 
+import tomllib
 from collections.abc import Iterable
 from typing import Any
 
 from lbae.errors import UserError, unknown
-from lbae.io.storage.location import read_toml
+from lbae.io.storage.location import readable
 
+_MOST_BYTES = 2**20
 _URIS = ("data", "out", "current")
 
 
@@ -17,7 +19,7 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
     Raises:
         UserError: An entry is missing, unknown or of another type.
     """
-    asked = read_toml(config)
+    asked = _read_toml(config)
     for name, value in asked.items():
         if name not in (known := (*_URIS, *stages)):
             raise unknown("entry of the config", name, known)
@@ -33,3 +35,10 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
     if missing:
         raise UserError(f"config {config} lacks {', '.join(missing)}")
     return asked
+
+
+def _read_toml(uri: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(readable(uri, "file").read_bytes(most=_MOST_BYTES).decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{uri} is not valid TOML: {error}") from error

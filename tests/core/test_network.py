@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +8,10 @@ from torch import nn
 
 from lbae import presets
 from lbae.config import Config, ModelConfig
-from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder, unfilled
 from lbae.core.network.codec import Codec, from_network, to_network
 from lbae.errors import UserError
+from tests.conftest import ROOT
 
 SMALL = ModelConfig(latent_dim=19, image_size=32, padding=2, image_channels=1, channels=(8, 8, 16))
 CELLS = ModelConfig(latent_dim=192, image_size=32, image_channels=1, channels=(8, 16), latent_grid=8)
@@ -145,6 +149,27 @@ def test_invalid_configurations_are_refused():
         ModelConfig(latent_dim=64, bottleneck="gaussian", **cells)
     with pytest.raises(UserError, match="latent_grid is 0; allowed: 1"):
         ModelConfig(latent_grid=0)
+
+
+@pytest.mark.parametrize("config", [SMALL, CELLS])
+def test_an_unfilled_network_has_the_shapes_of_a_filled_one_and_no_memory(config):
+    network, filled = unfilled(config), LatentBernoulliAutoencoder(config)
+    shapes = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+    assert shapes == {name: (value.shape, value.dtype) for name, value in filled.state_dict().items()}
+    assert all(value.is_meta for value in network.state_dict().values())
+    network.load_state_dict(filled.state_dict(), assign=True)
+    x = to_network(torch.from_numpy(images(config, 2)), config)
+    torch.testing.assert_close(network.eval()(x)[0], filled.eval()(x)[0], rtol=0, atol=0)
+    assert all(value.requires_grad for value in network.parameters())
+
+
+def test_an_unfilled_network_imports_nothing_large():
+    """Drawing weights on torch's device "meta" would import its decompositions and SymPy, 160 MB."""
+    code = (
+        "import sys; from lbae.presets import get; from lbae.core.network.autoencoder import unfilled;"
+        " [unfilled(get(name).model) for name in ('mnist', 'celeba')]; assert 'sympy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_configuration_of_a_global_code_omits_latent_grid():

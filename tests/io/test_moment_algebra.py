@@ -4,9 +4,11 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from lbae.core.latents.packing import pack
 from lbae.core.moments.moment_accumulator import sum_packed
@@ -45,6 +47,60 @@ def test_sums_add_and_subtract_exactly(sums, tmp_path):
     assert subtract(both, right, out=back)["tables"] == {"a": 150}
     np.testing.assert_array_equal(load_moments(back)[0].sums, load_moments(left)[0].sums)
     assert load_lineage(back, load_moments(back)[1]) == load_lineage(left, load_moments(left)[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: s + 10**6 * (1 - np.eye(31, dtype=int)), "no rows can have these sums"),
+        (lambda s: np.full_like(s, np.iinfo(np.int64).min), "no rows can have these sums"),
+        (lambda s: s[:-1, :-1].copy(), r"sums is int64 \(30, 30\); allowed: int64 \(31, 31\)"),
+        (lambda s: s.astype(np.float64), "sums is float64"),
+    ],
+)
+def test_sums_that_no_rows_can_have_are_refused(sums, change, match):
+    uri = sums("a", slice(0, 150))
+    file = Path(uri, "sums.safetensors")
+    file.write_bytes(safetensors.numpy.save({"sums": change(load_moments(uri)[0].sums)}))
+    with pytest.raises(UserError, match=rf"sums\.safetensors is damaged: {match}"):
+        load_moments(uri)
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("tables", {"a": "150"}),
+        ("tables", "a"),
+        ("parts", {"a": 0.5}),
+        ("attributes", [{"name": "a"}]),
+        ("attributes", [{"name": ["a"], "column": "a", "yes": 1}]),
+        ("attributes", [{"name": "a", "column": "a", "yes": {}}]),
+        ("attributes", 3),
+    ],
+)
+def test_a_damaged_lineage_is_named(sums, section, value):
+    uri = sums("a", slice(0, 150))
+    file = Path(uri, "lineage.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), section: value}))
+    with pytest.raises(UserError, match=r"lineage\.json is damaged"):
+        load_lineage(uri, load_moments(uri)[1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"latent_dim": 10**30}, r"sums is int64 \(31, 31\); allowed: int64 \(1000"),
+        ({"latent_dim": -2, "attributes": ["a"] * 16}, "no rows can have these sums"),
+        ({"attributes": "a"}, "result.attributes is 'a'; allowed: list"),
+    ],
+)
+def test_names_and_bits_must_fit_the_sums(sums, fields, match):
+    uri = sums("a", slice(0, 150))
+    file = Path(uri, "manifest.json")
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps({**tree, "result": {**tree["result"], **fields}}))
+    with pytest.raises(UserError, match=match):
+        load_moments(uri)
 
 
 def test_rows_of_another_table_can_be_subtracted_only_once(sums, tmp_path):

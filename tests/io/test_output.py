@@ -172,6 +172,53 @@ def test_a_kill_during_clearing_leaves_the_artifact_whole_or_the_folder_free_for
     )
 
 
+@pytest.mark.parametrize("folder", ["data", "quarantine", WORK])
+@pytest.mark.parametrize("begin", ["resume", "update", "replace"])
+def test_a_link_in_place_of_a_folder_that_a_job_clears_is_refused(tmp_path, folder, begin):
+    run = output(tmp_path / "m", resume_key={"rows": 5})
+    run.begin()
+    if begin != "resume":
+        run.publish(fingerprint="f1", rows=0, files=[], result={})
+        changes = {"extends": read_manifest(run.uri)} if begin == "update" else {"overwrite": True}
+        run = replace(run, parents={"data": "d2"}, **changes)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "part").write_bytes(b"years of work")
+    (tmp_path / "m" / folder).symlink_to(tmp_path / "precious")
+    message = rf"m/{folder} is a link to a folder; .*: remove the link, or choose another --out"
+    for call in (run.existing, run.begin):
+        with pytest.raises(UserError, match=message):
+            call()
+    if folder != WORK:
+        with pytest.raises(UserError, match=message):
+            run.publish(fingerprint="f", rows=0, files=[], result={})
+    assert (tmp_path / "precious" / "part").read_bytes() == b"years of work"
+    (tmp_path / "m" / folder).unlink()
+    assert run.begin() is None
+
+
+def test_clearing_an_output_follows_no_links(tmp_path):
+    published(tmp_path / "m")
+    published(tmp_path / "m" / "with" / "latents")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "part").write_bytes(b"years of work")
+    for link in ("m/old", "m/with/old", "m/with/latents/old"):
+        (tmp_path / link).symlink_to(tmp_path / "precious")
+    (tmp_path / "m" / "file").symlink_to(tmp_path / "precious" / "part")
+    assert output(tmp_path / "m", parents={"data": "d2"}, overwrite=True).begin() is None
+    assert (tmp_path / "precious" / "part").read_bytes() == b"years of work"
+    assert not (tmp_path / "m" / "file").is_symlink()
+    left = {UNFINISHED, "with/latents/weights", f"with/latents/{MANIFEST}"}
+    assert files_below(tmp_path / "m") == left
+
+
+def test_the_folder_of_an_output_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m").symlink_to(tmp_path / "disk")
+    published(tmp_path / "m")
+    assert output(tmp_path / "m", parents={"data": "d2"}, overwrite=True).begin() is None
+    assert files_below(tmp_path / "disk") == {UNFINISHED}
+
+
 def test_artifacts_in_subfolders_are_not_replaced(tmp_path):
     published(tmp_path / "m")
     published(tmp_path / "m" / "with" / "latents")
@@ -282,6 +329,74 @@ def test_missing_wrong_newer_and_damaged_artifacts_are_named(tmp_path):
     (tmp_path / "m" / MANIFEST).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         read_manifest(str(tmp_path / "m"))
+
+
+HOSTILE_NAMES = [
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a/..",
+    ".",
+    "..",
+    "",
+    "a//b",
+    "a/",
+    "./a",
+    "a\\b",
+    "a\0b",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_of_files_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    published(tmp_path / "m")
+    tree = json.loads((tmp_path / "m" / MANIFEST).read_text())
+    (tmp_path / "m" / MANIFEST).write_text(json.dumps({**tree, "files": ["weights", name]}))
+    with pytest.raises(
+        UserError, match=r"manifest\.json is damaged: .*the file name .*; allowed: a path below"
+    ):
+        read_manifest(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", ["model"]),
+        ("fingerprint", None),
+        ("parents", {"data": ["d1"]}),
+        ("parents", []),
+        ("config", "x"),
+        ("rows", -1),
+        ("rows", 5.0),
+        ("rows", True),
+        ("files", "weights"),
+        ("files", [["weights"]]),
+        ("result", None),
+        ("generation", 0),
+        ("generation", 1e300),
+        ("format_version", float("nan")),
+        ("format_version", float("inf")),
+        ("created", 3),
+        ("packages", [1]),
+    ],
+)
+def test_fields_of_another_type_are_refused(tmp_path, field, value):
+    published(tmp_path / "m")
+    tree = json.loads((tmp_path / "m" / MANIFEST).read_text())
+    (tmp_path / "m" / MANIFEST).write_text(json.dumps({**tree, field: value}))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: "):
+        read_manifest(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "marker", ["[]", "{", '{"generation": "x"}', '{"a": ' + "[" * 5000 + "]" * 5000 + "}"]
+)
+def test_a_damaged_marker_is_named_or_starts_over(tmp_path, marker):
+    run = output(tmp_path / "m", resume_key={"rows": 5})
+    run.begin()
+    (tmp_path / "m" / UNFINISHED).write_text(marker)
+    with pytest.raises(UserError, match=r"\.unfinished is damaged|different inputs or options"):
+        run.begin()
 
 
 def test_row_digest_depends_on_the_rows_but_not_on_their_order_or_parts():

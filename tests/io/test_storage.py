@@ -34,6 +34,20 @@ def test_files_lists_subfolders_without_hidden_files(tmp_path):
     assert [name for name, _ in resolve(str(tmp_path)).files()] == ["_tmp/x", "a/c.txt", "b.txt"]
 
 
+def test_removing_and_listing_follow_no_links(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "part").touch()
+    (tmp_path / "out").mkdir()
+    for link in ("link", "out/link"):
+        (tmp_path / link).symlink_to(tmp_path / "precious")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    assert resolve(str(tmp_path / "out")).files() == []
+    for name in ("link", "out", "dangling", "nothing"):
+        resolve(str(tmp_path / name)).remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+    assert (tmp_path / "precious" / "part").exists()
+
+
 def test_a_kill_during_a_write_leaves_only_a_hidden_temporary_file(tmp_path):
     place = resolve(str(tmp_path / "part.parquet"))
     code = (

@@ -1,5 +1,6 @@
 """Latent tables and their attribute columns."""
 
+import json
 import unicodedata
 from decimal import Decimal
 
@@ -87,6 +88,84 @@ def test_parts_with_another_model_or_latent_width_are_refused(tmp_path):
     (tmp_path / "latents" / name).write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         table.read(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "use", "match"),
+    [
+        (
+            lambda p: p.replace_schema_metadata({b"lbae.model_fingerprint": b"m1"}),
+            "digest",
+            "has no digest of its",
+        ),
+        (lambda p: with_metadata(p, rows_digest="zz"), "digest", "damaged: the digest of its rows is 'zz'"),
+        (
+            lambda p: with_metadata(p, rows_digest="9" * 5000),
+            "footer",
+            "damaged: the digest of its rows is '999",
+        ),
+        (
+            lambda p: p.set_column(1, "latent", pa.nulls(6, pa.binary(2))),
+            "batches",
+            "6 of 6 rows have no latent",
+        ),
+        (lambda p: p.drop_columns(["latent"]), "read", "has latents of type none; the table's have 11 bits"),
+        (
+            lambda p: p.drop_columns(["key"]),
+            "keys",
+            r"has columns key of types \[\]; allowed: one of type string",
+        ),
+        (
+            lambda p: p.set_column(0, "key", pa.array(range(6))),
+            "keys",
+            "columns key of types .*int64.*; allowed",
+        ),
+        (lambda p: pa.concat_tables([p, p]), "read", "damaged: it has 12 rows, more than the 6 of its table"),
+        (lambda p: pa.concat_tables([p, p]), "keys", "damaged: it has 12 rows, more than the 6 of its table"),
+    ],
+)
+def test_damaged_and_hostile_parts_are_refused(tmp_path, change, use, match):
+    table = open_latent_table(published(tmp_path, part()))
+    write_parquet(table.uri, table.parts[0], change(part()))
+    uses = {
+        "digest": table.digest,
+        "keys": table.keys,
+        "read": lambda: table.read(table.parts[0]),
+        "footer": lambda: table.footer(table.parts[0], []),
+        "batches": lambda: list(table.batches(table.footer(table.parts[0], [])[0], ["key", "latent"])),
+    }
+    with pytest.raises(UserError, match=rf"{table.parts[0]} .*({match})"):
+        uses[use]()
+
+
+def with_metadata(table: pa.Table, **fields: str) -> pa.Table:
+    return table.replace_schema_metadata(
+        {**table.schema.metadata, **{f"lbae.{name}".encode(): text for name, text in fields.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "match"),
+    [
+        ("config", {"latent_dim": "11"}, "config.latent_dim is '11'; allowed: int"),
+        ("config", {"latent_dim": 10**30}, "config.latent_dim is 1000.*; allowed: 1 to 65536"),
+        ("config", {"latent_dim": -3}, "config.latent_dim is -3; allowed: 1 to 65536"),
+        ("config", {}, "config.latent_dim is None; allowed: int"),
+        ("parents", {"data": "d"}, "parents.model is None; allowed: str"),
+    ],
+)
+def test_a_table_whose_manifest_lacks_what_readers_need_is_refused(tmp_path, section, value, match):
+    uri = published(tmp_path, part())
+    manifest = tmp_path / "latents" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), section: value}))
+    with pytest.raises(UserError, match=rf"manifest.json is damaged: {match}"):
+        open_latent_table(uri)
+
+
+def test_a_precision_that_no_codec_has_is_refused(tmp_path):
+    table = open_latent_table(published(tmp_path, part()))
+    with pytest.raises(UserError, match=r"result\.precision is None; allowed: float32, bfloat16"):
+        assert table.precision
 
 
 def attributes_of(rows: pa.Table, *wanted: str):

@@ -1,5 +1,7 @@
 """The networks whose features are compared, and their cache."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,7 +14,7 @@ from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from lbae.io.storage.location import resolve
 from lbae.report.evaluation.cache import Cache, Reference
-from lbae.report.features.classifier import from_weights, to_weights
+from lbae.report.features.classifier import Classifier, from_weights, to_weights
 from lbae.report.features.classifier_training import train_classifier
 from lbae.report.features.feature_sums import FeatureSums
 from lbae.report.features.inception import load_inception
@@ -91,6 +93,42 @@ def test_cached_references_are_keyed_by_their_inputs_and_damage_is_detected(tmp_
     arrays.unlink()
     with pytest.raises(LbaeError, match=r"is damaged \(FileNotFoundError"):
         cache.reference(made_of)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": "../secret"},
+        {"arrays": "/etc/passwd"},
+        {"arrays": 3},
+        {"facts": {"count": "three", "sums": {}}},
+        {"facts": {"sums": {}}},
+        {"facts": {"count": 3, "sums": [1]}},
+        {"facts": None},
+    ],
+)
+def test_a_hostile_cache_entry_is_refused_and_opens_no_file_elsewhere(tmp_path, change):
+    cache, made_of = Cache(resolve(str(tmp_path / "cache"))), {"data": "d"}
+    sums = FeatureSums.empty(2)
+    sums.add(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([True, False, True]))
+    cache.keep_reference(made_of, Reference(features=sums, sums={}))
+    (tmp_path / "cache" / "secret").mkdir()
+    (entry,) = (tmp_path / "cache" / "features").glob("*.json")
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), **change}))
+    with pytest.raises(LbaeError, match=r"cache entry .*json is damaged \(.*: delete it"):
+        cache.reference(made_of)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"channels": 10**9, "attributes": [], "unusable": {}}, {"channels": 3}, {"attributes": "x"}]
+)
+def test_a_classifier_that_its_weights_do_not_bear_out_is_refused(squares, tmp_path, facts):
+    cache, made_of = Cache(resolve(str(tmp_path))), {"data": "d"}
+    cache.keep_classifier(made_of, Classifier(3, squares.attributes, {}))
+    (entry,) = (tmp_path / "classifiers").glob("*.json")
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "facts": facts}))
+    with pytest.raises(LbaeError, match=r"cache entry .*json is damaged \(.*: delete it"):
+        cache.classifier(made_of)
 
 
 def test_images_without_attributes_are_refused(tmp_path):

@@ -34,13 +34,13 @@ class MomentSums:
     def __sub__(self, other: "MomentSums") -> "MomentSums":
         """Return the sums without the rows of ``other``.
 
-        ValueError if no rows can have the resulting sums (:meth:`_is_possible`). The check cannot find every
+        ValueError if no rows can have the resulting sums (:meth:`is_possible`). The check cannot find every
         mistake, so callers also compare the tables that were summed
         (:class:`lbae.io.artifacts.moments_artifact.Lineage`).
         """
         self._check_same(other)
         rest = MomentSums(sums=self.sums - other.sums, latent_dim=self.latent_dim, attributes=self.attributes)
-        if not rest._is_possible():
+        if not rest.is_possible():
             raise ValueError("the rows to remove are not among the rows summed")
         return rest
 
@@ -50,7 +50,7 @@ class MomentSums:
                 "moment sums of different latent_dim or attributes cannot be added or subtracted"
             )
 
-    def _is_possible(self) -> bool:
+    def is_possible(self) -> bool:
         """Whether |S_ij| <= K, counts are not negative, and the bits have K on the diagonal.
 
         These conditions hold for all sums of K rows.
@@ -58,7 +58,8 @@ class MomentSums:
         n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
         return bool(
             (np.diag(self.sums)[:n] == self.count).all()
-            and (np.abs(self.sums) <= self.count).all()
+            and (self.sums <= self.count).all()
+            and (self.sums >= -self.count).all()
             and (counts >= 0).all()
         )
 

@@ -1,7 +1,11 @@
 """The LBAE: an encoder, a binary bottleneck and a decoder; the configuration selects the network."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lbae.config import ModelConfig
 from lbae.core.network import paper_network, spatial_network
@@ -37,3 +41,25 @@ class LatentBernoulliAutoencoder(nn.Module):
         """Reconstruction logits (K, C, H, W), and the bottleneck's term of the loss, 0 for bits."""
         codes, price = squeeze(self.encoder(images), self.config.bottleneck, self.training)
         return self.decode_logits(codes), price
+
+
+def unfilled(config: ModelConfig) -> LatentBernoulliAutoencoder:
+    """A network whose weights take no memory, to fill with ``load_state_dict(..., assign=True)``."""
+    with torch.device("meta"), _WithoutInitialisation():
+        return LatentBernoulliAutoencoder(config)
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leave weights as they are; to draw weights without memory, torch would import 160 MB of modules."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)

@@ -43,13 +43,19 @@ Value = bool | int | str | float
 class Attribute:
     """How to read one boolean attribute from a column: set where it equals ``yes``, unset where ``no``.
 
-    ``no`` is None for a class of a column: then every other known value means unset.
+    ``no`` is None for a class of a column: then every other known value means unset. ValueError if a field
+    has another type, as it may when it was read from a file.
     """
 
     name: str
     column: str
     yes: Value
     no: Value | None = None
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str) and isinstance(self.column, str)
+        if not (named and isinstance(self.yes, Value) and isinstance(self.no, Value | None)):
+            raise ValueError(f"{self!r:.200} is no attribute")
 
 
 def candidate_columns(schema: pa.Schema) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lbae.errors import LbaeError, OverwriteNeeded, UserError
 from lbae.io.artifacts.manifest import MANIFEST, changes, read_manifest
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import absolute, resolve
 
 _IDENTITY = "run.json"
@@ -32,8 +33,7 @@ def known_options(out: str, folder: str) -> dict[str, Any]:
     if (resolve(out) / MANIFEST).exists():
         return read_manifest(out).config
     identity = resolve(folder) / _IDENTITY
-    known: dict[str, Any] = json.loads(identity.read_bytes()) if identity.exists() else {}
-    return known
+    return read_object(identity) if identity.exists() else {}
 
 
 def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: bool) -> None:
@@ -53,14 +53,16 @@ def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: b
     location, known = resolve(folder), resolve(folder) / _IDENTITY
     try:
         if known.exists():
-            changed = changes(json.loads(known.read_bytes()), identity)
+            changed = changes(read_object(known), identity)
             if changed and not overwrite:
                 raise OverwriteNeeded(
                     f"storage {folder} holds checkpoints of another run ({changed}); give the same options"
                     f" to resume it, another --storage, or --overwrite"
                 )
             if changed or restart:
-                location.remove()
+                # One by one, because the folder may be a link; the identity last, for a kill in between.
+                for name in sorted(location.names(), key=lambda name: name == _IDENTITY):
+                    (location / name).remove()
         elif location.exists() and not location.is_empty_folder():
             raise UserError(f"storage {folder} holds files but no training run; give another --storage")
         known.write_bytes(json.dumps(identity, indent=2).encode())

@@ -4,15 +4,17 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.core.moments.bit_health import bit_health
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
-from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.manifest import MANIFEST, read_manifest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import open_parquet
+from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.stored_file import damaged
 
 _SAMPLE_PARTS = 4
 _LEADING_BITS = 5
@@ -55,8 +57,10 @@ def describe(uri: str) -> dict[str, Any]:
 def _bits_of_latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
     groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
-    packed = np.concatenate([latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])])
-    return _bits(sum_packed(packed, table.latent_dim))
+    packed = [latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])]
+    if not packed:
+        raise damaged(resolve(uri) / MANIFEST, f"it says {table.manifest.rows} rows, but the parts hold none")
+    return _bits(sum_packed(np.concatenate(packed), table.latent_dim))
 
 
 def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
@@ -64,9 +68,11 @@ def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
     reasons: Counter[str] = Counter()
     for name in files:
         if name.startswith("quarantine/"):
-            with open_parquet(resolve(uri) / name) as file:
+            location = resolve(uri) / name
+            with open_parquet(location) as file:
+                check_column(location, file.schema_arrow, "error", pa.string())
                 errors = file.read(columns=["error"])["error"].to_pylist()
-            reasons.update(error.partition(":")[0] for error in errors)
+            reasons.update(str(error).partition(":")[0] for error in errors)
     return reasons
 
 

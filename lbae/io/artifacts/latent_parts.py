@@ -178,7 +178,7 @@ def publish_latents(
     """
     devices, precisions = ({encoder[i] for part in parts for encoder in part.encoders} for i in range(2))
     if existing_table:
-        precisions.add(existing_table.manifest.result["precision"])
+        precisions.add(existing_table.precision)
     if len(precisions) != 1:
         raise LbaeError(
             f"latents of {output.uri} were encoded at {' and '.join(sorted(precisions))}; encode all of them"

@@ -9,6 +9,7 @@ Layout of the artifact, format version 1 (see docs/architecture.md):
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
+from lbae.config import MOST_BITS, Precision
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
-from lbae.io.artifacts.manifest import FORMAT_VERSION, Manifest, read_manifest
+from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
 from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.location import Location, resolve
-from lbae.io.storage.parquet_file import open_parquet
+from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.stored_file import damaged
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15
@@ -101,12 +104,17 @@ class LatentTable:
     @property
     def latent_dim(self) -> int:
         """Bits per latent, N."""
-        return int(self.manifest.config["latent_dim"])
+        return entry(self.uri, self.manifest, "config", "latent_dim", int)
 
     @property
     def model_fingerprint(self) -> str:
         """Fingerprint of the model that encoded the images."""
-        return self.manifest.parents["model"]
+        return entry(self.uri, self.manifest, "parents", "model", str)
+
+    @property
+    def precision(self) -> Precision:
+        """Precision at which the images were encoded."""
+        return option(self.uri, self.manifest, "result", "precision", Precision)
 
     def made_from(self, name: Literal["model", "data"]) -> str:
         """URI of the model or of the images; raises UserError if an older version did not record it."""
@@ -115,7 +123,7 @@ class LatentTable:
                 f"latent table {self.uri} was written by an older version, which did not record the location"
                 f" of its {name}; give it, or encode again"
             )
-        return str(self.manifest.result[name])
+        return entry(self.uri, self.manifest, "result", name, str)
 
     @property
     def parts(self) -> list[str]:
@@ -124,18 +132,24 @@ class LatentTable:
 
     def keys(self) -> pa.ChunkedArray:
         """Keys of all images, including those that could not be decoded."""
-        chunks = []
+        chunks, parts = [], set(self.parts)
         for name in self.manifest.files:
-            with open_parquet(resolve(self.uri) / name) as file:
+            location = resolve(self.uri) / name
+            with open_parquet(location) as file:
+                if name in parts:
+                    self._check(location, file)
+                check_column(location, file.schema_arrow, "key", pa.string())
                 chunks += file.read(columns=["key"])["key"].chunks
         return pa.chunked_array(chunks, pa.string())
 
     def digest(self) -> int:
-        """The digest of all rows."""
+        """The digest of all rows; raises UserError if an older version wrote a part, without a digest."""
         total = 0
         for part in self.parts:
             with self._open(part) as file:
-                total += rows_digest(file.schema_arrow)
+                if not (written := self._written_digest(part, file.schema_arrow)):
+                    raise UserError(f"{self.uri}/{part} has no digest of its rows; encode the images again")
+                total += int(written, 16)
         return RowDigest(total).total
 
     def schema(self) -> pa.Schema:
@@ -173,7 +187,7 @@ class LatentTable:
                 chunks = (group.column(i) for i in range(group.num_columns))
                 stored = sum(c.total_compressed_size for c in chunks if c.path_in_schema in columns)
                 groups.append(RowGroup(part=part, index=index, rows=group.num_rows, stored_bytes=stored))
-            written = (file.schema_arrow.metadata or {}).get(_DIGEST, b"").decode()
+            written = self._written_digest(part, file.schema_arrow)
         return groups, written or digest(self.manifest.fingerprint.encode(), part.encode())
 
     def batches(self, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.Table]:
@@ -199,28 +213,48 @@ class LatentTable:
     def _open(self, part: str) -> Iterator[pq.ParquetFile]:
         location = resolve(self.uri) / part
         with open_parquet(location) as file:
-            self._check(location, file.schema_arrow)
+            self._check(location, file)
             yield file
 
-    def _check(self, location: Location, schema: pa.Schema) -> None:
-        found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode()
+    def _written_digest(self, part: str, schema: pa.Schema) -> str:
+        """The digest of a part's rows in its metadata, in hex; empty if there is none."""
+        found = (schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
+        if not re.fullmatch(r"[0-9a-f]{0,64}", found):
+            raise damaged(resolve(self.uri) / part, f"the digest of its rows is {found!r:.100}")
+        return found
+
+    def _check(self, location: Location, file: pq.ParquetFile) -> None:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode(errors="replace")
         if found != self.model_fingerprint:
             raise UserError(
                 f"{location} holds latents of model {found or 'unknown'}; the table's model is"
                 f" {self.model_fingerprint}"
             )
-        kind = schema.field("latent").type
-        if kind != pa.binary(packed_width(self.latent_dim)):
-            raise UserError(f"{location} has latents of type {kind}; the table's have {self.latent_dim} bits")
+        kinds = [field.type for field in schema if field.name == "latent"]
+        if kinds != [pa.binary(packed_width(self.latent_dim))]:
+            raise UserError(
+                f"{location} has latents of type {', '.join(map(str, kinds)) or 'none'}; the table's have"
+                f" {self.latent_dim} bits"
+            )
+        if rows > self.manifest.rows:
+            raise damaged(location, f"it has {rows} rows, more than the {self.manifest.rows} of its table")
 
 
 def open_latent_table(uri: str) -> LatentTable:
-    """The finished latent table at a URI."""
-    return LatentTable(uri=uri, manifest=read_manifest(uri, KIND))
+    """The finished latent table at a URI; raises UserError if its manifest lacks what every reader needs."""
+    table = LatentTable(uri=uri, manifest=read_manifest(uri, KIND))
+    if not (table.model_fingerprint and 1 <= table.latent_dim <= MOST_BITS):
+        raise damaged(
+            resolve(uri) / MANIFEST, f"config.latent_dim is {table.latent_dim}; allowed: 1 to {MOST_BITS}"
+        )
+    return table
 
 
 def packed_latents(table: pa.Table) -> UInt8[np.ndarray, "K B"]:
-    """The ``latent`` column as bytes, without a copy if it is a single chunk."""
+    """The ``latent`` column as bytes, without a copy if it is a single chunk; ValueError if one is null."""
+    if table["latent"].null_count:
+        raise ValueError(f"{table['latent'].null_count} of {len(table)} rows have no latent")
     column = table["latent"].combine_chunks()
     width = column.type.byte_width
     flat = np.frombuffer(column.buffers()[1], dtype=np.uint8) if len(column) else np.empty(0, dtype=np.uint8)

@@ -5,16 +5,18 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from lbae.config import Config, Precision
-from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder, unfilled
 from lbae.core.network.codec import Codec, best_precision
-from lbae.errors import LbaeError, UserError
+from lbae.errors import UserError
 from lbae.io.artifacts.manifest import Manifest, read_manifest
 from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.tensors import MOST_BYTES, parse_tensors
+from lbae.io.storage import json_file
 from lbae.io.storage.digests import digest
-from lbae.io.storage.location import resolve
+from lbae.io.storage.location import Location, resolve
+from lbae.io.storage.stored_file import damaged, stored_bytes
 
 KIND = "model"
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
@@ -39,29 +41,50 @@ def save_model(
 def load_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
     """Like :func:`read_network`, but raises UserError for a baseline, which has no binary latents."""
     network, config, manifest = read_network(uri)
-    if config.model.bottleneck != "bernoulli":
-        raise UserError(
-            f"model {uri} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE"
-        )
+    check_is_lbae(f"model {uri}", config)
     return network, config, manifest
 
 
+def check_is_lbae(what: str, config: Config) -> None:
+    """Raise UserError for the configuration of a baseline; ``what`` names the model."""
+    if config.model.bottleneck != "bernoulli":
+        raise UserError(
+            f"{what} is a {config.model.bottleneck} baseline, which has no binary latents; give an LBAE"
+        )
+
+
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
-    """Network, configuration and manifest of a model or baseline; raises LbaeError if they do not match."""
-    manifest = read_manifest(uri, KIND)
-    config = Config.from_dict(json.loads((resolve(uri) / _CONFIG).read_bytes()))
-    return build_network(uri, (resolve(uri) / _WEIGHTS).read_bytes(), config), config, manifest
+    """Network, configuration and manifest of a model or baseline; raises UserError if they do not match."""
+    manifest, folder = read_manifest(uri, KIND), resolve(uri)
+    place, weights = folder / _CONFIG, folder / _WEIGHTS
+    config = parse_config(stored_bytes(place, json_file.MOST_BYTES), place)
+    return build_network(stored_bytes(weights, MOST_BYTES), weights, config), config, manifest
 
 
-def build_network(uri: str, weights: bytes, config: Config) -> LatentBernoulliAutoencoder:
-    """A network from the bytes of its weights; raises LbaeError if they do not match the configuration."""
-    network = LatentBernoulliAutoencoder(config.model)
+def parse_config(data: bytes, location: Location) -> Config:
+    """The configuration in the content of a file; raises UserError, which names the file, if it is none."""
+    tree = json_file.parse_object(data, location)
     try:
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (SafetensorError, RuntimeError) as error:
-        raise LbaeError(
-            f"the weights of {uri} do not match its configuration: {error}".replace("\n", " ")
-        ) from error
+        return Config.from_dict(tree)
+    except UserError as error:
+        raise damaged(location, str(error)) from error
+
+
+def build_network(data: bytes, location: Location, config: Config) -> LatentBernoulliAutoencoder:
+    """A network from ``data``, the content of its file of weights.
+
+    The configuration says which tensors the file must hold; only those of the file ever take memory.
+
+    Raises:
+        UserError: The file is damaged, or does not match the configuration.
+    """
+    network = unfilled(config.model)
+    needed = {
+        name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        for name, value in network.state_dict().items()
+    }
+    found = parse_tensors(data, location, needed)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()}, assign=True)
     return network
 
 

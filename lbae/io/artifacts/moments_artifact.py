@@ -16,10 +16,13 @@ import safetensors.numpy
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import Attribute
-from lbae.io.artifacts.manifest import Manifest, read_manifest
+from lbae.io.artifacts.manifest import MANIFEST, Manifest, attribute_names, entry, read_manifest
 from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.tensors import read_tensors
 from lbae.io.storage.digests import digest, digest_json
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import resolve
+from lbae.io.storage.stored_file import damaged
 
 KIND = "moment sums"
 
@@ -81,26 +84,48 @@ def _fingerprint(moments: MomentSums) -> str:
 
 
 def load_moments(uri: str) -> tuple[MomentSums, Manifest]:
-    """Moment sums and their manifest."""
+    """Moment sums and their manifest, which names the model; UserError if no rows can have these sums."""
     manifest = read_manifest(uri, KIND)
-    name = next(name for name in manifest.files if name.startswith("sums"))
-    sums = safetensors.numpy.load((resolve(uri) / name).read_bytes())["sums"]
-    attributes = tuple(manifest.result["attributes"])
-    return MomentSums(
-        sums=sums, latent_dim=int(manifest.result["latent_dim"]), attributes=attributes
-    ), manifest
+    entry(uri, manifest, "parents", "model", str)
+    bits, attributes = entry(uri, manifest, "result", "latent_dim", int), attribute_names(uri, manifest)
+    place = resolve(uri) / _file(uri, manifest, "sums")
+    side = bits + 2 * len(attributes) + 1
+    found = read_tensors(place, {"sums": ("int64", (side, side))})
+    sums = MomentSums(sums=found["sums"], latent_dim=bits, attributes=attributes)
+    if bits < 1 or not sums.is_possible():
+        raise damaged(place, "no rows can have these sums")
+    return sums, manifest
 
 
 def load_lineage(uri: str, manifest: Manifest) -> Lineage:
-    """The lineage of moment sums; raises UserError if the artifact has no lineage file."""
+    """The lineage of moment sums; raises UserError if the artifact has no lineage file, or a damaged one."""
     name = next((name for name in manifest.files if name.startswith("lineage")), None)
     if name is None:
         raise UserError(
             f"{uri} does not record which part files it sums (no lineage file); reduce its table again"
         )
-    tree = json.loads((resolve(uri) / name).read_bytes())
-    return Lineage(
-        tables=tree["tables"],
-        parts=tree["parts"],
-        attributes=tuple(Attribute(**attribute) for attribute in tree["attributes"]),
-    )
+    place = resolve(uri) / name
+    tree = read_object(place)
+    try:
+        return Lineage(
+            tables=_counts(tree["tables"]),
+            parts=_counts(tree["parts"]),
+            attributes=tuple(Attribute(**attribute) for attribute in tree["attributes"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(place, f"{error!r:.200}") from error
+
+
+def _file(uri: str, manifest: Manifest, beginning: str) -> str:
+    """The file whose name begins so."""
+    for name in manifest.files:
+        if name.startswith(beginning):
+            return name
+    raise damaged(resolve(uri) / MANIFEST, f"it names no file of {beginning}")
+
+
+def _counts(found: Any) -> dict[str, int]:
+    """Counts by name; ValueError if they are none."""
+    if not isinstance(found, dict) or not all(type(count) is int for count in found.values()):
+        raise ValueError(f"{found!r:.100}; allowed: whole numbers by name")
+    return found

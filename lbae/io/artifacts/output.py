@@ -2,7 +2,7 @@
 
 While a job writes, a hidden marker says which artifact the folder will become. A job that runs again after a
 kill finds the marker. It then resumes its own work or clears leftovers of other runs; it never touches files
-that no lbae job wrote.
+that no lbae job wrote, nor files that links lead to.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from lbae.errors import OverwriteNeeded, UserError
 from lbae.io.artifacts.manifest import MANIFEST, Manifest, changes, read_manifest, write_manifest
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import Location, absolute, resolve, usable_output
 from lbae.io.storage.visibility import wait_until_visible
 
@@ -66,7 +67,8 @@ class Output:
         later.
 
         Raises:
-            UserError: An input lies in the folder, or the folder holds files that no lbae job wrote.
+            UserError: An input lies in the folder, the folder holds files that no lbae job wrote, or a folder
+                that the job clears is a link.
             OverwriteNeeded: The folder holds another artifact, or another unfinished run that could resume.
         """
         self._check_inputs_lie_elsewhere()
@@ -75,13 +77,16 @@ class Output:
         if self.extends:
             self._is_resumed()
         elif (location / MANIFEST).exists():
-            return self._stored(read_manifest(self.uri))
+            if done := self._stored(read_manifest(self.uri)):
+                return done
         elif location.exists() and not (location / UNFINISHED).exists() and not location.is_empty_folder():
             raise UserError(
                 f"{self.uri} already exists and was not written by an lbae job; choose another --out"
             )
         else:
             self._is_resumed()
+        for folder in (*_TABLES, WORK):
+            _refuse_link(location / folder)
         return None
 
     def unchanged(self) -> dict[str, Any]:
@@ -184,8 +189,8 @@ class Output:
         marker = self._location / UNFINISHED
         if self.resume_key is None or not marker.exists():
             return False
-        found = json.loads(marker.read_bytes())
-        if found == _CLEARING or (self.extends and found.get("generation", 1) <= self.extends.generation):
+        found = read_object(marker)
+        if found == _CLEARING or (self.extends and _generation(found) <= self.extends.generation):
             return False
         changed = changes(found, self._marker)
         if changed and not self.overwrite:
@@ -199,20 +204,35 @@ class Output:
         """Remove what a kill after writing the manifest left; keep the work of an unfinished update."""
         marker = self._location / UNFINISHED
         if marker.exists():
-            if json.loads(marker.read_bytes()).get("generation", 1) > manifest.generation:
+            if _generation(read_object(marker)) > manifest.generation:
                 return
             marker.remove()
         (self._location / WORK).remove()
 
 
+def _generation(marker: dict[str, Any]) -> int:
+    """The generation that a marker names; 1 in markers of older versions, and if it is no number."""
+    found = marker.get("generation")
+    return found if isinstance(found, int) else 1
+
+
+def _refuse_link(folder: Location) -> None:
+    if folder.is_linked_folder:
+        raise UserError(
+            f"{folder} is a link to a folder; a job clears this folder, and deletes nothing through links:"
+            f" remove the link, or choose another --out"
+        )
+
+
 def _clear(location: Location) -> None:
-    """Remove everything but the marker and the artifacts in subfolders."""
+    """Remove everything but the marker, the artifacts in subfolders, and links to folders."""
     if location.exists():
         (location / UNFINISHED).write_bytes(json.dumps(_CLEARING).encode())
         (location / MANIFEST).remove()
         nested = {name.split("/")[0] for name, _ in location.files() if name.endswith(f"/{MANIFEST}")}
         for name in location.names() - nested - {UNFINISHED}:
-            (location / name).remove()
+            if not (location / name).is_linked_folder:
+                (location / name).remove()
         _remove_unnamed(location, ())
 
 
@@ -229,6 +249,8 @@ def _missing(location: Location, files: Sequence[str]) -> list[str]:
 def _remove_unnamed(location: Location, kept: Iterable[str], folder: str = "") -> None:
     """Remove the files of ``folder`` that ``kept`` does not name, except artifacts in subfolders."""
     below, kept = location / folder, frozenset(kept)
+    if folder:  # the output's own folder may be a link
+        _refuse_link(below)
     found = [name for name, _ in below.files(temporary=True)] if below.exists() else []
     nested = tuple(name.removesuffix(MANIFEST) for name in found if name.endswith(f"/{MANIFEST}"))
     for name in found:

@@ -13,7 +13,8 @@ from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.written_part import Part
 from lbae.io.images import encode_png
-from lbae.io.storage.location import absolute, cache_folder, local_cache, resolve
+from lbae.io.storage.cache_folder import cache_folder, local_cache
+from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.lock import locked
 
 _PART_ROWS = 10_000

@@ -4,8 +4,6 @@ import contextlib
 import errno
 import os
 import posixpath
-import shutil
-import tomllib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import pyarrow.fs
 from fsspec.core import url_to_fs
 
 from lbae.errors import LbaeError, TransientStorageError, UserError
+from lbae.io.storage import local_files
 from lbae.transient_errors import is_transient
 
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -67,11 +66,16 @@ class Location:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    @property
+    def is_linked_folder(self) -> bool:
+        """Whether this is a link to a folder, whose files belong to that folder; local paths only."""
+        return self.is_local and os.path.islink(self.path) and os.path.isdir(self.path)
+
     def is_empty_folder(self) -> bool:
         """Whether this is a folder that holds at most temporary files of this package and of NFS."""
         if self.is_file():
             return False
-        return all(_is_temporary(name) or _is_kept_by_nfs(name) for name in self.names())
+        return all(_is_temporary(name) or local_files.is_kept_by_nfs(name) for name in self.names())
 
     def refresh(self) -> None:
         """Drop cached listings of the folder, including those of a network mount.
@@ -89,14 +93,32 @@ class Location:
             return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading; raises FileNotFoundError if there is none."""
-        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
+        """Open the file for reading.
+
+        Raises:
+            FileNotFoundError: There is no file.
+            UserError: This is a local device or pipe.
+        """
+        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError, UserError):
+            if self.is_local:
+                local_files.check_regular(self.path)
             return self.fs.open(self.path, "rb")
 
-    def read_bytes(self) -> bytes:
-        """The file's content; raises FileNotFoundError if there is none."""
-        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError):
-            return bytes(self.fs.cat_file(self.path))
+    def read_bytes(self, *, most: int | None = None) -> bytes:
+        """The file's content.
+
+        Raises:
+            FileNotFoundError: There is no file.
+            UserError: ``most`` is given, and the file has more bytes or is a local device or pipe.
+        """
+        end = None if most is None or self.is_local else most + 1
+        with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError, UserError):
+            if most is not None and self.is_local:
+                local_files.check_regular(self.path, most)
+            data = bytes(self.fs.cat_file(self.path, end=end))
+        if most is not None and len(data) > most:
+            raise UserError(f"{self} has more than {most} bytes; allowed: at most {most}")
+        return data
 
     def write_bytes(self, data: bytes) -> None:
         """Write the file atomically: by rename on a local disk, in one request on an object store."""
@@ -149,14 +171,13 @@ class Location:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", posixpath.dirname(self.path)) from error
 
     def remove(self) -> None:
-        """Delete the file or folder if it exists; raises LbaeError if anything remains."""
-        if self.is_local and os.path.isdir(self.path):
-            # fsspec's rm() fails if the working folder of a submitted job has been recreated.
-            shutil.rmtree(self.path, onerror=_pass_over_leftovers)
-        elif self.is_local:  # no look-up first: on a network mount its answer may be out of date
-            if not _is_kept_by_nfs(self.name):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    os.unlink(self.path)
+        """Delete the file, link or folder if it exists; what links lead to stays.
+
+        Raises:
+            LbaeError: The storage kept something.
+        """
+        if self.is_local:
+            local_files.remove(self.path)
         elif self.exists():
             with _storage_errors(self, "removed"), contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path, recursive=True)
@@ -171,14 +192,18 @@ class Location:
     def files(self, temporary: bool = False) -> list[tuple[str, dict[str, Any]]]:
         """All files in the folder and its subfolders, as sorted pairs (relative path, info).
 
-        Hidden files and files in hidden folders are left out. With ``temporary``, the temporary files of a
-        killed :meth:`write_bytes` are included.
+        Hidden files, files in hidden folders and local links to folders are left out. With ``temporary``, the
+        temporary files of a killed :meth:`write_bytes` are included.
         """
         root = self.path.rstrip("/") + "/"
         with _storage_errors(self, "listed"):
-            listed = self.fs.find(self.path, detail=True)
+            listed = (
+                local_files.files_below(self.path)
+                if self.is_local
+                else self.fs.find(self.path, detail=True).items()
+            )
         found = []
-        for path, info in listed.items():
+        for path, info in listed:
             name = path[len(root) :]
             hidden = any(part.startswith(".") for part in name.split("/"))
             if name and (not hidden or (temporary and _is_temporary(posixpath.basename(name)))):
@@ -187,7 +212,7 @@ class Location:
 
 
 @contextlib.contextmanager
-def _storage_errors(location: Location, verb: str, *passed: type[OSError]) -> Iterator[None]:
+def _storage_errors(location: Location, verb: str, *passed: type[Exception]) -> Iterator[None]:
     """Convert exceptions of the filesystem libraries into errors that name the location.
 
     OSErrors of the local disk pass: they name the file, and ``errno`` tells a full disk from a broken one.
@@ -239,18 +264,6 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _is_kept_by_nfs(name: str) -> bool:
-    """Whether NFS gave this name to a removed file that a process still has open."""
-    return name.startswith(".nfs")
-
-
-def _pass_over_leftovers(_: object, path: str, raised: Any) -> None:
-    """For ``shutil.rmtree``: ignore missing names, files that NFS keeps, and the folders that hold those."""
-    below = [name for _, _, names in os.walk(path) for name in names] or [posixpath.basename(path)]
-    if not isinstance(raised[1], FileNotFoundError) and not all(map(_is_kept_by_nfs, below)):
-        raise raised[1]
-
-
 def resolve(uri: str) -> Location:
     """The location of a URI; raises UserError if no filesystem handles its protocol."""
     if not uri:
@@ -261,31 +274,6 @@ def resolve(uri: str) -> Location:
         raise UserError(f"no filesystem for {uri!r}: {error}") from error
     fs.invalidate_cache()
     return Location(fs, path.rstrip("/") or path)
-
-
-def local_cache() -> Path:
-    """The user's cache folder, for files that can be downloaded or computed again."""
-    return Path.home() / ".cache" / "lbae"
-
-
-def cache_folder() -> Location:
-    """The cache folder: LBAE_CACHE, a URI that all nodes can reach, else :func:`local_cache`.
-
-    A local folder is created here, so a job fails before it computes for a cache that it cannot write.
-
-    Raises:
-        UserError: The folder cannot be created.
-    """
-    folder = resolve(os.environ.get("LBAE_CACHE") or str(local_cache()))
-    if folder.is_local:
-        try:
-            os.makedirs(folder.path, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the cache {folder} cannot be created ({error}); set LBAE_CACHE to a folder that you can"
-                f" write to"
-            ) from error
-    return folder
 
 
 def absolute(uri: str) -> str:
@@ -305,11 +293,3 @@ def readable(uri: str, what: str) -> Location:
     if not location.exists():
         raise UserError(f"{what} {uri} does not exist")
     return location
-
-
-def read_toml(uri: str) -> dict[str, Any]:
-    """The content of a TOML file; raises UserError if the file is missing or not valid TOML."""
-    try:
-        return tomllib.loads(readable(uri, "file").read_bytes().decode())
-    except ValueError as error:
-        raise UserError(f"{uri} is not valid TOML: {error}") from error

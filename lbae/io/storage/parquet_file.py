@@ -36,9 +36,16 @@ def open_parquet(location: Location, **options: Any) -> Iterator[pq.ParquetFile]
         message = f"{location} cannot be read as Parquet: {error}"
         if is_transient(error):
             raise TransientStorageError(message) from error
-        if isinstance(error, pa.ArrowException | OSError):
+        if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError | OverflowError):
             raise UserError(message) from error
         raise
+
+
+def check_column(location: Location, schema: pa.Schema, name: str, kind: pa.DataType) -> None:
+    """Raise UserError unless the file at ``location`` has one column ``name``, and of this type."""
+    found = [field.type for field in schema if field.name == name]
+    if found != [kind]:
+        raise UserError(f"{location} has columns {name} of types {found}; allowed: one of type {kind}")
 
 
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:

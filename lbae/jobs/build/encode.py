@@ -97,10 +97,7 @@ def _encode(
     check_lock: Callable[[], None],
 ) -> tuple[list[Part], dict[str, Any]]:
     """Encode the shards and assemble the parts; appended rows keep the precision of the table."""
-    if existing_table:
-        precision = existing_table.manifest.result["precision"]
-    else:
-        precision = choose_precision(arguments["out"])
+    precision = existing_table.precision if existing_table else choose_precision(arguments["out"])
     encoded = encode_shards({**arguments, "precision": precision}, shards, check_lock)
     return assemble_parts(arguments["out"], shards, existing_table), encoded
 

@@ -8,8 +8,9 @@ from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.evaluate.evaluation_run import run_evaluation
 from lbae.errors import UserError
 from lbae.io.artifacts.output import Output
+from lbae.io.storage.cache_folder import cache_folder
 from lbae.io.storage.digests import digest
-from lbae.io.storage.location import cache_folder, resolve
+from lbae.io.storage.location import resolve
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite
 from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.inputs import EvaluationInputs, read_inputs

@@ -67,7 +67,7 @@ def fit(
         "by": by,
         "sampler": sampler,
         "seed": seed,
-        "precision": inputs.table.manifest.result["precision"],
+        "precision": inputs.table.precision,
     }
     if examples:
         settings["examples"] = examples

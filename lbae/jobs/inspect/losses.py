@@ -3,9 +3,10 @@
 from collections import Counter
 from typing import Any
 
+from lbae.config import Config, ModelConfig
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
-from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.manifest import entry, read_manifest
 from lbae.io.images import is_picture
 from lbae.io.picture_file import write_picture
 from lbae.jobs.options import Names
@@ -32,16 +33,17 @@ def losses(
     if not is_picture(out):
         raise UserError(f"the figure is a PNG file; give an --out that ends in .png instead of {out}")
     manifests = {uri: read_manifest(uri, model_artifact.KIND) for uri in models}
-    kinds = {manifest.config["train"]["loss"] for manifest in manifests.values()}
+    configs = {uri: Config.from_dict(manifest.config) for uri, manifest in manifests.items()}
+    kinds = {config.train.loss for config in configs.values()}
     if len(kinds) != 1:
         raise UserError(
             f"the models were trained with different losses ({', '.join(sorted(kinds))}); draw one figure"
             f" per loss"
         )
-    names = {uri: _name(manifest.config["model"]) for uri, manifest in manifests.items()}
+    names = {uri: _name(config.model) for uri, config in configs.items()}
     alike = [name for name, count in Counter(names.values()).items() if count > 1]
     runs = {
-        f"{name}, {uri}" if name in alike else name: manifests[uri].result["history"]
+        f"{name}, {uri}" if name in alike else name: entry(uri, manifests[uri], "result", "history", list)
         for uri, name in names.items()
     }
     named = dict(zip(runs, manifests, strict=True))
@@ -54,5 +56,5 @@ def losses(
     return {"out": out, "last": last} | ({"sample_distances": apart} if apart else {})
 
 
-def _name(model: dict[str, Any]) -> str:
-    return f"{model.get('bottleneck', 'bernoulli')}, N = {model['latent_dim']}"
+def _name(model: ModelConfig) -> str:
+    return f"{model.bottleneck}, N = {model.latent_dim}"

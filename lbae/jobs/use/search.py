@@ -48,7 +48,7 @@ def search(
         raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
     place = model or table.made_from("model")
     check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
-    codec = load_model(place, table.manifest.result["precision"])
+    codec = load_model(place, table.precision)
     query = load_image(codec.config, image)
     if out:
         source = plan(data or table.made_from("data"))

@@ -5,25 +5,41 @@ of arrays, which is named by the digest of its content. Both are written whole a
 so evaluations share a cache without locks.
 """
 
+import contextlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from lbae.config import ModelConfig
-from lbae.errors import LbaeError
+from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.tensors import MOST_BYTES, parse_tensors
 from lbae.io.sources.source import Source
 from lbae.io.storage.digests import digest, digest_json
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import Location
 from lbae.report.evaluation.streams import PROTOCOL_VERSION
 from lbae.report.features.classifier import Classifier, from_weights, to_weights
 from lbae.report.features.feature_sums import FeatureSums
 
 Facts = Mapping[str, Any]
+_ARRAYS = re.compile(r"[0-9a-f]{32}\.safetensors")
+_REFERENCE = {
+    "total": ("float64", ("D",)),
+    "products": ("float64", ("D", "D")),
+    "kept": ("float32", ("K", "D")),
+}
+# What reading a damaged entry raises, here and in the code that interprets it.
+_DAMAGE = (
+    *(UserError, FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    SafetensorError,
+)
 
 
 def decoding(source: Source, config: ModelConfig) -> dict[str, Any]:
@@ -52,8 +68,8 @@ class Cache:
 
     def classifier(self, made_of: Facts) -> tuple[Classifier, str] | None:
         """The classifier and its fingerprint; None when the cache has none."""
-        found = self._read("classifiers", made_of)
-        return (from_weights(*found), fingerprint(*found)) if found else None
+        with self._entry("classifiers", made_of) as found:
+            return (from_weights(*found), fingerprint(*found)) if found else None
 
     def keep_classifier(self, made_of: Facts, network: Classifier) -> str:
         """Store a classifier and return its fingerprint."""
@@ -63,13 +79,16 @@ class Cache:
 
     def reference(self, made_of: Facts) -> Reference | None:
         """The features and sums of the images; None when the cache has none."""
-        found = self._read("features", made_of)
-        if found is None:
-            return None
-        facts, content = found
-        arrays = safetensors.numpy.load(content)
-        features = FeatureSums(count=facts["count"], **{**arrays, "kept": [arrays["kept"]]})
-        return Reference(features=features, sums=facts["sums"])
+        with self._entry("features", made_of) as found:
+            if found is None:
+                return None
+            facts, content = found
+            arrays = parse_tensors(content, self._folder, _REFERENCE)
+            count, sums = int(facts["count"]), {name: float(value) for name, value in facts["sums"].items()}
+            features = FeatureSums(
+                count=count, total=arrays["total"], products=arrays["products"], kept=[arrays["kept"]]
+            )
+            return Reference(features=features, sums=sums)
 
     def keep_reference(self, made_of: Facts, reference: Reference) -> None:
         """Store the features and sums of the images."""
@@ -82,21 +101,27 @@ class Cache:
         facts = {"count": features.count, "sums": reference.sums}
         self._write("features", made_of, facts, safetensors.numpy.save(arrays))
 
-    def _read(self, kind: str, made_of: Facts) -> tuple[dict[str, Any], bytes] | None:
+    @contextlib.contextmanager
+    def _entry(self, kind: str, made_of: Facts) -> Iterator[tuple[dict[str, Any], bytes] | None]:
+        """The facts and the arrays of an entry, None when the cache has none; errors of the body name it."""
         place = self._folder / kind / f"{digest_json(made_of)}.json"
         if not place.exists():
-            return None
+            yield None
+            return
         try:
-            entry = json.loads(place.read_bytes())
+            entry = read_object(place)
             facts, name = dict(entry["facts"]), str(entry["arrays"])
-            content = (self._folder / kind / name).read_bytes()
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise LbaeError(f"cache entry {place} is damaged ({error!r}): delete it") from error
-        if name != _file(content):
-            raise LbaeError(
-                f"cache entry {place} is damaged (the content of {name} does not match its name): delete both"
-            )
-        return facts, content
+            if not _ARRAYS.fullmatch(name):
+                raise ValueError(f"its arrays are named {name:.100}")
+            content = (self._folder / kind / name).read_bytes(most=MOST_BYTES)
+            if name != _file(content):
+                raise LbaeError(
+                    f"cache entry {place} is damaged (the content of {name} does not match its name): delete"
+                    f" both"
+                )
+            yield facts, content
+        except _DAMAGE as error:
+            raise LbaeError(f"cache entry {place} is damaged ({error!r:.300}): delete it") from error
 
     def _write(self, kind: str, made_of: Facts, facts: Facts, content: bytes) -> None:
         (self._folder / kind / _file(content)).write_bytes(content)

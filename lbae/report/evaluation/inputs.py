@@ -45,18 +45,19 @@ def read_inputs(
         ("latents", latents, table and table.manifest),
         ("moments", moments, sums_manifest),
     ):
-        if found and found.fingerprint != manifest.parents[name]:
+        wanted = manifest.parents.get(name)
+        if found and found.fingerprint != wanted:
             raise UserError(
-                f"bundle {bundle} was fitted from {name} with the fingerprint {manifest.parents[name]}; {uri}"
-                f" has {found.fingerprint}: give those that the bundle was fitted from"
+                f"bundle {bundle} was fitted from {name} with the fingerprint {wanted}; {uri} has"
+                f" {found.fingerprint}: give those that the bundle was fitted from"
             )
     test, train = plan(data), plan(absolute(train_data)) if train_data else None
-    if train and table and train.fingerprint != table.manifest.parents["data"]:
+    encoded = table and table.manifest.parents.get("data")
+    if train and table and train.fingerprint != encoded:
         raise UserError(
-            f"latents {latents} were encoded from images with the fingerprint"
-            f" {table.manifest.parents['data']}; training images {train_data} have {train.fingerprint} (it"
-            " covers the names, sizes and times of files): give the images that were encoded, or leave out"
-            " --latents"
+            f"latents {latents} were encoded from images with the fingerprint {encoded}; training images"
+            f" {train_data} have {train.fingerprint} (it covers the names, sizes and times of files): give"
+            " the images that were encoded, or leave out --latents"
         )
     loaded = bundle_artifact.load_bundle(bundle, "cpu")
     _check_size(test, loaded.codec.config.content_size)

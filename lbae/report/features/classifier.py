@@ -122,7 +122,9 @@ def to_weights(network: Classifier) -> tuple[dict[str, Any], bytes]:
 
 
 def from_weights(shape: dict[str, Any], weights: bytes) -> Classifier:
-    """Inverse of :func:`to_weights`."""
+    """Inverse of :func:`to_weights`; raises ValueError for images of other than 1 or 3 channels."""
+    if shape["channels"] not in (1, 3):
+        raise ValueError(f"channels are {shape['channels']!r:.100}; allowed: 1 (grey) or 3 (RGB)")
     attributes = tuple(Attribute(**fields) for fields in shape["attributes"])
     network = Classifier(shape["channels"], attributes, shape["unusable"])
     network.load_state_dict(safetensors.torch.load(weights))

@@ -89,7 +89,7 @@ def portrait(uri: str) -> np.ndarray:
     elif manifest.kind == latent_table.KIND:
         table = latent_table.open_latent_table(uri)
         first = next(table.batches(table.footer(table.parts[0], [])[0], ["latent"])).slice(0, _SHOWN)
-        codec = load_model(table.made_from("model"), manifest.result["precision"])
+        codec = load_model(table.made_from("model"), table.precision)
         images = codec.decode(unpack(latent_table.packed_latents(first), table.latent_dim))
     elif manifest.kind == bundle_artifact.KIND:
         images = bundle_artifact.load_bundle(uri).sample(_SHOWN, seed=0)
