@@ -44,6 +44,8 @@ MAX_PIXELS = 89_478_485
 """The most pixels of an image that jobs decode: the size from which Pillow itself warns."""
 MAX_FILE_BYTES = 2**28
 """The most bytes of an image file that jobs read."""
+MAX_EXIF_BYTES = 2**22
+"""The most bytes of EXIF data: Pillow makes Python numbers of a tag that it reads, in 23 bytes per byte."""
 
 # JPEG's start-of-scan marker. It cannot occur inside a scan, where 0 or a restart marker follows every 0xff.
 _SOS = b"\xff\xda"
@@ -52,9 +54,7 @@ _SOS = b"\xff\xda"
 # for the video behind a phone's photograph: 16 MB of video hold the marker's two bytes 256 times by chance.
 # TurboJPEG's own limit, which Pillow does not set, is also 500.
 _MAX_SCANS = 500
-# A segment has at most 64 KiB, and a picture one, of which Pillow makes up to 1.5 MB.
-_EXIF = b"Exif\0\0"
-_MAX_EXIF_SEGMENTS = 64
+_EXIF, _SEGMENT_BYTES = b"Exif\0\0", 2**16
 
 
 class ImageError(ValueError):
@@ -94,5 +94,7 @@ def _ignore_warnings_of_pillow() -> None:
 def _check_jpeg(data: bytes) -> None:
     if (scans := data.count(_SOS)) > _MAX_SCANS:
         raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
-    if (segments := data.count(_EXIF)) > _MAX_EXIF_SEGMENTS:
-        raise ImageError(f"a JPEG of {segments} EXIF segments; allowed: {_MAX_EXIF_SEGMENTS} segments")
+    # Pillow joins the segments of EXIF data. Smaller files are not searched, because that takes time.
+    most = MAX_EXIF_BYTES // _SEGMENT_BYTES
+    if len(data) > MAX_EXIF_BYTES and (segments := data.count(_EXIF)) > most:
+        raise ImageError(f"a JPEG of {segments} EXIF segments; allowed: {most} segments")

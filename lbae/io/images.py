@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
-from lbae.io.image_formats import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, open_image
+from lbae.io.image_formats import FORMATS, MAX_EXIF_BYTES, MAX_FILE_BYTES, MAX_PIXELS, open_image
 from lbae.io.image_formats import ImageError as ImageError
 
 _BACKGROUND = 255
@@ -29,8 +29,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIXTEEN_BIT = ("PNG", "PPM")  # formats whose mode I holds 16 bits
-# Pillow makes Python numbers of the tags that it reads: up to 23 bytes per byte.
-_MAX_EXIF_BYTES = 2**22
 _MAX_SIDE = 65_535  # JPEG's and GIF's own; decoders keep rows, and Pillow a pointer per row
 _PIECE = 1024  # side in pixels of the pieces in which large images are converted
 
@@ -122,8 +120,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
     Not with ``ImageOps.exif_transpose``, which rewrites all other tags and fails on a malformed one.
     """
-    if (exif := len(image.info.get("exif", b""))) > _MAX_EXIF_BYTES:
-        raise ImageError(f"EXIF data of {exif} bytes; allowed: {_MAX_EXIF_BYTES} bytes")
+    if (exif := len(image.info.get("exif", b""))) > MAX_EXIF_BYTES:
+        raise ImageError(f"EXIF data of {exif} bytes; allowed: {MAX_EXIF_BYTES} bytes")
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # a malformed EXIF block may raise anything; viewers show such an image unturned
@@ -133,7 +131,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _converted(image: Image.Image, kind: str | None, mode: str) -> Image.Image:
-    """The image in ``mode`` without transparency; a large one piece by piece, so that copies stay small."""
+    """The image in ``mode``; one that takes several steps piece by piece, so that copies stay small."""
+    if image.mode[0] not in "IF" and not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
     if max(image.size) <= _PIECE:
         return _eight_bit_opaque(image, kind).convert(mode)
     whole = Image.new(mode, image.size)
@@ -144,7 +144,7 @@ def _converted(image: Image.Image, kind: str | None, mode: str) -> Image.Image:
 
 
 def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
-    """The image with 8 bits per channel and no transparency.
+    """An image of integers, of floats or with transparency, as 8 bits per channel without transparency.
 
     Pillow's own conversions clip larger values to 255 and show the colours under transparent pixels.
     """
@@ -160,9 +160,7 @@ def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
         if not ((values >= 0) & (values <= 1)).all():
             raise ImageError(f"floats ({found}); allowed: floats in [0, 1], or 8 or 16 bits")
         return Image.fromarray(np.round(values * 255).astype(np.uint8))
-    if image.has_transparency_data:
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp"]) -> bytes:
