@@ -1,10 +1,15 @@
-"""Image files of every allowed format: valid, mutated, or small and made to take much memory."""
+"""Image files of every allowed format: valid, mutated, or small and made to take much memory.
+
+``python -m tests.io.hostile_images FOLDER`` writes the latter, for :mod:`tests.io.decode_folder`.
+"""
 
 import io
 import random
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -195,6 +200,17 @@ def large_pictures() -> dict[str, bytes]:
     }
 
 
+def png_of_texts() -> bytes:
+    """A PNG with the most text that Pillow keeps, in characters of four bytes."""
+    text = zlib.compress(("\U0001f600" + "a" * (2**20 - 4)).encode())
+    return png(9, 9, *(png_chunk(b"iTXt", b"%d\0\1\0\0\0" % index + text) for index in range(63)))
+
+
+def widest_webp() -> bytes:
+    """The largest picture that jobs decode, of transparent pixels of one colour: 40 bytes."""
+    return saved(Image.new("RGBA", (16_383, 5461), (1, 2, 3, 9)), "WEBP", lossless=True, method=0)
+
+
 def bombs() -> dict[str, bytes]:
     """Files that Pillow by itself decodes in hundreds of megabytes, by the error that refuses them."""
     ratios = exif_of_numbers(0x0112, 2**21)
@@ -222,3 +238,9 @@ def bombs() -> dict[str, bytes]:
         "a TIFF with tags of 2097167 numbers": tiff(bytes(1024), {34_665: number(1048)}, behind=ratios),
         "sides of 65535 pixels": png(1, 2**24),
     }
+
+
+if __name__ == "__main__":
+    every = large_pictures() | bombs() | {"texts.png": png_of_texts(), "widest.webp": widest_webp()}
+    for name, data in every.items():
+        Path(sys.argv[1], name).write_bytes(data)
