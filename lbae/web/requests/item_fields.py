@@ -7,10 +7,10 @@ import numpy as np
 
 from lbae.config import ModelConfig
 from lbae.core.latents.packing import packed_width, unpack
+from lbae.io.image_formats import UPLOAD_FORMATS
 from lbae.io.images import ImageError, decode_image
 from lbae.web.answers.error_answers import RequestError
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -23,7 +23,7 @@ def decode_image_field(
     """
     data = field if isinstance(field, bytes) else decode_base64(field, param)
     try:
-        return decode_image(data, config, max_pixels, _FORMATS, still=True)
+        return decode_image(data, config, max_pixels, UPLOAD_FORMATS, still=True)
     except ImageError as error:
         raise RequestError(422, f"the image cannot be read: {error}", param) from error
 
