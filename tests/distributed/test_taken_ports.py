@@ -92,14 +92,15 @@ def test_a_process_is_read_with_its_ancestors():
 @pytest.mark.parametrize(
     ("name", "argument", "orphan"),
     [
-        ("haproxy", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", True),
-        ("haproxy", "/tmp/haproxy-serve/node/haproxy.cfg", True),
+        ("haproxy", "/tmp/haproxy-serve-of-a-test/haproxy.cfg", True),
+        ("haproxy", "/tmp/haproxy-serve/of-a-test/haproxy.cfg", True),
         ("haproxy", "/etc/haproxy/haproxy.cfg", False),
-        ("haproxy", f"/tmp/haproxy-serve-{os.getuid() + 1}/node/haproxy.cfg", False),
-        ("other", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", False),
+        ("haproxy", "/tmp/haproxy-serve.cfg", False),
+        ("haproxy", "/tmp/haproxy.cfg", False),
+        ("other", "/tmp/haproxy-serve-of-a-test/haproxy.cfg", False),
     ],
 )
-def test_only_orphaned_proxies_of_this_user_are_ended(tmp_path, name, argument, orphan):
+def test_only_orphaned_proxies_of_the_service_are_ended(tmp_path, name, argument, orphan):
     """With a process that sleeps under HAProxy's name and arguments."""
     stand_in = tmp_path / name
     stand_in.symlink_to(os.path.realpath(sys.executable))

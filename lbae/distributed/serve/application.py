@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
+from lbae.distributed.cluster.ray_private import serve_address
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
@@ -30,7 +31,7 @@ from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
-from lbae.web.limits import DEFAULT_LIMITS, Limits, read_api_keys
+from lbae.web.limits import DEFAULT_LIMITS, LOOPBACK, Limits, read_api_keys
 
 Topology = Literal["fused", "split"]
 
@@ -59,10 +60,16 @@ class ServeArguments(BaseModel):
 def build_application(arguments: ServeArguments) -> Application:
     """The application of a Serve config file, for ``serve deploy``.
 
-    API keys come from LBAE_API_KEYS and are required unless ``insecure``.
+    API keys come from LBAE_API_KEYS. They are required unless Ray Serve listens on the loopback, or
+    ``insecure``.
     """
+    address = serve_address()  # None while Ray Serve does not run; any host may follow
     limits = Limits(
-        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config")
+        keys=read_api_keys(
+            None,
+            required=(address is None or address[0] not in LOOPBACK) and not arguments.insecure,
+            where=f"host {address[0]}" if address else "the service of a Serve config",
+        )
     )
     options = arguments.model_dump(exclude={"insecure"})
     return application(options.pop("bundle"), **options, limits=limits)
