@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
@@ -45,6 +47,10 @@ def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
     killed = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert json.loads(killed.stdout.readline())["url"].endswith(f":{PORT}")
     (proxy,) = proxies(PORT)
+    (folder,) = {Path(one).parent for one in proxy.cmdline() if one.endswith("/haproxy.cfg")}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    listening = [one.laddr for one in proxy.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    assert listening == [("127.0.0.1", PORT)]
     assert proxy.pid not in haproxy.end_orphans(), "the proxy of a running service"
     for process in [proxy.parent(), *psutil.Process(killed.pid).children(recursive=True), killed]:
         if process.pid != proxy.pid:
@@ -54,6 +60,7 @@ def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
     assert proxies(PORT) == [proxy]
     with service("--bundle", pipeline.bundle, "--port", str(PORT)) as facts:
         assert not proxy.is_running()
+        assert not folder.exists()
         assert httpx.get(f"{facts['url']}/readyz").status_code == 200
     assert proxies(PORT) == []
 
