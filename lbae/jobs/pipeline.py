@@ -6,7 +6,7 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.errors import OverwriteNeeded
-from lbae.io.artifacts.bundle_artifact import move_pointer
+from lbae.io.artifacts.bundle_artifact import check_pointer, move_pointer
 from lbae.io.pipeline_file import read_pipeline
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
@@ -50,6 +50,8 @@ def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -
             takes = inspect.signature(stage).parameters
             inputs = {option: place for option, place in places.items() if option in takes}
             stages[name] = from_values(stage, {**inputs, "out": made[artifact], **asked.get(name, {})}, name)
+    if "current" in asked:
+        check_pointer(asked["current"], absolute(places["bundle"]))
     results: dict[str, Any] = {}
     with locked(f"{out}/pipeline") as check_lock, session(address):
         for name, call in stages.items():

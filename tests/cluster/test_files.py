@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -41,6 +42,43 @@ def test_manifests_match_the_schemas_of_kuberay(name):
     assert cluster["authOptions"] == {"mode": "token"}
 
 
+def pods(tree: object) -> Iterator[dict]:
+    """The specifications of all pods in a manifest."""
+    for name, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if name in ("template", "submitterPodTemplate"):
+            yield branch["spec"]
+        elif isinstance(branch, dict | list):
+            yield from pods(branch)
+
+
+@pytest.mark.parametrize(("name", "count"), [("raycluster", 2), ("rayjob", 3), ("rayservice", 2)])
+def test_containers_of_kuberay_have_no_privileges_and_write_only_below_tmp(name, count):
+    manifest = read(f"kuberay/{name}.yaml")
+    found = list(pods(manifest["spec"]))
+    assert len(found) == count
+    for pod in found:
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert pod["volumes"] == [{"name": "tmp", "emptyDir": {}}]
+    spec = manifest["spec"].get("rayClusterConfig", manifest["spec"])
+    autoscalers = [spec["autoscalerOptions"]] if spec.get("enableInTreeAutoscaling") else []
+    for container in (*(one for pod in found for one in pod["containers"]), *autoscalers):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+        assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+        assert container["env"] == [{"name": "HOME", "value": "/tmp"}]
+
+
+def test_the_user_of_kuberay_is_the_one_of_the_image():
+    assert "useradd --create-home --uid 1000 ray" in (CLUSTER / "Dockerfile").read_text()
+
+
 def test_a_field_unknown_to_kuberay_is_refused():
     manifest = read("kuberay/raycluster.yaml")
     manifest["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
@@ -57,7 +95,9 @@ def test_ray_serve_accepts_its_config(config):
     assert schema.controller_options.model_dump() == controller_options("0.0.0.0", autoscaled=True), (
         "the same HAProxy settings as serve.py"
     )
-    assert ServeArguments(**application.args).bundle.startswith("s3://")
+    arguments = ServeArguments(**application.args)
+    assert arguments.bundle.startswith("s3://")
+    assert not arguments.insecure, "another host would open the service without keys"
     assert application.import_path == "lbae.distributed.serve.application:build_application"
 
 

@@ -1,10 +1,10 @@
 """The private APIs of Ray that the package uses exist in the installed Ray; each failure says what breaks."""
 
 import inspect
-import os
 import pickle
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,17 +13,19 @@ import ray.train
 import ray.train.torch
 from ray import serve
 from ray.serve import _private as serve_private
-from ray.serve._private.haproxy import get_haproxy_binary
+from ray.serve._private import controller, proxy, replica
+from ray.serve._private import haproxy as serve_haproxy
 
 from lbae.distributed.cluster import ray_private
-from lbae.distributed.serve import haproxy
+from lbae.distributed.serve import private_haproxy
+from tests.conftest import ROOT
 
 CONSTANTS = Path(serve_private.__file__).with_name("constants.py").read_text()
 HAPROXY = Path(serve_private.__file__).with_name("haproxy.py").read_text()
 VARIABLES = {
     name: value
     for name, value in vars(ray_private).items()
-    if name.startswith(("HAPROXY_", "INGRESS_")) and isinstance(value, str)
+    if isinstance(value, str) and value.startswith("RAY_SERVE_")
 }
 
 
@@ -44,15 +46,32 @@ def test_serve_reads_the_environment_variable(variable):
     assert f'"{variable}"' in CONSTANTS, f"Ray Serve reads no {variable} any more; serve.py sets it"
 
 
-def test_haproxy_is_started_with_the_configuration_in_our_folder(monkeypatch):
+def test_haproxy_is_started_with_its_configuration_as_an_argument():
     """A start recognises by it the HAProxy processes that a killed service left behind."""
     assert '[haproxy_bin, "-db", "-f", self.config_file_path]' in HAPROXY
-    monkeypatch.setattr(haproxy, "cluster_nodes", lambda: 1)
-    options = haproxy.controller_options("127.0.0.1")
-    folder = f"/tmp/haproxy-serve-{os.getuid()}"
-    variables = options["runtime_env"]["env_vars"]
-    assert variables[ray_private.HAPROXY_CONFIG_FILE].startswith(f"{folder}/")
-    assert '"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/tmp/haproxy-serve/haproxy.cfg"' in CONSTANTS
+
+
+def test_the_controller_sends_its_own_class_of_haproxy_to_all_nodes(monkeypatch):
+    """The actors' class is pickled by value, so it refers to what replaced HAProxyApi in the controller."""
+    monkeypatch.setattr(serve_haproxy, "HAProxyApi", serve_haproxy.HAProxyApi)
+    private_haproxy.use_private_haproxy()
+    sent = ray.cloudpickle.dumps(serve_haproxy.HAProxyManager.__ray_metadata__.modified_class)
+    code = "import sys, pickle; actor = pickle.load(sys.stdin.buffer).__mro__[1]"
+    code += "; print(actor.__init__.__globals__['HAProxyApi'])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], input=sent, stdout=subprocess.PIPE, check=True, cwd=ROOT
+    )
+    assert b"lbae.distributed.serve.private_haproxy.PrivateHAProxy" in loaded.stdout, (
+        "other nodes would start HAProxy with open ports and a control socket for everyone"
+    )
+
+
+def test_callbacks_are_called_before_what_they_change():
+    starts = inspect.getsource(controller)
+    called = starts.index("call_function_from_import_path(RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH)")
+    assert called < starts.index("HAProxyManager if self._ha_proxy_enabled else ProxyActor")
+    for module in (proxy, replica):
+        assert "configure_http_middlewares(" in inspect.getsource(module), "headers would have no time limit"
 
 
 def test_requests_and_idle_connections_outlive_a_reload_of_haproxy():
@@ -74,7 +93,9 @@ def test_haproxy_accepts_the_option_that_closes_connections(tmp_path):
     timeouts = "timeout connect 5s\n    timeout client 5s\n    timeout server 5s"
     defaults = f"defaults\n    mode http\n    {timeouts}\n    balance {ray_private.BALANCE_AND_CLOSE}\n"
     config.write_text(f"{defaults}frontend f\n    bind 127.0.0.1:8000\n")
-    subprocess.run([get_haproxy_binary(), "-c", "-f", str(config)], check=True, capture_output=True)
+    subprocess.run(
+        [serve_haproxy.get_haproxy_binary(), "-c", "-f", str(config)], check=True, capture_output=True
+    )
 
 
 def test_serve_deploys_without_waiting():

@@ -24,7 +24,13 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.serve import service as stage
-from lbae.distributed.serve.application import ServeArguments, application, config_limits, share_of_gpu
+from lbae.distributed.serve.application import (
+    ServeArguments,
+    application,
+    build_application,
+    config_limits,
+    share_of_gpu,
+)
 from lbae.distributed.serve.running_service import is_served
 from lbae.distributed.serve.service import serving
 from lbae.errors import LbaeError, UserError
@@ -47,12 +53,12 @@ def config(bundle: str, **changes) -> ServeApplicationSchema:
 
 
 def test_the_config_file_builds_the_application(pipeline, monkeypatch):
-    application = config(pipeline.bundle)
+    application = config(pipeline.bundle, insecure=True)
     target = getattr(*_imported(application.import_path))
     assert isinstance(target(ServeArguments(**application.args)), ray.serve.Application)
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
-    with pytest.raises(UserError, match="there are no API keys"):
-        target(ServeArguments(**config(pipeline.bundle, insecure=False).args))
+    with pytest.raises(UserError, match=r"the service of a Serve config is open .* there are no API keys"):
+        target(ServeArguments(**config(pipeline.bundle).args))
     with pytest.raises(ValidationError, match="replica"):
         ServeArguments(**config(pipeline.bundle, replica=2).args)
     for wrong in ({"allow_host": ["http://x/"]}, {"allow_origin": ["*"]}):
@@ -74,6 +80,25 @@ def test_the_service_of_a_config_file_answers_to_the_host_of_ray_serve(monkeypat
         ray.serve.shutdown()
     assert found.hosts == ("lbae.example.org", "127.0.0.2")
     assert found.origins == ("https://app.example.org",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_the_config_file_needs_keys_where_its_host_is_not_the_loopback(pipeline, monkeypatch, host):
+    """127.0.0.2 stands for an interface that others reach."""
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    arguments = ServeArguments(**config(pipeline.bundle).args)
+    ray.serve.start(http_options={"host": host, "port": PORT})
+    try:
+        if host == "127.0.0.1":
+            assert isinstance(build_application(arguments), ray.serve.Application)
+        else:
+            with pytest.raises(UserError, match=r"host 127\.0\.0\.2 is open .* there are no API keys"):
+                build_application(arguments)
+            monkeypatch.setenv(KEYS_VARIABLE, "one,two")
+            assert isinstance(build_application(arguments), ray.serve.Application)
+    finally:
+        ray.serve.shutdown()
 
 
 def _imported(path: str) -> tuple[object, str]:

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
@@ -45,6 +47,10 @@ def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
     killed = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert json.loads(killed.stdout.readline())["url"].endswith(f":{PORT}")
     (proxy,) = proxies(PORT)
+    (folder,) = {Path(one).parent for one in proxy.cmdline() if one.endswith("/haproxy.cfg")}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    listening = [one.laddr for one in proxy.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    assert listening == [("127.0.0.1", PORT)]
     assert proxy.pid not in haproxy.end_orphans(), "the proxy of a running service"
     for process in [proxy.parent(), *psutil.Process(killed.pid).children(recursive=True), killed]:
         if process.pid != proxy.pid:
@@ -54,6 +60,7 @@ def test_a_killed_service_leaves_no_proxy_that_keeps_its_port(pipeline):
     assert proxies(PORT) == [proxy]
     with service("--bundle", pipeline.bundle, "--port", str(PORT)) as facts:
         assert not proxy.is_running()
+        assert not folder.exists()
         assert httpx.get(f"{facts['url']}/readyz").status_code == 200
     assert proxies(PORT) == []
 
@@ -92,14 +99,15 @@ def test_a_process_is_read_with_its_ancestors():
 @pytest.mark.parametrize(
     ("name", "argument", "orphan"),
     [
-        ("haproxy", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", True),
-        ("haproxy", "/tmp/haproxy-serve/node/haproxy.cfg", True),
+        ("haproxy", "/tmp/haproxy-serve-of-a-test/haproxy.cfg", True),
+        ("haproxy", "/tmp/haproxy-serve/of-a-test/haproxy.cfg", True),
         ("haproxy", "/etc/haproxy/haproxy.cfg", False),
-        ("haproxy", f"/tmp/haproxy-serve-{os.getuid() + 1}/node/haproxy.cfg", False),
-        ("other", f"/tmp/haproxy-serve-{os.getuid()}/node/haproxy.cfg", False),
+        ("haproxy", "/tmp/haproxy-serve.cfg", False),
+        ("haproxy", "/tmp/haproxy.cfg", False),
+        ("other", "/tmp/haproxy-serve-of-a-test/haproxy.cfg", False),
     ],
 )
-def test_only_orphaned_proxies_of_this_user_are_ended(tmp_path, name, argument, orphan):
+def test_only_orphaned_proxies_of_the_service_are_ended(tmp_path, name, argument, orphan):
     """With a process that sleeps under HAProxy's name and arguments."""
     stand_in = tmp_path / name
     stand_in.symlink_to(os.path.realpath(sys.executable))

@@ -1,8 +1,8 @@
-"""Every private API of Ray that this package uses, as read in Ray 2.60.
+"""The private APIs of Ray that this package uses, as read in Ray 2.60.
 
-No other module uses one (``tests/test_layers.py``). ``tests/distributed/test_ray_private.py`` checks each
-against the installed Ray and says what breaks. Functions import Ray Serve and Ray Train themselves, because
-most jobs need neither.
+Only one other module uses any: :mod:`lbae.distributed.serve.private_haproxy` (``tests/test_layers.py``).
+``tests/distributed/test_ray_private.py`` checks each against the installed Ray and says what breaks.
+Functions import Ray Serve and Ray Train themselves, because most jobs need neither.
 """
 
 import functools
@@ -13,18 +13,15 @@ import ray.cloudpickle
 
 Trainer = TypeVar("Trainer")
 
-# Environment variables that Ray Serve's actors read when they start HAProxy (`ray.serve._private.constants`).
+# Environment variables that Ray Serve's actors read (`ray.serve._private.constants`). Callbacks are import
+# paths of functions: the controller calls one when it starts, processes call one before their HTTP server.
+CONTROLLER_CALLBACK = "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"
+HTTP_SERVER_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 HAPROXY_ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
+HAPROXY_TIMEOUT_CLIENT_S = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 HAPROXY_TIMEOUT_SERVER_S = "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"
 HAPROXY_HARD_STOP_AFTER_S = "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"
 HAPROXY_CLOSE_SPREAD_TIME_S = "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S"
-HAPROXY_CONFIG_FILE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
-HAPROXY_SOCKET = "RAY_SERVE_HAPROXY_SOCKET_PATH"
-HAPROXY_METRICS_SOCKET = "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"
-HAPROXY_STATE_FILE = "RAY_SERVE_HAPROXY_SERVER_STATE_FILE"
-HAPROXY_STATE_FOLDER = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"
-HAPROXY_METRICS_PORT = "RAY_SERVE_HAPROXY_METRICS_PORT"
-HAPROXY_STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
 HAPROXY_RETRY_ON = "RAY_SERVE_HAPROXY_RETRY_ON"
 HAPROXY_RETRIES = "RAY_SERVE_HAPROXY_RETRIES"
 HAPROXY_BALANCE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"

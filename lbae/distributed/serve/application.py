@@ -32,7 +32,7 @@ from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
 from lbae.web.foreign_pages import allowed_hosts, allowed_origins, canonical_host
-from lbae.web.limits import DEFAULT_LIMITS, Limits, read_api_keys
+from lbae.web.limits import DEFAULT_LIMITS, LOOPBACK, Limits, read_api_keys
 
 Topology = Literal["fused", "split"]
 
@@ -63,17 +63,22 @@ class ServeArguments(BaseModel):
 def build_application(arguments: ServeArguments) -> Application:
     """The application of a Serve config file, for ``serve deploy``.
 
-    API keys come from LBAE_API_KEYS and are required unless ``insecure``.
+    API keys come from LBAE_API_KEYS. They are required unless Ray Serve listens on the loopback, or
+    ``insecure``.
     """
     options = arguments.model_dump(exclude={"insecure", "allow_host", "allow_origin"})
     return application(options.pop("bundle"), **options, limits=config_limits(arguments))
 
 
 def config_limits(arguments: ServeArguments) -> Limits:
-    """Who may use the service of a Serve config. Its host is that of Ray Serve, which runs by then."""
-    address = serve_address()
+    """Who may use the service of a Serve config, whose host is that of Ray Serve."""
+    address = serve_address()  # None while Ray Serve does not run; any host may follow
     return Limits(
-        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config"),
+        keys=read_api_keys(
+            None,
+            required=(address is None or address[0] not in LOOPBACK) and not arguments.insecure,
+            where=f"host {address[0]}" if address else "the service of a Serve config",
+        ),
         hosts=allowed_hosts(arguments.allow_host) + ((canonical_host(address[0]),) if address else ()),
         origins=allowed_origins(arguments.allow_origin),
     )

@@ -6,15 +6,19 @@ It sends requests straight to the replicas. Serve's own proxy adds ten times as 
 
 import math
 import os
+import shutil
 import signal
-import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lbae.distributed.cluster import ray_private
 from lbae.distributed.cluster.resources import cluster_nodes
+from lbae.distributed.serve.header_timeout import limit_header_time
+from lbae.distributed.serve.private_haproxy import FOLDERS, use_private_haproxy
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
 from lbae.web.limits import DEFAULT_LIMITS
 
@@ -32,85 +36,64 @@ _ENDS_S = 5.0
 
 def controller_options(
     host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds, autoscaled: bool = False
-) -> dict[str, Any] | None:
-    """Options of Serve's controller that turn HAProxy on; None where it cannot reach all replicas.
+) -> dict[str, Any]:
+    """Options of Serve's controller: a time limit for headers, and HAProxy where it can reach all replicas.
 
     HAProxy looks for the replicas of its own node at 127.0.0.1, and for others at their nodes' addresses,
     where they listen only if ``host`` is 0.0.0.0. Five seconds after ``max_seconds``, when every request has
-    its answer, it gives up requests to stuck replicas and stops workers that a reload replaced. With
-    ``autoscaled``, connections are closed after each answer.
+    its answer, it gives up requests to stuck replicas, clients that neither send nor read, and workers that a
+    reload replaced. With ``autoscaled``, connections are closed after each answer.
     """
+    variables = {ray_private.HTTP_SERVER_CALLBACK: _import_path(limit_header_time)}
     reaches_all = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
-    if not reaches_all or sys.platform != "linux":
-        return None
-    seconds = str(math.ceil(max_seconds) + _MARGIN_S)
-    variables = {
-        ray_private.HAPROXY_ENABLE: "1",
-        ray_private.INGRESS_DRAINING_S: str(_DRAINING_S),
-        ray_private.HAPROXY_TIMEOUT_SERVER_S: seconds,
-        ray_private.HAPROXY_HARD_STOP_AFTER_S: seconds,
-        ray_private.HAPROXY_CLOSE_SPREAD_TIME_S: str(_CLOSE_IDLE_S),
-        ray_private.HAPROXY_RETRY_ON: "conn-failure",
-        ray_private.HAPROXY_RETRIES: str(_CONNECTS),
-    }
-    if autoscaled:
-        variables[ray_private.HAPROXY_BALANCE] = ray_private.BALANCE_AND_CLOSE
-    if host == "127.0.0.1":
-        variables |= _own_files() | _free_ports()
+    if reaches_all and sys.platform == "linux":
+        seconds = str(math.ceil(max_seconds) + _MARGIN_S)
+        variables |= {
+            ray_private.HAPROXY_ENABLE: "1",
+            ray_private.CONTROLLER_CALLBACK: _import_path(use_private_haproxy),
+            ray_private.INGRESS_DRAINING_S: str(_DRAINING_S),
+            ray_private.HAPROXY_TIMEOUT_CLIENT_S: seconds,
+            ray_private.HAPROXY_TIMEOUT_SERVER_S: seconds,
+            ray_private.HAPROXY_HARD_STOP_AFTER_S: seconds,
+            ray_private.HAPROXY_CLOSE_SPREAD_TIME_S: str(_CLOSE_IDLE_S),
+            ray_private.HAPROXY_RETRY_ON: "conn-failure",
+            ray_private.HAPROXY_RETRIES: str(_CONNECTS),
+        }
+        if autoscaled:
+            variables[ray_private.HAPROXY_BALANCE] = ray_private.BALANCE_AND_CLOSE
     return {"runtime_env": {"env_vars": variables}}
 
 
-def _own_folder() -> str:
-    return f"/tmp/haproxy-serve-{os.getuid()}"
-
-
-def _own_files() -> dict[str, str]:
-    """Files in a folder per user; in Ray's fixed folder, services of two users would overwrite them."""
-    folder = _own_folder()
-    return {
-        ray_private.HAPROXY_CONFIG_FILE: f"{folder}/haproxy.cfg",
-        ray_private.HAPROXY_SOCKET: f"{folder}/admin.sock",
-        ray_private.HAPROXY_METRICS_SOCKET: f"{folder}/metrics.sock",
-        ray_private.HAPROXY_STATE_FILE: f"{folder}/server-state",
-        ray_private.HAPROXY_STATE_FOLDER: folder,
-    }
-
-
-def _free_ports() -> dict[str, str]:
-    """Free ports for HAProxy's metrics and statistics; another service may use Ray's fixed ones."""
-    names = (ray_private.HAPROXY_METRICS_PORT, ray_private.HAPROXY_STATS_PORT)
-    with socket.socket() as first, socket.socket() as second:
-        ports = {}
-        for name, free in zip(names, (first, second), strict=True):
-            free.bind(("127.0.0.1", 0))
-            ports[name] = str(free.getsockname()[1])
-    return ports
+def _import_path(function: Callable[[], None]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 def end_orphans() -> list[int]:
-    """Kill the HAProxy processes that a killed service of this user left behind, and free its port.
+    """Kill the HAProxy processes that a killed service of this user left behind, and remove their folders.
 
     Returns:
-        Their process ids.
+        Their process ids. Their port is free afterwards.
     """
-    orphans = [process for process in processes() if _is_orphan(process)]
-    for orphan in orphans:
+    orphans = {process.pid: folder for process in processes() if (folder := _folder_of_orphan(process))}
+    for pid in orphans:
         with suppress(ProcessLookupError):
-            os.kill(orphan.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + _ENDS_S
-    while any(read_process(orphan.pid) for orphan in orphans) and time.monotonic() < until:
+    while any(map(read_process, orphans)) and time.monotonic() < until:
         time.sleep(0.05)
-    return [orphan.pid for orphan in orphans]
+    for folder in orphans.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    return list(orphans)
 
 
-def _is_orphan(process: Process) -> bool:
-    """Whether a process is an HAProxy of this user that Ray Serve started and whose Ray has ended.
+def _folder_of_orphan(process: Process) -> Path | None:
+    """The folder of an HAProxy of this user that Ray Serve started and whose Ray has ended; None for others.
 
     Ray starts HAProxy in an actor, so a Ray that still runs has its raylet among the process's ancestors.
     """
     if process.name != "haproxy" or process.user != os.getuid():
-        return False
-    folders = (f"{_own_folder()}/", "/tmp/haproxy-serve/")  # the second is Ray's default
-    if not any(argument.startswith(folders) for argument in process.command):
-        return False
-    return all(ancestor.name != "raylet" for ancestor in ancestors(process))
+        return None
+    folders = [Path(argument).parent for argument in process.command if argument.endswith("/haproxy.cfg")]
+    if any(ancestor.name == "raylet" for ancestor in ancestors(process)):
+        return None
+    return next((folder for folder in folders if str(folder).startswith(FOLDERS)), None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fsspec.utils import get_protocol
 
 from lbae.config import Precision
 from lbae.core.bundle import Bundle
@@ -125,12 +126,30 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
 
 
 def read_pointer(uri: str) -> str:
-    """The URI of the bundle that a pointer file names; raises UserError unless it is one absolute URI."""
+    """The URI of the bundle that a pointer file names; raises UserError unless it is one absolute URI.
+
+    See also :func:`check_pointer`.
+    """
     content = readable(uri, "pointer").read_bytes(most=_MOST_POINTER_BYTES)
     found = content.decode("utf-8-sig", errors="replace").strip()
+    check_pointer(uri, found)
     if found != absolute(found or uri) or "\n" in found:
         raise UserError(f"pointer {uri} holds {found[:200]!r}; allowed: one absolute path or URI of a bundle")
     return found
+
+
+def check_pointer(uri: str, bundle: str) -> None:
+    """Raise UserError unless a pointer file may name this bundle: it has the file's own protocol, not HTTP.
+
+    Otherwise whoever can write the file could make the service fetch from any server, or open a filesystem
+    that runs code.
+    """
+    own, named = get_protocol(absolute(uri)), get_protocol(bundle)
+    if named != own or "::" in bundle or own in ("http", "https"):
+        raise UserError(
+            f"pointer {uri} names {bundle[:200]!r}, whose protocol is {named}; allowed: the protocol of the"
+            f" pointer, which is {own}, unless that is http or https"
+        )
 
 
 def move_pointer(uri: str, bundle: str) -> None:
