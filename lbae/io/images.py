@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
+from lbae.io.pixel_limit import excess_of_pixels
 
 _BACKGROUND = 255
 _OVERSAMPLING = 2
@@ -54,7 +55,8 @@ def decode_image(
     Args:
         data: The bytes of an image file.
         config: Gives the content size and the number of channels.
-        max_pixels: The largest number of pixels, checked in the header before decoding; by default Pillow's.
+        max_pixels: The largest number of pixels, checked before decoding; by default Pillow's. Counted as in
+            :func:`lbae.io.pixel_limit.excess_of_pixels`.
         formats: Pillow's names of the formats to try. Restrict them for untrusted bytes: ICO and EPS do not
             bound the size of the image they contain.
         still: Refuse animations.
@@ -98,9 +100,7 @@ def _decode(
         raise ImageError("no bytes")
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
-            allowed = max_pixels or Image.MAX_IMAGE_PIXELS
-            if allowed and image.width * image.height > allowed:
-                raise ImageError(f"{image.width} x {image.height} pixels; allowed: {allowed} pixels")
+            size = image.size
             if image.format in ("JPEG", "MPO") and (scans := data.count(_SOS)) > _MAX_SCANS:
                 raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
             # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
@@ -108,6 +108,8 @@ def _decode(
                 raise ImageError("it is animated; allowed: one frame")
             if side:
                 image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
+            if excess := excess_of_pixels(image, size, data, max_pixels):
+                raise ImageError(excess)
             image.load()
             return _eight_bit_opaque(_upright(image), image.format).convert(mode)
     except ImageError:
@@ -169,8 +171,9 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
     """Frames as a lossless WebP that loops forward and back; ``scale`` enlarges them by repeating pixels."""
-    large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
-    first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
+    colour = np.broadcast_to(frames, (*frames.shape[:3], 3))
+    forward = [Image.fromarray(frame.repeat(scale, axis=0).repeat(scale, axis=1)) for frame in colour]
+    first, *rest = [*forward, *forward[-2:0:-1]]
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, lossless=True)
     return buffer.getvalue()
