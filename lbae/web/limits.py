@@ -14,15 +14,18 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Limits:
     """API keys and limits; a request beyond a limit is refused.
 
-    ``max_pixels`` bounds one uploaded image, ``max_answer_pixels`` all images of a response. More than
-    ``max_running`` requests at once get 503; one that takes longer than ``max_seconds`` gets 408 or 504.
+    ``max_pixels`` bounds what is decoded of one uploaded image, ``max_answer_pixels`` all images of a
+    response. Requests beyond ``max_running`` at once get 503, and so do those for which less than their share
+    of ``max_memory_bytes`` is free (:mod:`lbae.web.memory`). A request that takes longer than ``max_seconds``
+    gets 408 or 504.
     """
 
     keys: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
-    max_pixels: int = 25_000_000
+    max_pixels: int = 12_500_000
     max_answer_pixels: int = 2**25
     max_running: int = 64
+    max_memory_bytes: int = 640 * 2**20
     max_seconds: float = 120
 
 

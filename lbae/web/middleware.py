@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.limits import Limits
+from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 
+_PIECE_BYTES = 2**18
 _GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
 
 # Called with the path of the route, the status and the seconds taken.
@@ -24,17 +26,19 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
-        self.running = 0
+        self.running, self.memory = 0, MemoryBudget(limits.max_memory_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or pass it on, and report it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, exchange = time.perf_counter(), _Exchange(scope, receive, send, self.limits.max_body_bytes)
+        started, share = time.perf_counter(), MemoryShare(self.memory)
+        exchange = _Exchange(scope, receive, send, self.limits.max_body_bytes, share)
+        scope.setdefault("state", {})["memory"] = share
         self.running += 1
         try:
-            if refusal := self._refusal(_route_path(scope), Headers(scope=scope)):
+            if refusal := self._refusal(_route_path(scope), Headers(scope=scope), exchange):
                 await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
@@ -56,6 +60,7 @@ class Guard:
             raise  # the server logs it
         finally:
             self.running -= 1
+            share.let_go()
             status = _GONE if exchange.gone else exchange.status
             self.observe(getattr(scope.get("route"), "path", "none"), status, time.perf_counter() - started)
 
@@ -64,7 +69,7 @@ class Guard:
             return RequestError(504, f"the request took longer than {self.limits.max_seconds:g} s")
         return RequestError(408, f"the request body did not arrive within {self.limits.max_seconds:g} s")
 
-    def _refusal(self, path: str, headers: Headers) -> RequestError | None:
+    def _refusal(self, path: str, headers: Headers, exchange: "_Exchange") -> RequestError | None:
         if not path.startswith("/v1/"):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -80,9 +85,11 @@ class Guard:
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.max_body_bytes:
+        if not length.isdigit():
+            return None
+        if int(length) > self.limits.max_body_bytes:
             return _too_large(self.limits.max_body_bytes)
-        return None
+        return exchange.announce(int(length))
 
 
 class HeadAsGet:
@@ -108,11 +115,25 @@ class HeadAsGet:
 class _Exchange:
     """The messages of one request and its response: tracks how far both are, and limits the body's size."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, share: MemoryShare
+    ) -> None:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
-        self._started, self._body_bytes = time.perf_counter(), 0
+        self._share = share
+        self._started, self._body_bytes, self._claimed_bytes = time.perf_counter(), 0, 0
         self.status = 500
         self.arrived = self.begun = self.ended = self.gone = False
+
+    def announce(self, length: int) -> RequestError | None:
+        """Claim the memory of a body of this length, or return the error that refuses it.
+
+        Bodies that are sent at once would else all grow until none fits any more.
+        """
+        try:
+            self._claim(length)
+        except RequestError as refusal:
+            return refusal
+        return None
 
     async def receive(self) -> Message:
         """The next message; RequestError when the body is too large, whatever Content-Length said."""
@@ -123,18 +144,32 @@ class _Exchange:
         self._body_bytes += len(message.get("body", b""))
         if self._body_bytes > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
+        self._claim(self._body_bytes)
         self.arrived = not message.get("more_body", False)
         return message
 
+    def _claim(self, length: int) -> None:
+        if length > self._claimed_bytes:
+            self._share.claim(BODY_COPIES * (length - self._claimed_bytes))
+            self._claimed_bytes = length
+
     async def send(self, message: Message) -> None:
-        """Pass a message on; the response's headers get the time taken and the bundle's fingerprint."""
+        """Pass a message on; the response's headers get the time taken and the bundle's fingerprint.
+
+        A body goes in pieces. The server takes the next piece when the client has read the one before, so the
+        request lasts, and keeps its memory, until its client has the response.
+        """
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
             headers.append("Server-Timing", f"total;dur={taken:.1f}")
             headers.append("X-Bundle", _bundle_fingerprint(self._scope))
+        body, sent = message.get("body", b""), 0
+        while len(body) - sent > _PIECE_BYTES:
+            await self._send({**message, "body": body[sent : sent + _PIECE_BYTES], "more_body": True})
+            sent += _PIECE_BYTES
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        await self._send(message)
+        await self._send({**message, "body": body[sent:]} if sent else message)
 
 
 def _route_path(scope: Scope) -> str:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 
-from lbae.web.answers.answer_formats import check_pixels, image_fields
+from lbae.web.answers.answer_formats import answer_bytes, image_fields
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.memory import RequestMemory
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.prompts import parse_prompt
 from lbae.web.requests.request_models import GenerationRequest, seed_or_random
@@ -36,23 +37,26 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
     async def generate(
         request: Annotated[GenerationRequest, Depends(body_of(GenerationRequest))],
         backend: CurrentBackend,
+        share: RequestMemory,
     ) -> JSONResponse:
         height, width, _ = backend.facts.config.image_shape
         if request.model not in (None, _MODEL, backend.facts.fingerprint):
             raise RequestError(404, f"model {request.model!r} does not exist; allowed: {_MODEL}", "model")
         if request.size not in ("auto", own := f"{width}x{height}"):
             raise RequestError(422, f"size is {request.size!r}; allowed: auto, {own}", "size")
-        check_pixels("png", request.n, width, limits.max_answer_pixels, "n")
+        kind, config = request.output_format, backend.facts.config
+        share.claim(answer_bytes(kind, request.n, config, limits.max_answer_pixels, "n"))
         seed = seed_or_random(request.seed)
         with blames("prompt"):
             given = parse_prompt(request.prompt, backend.facts.conditions)
             latents = await backend.draw(request.n, seed, given, None)
-        images = await in_writer(image_fields, await backend.decode(latents), request.output_format)
+        images = await in_writer(share, image_fields, await backend.decode(latents), kind)
         answer = {
             "created": int(time.time()),
             "data": [{"b64_json": image["image"]} for image in images],
-            "output_format": request.output_format,
+            "output_format": kind,
             "size": own,
             "seed": seed,
         }
-        return JSONResponse(answer, headers={"X-Seed": str(seed)})
+        headers = {"X-Seed": str(seed)}
+        return await in_writer(share, JSONResponse, answer, 200, headers)

@@ -8,10 +8,11 @@ from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
 from lbae.web.answers import answer_formats
-from lbae.web.answers.answer_formats import check_pixels
+from lbae.web.answers.answer_formats import answer_bytes
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.memory import RequestMemory
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.request_models import SampleRequest, seed_or_random
 from lbae.web.routes import openapi_document
@@ -28,10 +29,12 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
         openapi_extra=openapi_document.request_body(SampleRequest),
     )
     async def sample(
-        request: Annotated[SampleRequest, Depends(body_of(SampleRequest))], backend: CurrentBackend
+        request: Annotated[SampleRequest, Depends(body_of(SampleRequest))],
+        backend: CurrentBackend,
+        share: RequestMemory,
     ) -> Response:
         facts, seed = backend.facts, seed_or_random(request.seed)
-        check_pixels(request.format, request.n, facts.config.content_size, limits.max_answer_pixels, "n")
+        share.claim(answer_bytes(request.format, request.n, facts.config, limits.max_answer_pixels, "n"))
         for name in request.given:
             with blames(f"given.{name}"):
                 match_name(name, facts.conditions)
@@ -43,8 +46,7 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
         if request.format == "latents":
             answer: Response = JSONResponse({"latents": answer_formats.latent_fields(latents)})
         else:
-            images = await backend.decode(latents)
-            answer = await in_writer(_sample_answer, images, request.format)
+            answer = await in_writer(share, _sample_answer, await backend.decode(latents), request.format)
         answer.headers["X-Seed"] = str(seed)
         return answer
 
