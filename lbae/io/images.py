@@ -13,6 +13,7 @@ from lbae.config import ModelConfig
 from lbae.errors import UserError
 from lbae.io.image_formats import FORMATS, MAX_EXIF_BYTES, MAX_FILE_BYTES, MAX_PIXELS, open_image
 from lbae.io.image_formats import ImageError as ImageError
+from lbae.io.pixel_limit import excess_of_pixels
 
 _BACKGROUND = 255
 _OVERSAMPLING = 2
@@ -51,7 +52,8 @@ def decode_image(
     Args:
         data: The bytes of an image file.
         config: Gives the content size and the number of channels.
-        max_pixels: The largest number of pixels, checked in the header before decoding.
+        max_pixels: The largest number of pixels, checked before decoding. Counted as in
+            :func:`lbae.io.pixel_limit.excess_of_pixels`.
         formats: The allowed formats, of ``FORMATS``.
         still: Refuse animations. Otherwise the first frame is decoded, and no other.
 
@@ -95,15 +97,16 @@ def _decode(
         raise ImageError("no bytes")
     try:
         image: Image.Image = open_image(data, formats)
-        if image.width * image.height > max_pixels:
-            raise ImageError(f"{image.width} x {image.height} pixels; allowed: {max_pixels} pixels")
-        if max(image.size) > _MAX_SIDE:
-            raise ImageError(f"{image.width} x {image.height} pixels; allowed: sides of {_MAX_SIDE} pixels")
+        size = image.size
+        if max(size) > _MAX_SIDE:
+            raise ImageError(f"{size[0]} x {size[1]} pixels; allowed: sides of {_MAX_SIDE} pixels")
+        if side:
+            image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
+        if excess := excess_of_pixels(image, size, data, max_pixels):
+            raise ImageError(excess)
         # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
         if still and image.format != "MPO" and getattr(image, "is_animated", False):
             raise ImageError("it is animated; allowed: one frame")
-        if side:
-            image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
         image.load()
         kind, image = image.format, _upright(image)  # frees the decoder of a turned picture
         return _converted(image, kind, mode)
@@ -178,8 +181,9 @@ def encode_png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 def encode_webp(frames: UInt8[np.ndarray, "K H W C"], scale: int = 4) -> bytes:
     """Frames as a lossless WebP that loops forward and back; ``scale`` enlarges them by repeating pixels."""
-    large = np.concatenate([frames, frames[-2:0:-1]]).repeat(scale, axis=1).repeat(scale, axis=2)
-    first, *rest = [Image.fromarray(np.broadcast_to(frame, (*frame.shape[:2], 3))) for frame in large]
+    colour = np.broadcast_to(frames, (*frames.shape[:3], 3))
+    forward = [Image.fromarray(frame.repeat(scale, axis=0).repeat(scale, axis=1)) for frame in colour]
+    first, *rest = [*forward, *forward[-2:0:-1]]
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0, lossless=True)
     return buffer.getvalue()

@@ -17,17 +17,21 @@ class Limits:
     ``hosts`` are the names and addresses by which the service is called, besides those of the loopback; they
     count where there are no ``keys``. Browsers may use the service for pages of the ``origins``, such as
     ``https://app.example.org``. :mod:`lbae.web.foreign_pages` makes both.
-    ``max_pixels`` bounds one uploaded image, ``max_answer_pixels`` all images of a response. More than
-    ``max_running`` requests at once get 503; one that takes longer than ``max_seconds`` gets 408 or 504.
+
+    ``max_pixels`` bounds what is decoded of one uploaded image, ``max_answer_pixels`` all images of a
+    response. Requests beyond ``max_running`` at once get 503, and so do those for which less than their share
+    of ``max_memory_bytes`` is free (:mod:`lbae.web.memory`). A request that takes longer than ``max_seconds``
+    gets 408 or 504.
     """
 
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
-    max_pixels: int = 25_000_000
+    max_pixels: int = 12_500_000
     max_answer_pixels: int = 2**25
     max_running: int = 64
+    max_memory_bytes: int = 640 * 2**20
     max_seconds: float = 120
 
 

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lbae.web import foreign_pages
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.limits import Limits
+from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 
+_PIECE_BYTES = 2**18
 _GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
 _PROBES = ("/healthz", "/readyz")  # called by any name or address, as by that of a pod
 
@@ -26,7 +28,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
-        self.running = 0
+        self.running, self.memory = 0, MemoryBudget(limits.max_memory_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or pass it on, and report it."""
@@ -36,11 +38,14 @@ class Guard:
         path, headers = _route_path(scope), Headers(scope=scope)
         foreign = foreign_pages.refusal(scope["method"], headers, self.limits)
         keyless = self._without_key(headers)
-        started, exchange = time.perf_counter(), _Exchange(scope, receive, send, self.limits.max_body_bytes)
+        started, share = time.perf_counter(), MemoryShare(self.memory)
+        exchange = _Exchange(scope, receive, send, self.limits.max_body_bytes, share)
         exchange.is_trusted = not (foreign or keyless)
+        scope.setdefault("state", {})["memory"] = share
         self.running += 1
         try:
-            if refusal := self._refusal(path, headers, foreign, keyless):
+            unwelcome = None if path in _PROBES else foreign or (path.startswith("/v1/") and keyless)
+            if refusal := unwelcome or self._excess(path, headers, exchange):
                 await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
@@ -62,6 +67,7 @@ class Guard:
             raise  # the server logs it
         finally:
             self.running -= 1
+            share.let_go()
             status = _GONE if exchange.gone else exchange.status
             self.observe(getattr(scope.get("route"), "path", "none"), status, time.perf_counter() - started)
 
@@ -83,21 +89,17 @@ class Guard:
             )
         return None
 
-    def _refusal(
-        self, path: str, headers: Headers, foreign: RequestError | None, keyless: RequestError | None
-    ) -> RequestError | None:
-        if path in _PROBES:
+    def _excess(self, path: str, headers: Headers, exchange: "_Exchange") -> RequestError | None:
+        if not path.startswith("/v1/"):
             return None
-        if foreign or not path.startswith("/v1/"):
-            return foreign
-        if keyless:
-            return keyless
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.max_body_bytes:
+        if not length.isdigit():
+            return None
+        if int(length) > self.limits.max_body_bytes:
             return _too_large(self.limits.max_body_bytes)
-        return None
+        return exchange.announce(int(length))
 
 
 class HeadAsGet:
@@ -123,11 +125,25 @@ class HeadAsGet:
 class _Exchange:
     """The messages of one request and its response: tracks how far both are, and limits the body's size."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, share: MemoryShare
+    ) -> None:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
-        self._started, self._body_bytes = time.perf_counter(), 0
+        self._share = share
+        self._started, self._body_bytes, self._claimed_bytes = time.perf_counter(), 0, 0
         self.status = 500
         self.arrived = self.begun = self.ended = self.gone = self.is_trusted = False
+
+    def announce(self, length: int) -> RequestError | None:
+        """Claim the memory of a body of this length, or return the error that refuses it.
+
+        Bodies that are sent at once would else all grow until none fits any more.
+        """
+        try:
+            self._claim(length)
+        except RequestError as refusal:
+            return refusal
+        return None
 
     async def receive(self) -> Message:
         """The next message; RequestError when the body is too large, whatever Content-Length said."""
@@ -138,14 +154,22 @@ class _Exchange:
         self._body_bytes += len(message.get("body", b""))
         if self._body_bytes > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
+        self._claim(self._body_bytes)
         self.arrived = not message.get("more_body", False)
         return message
+
+    def _claim(self, length: int) -> None:
+        if length > self._claimed_bytes:
+            self._share.claim(BODY_COPIES * (length - self._claimed_bytes))
+            self._claimed_bytes = length
 
     async def send(self, message: Message) -> None:
         """Pass a message on, with the headers of every response.
 
         The bundle's fingerprint is for requests that may use the service: to others it would tell which model
-        runs here and when it is swapped.
+        runs here and when it is swapped. A body goes in pieces. The server takes the next piece when the
+        client has read the one before, so the request lasts, and keeps its memory, until its client has the
+        response.
         """
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], True
@@ -155,8 +179,12 @@ class _Exchange:
             headers.setdefault("Cache-Control", "no-store")
             if self.is_trusted:
                 headers.append("X-Bundle", _bundle_fingerprint(self._scope))
+        body, sent = message.get("body", b""), 0
+        while len(body) - sent > _PIECE_BYTES:
+            await self._send({**message, "body": body[sent : sent + _PIECE_BYTES], "more_body": True})
+            sent += _PIECE_BYTES
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        await self._send(message)
+        await self._send({**message, "body": body[sent:]} if sent else message)
 
 
 def _route_path(scope: Scope) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
-# Few threads, because an image of the largest size takes 300 MB while it is read, and so does the largest
-# response while it is written. Two pools, so that samples do not wait for uploads.
-_READERS = ThreadPoolExecutor(4, thread_name_prefix="reader")
+from lbae.web.memory import MemoryShare
+
+# Two pools, so that samples do not wait for uploads. Few readers, because the largest image takes 200 MB
+# while it is decoded. What writers take, their requests have claimed (memory.py).
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="reader")
 _WRITERS = ThreadPoolExecutor(4, thread_name_prefix="writer")
 
 Field = str | bytes
@@ -32,6 +34,9 @@ async def in_reader(work: Callable[[list[Field], *Ts], T], fields: Sequence[Fiel
         left.clear()  # a cancelled call stays queued until a thread is free, and would keep its images
 
 
-async def in_writer(work: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """Run ``work(...)`` in a writer thread and return its result."""
-    return await asyncio.get_running_loop().run_in_executor(_WRITERS, work, *arguments)
+async def in_writer(share: MemoryShare, work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Run ``work(...)`` in a writer thread, which keeps the request's memory, and return its result."""
+    share.keep()
+    running = _WRITERS.submit(work, *arguments)
+    running.add_done_callback(lambda _: share.let_go())
+    return await asyncio.wrap_future(running)

@@ -34,10 +34,9 @@ from tests.core.test_exchange import value_models
 N = 21
 
 
-@pytest.fixture(scope="session")
-def bundle() -> Bundle:
-    """An untrained network for colour images of 16 x 16 pixels and 21 bits, a prior of two components, and
-    the attributes "a" and "b".
+def untrained_bundle(side: int = 16) -> Bundle:
+    """An untrained network for colour images of 21 bits, a prior of two components, and the attributes "a"
+    and "b".
     """
     rng = np.random.default_rng(0)
     present = rng.random((4000, 2)) < [0.4, 0.6]
@@ -47,7 +46,7 @@ def bundle() -> Bundle:
     latents = np.where(hidden >= 0, np.int8(1), np.int8(-1))
     sums = sum_packed(pack(latents), N, ("a", "b"), present, ~present)
     priors = [fit_sampler(sampler, sums) for sampler in ("gaussian", "independent")]
-    config = ModelConfig(latent_dim=N, image_size=16, channels=(8, 8))
+    config = ModelConfig(latent_dim=N, image_size=side, channels=(8,) * (side.bit_length() - 3))
     return Bundle(
         fingerprint="abc",
         codec=Codec(LatentBernoulliAutoencoder(config, torch.Generator().manual_seed(0)), "float32"),
@@ -60,8 +59,14 @@ def bundle() -> Bundle:
         normals=Normals(factor=pooled_factor(sums), latent_dim=N),
         attributes=attribute_statistics(sums),
         values=value_models(latents, [present[:, :1], present[:, 1:]]),
-        examples=np.random.default_rng(5).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
+        examples=np.random.default_rng(5).integers(0, 256, (2, side, side, 3), dtype=np.uint8),
     )
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """An untrained bundle for images of 16 x 16 pixels."""
+    return untrained_bundle()
 
 
 def renamed(bundle: Bundle, names: tuple[str, ...]) -> Bundle:

@@ -62,6 +62,22 @@ def test_the_pixel_limit_is_checked_before_decoding(bundle):
     assert "9000 x 9000 pixels" in result["error"]["message"]
 
 
+def test_the_pixel_limit_follows_from_the_models_size(bundle):
+    """The model's images have 16 x 16 pixels, of which each may come from 64 x 64 pixels of an upload."""
+    images = [
+        b64(image_file(0, size, kind))
+        for size, kind in (
+            ((1024, 1024), "png"),
+            ((1025, 1024), "png"),
+            ((1025, 1024), "webp"),
+            ((4000, 3000), "jpeg"),
+        )
+    ]
+    results = Client(bundle, Limits()).post("/v1/encode", {"images": images}).json()["results"]
+    assert ["error" in result for result in results] == [False, True, True, False]
+    assert "1025 x 1024 pixels; allowed: 1048576 pixels" in results[1]["error"]["message"]
+
+
 def test_requests_beyond_max_running_get_503_and_retry_after(bundle):
     client = Client(bundle, Limits(max_running=2))
     answers = client.requests(*[("POST", "/v1/sample", {"json": {"n": 1, "seed": i}}) for i in range(6)])

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,27 +12,43 @@ import numpy as np
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
+from lbae.config import ModelConfig
 from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
 from lbae.web.answers.error_answers import RequestError
 from lbae.web.backend.backend import Backend
+from lbae.web.memory import IMAGE_COPIES, MemoryShare
 from lbae.web.requests.request_models import ImageFormat, SeveralFormat
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _SCALE = 2  # enlargement of the images in a grid or a strip
+STREAM_FRAMES = 64  # decoded at a time
+# Bytes per pixel of images of noise while they are made into an answer (docs/measurements.md): as arrays, in
+# Pillow, as files, and as text.
+_IMAGE_BYTES = {"grid": 10, "strip": 10, "zip": 7, "animation": 16, "png": 17, "jpeg": 17, "webp": 17}
+_LATENT_BYTES = 3  # per bit: as array, in base64 and in hex, as JSON
 _LARGE = 256  # pixels: frames of an animation are enlarged up to this side, and at most four times
 
 
-def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> None:
-    """Raise RequestError when a response of ``count`` square images would hold more than ``allowed`` pixels.
+def image_bytes(count: int, config: ModelConfig) -> int:
+    """The memory of images of the content size, as they go into the codec or come from it."""
+    return IMAGE_COPIES * count * math.prod(config.image_shape)
 
-    ``kind`` is a request's format, or ``animation``. Latents and streams have no limit: latents have no
-    pixels, and a stream holds few frames at a time.
+
+def answer_bytes(kind: str, count: int, config: ModelConfig, allowed: int, param: str) -> int:
+    """The memory that a response of ``count`` images or latents takes while it is made.
+
+    ``kind`` is a request's format, or ``animation``. RequestError when the response would hold more than
+    ``allowed`` pixels. Latents and streams have no such limit: latents have no pixels, and a stream holds few
+    frames at a time.
     """
-    if kind in ("latents", "stream"):
-        return
+    side, latents = config.content_size, _LATENT_BYTES * count * config.latent_dim
+    if kind == "latents":
+        return latents
+    if kind == "stream":
+        return latents + image_bytes(min(count, STREAM_FRAMES), config)
     frames, scale = count, _SCALE if kind in ("grid", "strip") else 1
     if kind == "animation":
         frames, scale = 2 * count - 2, _frame_scale(side)
@@ -42,17 +59,20 @@ def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> 
             f" allowed: {allowed} pixels; ask for fewer images, another format, or latents",
             param,
         )
+    return latents + _IMAGE_BYTES[kind] * pixels
 
 
 def _frame_scale(side: int) -> int:
     return max(1, min(4, _LARGE // side))
 
 
-async def latents_response(latents: np.ndarray, kind: SeveralFormat, backend: Backend) -> Response:
+async def latents_response(
+    latents: np.ndarray, kind: SeveralFormat, backend: Backend, share: MemoryShare
+) -> Response:
     """The images of latents in one of the formats for several images, or the latents themselves."""
     if kind == "latents":
         return JSONResponse({"latents": latent_fields(latents)})
-    return await in_writer(_images_response, await backend.decode(latents), kind)
+    return await in_writer(share, _images_response, await backend.decode(latents), kind)
 
 
 def _images_response(images: np.ndarray, kind: SeveralFormat) -> Response:
@@ -105,12 +125,12 @@ def image_fields(images: np.ndarray, kind: ImageFormat) -> list[dict[str, str]]:
     ]
 
 
-async def lines(frames: AsyncIterator[np.ndarray]) -> AsyncIterator[str]:
+async def lines(frames: AsyncIterator[np.ndarray], share: MemoryShare) -> AsyncIterator[str]:
     """Frames as NDJSON, one line per frame, each as soon as it is encoded."""
     index = 0
     async for chunk in frames:
         for frame in chunk:
-            (field,) = await in_writer(image_fields, frame[None], "png")
+            (field,) = await in_writer(share, image_fields, frame[None], "png")
             yield json.dumps({"frame": index, **field}) + "\n"
             index += 1
 

@@ -133,6 +133,8 @@ class BundleBackend:
         size = bundle.codec.rows
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
         self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
+        # One thread: an edit may compute matrices of N x N, and two at once would compute the same ones.
+        self._editor = ThreadPoolExecutor(1, thread_name_prefix="editor")
 
     async def draw(
         self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
@@ -161,18 +163,19 @@ class BundleBackend:
         method: str,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
-        known = self.bundle.attributes, self.bundle.values
-        return await asyncio.to_thread(edit, *known, latents, set_, unset, strength, method)
+        return await self._in_editor(edit, latents, set_, unset, strength, method)
 
     async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
         """The latents edited at each of ``STRENGTHS``."""
-        known = self.bundle.attributes, self.bundle.values
-        return await asyncio.to_thread(edit_at_all, *known, latents, set_, unset)
+        return await self._in_editor(edit_at_all, latents, set_, unset)
 
     async def confidence(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
         """The probability that each latent has attributes set and unset as asked."""
+        return await self._in_editor(confidence, latents, set_, unset)
+
+    async def _in_editor(self, work: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
         known = self.bundle.attributes, self.bundle.values
-        return await asyncio.to_thread(confidence, *known, latents, set_, unset)
+        return await asyncio.get_running_loop().run_in_executor(self._editor, work, *known, *arguments)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""

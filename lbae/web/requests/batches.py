@@ -1,6 +1,7 @@
 """The images and latents of a request as arrays, read in threads so that the event loop stays free."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from lbae.web.limits import Limits
 from lbae.web.requests.item_fields import decode_image_field, decode_latent_field
 from lbae.web.requests.request_models import ImageOrLatent
 from lbae.web.threads import Field, in_reader
+
+# A batch reads images for this long at a time, so that other requests' images are read in between.
+_TURN_S = 0.1
 
 # The items that could be read, and by position the errors of those that could not.
 Batch = tuple[list[np.ndarray], dict[int, dict[str, Any]]]
@@ -44,24 +48,38 @@ async def item_latents(
 async def batch_images(fields: Sequence[Field], backend: Backend, limits: Limits) -> Batch:
     """The images of a batch, and the errors of those that cannot be read."""
     read = functools.partial(decode_image_field, config=backend.facts.config, max_pixels=limits.max_pixels)
-    return await in_reader(_each, fields, read)
+    return await _each(fields, read)
 
 
 async def batch_latents(fields: Sequence[Field], backend: Backend) -> Batch:
     """The unpacked latents of a batch, and the errors of those that cannot be read."""
     read = functools.partial(decode_latent_field, latent_dim=backend.facts.config.latent_dim)
-    return await in_reader(_each, fields, read)
+    return await _each(fields, read)
 
 
 def _all(fields: list[Field], read: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
     return [read(field) for field in fields]
 
 
-def _each(fields: list[Field], read: Callable[[Any], np.ndarray]) -> Batch:
-    found, errors = [], {}
-    for index, field in enumerate(fields):
+async def _each(fields: Sequence[Field], read: Callable[[Any], np.ndarray]) -> Batch:
+    results: list[np.ndarray | dict[str, Any]] = []
+    while len(results) < len(fields):
+        results += await in_reader(_turn, fields[len(results) :], len(results), read)
+    found = [result for result in results if isinstance(result, np.ndarray)]
+    return found, {index: result for index, result in enumerate(results) if isinstance(result, dict)}
+
+
+def _turn(
+    fields: list[Field], first: int, read: Callable[[Any], np.ndarray]
+) -> list[np.ndarray | dict[str, Any]]:
+    """The items of one turn, and in place of those that cannot be read their errors."""
+    results: list[np.ndarray | dict[str, Any]] = []
+    until = time.monotonic() + _TURN_S
+    for field in fields:
         try:
-            found.append(read(field))
+            results.append(read(field))
         except RequestError as error:
-            errors[index] = error_body(error.status_code, str(error.detail), str(index))
-    return found, errors
+            results.append(error_body(error.status_code, str(error.detail), str(first + len(results))))
+        if time.monotonic() > until:
+            break
+    return results

@@ -11,7 +11,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from lbae.web.answers.error_answers import RequestError
+from lbae.web.memory import BODY_COPIES, MemoryShare, request_share
 from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, FormRequest, RequestBody
+
+# A list or object of two bytes takes 64 in Python. Prompts and names hold fewer than these commas.
+_MAX_VALUES = 2**16
+# Python keeps a text at four bytes per character if one of them needs so many.
+_WIDTH = 4
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 Body = TypeVar("Body", bound=RequestBody)
@@ -35,10 +41,13 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         coding = request.headers.get("content-encoding", "identity").strip().lower()
         if coding != "identity":
             raise RequestError(415, f"content encoding {coding!r}; allowed: none, send the body uncompressed")
+        share = request_share(request)
         if kind == JSON:
-            fields = _json(await request.body())
+            fields = _json(b"".join([piece async for piece in request.stream()]), share)
+        elif issubclass(model, FormRequest):
+            fields = await _parts(request)
         else:
-            fields = await (_parts(request) if issubclass(model, FormRequest) else _multipart(request, model))
+            fields = await _multipart(request, model, share)
         try:
             return model.model_validate(fields)
         except ValidationError as error:
@@ -74,7 +83,7 @@ async def _parts(request: Request) -> dict[str, Any]:
         return fields
 
 
-async def _multipart(request: Request, model: Any) -> dict[str, Any]:
+async def _multipart(request: Request, model: Any, share: MemoryShare) -> dict[str, Any]:
     async with _form(request) as form:
         files = [part for part in form.getlist("image") if isinstance(part, UploadFile)]
         texts = [part for part in form.getlist("request") if isinstance(part, str)]
@@ -85,7 +94,7 @@ async def _multipart(request: Request, model: Any) -> dict[str, Any]:
                 " and takes no other parts",
                 "image",
             )
-        fields = _json(texts[0].encode(), "request") if texts else {}
+        fields = _json(texts[0].encode(), share, "request") if texts else {}
         of_files = model.of_files([await file.read() for file in files])
         if twice := fields.keys() & of_files.keys():
             raise RequestError(
@@ -94,7 +103,13 @@ async def _multipart(request: Request, model: Any) -> dict[str, Any]:
         return fields | of_files
 
 
-def _json(data: bytes, param: str | None = None) -> dict[str, Any]:
+def _json(data: bytes, share: MemoryShare, param: str | None = None) -> dict[str, Any]:
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise RequestError(
+            400, f"the JSON has too many commas and opening brackets; allowed: {_MAX_VALUES}", param
+        )
+    if not data.isascii() or b"\\u" in data:
+        share.claim((_WIDTH - 1) * BODY_COPIES * len(data))
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -7,12 +7,13 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.core.latents.guided_strength import least_strengths
+from lbae.core.latents.guided_strength import STRENGTHS, least_strengths
 from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import Backend, CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.memory import RequestMemory
 from lbae.web.requests.batches import item_latents
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.request_models import EditRequest
@@ -30,13 +31,17 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
         openapi_extra=openapi_document.request_body(EditRequest),
     )
     async def edit(
-        request: Annotated[EditRequest, Depends(body_of(EditRequest))], backend: CurrentBackend
+        request: Annotated[EditRequest, Depends(body_of(EditRequest))],
+        backend: CurrentBackend,
+        share: RequestMemory,
     ) -> Response:
         fields = {}
         for param, names in (("set", request.set), ("unset", request.unset)):
             for index, name in enumerate(names):
                 with blames(f"{param}.{index}"):
                     fields[match_name(name, backend.facts.attributes)] = f"{param}.{index}"
+        tried = 1 if request.until is None else len(STRENGTHS)
+        share.claim(answer_formats.image_bytes(tried, backend.facts.config))
         latents = await item_latents([request.item], "item", backend, limits)
         with blames("set"):
             try:
@@ -48,7 +53,7 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
             answer: Response = JSONResponse({"latents": answer_formats.latent_fields(edited), **facts})
         else:
             (image,) = await backend.decode(edited)
-            answer = await in_writer(answer_formats.picture_response, image, request.format)
+            answer = await in_writer(share, answer_formats.picture_response, image, request.format)
         for name, value in facts.items():
             answer.headers[f"X-{name.replace('_', '-').title()}"] = str(value)
         return answer

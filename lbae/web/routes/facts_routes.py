@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from lbae.web.answers import answer_formats
 from lbae.web.backend.backend import CurrentBackend
+from lbae.web.memory import RequestMemory
 from lbae.web.threads import in_writer
 
 
@@ -31,5 +32,7 @@ def add_facts_routes(app: FastAPI) -> None:
         return {"attributes": backend.facts.attributes}
 
     @app.get("/v1/examples")
-    async def examples(backend: CurrentBackend) -> dict[str, Any]:
-        return {"examples": await in_writer(answer_formats.image_fields, backend.facts.examples, "png")}
+    async def examples(backend: CurrentBackend, share: RequestMemory) -> dict[str, Any]:
+        images = backend.facts.examples
+        share.claim(answer_formats.image_bytes(len(images), backend.facts.config))
+        return {"examples": await in_writer(share, answer_formats.image_fields, images, "png")}

@@ -7,10 +7,11 @@ import numpy as np
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 
-from lbae.web.answers.answer_formats import check_pixels, image_fields
+from lbae.web.answers.answer_formats import answer_bytes, image_fields
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import Backend, CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.memory import MemoryShare, RequestMemory
 from lbae.web.requests.batches import item_latents
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.prompts import parse_prompt
@@ -44,13 +45,14 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
     async def generate(
         request: Annotated[GenerationRequest, Depends(body_of(GenerationRequest))],
         backend: CurrentBackend,
+        share: RequestMemory,
     ) -> JSONResponse:
-        _check(request, backend, limits)
+        _check(request, request.output_format, backend, limits, share)
         seed = seed_or_random(request.seed)
         with blames("prompt"):
             given = parse_prompt(request.prompt, backend.facts.conditions)
             latents = await backend.draw(request.n, seed, given, None, 1.0)
-        return await _answer(latents, request.output_format, seed, backend)
+        return await _answer(latents, request.output_format, seed, backend, share)
 
     @app.post(
         "/v1/images/variations",
@@ -60,24 +62,30 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
     async def vary(
         request: Annotated[OpenAIVariationRequest, Depends(body_of(OpenAIVariationRequest))],
         backend: CurrentBackend,
+        share: RequestMemory,
     ) -> JSONResponse:
-        _check(request, backend, limits)
+        _check(request, "png", backend, limits, share)
         seed = seed_or_random(request.seed)
         latents = await item_latents([ImageOrLatent(image=request.image)], "image", backend, limits)
         with blames("image"):
             varied = await backend.vary(latents, request.n, seed, request.strength)
-        return await _answer(varied, "png", seed, backend)
+        return await _answer(varied, "png", seed, backend, share)
 
 
-def _check(request: GenerationRequest | OpenAIVariationRequest, backend: Backend, limits: Limits) -> None:
-    """RequestError for another model, another size, or too many images."""
-    size = _size(backend)
+def _check(
+    request: GenerationRequest | OpenAIVariationRequest,
+    kind: ImageFormat,
+    backend: Backend,
+    limits: Limits,
+    share: MemoryShare,
+) -> None:
+    """Claim the memory of the response. RequestError for another model or size, or too many images."""
+    size, config = _size(backend), backend.facts.config
     if request.model not in (None, _MODEL, backend.facts.fingerprint):
         raise RequestError(404, f"model {request.model!r} does not exist; allowed: {_MODEL}", "model")
     if request.size not in ("auto", size):
         raise RequestError(422, f"size is {request.size!r}; allowed: auto, {size}", "size")
-    side = backend.facts.config.content_size
-    check_pixels("png", request.n, side, limits.max_answer_pixels, "n")
+    share.claim(answer_bytes(kind, request.n, config, limits.max_answer_pixels, "n"))
 
 
 def _size(backend: Backend) -> str:
@@ -85,8 +93,10 @@ def _size(backend: Backend) -> str:
     return f"{width}x{height}"
 
 
-async def _answer(latents: np.ndarray, kind: ImageFormat, seed: int, backend: Backend) -> JSONResponse:
-    images = await in_writer(image_fields, await backend.decode(latents), kind)
+async def _answer(
+    latents: np.ndarray, kind: ImageFormat, seed: int, backend: Backend, share: MemoryShare
+) -> JSONResponse:
+    images = await in_writer(share, image_fields, await backend.decode(latents), kind)
     answer = {
         "created": int(time.time()),
         "data": [{"b64_json": image["image"]} for image in images],
@@ -94,4 +104,4 @@ async def _answer(latents: np.ndarray, kind: ImageFormat, seed: int, backend: Ba
         "size": _size(backend),
         "seed": seed,
     }
-    return JSONResponse(answer, headers={"X-Seed": str(seed)})
+    return await in_writer(share, JSONResponse, answer, 200, {"X-Seed": str(seed)})

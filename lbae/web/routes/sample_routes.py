@@ -5,10 +5,11 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Response
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.web.answers.answer_formats import check_pixels, latents_response
+from lbae.web.answers.answer_formats import answer_bytes, latents_response
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.memory import RequestMemory
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.request_models import SampleRequest, seed_or_random
 from lbae.web.routes import openapi_document
@@ -24,10 +25,12 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
         openapi_extra=openapi_document.request_body(SampleRequest),
     )
     async def sample(
-        request: Annotated[SampleRequest, Depends(body_of(SampleRequest))], backend: CurrentBackend
+        request: Annotated[SampleRequest, Depends(body_of(SampleRequest))],
+        backend: CurrentBackend,
+        share: RequestMemory,
     ) -> Response:
         facts, seed = backend.facts, seed_or_random(request.seed)
-        check_pixels(request.format, request.n, facts.config.content_size, limits.max_answer_pixels, "n")
+        share.claim(answer_bytes(request.format, request.n, facts.config, limits.max_answer_pixels, "n"))
         for name in request.given:
             with blames(f"given.{name}"):
                 match_name(name, facts.conditions)
@@ -38,6 +41,6 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
             latents = await backend.draw(
                 request.n, seed, request.given, request.component, request.temperature
             )
-        answer = await latents_response(latents, request.format, backend)
+        answer = await latents_response(latents, request.format, backend, share)
         answer.headers["X-Seed"] = str(seed)
         return answer
