@@ -1,4 +1,4 @@
-"""Middleware for every request: API keys, limits of size, number and time, metrics, and HEAD."""
+"""Middleware for every request: who may send it, limits of size, number and time, metrics, and HEAD."""
 
 import asyncio
 import hmac
@@ -10,17 +10,19 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lbae.web import foreign_pages
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.limits import Limits
 
 _GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
+_PROBES = ("/healthz", "/readyz")  # called by any name or address, as by that of a pod
 
 # Called with the path of the route, the status and the seconds taken.
 Observe = Callable[[str, int, float], None]
 
 
 class Guard:
-    """Refuses requests beyond the limits, and reports every request to ``observe``."""
+    """Refuses foreign pages, missing keys and requests beyond the limits; reports all to ``observe``."""
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
@@ -31,10 +33,14 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        path, headers = _route_path(scope), Headers(scope=scope)
+        foreign = foreign_pages.refusal(scope["method"], headers, self.limits)
+        keyless = self._without_key(headers)
         started, exchange = time.perf_counter(), _Exchange(scope, receive, send, self.limits.max_body_bytes)
+        exchange.is_trusted = not (foreign or keyless)
         self.running += 1
         try:
-            if refusal := self._refusal(_route_path(scope), Headers(scope=scope)):
+            if refusal := self._refusal(path, headers, foreign, keyless):
                 await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
@@ -64,9 +70,7 @@ class Guard:
             return RequestError(504, f"the request took longer than {self.limits.max_seconds:g} s")
         return RequestError(408, f"the request body did not arrive within {self.limits.max_seconds:g} s")
 
-    def _refusal(self, path: str, headers: Headers) -> RequestError | None:
-        if not path.startswith("/v1/"):
-            return None
+    def _without_key(self, headers: Headers) -> RequestError | None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # Compare every key, each in constant time, so that timing reveals nothing about the keys.
         known = sum(hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.limits.keys)
@@ -77,6 +81,17 @@ class Guard:
                 None,
                 {"WWW-Authenticate": "Bearer"},
             )
+        return None
+
+    def _refusal(
+        self, path: str, headers: Headers, foreign: RequestError | None, keyless: RequestError | None
+    ) -> RequestError | None:
+        if path in _PROBES:
+            return None
+        if foreign or not path.startswith("/v1/"):
+            return foreign
+        if keyless:
+            return keyless
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
         length = headers.get("content-length", "")
@@ -112,7 +127,7 @@ class _Exchange:
         self._scope, self._receive, self._send, self._max_body_bytes = scope, receive, send, max_body_bytes
         self._started, self._body_bytes = time.perf_counter(), 0
         self.status = 500
-        self.arrived = self.begun = self.ended = self.gone = False
+        self.arrived = self.begun = self.ended = self.gone = self.is_trusted = False
 
     async def receive(self) -> Message:
         """The next message; RequestError when the body is too large, whatever Content-Length said."""
@@ -127,12 +142,19 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass a message on; the response's headers get the time taken and the bundle's fingerprint."""
+        """Pass a message on, with the headers of every response.
+
+        The bundle's fingerprint is for requests that may use the service: to others it would tell which model
+        runs here and when it is swapped.
+        """
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
             headers.append("Server-Timing", f"total;dur={taken:.1f}")
-            headers.append("X-Bundle", _bundle_fingerprint(self._scope))
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+            if self.is_trusted:
+                headers.append("X-Bundle", _bundle_fingerprint(self._scope))
         self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 

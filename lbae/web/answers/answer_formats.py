@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from fastapi import Response
+from fastapi.responses import JSONResponse
 
 from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
 from lbae.web.answers.error_answers import RequestError
-from lbae.web.requests.request_models import ImageFormat
+from lbae.web.backend.backend import Backend
+from lbae.web.requests.request_models import ImageFormat, SeveralFormat
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -44,6 +46,21 @@ def check_pixels(kind: str, count: int, side: int, allowed: int, param: str) -> 
 
 def _frame_scale(side: int) -> int:
     return max(1, min(4, _LARGE // side))
+
+
+async def latents_response(latents: np.ndarray, kind: SeveralFormat, backend: Backend) -> Response:
+    """The images of latents in one of the formats for several images, or the latents themselves."""
+    if kind == "latents":
+        return JSONResponse({"latents": latent_fields(latents)})
+    return await in_writer(_images_response, await backend.decode(latents), kind)
+
+
+def _images_response(images: np.ndarray, kind: SeveralFormat) -> Response:
+    if kind == "grid":
+        return grid_response(images)
+    if kind == "zip":
+        return zip_response(images)
+    return picture_response(images[0], kind)  # type: ignore[arg-type]
 
 
 def picture_response(image: np.ndarray, kind: ImageFormat) -> Response:

@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from lbae.web.answers.error_answers import RequestError
-from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
+from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, FormRequest, RequestBody
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 Body = TypeVar("Body", bound=RequestBody)
@@ -19,6 +19,8 @@ Body = TypeVar("Body", bound=RequestBody)
 
 def media_types(model: type[RequestBody]) -> tuple[str, ...]:
     """The content types that a body of this model may have."""
+    if issubclass(model, FormRequest):
+        return (MULTIPART,)
     return (JSON, MULTIPART) if issubclass(model, BodyWithFiles) else (JSON,)
 
 
@@ -33,7 +35,10 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         coding = request.headers.get("content-encoding", "identity").strip().lower()
         if coding != "identity":
             raise RequestError(415, f"content encoding {coding!r}; allowed: none, send the body uncompressed")
-        fields = _json(await request.body()) if kind == JSON else await _multipart(request, model)
+        if kind == JSON:
+            fields = _json(await request.body())
+        else:
+            fields = await (_parts(request) if issubclass(model, FormRequest) else _multipart(request, model))
         try:
             return model.model_validate(fields)
         except ValidationError as error:
@@ -56,6 +61,17 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         yield form
     finally:
         await form.close()
+
+
+async def _parts(request: Request) -> dict[str, Any]:
+    """The fields of a form with a part per field."""
+    async with _form(request) as form:
+        fields: dict[str, Any] = {}
+        for name, part in form.multi_items():
+            if name in fields:
+                raise RequestError(422, "the form has more than one part of this name; send one", name)
+            fields[name] = await part.read() if isinstance(part, UploadFile) else part
+        return fields
 
 
 async def _multipart(request: Request, model: Any) -> dict[str, Any]:

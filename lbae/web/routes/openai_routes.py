@@ -3,16 +3,24 @@
 import time
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 
 from lbae.web.answers.answer_formats import check_pixels, image_fields
 from lbae.web.answers.error_answers import RequestError, blames
-from lbae.web.backend.backend import CurrentBackend
+from lbae.web.backend.backend import Backend, CurrentBackend
 from lbae.web.limits import Limits
+from lbae.web.requests.batches import item_latents
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.prompts import parse_prompt
-from lbae.web.requests.request_models import GenerationRequest, seed_or_random
+from lbae.web.requests.request_models import (
+    GenerationRequest,
+    ImageFormat,
+    ImageOrLatent,
+    OpenAIVariationRequest,
+    seed_or_random,
+)
 from lbae.web.routes import openapi_document
 from lbae.web.threads import in_writer
 
@@ -20,7 +28,7 @@ _MODEL = "lbae"
 
 
 def add_openai_routes(app: FastAPI, limits: Limits) -> None:
-    """Add ``POST /v1/images/generations`` and ``GET /v1/models``."""
+    """Add ``POST /v1/images/generations``, ``POST /v1/images/variations`` and ``GET /v1/models``."""
     started = int(time.time())
 
     @app.get("/v1/models")
@@ -37,22 +45,53 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         request: Annotated[GenerationRequest, Depends(body_of(GenerationRequest))],
         backend: CurrentBackend,
     ) -> JSONResponse:
-        height, width, _ = backend.facts.config.image_shape
-        if request.model not in (None, _MODEL, backend.facts.fingerprint):
-            raise RequestError(404, f"model {request.model!r} does not exist; allowed: {_MODEL}", "model")
-        if request.size not in ("auto", own := f"{width}x{height}"):
-            raise RequestError(422, f"size is {request.size!r}; allowed: auto, {own}", "size")
-        check_pixels("png", request.n, width, limits.max_answer_pixels, "n")
+        _check(request, backend, limits)
         seed = seed_or_random(request.seed)
         with blames("prompt"):
             given = parse_prompt(request.prompt, backend.facts.conditions)
-            latents = await backend.draw(request.n, seed, given, None)
-        images = await in_writer(image_fields, await backend.decode(latents), request.output_format)
-        answer = {
-            "created": int(time.time()),
-            "data": [{"b64_json": image["image"]} for image in images],
-            "output_format": request.output_format,
-            "size": own,
-            "seed": seed,
-        }
-        return JSONResponse(answer, headers={"X-Seed": str(seed)})
+            latents = await backend.draw(request.n, seed, given, None, 1.0)
+        return await _answer(latents, request.output_format, seed, backend)
+
+    @app.post(
+        "/v1/images/variations",
+        responses={404: openapi_document.failure("no such model")},
+        openapi_extra=openapi_document.request_body(OpenAIVariationRequest),
+    )
+    async def vary(
+        request: Annotated[OpenAIVariationRequest, Depends(body_of(OpenAIVariationRequest))],
+        backend: CurrentBackend,
+    ) -> JSONResponse:
+        _check(request, backend, limits)
+        seed = seed_or_random(request.seed)
+        latents = await item_latents([ImageOrLatent(image=request.image)], "image", backend, limits)
+        with blames("image"):
+            varied = await backend.vary(latents, request.n, seed, request.strength)
+        return await _answer(varied, "png", seed, backend)
+
+
+def _check(request: GenerationRequest | OpenAIVariationRequest, backend: Backend, limits: Limits) -> None:
+    """RequestError for another model, another size, or too many images."""
+    size = _size(backend)
+    if request.model not in (None, _MODEL, backend.facts.fingerprint):
+        raise RequestError(404, f"model {request.model!r} does not exist; allowed: {_MODEL}", "model")
+    if request.size not in ("auto", size):
+        raise RequestError(422, f"size is {request.size!r}; allowed: auto, {size}", "size")
+    side = backend.facts.config.content_size
+    check_pixels("png", request.n, side, limits.max_answer_pixels, "n")
+
+
+def _size(backend: Backend) -> str:
+    height, width, _ = backend.facts.config.image_shape
+    return f"{width}x{height}"
+
+
+async def _answer(latents: np.ndarray, kind: ImageFormat, seed: int, backend: Backend) -> JSONResponse:
+    images = await in_writer(image_fields, await backend.decode(latents), kind)
+    answer = {
+        "created": int(time.time()),
+        "data": [{"b64_json": image["image"]} for image in images],
+        "output_format": kind,
+        "size": _size(backend),
+        "seed": seed,
+    }
+    return JSONResponse(answer, headers={"X-Seed": str(seed)})
