@@ -174,7 +174,7 @@ END = bytes(1024)
     ("data", "message"),
     [
         (header("1.png", -512), "member 1.png of .* is of -512 bytes; write the tar without it"),
-        (header("1.png", 0) + header("2.png", -1024), "member 2.png of .* is of -1024 bytes"),
+        (header("1.png", 0) + header("2.png", -512), "member 2.png of .* is of -512 bytes"),
         (header("1.png", 0, SPARSE) + END, "member 1.png of .* is a sparse file"),
         (header("1.png", 2**40), "unexpected end of data"),
         (header("a", 2**40, tarfile.XHDTYPE), "a header of 1099511627776 bytes; allowed: 1048576 bytes"),

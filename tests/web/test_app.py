@@ -325,7 +325,7 @@ def test_batches_have_one_result_or_error_per_item(client, bundle):
     results = encoded.json()["results"]
     assert encoded.status_code == 200
     assert ["error" in result for result in results] == [False, True, True, False]
-    assert results[1]["error"]["message"].startswith("the image cannot be read: UnidentifiedImageError")
+    assert results[1]["error"]["message"].startswith("the image cannot be read: not in an allowed format")
     assert results[2]["error"] == {"type": "invalid_request", "message": "not valid base64", "param": "2"}
     np.testing.assert_array_equal(
         base64.b64decode(results[0]["base64"]), pack(bundle.encode(pixels_of(good[0])[None])).tobytes()

@@ -25,6 +25,7 @@ Kind = Literal["table", "tars", "files"]
 Files = dict[str, dict[str, Any]]
 """The filesystem's info of files, by their paths relative to the root."""
 
+# Also of formats that are not decoded: their files are images, and go to the quarantine.
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 _MORE_IMAGES = (".jfif", ".pbm", ".pnm", ".tga", ".ico", ".heic", ".heif")  # not recognised in tars
 _NO_IMAGES = re.compile(
