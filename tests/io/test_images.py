@@ -217,7 +217,8 @@ def test_a_picture_that_is_converted_in_pieces_has_no_seams(mode, kind, options)
         data = saved(Image.fromarray(noise).convert(mode), kind, **options)
         with Image.open(io.BytesIO(data)) as image:
             flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    model = ModelConfig(image_size=2048, padding=(2048 - 1108) // 2, channels=(1,) * 9)
+    padding = (2048 - 1108) // 2
+    model = ModelConfig(latent_dim=64, latent_grid=8, image_size=2048, padding=padding, channels=(1,) * 8)
     np.testing.assert_array_equal(decode_image(data, model), np.array(flat.convert("RGB")))
 
 
