@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from lbae.config import Config
+from lbae.config import Config, ModelConfig
 from lbae.core.bundle import Bundle
 from lbae.core.latents.normals import Normals
 from lbae.core.latents.value_models import ValueModels
@@ -164,6 +164,13 @@ def read_pointer(uri: str) -> str:
 def move_pointer(uri: str, bundle: str) -> None:
     """Write a bundle's URI into a pointer file; services that follow the file load the bundle."""
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
+
+
+def load_config(uri: str) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The shape of a bundle's model, and the names of its attributes, loaded without its arrays."""
+    manifest = read_manifest(uri, KIND)
+    config = Config.from_dict(json.loads((resolve(uri) / _FILES["config"]).read_bytes()))
+    return config.model, tuple(manifest.result["attributes"])
 
 
 def load_statistics(uri: str) -> AttributeStatistics:
