@@ -347,6 +347,8 @@ def test_every_verb_answers_like_the_bundle(pipeline, topology, host, replicas):
     ):
         place = f"[{host}]" if ":" in host else host
         assert (facts["url"], facts["bundle"]) == (f"http://{place}:{PORT}", bundle.fingerprint)
+        reserved = ray.cluster_resources()["memory"] - ray.available_resources()["memory"]
+        assert reserved > replicas * LIMITS.max_memory_bytes
         drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by any replica
         assert len({answer.content for answer in drawn}) == 1
         assert (

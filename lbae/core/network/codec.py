@@ -25,7 +25,7 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder, unfilled
 
 # Rows per batch. On one thread, 32 rows take about a fifth more time per row than 64, but a call with a
 # single row takes half the time.
-_CPU_BATCH, _GPU_BATCH = 32, 128
+CPU_BATCH, _GPU_BATCH = 32, 128
 # CPUs with native bfloat16; "bf16" is ARM's name. oneDNN also accepts bfloat16 on CPUs that only emulate it
 # with AVX-512, at half the speed of float32.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
@@ -71,7 +71,7 @@ class Codec:
         self.precision = precision
         self.config = network.config
         self._batch, self._batches = (
-            (_CPU_BATCH, _cpu_threads()) if self.device.type == "cpu" else (_GPU_BATCH, 1)
+            (CPU_BATCH, _cpu_threads()) if self.device.type == "cpu" else (_GPU_BATCH, 1)
         )
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 

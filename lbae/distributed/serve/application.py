@@ -19,12 +19,18 @@ from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
 from lbae.distributed.cluster.ray_private import serve_address
-from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
+from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes, wait_for
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
 from lbae.distributed.serve.metrics import observe_batches, observe_requests
 from lbae.distributed.serve.replica_bundles import OpenBackend, ReplicaBundles
-from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, VerbDeployment, open_remote_backend
+from lbae.distributed.serve.replica_memory import replica_memory, reservations
+from lbae.distributed.serve.split_topology import (
+    DEPLOYMENT_VERBS,
+    INGRESS,
+    VerbDeployment,
+    open_remote_backend,
+)
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact
 from lbae.io.artifacts.manifest import read_manifest
@@ -38,7 +44,6 @@ Topology = Literal["fused", "split"]
 
 REGISTRY = "BundleRegistry"
 
-_INGRESS = "LBAE"
 _MAX_THREADS = 4
 _ROOMY_CPUS = 4  # with as many, a second replica does not slow the first
 _MAX_HEARTBEATS = 1000
@@ -118,13 +123,17 @@ def application(
         "runtime_env": TORCH_RUNTIME_ENV,
     }
     # A replica's share of its node. A batch keeps no more than a few threads busy.
-    threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, cluster_nodes())))
+    threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, len(nodes()))))
+    config, attributes = bundle_artifact.load_config(bundle_artifact.read_pointer(uri) if follow else uri)
+    needs = replica_memory(config, len(attributes), threads, limits)
+    rooms = [node.get("memory", 0) for node in nodes()]
+    memory = reservations(needs, topology == "split", least, rooms)
 
     def build() -> FastAPI:
         return create_app(lambda: _start_replica(topology, threads), limits, observe_requests())
 
     def scaled(deployment: Any, name: str, runs_codec: bool) -> Any:
-        actor = compute if runs_codec else {"num_cpus": 0}
+        actor = {**(compute if runs_codec else {"num_cpus": 0}), "memory": memory[name]}
         return deployment.options(name=name, ray_actor_options=actor, **_scaling(least, most, limits))
 
     registry = ray_serve.deployment(
@@ -140,7 +149,7 @@ def application(
         )
         for name in (DEPLOYMENT_VERBS if topology == "split" else ())
     ]
-    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), _INGRESS, not verbs)
+    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), INGRESS, not verbs)
     return ingress.options(max_queued_requests=_max_requests(limits)).bind(registry, *verbs)
 
 

@@ -14,6 +14,7 @@ from lbae.distributed.serve.replica_bundles import ReplicaBundles
 from lbae.errors import UserError
 from lbae.web.backend.backend import Backend, BundleFacts
 
+INGRESS = "LBAE"  # the deployment that takes the requests
 DEPLOYMENT_VERBS = {
     "Codec": ("encode", "decode"),
     "Sampler": ("draw", "vary"),

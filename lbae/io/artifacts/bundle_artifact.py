@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fsspec.utils import get_protocol
 
-from lbae.config import Precision
+from lbae.config import ModelConfig, Precision
 from lbae.core.bundle import Bundle
 from lbae.core.latents.normals import Normals
 from lbae.core.latents.value_models import ValueModels
@@ -155,6 +155,12 @@ def check_pointer(uri: str, bundle: str) -> None:
 def move_pointer(uri: str, bundle: str) -> None:
     """Write a bundle's URI into a pointer file; services that follow the file load the bundle."""
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
+
+
+def load_config(uri: str) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The shape of a bundle's model, and the names of its attributes, loaded without its arrays."""
+    manifest, place = read_manifest(uri, KIND), resolve(uri) / _FILES["config"]
+    return parse_config(stored_bytes(place, MOST_BYTES), place).model, attribute_names(uri, manifest)
 
 
 def load_statistics(uri: str) -> AttributeStatistics:
