@@ -57,7 +57,6 @@ def test_the_config_file_builds_the_application(pipeline, monkeypatch):
         ServeArguments(**config(pipeline.bundle, replica=2).args)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 def test_the_config_file_needs_keys_where_its_host_is_not_the_loopback(pipeline, monkeypatch, host):
     """127.0.0.2 stands for an interface that others reach."""
