@@ -82,7 +82,6 @@ def test_the_service_of_a_config_file_answers_to_the_host_of_ray_serve(monkeypat
     assert found.origins == ("https://app.example.org",)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 def test_the_config_file_needs_keys_where_its_host_is_not_the_loopback(pipeline, monkeypatch, host):
     """127.0.0.2 stands for an interface that others reach."""
