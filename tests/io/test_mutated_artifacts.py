@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.io.mutate_artifacts import USES
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(1000, marks=pytest.mark.slow)])
-def test_mutated_artifacts_are_refused_or_usable(tmp_path, rounds):
+@pytest.mark.parametrize(
+    ("rounds", "kinds"),
+    [(4, tuple(USES)), *(pytest.param(1000, (kind,), marks=pytest.mark.slow) for kind in USES)],
+)
+def test_mutated_artifacts_are_refused_or_usable(tmp_path, rounds, kinds):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.io.mutate_artifacts", tmp_path, str(rounds)],
+        [sys.executable, "-m", "tests.io.mutate_artifacts", tmp_path, str(rounds), *kinds],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
