@@ -31,6 +31,10 @@ from lbae.io.storage.lock import locked
             'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[fit]\nsead = 3',
             r"unknown option fit\.sead; did you mean fit\.seed",
         ),
+        (
+            'data = "x"\nout = "{tmp}/y"\ncurrent = "memory://current"\n[train]\npreset = "demo"',
+            "pointer memory://current names '.*/y/bundle', whose protocol is file; allowed: .* is memory",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):

@@ -1,8 +1,8 @@
 """The HAProxy that Ray Serve starts on every node, with private files and without open statistics.
 
 Ray Serve gives HAProxy a control socket that every user of the machine may write to, in a folder that
-everyone may create first. It also opens two ports on all interfaces, for metrics and statistics, and lets a
-client take an hour for the headers of a request. No variable of Ray changes these.
+everyone may create first. It also opens two ports on all interfaces, for metrics and statistics, and sets no
+time limit for the headers of a request. No variable of Ray changes these.
 """
 
 import re
