@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PINNED = $(shell sed -n 's/^\([^ =]*\)==.*/\1/p' requirements.lock)
-UV := $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
 
 .PHONY: demo test test-all lint format bench docs lock licences
 
@@ -33,7 +32,7 @@ docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/ready
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf --generate-hashes pyproject.toml --output-file requirements.lock
 
 licences: .venv/ready
 	printf '# Licences\n\nThe licences of all packages that requirements.lock pins, as the packages state them. Written by `make licences`.\n\n' > docs/licences.md
@@ -41,7 +40,8 @@ licences: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$(UV)"
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement .venv/uv.txt
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@

@@ -1,8 +1,8 @@
 """Latent Bernoulli Autoencoder on Ray.
 
 ``lbae.load_model(uri)`` returns a codec with ``encode`` and ``decode``. ``lbae.load_bundle(uri)`` returns a
-bundle with ``encode``, ``decode``, ``reconstruct``, ``sample``, ``interpolate`` and ``edit``. Neither needs
-Ray.
+bundle with ``encode``, ``decode``, ``reconstruct``, ``sample``, ``vary``, ``interpolate`` and ``edit``.
+Neither needs Ray.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -45,6 +45,7 @@ JOBS = {
     "sample": "lbae.jobs.use.sample",
     "reconstruct": "lbae.jobs.use.reconstruct",
     "interpolate": "lbae.jobs.use.interpolate",
+    "vary": "lbae.jobs.use.vary",
     "edit": "lbae.jobs.use.edit",
     "search": "lbae.jobs.use.search",
     "serve": "lbae.jobs.use.serve",

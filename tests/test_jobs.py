@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.images import square_grid
+from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from tests.bundles import untrained_bundle
@@ -42,6 +45,19 @@ def test_sample_writes_a_picture(job, pipeline, tmp_path):
     )
     assert (facts["num"], facts["seed"]) == (9, 4)
     assert picture_size(tmp_path / "s.png") == (176, 176)
+
+
+def test_temperature_changes_what_is_drawn_in_pictures_and_tables_alike(job, pipeline, tmp_path):
+    asked = ("sample", "--bundle", pipeline.bundle, "--num", 4)
+    for name, options in (("warm", ()), ("cold", ("--temperature", 0.3))):
+        result_of(job(*asked, *options, "--out", tmp_path / f"{name}.png"))
+    assert (tmp_path / "warm.png").read_bytes() != (tmp_path / "cold.png").read_bytes()
+    table = tmp_path / "table"
+    assert result_of(job(*asked, "--temperature", 0.3, "--out", table))["temperature"] == 0.3
+    config = load_bundle(str(pipeline.bundle), "cpu").codec.config
+    drawn = next(decode_every(plan(str(table)), config)).images
+    with Image.open(tmp_path / "cold.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), square_grid(drawn)[..., 0])
 
 
 def test_a_finished_table_of_samples_is_not_drawn_again(job, pipeline, tmp_path):
@@ -167,6 +183,18 @@ def test_edit_until_a_confidence_says_the_strength(job, pipeline, picture, tmp_p
     assert picture_size(tmp_path / "e.png") == (118, 60)
 
 
+def test_vary_draws_rows_of_variations_that_a_seed_repeats(job, pipeline, picture, tmp_path):
+    images = ("--image", picture, "--image", ROOT / "docs/images/seven.png")
+    asked = ("vary", "--bundle", pipeline.bundle, *images, "--num", 5, "--seed", 3)
+    facts = result_of(job(*asked, "--strength", 0.4, "--out", tmp_path / "v.png"))
+    assert 0 < facts["bits_changed"] < facts["latent_dim"]
+    assert picture_size(tmp_path / "v.png") == (6 * 58 + 2, 2 * 58 + 2)
+    result_of(job(*asked, "--strength", 0.4, "--out", tmp_path / "again.png"))
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "v.png").read_bytes()
+    same = result_of(job(*asked, "--strength", 0, "--out", tmp_path / "same.png"))
+    assert same["bits_changed"] == 0
+
+
 def test_show_describes(job, pipeline):
     facts = result_of(job("show", pipeline.bundle))
     assert facts["kind"] == "bundle"
@@ -261,6 +289,22 @@ def test_show_describes(job, pipeline):
             "--bundle {bundle} --source {png} --target {png} --out {tmp}/i.gif",
             "ends in .png or .webp",
         ),
+        (
+            "vary",
+            "--bundle {bundle} --image {png} --strength 1.5 --out {tmp}/v.png",
+            "count is 8 and strength 1.5; allowed: count from 1, strength from 0",
+        ),
+        ("vary", "--bundle {bundle} --image {png} --out {tmp}/v.webp", "pictures are written as PNG"),
+        (
+            "sample",
+            "--bundle {bundle} --temperature 3 --out {tmp}/s.png",
+            "temperature is 3.0; allowed: 0 .least variety. to 2",
+        ),
+        (
+            "evaluate",
+            "--bundle {bundle} --data {data} --temperatures -1 --out {tmp}/e",
+            "temperature is -1.0; allowed",
+        ),
         ("show", "{tmp}", "is not a finished artifact"),
         ("serve", "--bundle {model}", "is of kind model; allowed here: bundle"),
     ],
@@ -338,7 +382,7 @@ def test_a_service_follows_a_file_until_it_is_stopped(pipeline, tmp_path):
     with service("--follow", str(pointer), "--port", "18129") as facts:
         url = facts["url"]
         assert url == "http://127.0.0.1:18129"
-        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "bundle": facts["bundle"]}
+        assert httpx.get(f"{url}/readyz").headers["x-bundle"] == facts["bundle"]
         answers = [httpx.post(f"{url}/v1/sample", json={"n": 4, "seed": 3}, timeout=60) for _ in range(2)]
         assert answers[0].headers["content-type"] == "image/png"
         assert answers[0].content == answers[1].content
@@ -346,16 +390,17 @@ def test_a_service_follows_a_file_until_it_is_stopped(pipeline, tmp_path):
         for options, why in (
             ((), f"this service follows {pointer}"),
             (("--replicas", 2), "only its bundle can be changed"),
+            (("--allow-host", "lbae.example.org"), "only its bundle can be changed"),
         ):
             refused = other_serve("--bundle", other, *options)
             assert (refused.code, why in refused.error) == (2, True)
         pointer.write_text(f"{tmp_path}/none")
         time.sleep(3)
-        assert httpx.get(f"{url}/readyz").json()["bundle"] == facts["bundle"]
+        assert httpx.get(f"{url}/readyz").headers["x-bundle"] == facts["bundle"]
         pointer.write_text(other)
         for _ in range(60):
             time.sleep(1)
-            if (now := httpx.get(f"{url}/readyz").json()["bundle"]) != facts["bundle"]:
+            if (now := httpx.get(f"{url}/readyz").headers["x-bundle"]) != facts["bundle"]:
                 break
         assert now == read_manifest(other).fingerprint
     with pytest.raises(httpx.TransportError):

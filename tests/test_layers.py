@@ -100,7 +100,7 @@ def test_shapes_are_checked_in_core():
         pack(np.zeros(3, dtype=np.int8))
 
 
-@pytest.mark.parametrize("job", ["sample", "interpolate", "edit", "reconstruct", "show"])
+@pytest.mark.parametrize("job", ["sample", "interpolate", "vary", "edit", "reconstruct", "show"])
 def test_pictures_are_made_without_ray(job):
     """Their layers do not load Ray, and they import the distributed layer only inside functions."""
     body = ROOT / f"{JOBS[job].replace('.', '/')}.py"

@@ -197,7 +197,7 @@ def test_serving(pipeline, tmp_path, monkeypatch):
             "bundle": read_manifest(other).fingerprint,
             "before": facts["bundle"],
         }
-        assert httpx.get(f"{facts['url']}/readyz").json()["bundle"] == read_manifest(other).fingerprint
+        assert httpx.get(f"{facts['url']}/readyz").headers["x-bundle"] == read_manifest(other).fingerprint
     assert picture_size(tmp_path / "samples.png") == (4 * 58 + 2,) * 2
     assert picture_size(tmp_path / "path.webp") == (112, 112)
     assert picture_size(tmp_path / "edited.png") == (28, 28)

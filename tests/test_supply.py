@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 def test_licences_are_listed_for_all_pinned_packages():
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1].isalpha()]
-    pinned = [Requirement(line) for line in lines]
+    pinned = [Requirement(line.rstrip(" \\")) for line in lines]
     rows = re.findall(
         r"^\| *([\w.-]+) *\| *(\S.*?) *\|$", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE
     )
@@ -21,6 +21,15 @@ def test_licences_are_listed_for_all_pinned_packages():
     assert listed <= {one.name for one in pinned}
     # Packages with markers may be for another system or Python than that of the list.
     assert {one.name for one in pinned if one.marker is None} <= listed, "run `make licences`"
+
+
+def test_the_lock_file_has_a_hash_of_every_package():
+    """`uv pip sync --require-hashes` then refuses a package whose file was replaced on the index."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^([\w.-]+)==.*?(?=^[\w.-]+==|\Z)", text, re.MULTILINE | re.DOTALL)
+    hashed = re.findall(r"^([\w.-]+)==[^\n]*\\\n    --hash=sha256:[0-9a-f]{64}\b", text, re.MULTILINE)
+    assert hashed == entries
+    assert len(hashed) > 100
 
 
 def test_the_lock_file_names_no_index():

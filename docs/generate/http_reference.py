@@ -8,7 +8,6 @@ from lbae.web.answers.error_answers import TYPES
 from lbae.web.app import create_app
 from lbae.web.limits import DEFAULT_LIMITS
 
-_JSON = "application/json"
 _BOUNDS = {
     "minimum": "from {}",
     "maximum": "to {}",
@@ -60,7 +59,7 @@ def fields_of(name: str) -> str:
 def _endpoint(operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     lines = []
     if content := operation.get("requestBody", {}).get("content", {}):
-        schema = schemas[content[_JSON]["schema"]["$ref"].rpartition("/")[2]]
+        schema = schemas[next(iter(content.values()))["schema"]["$ref"].rpartition("/")[2]]
         lines += [f"**Body** ({_media(content)})", "", *_fields(schema), ""]
         lines += [f"```json\n{json.dumps(example)}\n```\n" for example in schema.get("examples", [])]
     responses = operation["responses"]

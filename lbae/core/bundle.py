@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from lbae.core.latents.guided_strength import GuidedEdit, edit_until
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.normals import Normals
 from lbae.core.latents.value_models import ValueModels
+from lbae.core.latents.variations import Variations
 from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
@@ -51,13 +53,32 @@ class Bundle:
         """Encode images and decode their latents."""
         return self.decode(self.encode(images))
 
-    def sample(self, count: int, seed: int, given: Mapping[str, bool] | None = None) -> Images:
+    def sample(
+        self, count: int, seed: int, given: Mapping[str, bool] | None = None, temperature: float = 1.0
+    ) -> Images:
         """Draw ``count`` new images with attributes as ``given`` (name to True or False).
 
-        Image i depends only on the bundle, ``seed``, ``given`` and i, not on ``count``. Raises the errors of
-        :meth:`lbae.core.prior.prior.Prior.sample_given`.
+        Below a ``temperature`` of 1 images are more typical and differ less; it may be 0 to 2. Image i
+        depends only on the bundle, ``seed``, ``given``, ``temperature`` and i, not on ``count``. Raises the
+        errors of :meth:`lbae.core.prior.prior.Prior.sample_given` and :meth:`lbae.core.prior.prior.Prior.at`.
         """
-        return self.decode(self.prior.sample_given(count, seed, given or {})[0])
+        return self.decode(self.prior.at(temperature).sample_given(count, seed, given or {})[0])
+
+    def vary(
+        self, images: Images, count: int, seed: int, strength: float = 0.5
+    ) -> UInt8[np.ndarray, "V H W C"]:
+        """``count`` variations of each image, those of one image together (V = K * count).
+
+        At ``strength`` 0 they are the image's reconstruction, at 1 samples that look like it only roughly.
+        Variation i depends only on the bundle, the image, ``seed``, ``strength`` and i. Raises the errors of
+        :meth:`lbae.core.latents.variations.Variations.vary`.
+        """
+        return self.decode(self.variations.vary(self.encode(images), count, seed, strength))
+
+    @cached_property
+    def variations(self) -> Variations:
+        """Variations of latents under the bundle's prior."""
+        return Variations(self.prior)
 
     def interpolate(self, images: Images, steps: int) -> UInt8[np.ndarray, "F H W C"]:
         """Frames of a path through the reconstructions of two or more images.

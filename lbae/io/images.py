@@ -1,15 +1,18 @@
 """Decode image files to uint8 arrays of a model's content size, encode arrays, and draw grids of images."""
 
 import io
+import itertools
 import posixpath
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
+from lbae.io.image_formats import FORMATS, MAX_EXIF_BYTES, MAX_FILE_BYTES, MAX_PIXELS, open_image
+from lbae.io.image_formats import ImageError as ImageError
 from lbae.io.pixel_limit import excess_of_pixels
 
 _BACKGROUND = 255
@@ -26,25 +29,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose mode I holds 16 bits
-# JPEG's start-of-scan marker. It cannot occur inside a scan, where 0 or a restart marker follows every 0xff.
-_SOS = b"\xff\xda"
-# Every scan of a progressive JPEG runs over all pixels, however short the scan is: 42 bytes can cost 16 ms
-# for 25 megapixels. Encoders write about ten scans. The limit leaves room for thumbnails in the metadata and
-# for the video behind a phone's photograph: 16 MB of video hold the marker's two bytes 256 times by chance.
-# TurboJPEG's own limit, which Pillow does not set, is also 500.
-_MAX_SCANS = 500
-
-
-class ImageError(ValueError):
-    """Bytes that cannot be decoded as an image."""
+_SIXTEEN_BIT = ("PNG", "PPM")  # formats whose mode I holds 16 bits
+_MAX_SIDE = 65_535  # JPEG's and GIF's own; decoders keep rows, and Pillow a pointer per row
+_PIECE = 1024  # side in pixels of the pieces in which large images are converted
 
 
 def decode_image(
     data: bytes | None,
     config: ModelConfig,
-    max_pixels: int | None = None,
-    formats: tuple[str, ...] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
     still: bool = False,
 ) -> UInt8[np.ndarray, "H W C"]:
     """Decode an image: turn it upright (EXIF), convert to grey or RGB, centre-crop to a square, resize.
@@ -52,19 +46,21 @@ def decode_image(
     An image that already has the content size keeps its pixels. Transparent pixels are blended with white.
     White is the largest value of the type: 255 for 8 bits, 65535 for 16 bits, 1.0 for floats.
 
+    No program is started. Beside the bytes of the file, the memory taken is at most 1.5 GB, or with another
+    ``max_pixels`` 300 MB and 17 bytes per allowed pixel, and three times the file for copies of its metadata.
+
     Args:
         data: The bytes of an image file.
         config: Gives the content size and the number of channels.
-        max_pixels: The largest number of pixels, checked before decoding; by default Pillow's. Counted as in
+        max_pixels: The largest number of pixels, checked before decoding. Counted as in
             :func:`lbae.io.pixel_limit.excess_of_pixels`.
-        formats: Pillow's names of the formats to try. Restrict them for untrusted bytes: ICO and EPS do not
-            bound the size of the image they contain.
-        still: Refuse animations.
+        formats: The allowed formats, of ``FORMATS``.
+        still: Refuse animations. Otherwise the first frame is decoded, and no other.
 
     Raises:
-        ImageError: The bytes are not a complete image, have too many pixels, are an animation although
-            ``still`` is set, or are a JPEG with more than 500 scans. Also for 32-bit integers and for floats
-            outside [0, 1], whose white is unknown.
+        ImageError: The bytes are not a complete image, are in no allowed format, have too many pixels or too
+            much metadata, are an animation although ``still`` is set, or are a JPEG with more than 500
+            scans. Also for 32-bit integers and for floats outside [0, 1], whose white is unknown.
     """
     side = config.content_size
     image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
@@ -76,8 +72,7 @@ def decode_image(
 def image_size(data: bytes | None) -> tuple[int, int] | None:
     """Width and height as stored in the header; None if the bytes are not an image."""
     try:
-        with Image.open(io.BytesIO(data or b"")) as image:
-            return image.size
+        return open_image(data or b"", FORMATS).size
     except Exception:  # Pillow's plugins may raise any exception
         return None
 
@@ -91,32 +86,35 @@ def _decode(
     data: bytes | None,
     mode: str,
     side: int | None = None,
-    max_pixels: int | None = None,
-    formats: tuple[str, ...] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
     still: bool = False,
 ) -> Image.Image:
     """The upright image; a JPEG much larger than ``side`` is decoded at 1/2, 1/4 or 1/8 of its size."""
+    if data is None:
+        raise ImageError(f"no bytes: the image is missing, or has more than {MAX_FILE_BYTES} bytes")
     if not data:
         raise ImageError("no bytes")
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            size = image.size
-            if image.format in ("JPEG", "MPO") and (scans := data.count(_SOS)) > _MAX_SCANS:
-                raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
-            # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
-            if still and image.format != "MPO" and getattr(image, "is_animated", False):
-                raise ImageError("it is animated; allowed: one frame")
-            if side:
-                image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
-            if excess := excess_of_pixels(image, size, data, max_pixels):
-                raise ImageError(excess)
-            image.load()
-            return _eight_bit_opaque(_upright(image), image.format).convert(mode)
+        opened = open_image(data, formats)
+        size = opened.size
+        if max(size) > _MAX_SIDE:
+            raise ImageError(f"{size[0]} x {size[1]} pixels; allowed: sides of {_MAX_SIDE} pixels")
+        # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
+        if still and opened.format != "MPO" and getattr(opened, "is_animated", False):
+            raise ImageError("it is animated; allowed: one frame")
+        if side:
+            opened.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
+        if excess := excess_of_pixels(opened, size, data, max_pixels):
+            raise ImageError(excess)
+        opened.load()
+        kind, image = opened.format, _upright(opened)
+        del opened  # frees the decoder of a turned picture
+        return _converted(image, kind, mode)
     except ImageError:
         raise
-    except UnidentifiedImageError as error:  # its own message contains a memory address
-        known = "a known image format" if formats is None else f"an allowed format ({', '.join(formats)})"
-        raise ImageError(f"UnidentifiedImageError: not in {known}") from error
+    except Image.DecompressionBombError as error:  # from plugins that check a size before it is known here
+        raise ImageError(f"too many pixels; allowed: {max_pixels} pixels") from error
     except Exception as error:  # Pillow's plugins may raise any exception
         raise ImageError(f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from error
 
@@ -126,6 +124,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
     Not with ``ImageOps.exif_transpose``, which rewrites all other tags and fails on a malformed one.
     """
+    if (exif := len(image.info.get("exif", b""))) > MAX_EXIF_BYTES:
+        raise ImageError(f"EXIF data of {exif} bytes; allowed: {MAX_EXIF_BYTES} bytes")
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # a malformed EXIF block may raise anything; viewers show such an image unturned
@@ -134,8 +134,21 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _converted(image: Image.Image, kind: str | None, mode: str) -> Image.Image:
+    """The image in ``mode``; one that takes several steps piece by piece, so that copies stay small."""
+    if image.mode[0] not in "IF" and not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
+    if max(image.size) <= _PIECE:
+        return _eight_bit_opaque(image, kind).convert(mode)
+    whole = Image.new(mode, image.size)
+    for left, top in itertools.product(range(0, image.width, _PIECE), range(0, image.height, _PIECE)):
+        box = (left, top, min(left + _PIECE, image.width), min(top + _PIECE, image.height))
+        whole.paste(_eight_bit_opaque(image.crop(box), kind).convert(mode), box)
+    return whole
+
+
 def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
-    """The image with 8 bits per channel and no transparency.
+    """An image of integers, of floats or with transparency, as 8 bits per channel without transparency.
 
     Pillow's own conversions clip larger values to 255 and show the colours under transparent pixels.
     """
@@ -151,9 +164,7 @@ def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
         if not ((values >= 0) & (values <= 1)).all():
             raise ImageError(f"floats ({found}); allowed: floats in [0, 1], or 8 or 16 bits")
         return Image.fromarray(np.round(values * 255).astype(np.uint8))
-    if image.has_transparency_data:
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp"]) -> bytes:

@@ -80,13 +80,13 @@ def shared_memory_bytes() -> int | None:
 def differences(lock: str) -> list[str]:
     """Installed packages whose version differs from the pins in ``lock``, the text of a requirements file.
 
-    Packages that are not installed are ignored.
+    The file may have hashes, as uv and pip-tools write them. Packages that are not installed are ignored.
     """
     found = []
     for line in lock.splitlines():
         if not line or line.startswith(("#", " ")):
             continue
-        pinned = Requirement(line)
+        pinned = Requirement(line.rstrip(" \\"))  # a line with hashes is continued
         if pinned.marker is None or pinned.marker.evaluate():
             try:
                 version = Version(importlib.metadata.version(pinned.name))

@@ -1,15 +1,15 @@
 """The limit of pixels of one image file, counted as they are held while it is decoded."""
 
-from PIL import Image, ImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+
+from lbae.io.image_formats import MAX_PIXELS
 
 _START_OF_SCAN = 0xDA
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without a segment, and a stuffed zero
 
 
-def excess_of_pixels(
-    image: ImageFile.ImageFile, size: tuple[int, int], data: bytes, max_pixels: int | None
-) -> str | None:
+def excess_of_pixels(image: ImageFile, size: tuple[int, int], data: bytes, max_pixels: int) -> str | None:
     """What exceeds the limit of pixels, and the limit, as words for an error; None if nothing does.
 
     A JPEG counts as large as it is decoded. If it has several scans, it counts at least half of its own
@@ -20,20 +20,16 @@ def excess_of_pixels(
         image: Opened and not yet decoded; a JPEG is already set to its smaller size (``draft``).
         size: Width and height in the file.
         data: The bytes of the file.
-        max_pixels: The limit; None for Pillow's, which no file may exceed in any case.
+        max_pixels: The limit. No file may have more than ``MAX_PIXELS`` in any case.
     """
-    pillow = Image.MAX_IMAGE_PIXELS
-    stored, allowed = size[0] * size[1], max_pixels or pillow
-    found = f"{size[0]} x {size[1]} pixels"
-    if pillow and stored > pillow:
-        return f"{found}; allowed: {pillow} pixels"
-    if not allowed:
-        return None
-    if image.width * image.height > allowed:
+    stored, found = size[0] * size[1], f"{size[0]} x {size[1]} pixels"
+    if stored > MAX_PIXELS:
+        return f"{found}; allowed: {MAX_PIXELS} pixels"
+    if image.width * image.height > max_pixels:
         scaled = "" if image.size == size else f", decoded at {image.width} x {image.height}"
-        return f"{found}{scaled}; allowed: {allowed} pixels"
-    if isinstance(image, JpegImageFile) and stored > 2 * allowed and _has_several_scans(image, data):
-        return f"{found} in several scans (progressive JPEG); allowed: {2 * allowed} pixels"
+        return f"{found}{scaled}; allowed: {max_pixels} pixels"
+    if isinstance(image, JpegImageFile) and stored > 2 * max_pixels and _has_several_scans(image, data):
+        return f"{found} in several scans (progressive JPEG); allowed: {2 * max_pixels} pixels"
     return None
 
 

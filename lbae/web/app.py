@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import lbae
 from lbae.web.answers.error_answers import handle_errors
@@ -18,6 +19,12 @@ from lbae.web.routes.facts_routes import add_facts_routes
 from lbae.web.routes.interpolate_routes import add_interpolate_route
 from lbae.web.routes.openai_routes import add_openai_routes
 from lbae.web.routes.sample_routes import add_sample_route
+from lbae.web.routes.variation_routes import add_variation_route
+
+_READABLE = (  # by the pages of allowed origins
+    *("X-Bundle", "X-Seed", "X-Bits-Changed", "X-Strength", "X-Confidence"),
+    *("Server-Timing", "Retry-After"),
+)
 
 
 def create_app(
@@ -29,7 +36,7 @@ def create_app(
 
     Args:
         start_backend: awaited before the first request; returns a function that returns the current backend.
-        limits: API keys, and limits of size, number and time.
+        limits: who may use the service, and limits of size, number and time.
         observe: called with the route, status and seconds of every request.
     """
 
@@ -48,10 +55,20 @@ def create_app(
         lifespan=lifespan,
     )
     app.add_middleware(Guard, limits=limits, observe=observe)
+    if limits.origins:  # outside the guard, so that pages can read its refusals and preflights need no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=limits.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=_READABLE,
+        )
     app.add_middleware(HeadAsGet)
     handle_errors(app)
     add_facts_routes(app)
     add_sample_route(app, limits)
+    add_variation_route(app, limits)
     add_interpolate_route(app, limits)
     add_edit_route(app, limits)
     add_codec_routes(app, limits)

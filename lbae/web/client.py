@@ -89,14 +89,35 @@ def sample(
     seed: int | None = None,
     given: Mapping[str, bool] | None = None,
     component: int | None = None,
+    temperature: float = 1.0,
     format: str = "grid",
 ) -> Call[Answer]:
     """Request ``n`` new images that have (True) or lack (False) the ``given`` attributes.
 
+    Below a ``temperature`` of 1, images are more typical and differ less.
+
     ``format``: grid (one PNG), png, jpeg or webp (with n = 1), zip (PNG files), or latents (JSON).
     """
-    fields = {"n": n, "seed": seed, "given": dict(given or {}), "component": component, "format": format}
+    fields = {
+        "n": n,
+        "seed": seed,
+        "given": dict(given or {}),
+        "component": component,
+        "temperature": temperature,
+        "format": format,
+    }
     return Call("POST", "/v1/sample", fields, _answer)
+
+
+def vary(
+    item: Item, n: int = 16, *, strength: float = 0.5, seed: int | None = None, format: str = "grid"
+) -> Call[Answer]:
+    """Request ``n`` variations of the item, from ``strength`` 0 (the item itself) to 1.
+
+    ``format``: as for :func:`sample`.
+    """
+    fields = {"item": _item(item), "n": n, "strength": strength, "seed": seed, "format": format}
+    return Call("POST", "/v1/variations", fields, _answer)
 
 
 def interpolate(

@@ -1,4 +1,4 @@
-"""The service's API keys, and its limits of size, number and time."""
+"""Who may use the service, and its limits of size, number and time."""
 
 import os
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """API keys and limits; a request beyond a limit is refused.
+    """API keys, hosts, origins and limits; a request beyond a limit is refused.
 
+    ``hosts`` are the names and addresses by which the service is called, besides those of the loopback; they
+    count where there are no ``keys``. Browsers may use the service for pages of the ``origins``, such as
+    ``https://app.example.org``. :mod:`lbae.web.foreign_pages` makes both.
     ``max_pixels`` bounds what is decoded of one uploaded image, ``max_answer_pixels`` all images of a
     response. Requests beyond ``max_running`` at once get 503, and so do those for which less than their share
     of ``max_memory_bytes`` is free (:mod:`lbae.web.memory`). A request that takes longer than ``max_seconds``
@@ -21,6 +24,8 @@ class Limits:
     """
 
     keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 12_500_000
     max_answer_pixels: int = 2**25
@@ -35,8 +40,8 @@ DEFAULT_LIMITS = Limits()
 def read_api_keys(path: str | None, *, required: bool, where: str) -> tuple[str, ...]:
     """Return the API keys of a file (one per line), or without one, of LBAE_API_KEYS (separated by commas).
 
-    UserError for a file without keys, and when keys are ``required`` and there are none. ``where`` names in
-    the message what requires them, such as ``host 0.0.0.0``.
+    UserError for a file without keys, for a key that no header can carry, and when keys are ``required`` and
+    there are none. ``where`` names in the message what requires them, such as ``host 0.0.0.0``.
     """
     if path is not None:
         try:
@@ -50,6 +55,12 @@ def read_api_keys(path: str | None, *, required: bool, where: str) -> tuple[str,
     keys = tuple(line.strip() for line in lines if line.strip())
     if path is not None and not keys:
         raise UserError(f"API key file {path} holds no key; write one key per line")
+    for number, key in enumerate(keys, 1):
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"API key {number} of {path or KEYS_VARIABLE} has characters that clients cannot send in a"
+                " header; allowed: printable ASCII"
+            )
     if required and not keys:
         raise UserError(
             f"{where} is open to other machines and there are no API keys: give --api-keys FILE (one key per"

@@ -1,4 +1,4 @@
-"""Middleware for every request: API keys, limits of size, number and time, metrics, and HEAD."""
+"""Middleware for every request: who may send it, limits of size, number and time, metrics, and HEAD."""
 
 import asyncio
 import hmac
@@ -10,19 +10,21 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lbae.web import foreign_pages
 from lbae.web.answers.error_answers import RequestError, error_body
 from lbae.web.limits import Limits
 from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 
 _PIECE_BYTES = 2**18
 _GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
+_PROBES = ("/healthz", "/readyz")  # called by any name or address, as by that of a pod
 
 # Called with the path of the route, the status and the seconds taken.
 Observe = Callable[[str, int, float], None]
 
 
 class Guard:
-    """Refuses requests beyond the limits, and reports every request to ``observe``."""
+    """Refuses foreign pages, missing keys and requests beyond the limits; reports all to ``observe``."""
 
     def __init__(self, app: ASGIApp, limits: Limits, observe: Observe) -> None:
         self.app, self.limits, self.observe = app, limits, observe
@@ -33,12 +35,16 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        path, headers = _route_path(scope), Headers(scope=scope)
+        foreign = foreign_pages.refusal(scope["method"], headers, self.limits)
+        keyless = self._without_key(headers)
         started, share = time.perf_counter(), MemoryShare(self.memory)
         exchange = _Exchange(scope, receive, send, self.limits.max_body_bytes, share)
+        exchange.is_trusted = not (foreign or keyless)
         scope.setdefault("state", {})["memory"] = share
         self.running += 1
         try:
-            if refusal := self._refusal(_route_path(scope), Headers(scope=scope), exchange):
+            if refusal := self._refusal(path, foreign, keyless) or exchange.announced(headers):
                 await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
@@ -69,9 +75,7 @@ class Guard:
             return RequestError(504, f"the request took longer than {self.limits.max_seconds:g} s")
         return RequestError(408, f"the request body did not arrive within {self.limits.max_seconds:g} s")
 
-    def _refusal(self, path: str, headers: Headers, exchange: "_Exchange") -> RequestError | None:
-        if not path.startswith("/v1/"):
-            return None
+    def _without_key(self, headers: Headers) -> RequestError | None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # Compare every key, each in constant time, so that timing reveals nothing about the keys.
         known = sum(hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.limits.keys)
@@ -82,14 +86,20 @@ class Guard:
                 None,
                 {"WWW-Authenticate": "Bearer"},
             )
+        return None
+
+    def _refusal(
+        self, path: str, foreign: RequestError | None, keyless: RequestError | None
+    ) -> RequestError | None:
+        if path in _PROBES:
+            return None
+        if foreign or not path.startswith("/v1/"):
+            return foreign
+        if keyless:
+            return keyless
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
-        length = headers.get("content-length", "")
-        if not length.isdigit():
-            return None
-        if int(length) > self.limits.max_body_bytes:
-            return _too_large(self.limits.max_body_bytes)
-        return exchange.announce(int(length))
+        return None
 
 
 class HeadAsGet:
@@ -122,15 +132,16 @@ class _Exchange:
         self._share = share
         self._started, self._body_bytes, self._claimed_bytes = time.perf_counter(), 0, 0
         self.status = 500
-        self.arrived = self.begun = self.ended = self.gone = False
+        self.arrived = self.begun = self.ended = self.gone = self.is_trusted = False
 
-    def announce(self, length: int) -> RequestError | None:
-        """Claim the memory of a body of this length, or return the error that refuses it.
+    def announced(self, headers: Headers) -> RequestError | None:
+        """Claim the memory of a body whose length is announced, or return the error that refuses it.
 
-        Bodies that are sent at once would else all grow until none fits any more.
+        Bodies that arrive at the same time would else all grow until none has room.
         """
+        length = headers.get("content-length", "")
         try:
-            self._claim(length)
+            self._claim(int(length) if length.isdigit() else 0)
         except RequestError as refusal:
             return refusal
         return None
@@ -142,19 +153,22 @@ class _Exchange:
             self.gone = self.gone or not self.ended
             return message
         self._body_bytes += len(message.get("body", b""))
-        if self._body_bytes > self._max_body_bytes:
-            raise _too_large(self._max_body_bytes)
         self._claim(self._body_bytes)
         self.arrived = not message.get("more_body", False)
         return message
 
     def _claim(self, length: int) -> None:
+        if length > self._max_body_bytes:
+            raise RequestError(413, f"the request body is too large; allowed: {self._max_body_bytes} bytes")
         if length > self._claimed_bytes:
             self._share.claim(BODY_COPIES * (length - self._claimed_bytes))
             self._claimed_bytes = length
 
     async def send(self, message: Message) -> None:
-        """Pass a message on; the response's headers get the time taken and the bundle's fingerprint.
+        """Pass a message on, with the headers of every response.
+
+        The bundle's fingerprint is for requests that may use the service: to others it would tell which model
+        runs here and when it is swapped.
 
         A body goes in pieces. The server takes the next piece when the client has read the one before, so the
         request lasts, and keeps its memory, until its client has the response.
@@ -163,7 +177,10 @@ class _Exchange:
             self.status, self.begun = message["status"], True
             taken, headers = 1000 * (time.perf_counter() - self._started), MutableHeaders(scope=message)
             headers.append("Server-Timing", f"total;dur={taken:.1f}")
-            headers.append("X-Bundle", _bundle_fingerprint(self._scope))
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+            if self.is_trusted:
+                headers.append("X-Bundle", _bundle_fingerprint(self._scope))
         body, sent = message.get("body", b""), 0
         while len(body) - sent > _PIECE_BYTES:
             await self._send({**message, "body": body[sent : sent + _PIECE_BYTES], "more_body": True})
@@ -181,10 +198,6 @@ def _bundle_fingerprint(scope: Scope) -> str:
     """The fingerprint of the request's bundle; for a refused request, of the current one."""
     given = scope.get("state", {}).get("bundle")
     return str(given or scope["app"].state.current().facts.fingerprint)
-
-
-def _too_large(allowed: int) -> RequestError:
-    return RequestError(413, f"the request body is too large; allowed: {allowed} bytes")
 
 
 def _answer(error: RequestError) -> JSONResponse:

@@ -210,6 +210,15 @@ def test_confidence_in_several_attributes_is_that_of_the_least_sure():
     np.testing.assert_array_equal(both, np.minimum(*alone))
 
 
+@pytest.mark.parametrize(("members", "trusted"), [(2 * BITS, True), (2 * BITS - 1, False)])
+def test_an_attribute_is_trusted_from_two_rows_per_bit_on(members, trusted):
+    latents = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), (400, BITS))
+    column = (np.arange(400) < members)[:, None]
+    models = value_models(latents, [column])
+    assert models.trusted(0) is trusted
+    assert not models.trusted(1)
+
+
 def test_models_are_pickled_without_their_caches():
     latents, kinds = two_kinds()
     models = value_models(latents, [kinds[:, :1]])

@@ -236,3 +236,33 @@ def test_impossible_and_unknown_attributes_are_refused(monkeypatch):
         with pytest.raises(UserError, match=rf"256 of 256 latents {message} training row has it"):
             other.sample_given(4, 0, {"winged": value})
         assert always.sample_given(4, 0, {"winged": value})[1] == 1
+
+
+def test_the_temperature_scales_how_much_latents_differ():
+    prior = fit_sampler("gaussian", sums_of(correlated(4000, 24)))
+    np.testing.assert_array_equal(prior.at(1.0).sample(300, 1), prior.sample(300, 1))
+    coldest = prior.at(0.0).sample(300, 1)
+    np.testing.assert_array_equal(coldest, np.tile(signs(prior.factors[:, 1:, 0]), (300, 1)))
+    spread = [prior.at(t).sample(4096, 1).std(axis=0).mean() for t in (0.0, 0.5, 1.0, 2.0)]
+    assert 0 == spread[0] < spread[1] < spread[2] < spread[3]
+
+
+def test_attributes_are_as_frequent_at_any_temperature():
+    rng = np.random.default_rng(0)
+    latents = correlated(4000, 16)
+    rare = rng.random(4000) < 0.1
+    prior = fit_sampler("gaussian", sum_packed(pack(latents), 16, ("rare",), rare[:, None], ~rare[:, None]))
+    shares = [prior.at(t).sample_given(2048, 3, {"rare": True})[1] for t in (0.2, 1.0, 2.0)]
+    assert shares[0] == shares[1] == shares[2]
+
+
+def test_at_a_temperature_latent_i_still_depends_only_on_seed_and_i():
+    prior = prior_of(unit_rows(0, 21), unit_rows(1, 21)).at(0.6)
+    whole = prior.sample(700, 5)
+    np.testing.assert_array_equal(prior.draw(300, 420, 5, {})[0], whole[300:420])
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 2.1, float("nan")])
+def test_a_temperature_out_of_range_is_refused(temperature):
+    with pytest.raises(UserError, match=r"temperature is .*; allowed: 0 \(least variety\) to 2"):
+        prior_of(unit_rows(0, 9)).at(temperature)

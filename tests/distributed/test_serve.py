@@ -24,7 +24,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.serve import service as stage
-from lbae.distributed.serve.application import ServeArguments, application, share_of_gpu
+from lbae.distributed.serve.application import ServeArguments, application, config_limits, share_of_gpu
 from lbae.distributed.serve.running_service import is_served
 from lbae.distributed.serve.service import serving
 from lbae.errors import LbaeError, UserError
@@ -55,6 +55,25 @@ def test_the_config_file_builds_the_application(pipeline, monkeypatch):
         target(ServeArguments(**config(pipeline.bundle, insecure=False).args))
     with pytest.raises(ValidationError, match="replica"):
         ServeArguments(**config(pipeline.bundle, replica=2).args)
+    for wrong in ({"allow_host": ["http://x/"]}, {"allow_origin": ["*"]}):
+        with pytest.raises(UserError, match=r"allow_(host|origin) is "):
+            target(ServeArguments(**config(pipeline.bundle, **wrong).args))
+
+
+@pytest.mark.slow
+def test_the_service_of_a_config_file_answers_to_the_host_of_ray_serve(monkeypatch):
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    arguments = ServeArguments(
+        bundle="x", insecure=True, allow_host=["LBAE.example.org"], allow_origin=["https://app.example.org"]
+    )
+    assert config_limits(arguments).hosts == ("lbae.example.org",)
+    ray.serve.start(http_options={"host": "127.0.0.2", "port": PORT})
+    try:
+        found = config_limits(arguments)
+    finally:
+        ray.serve.shutdown()
+    assert found.hosts == ("lbae.example.org", "127.0.0.2")
+    assert found.origins == ("https://app.example.org",)
 
 
 def _imported(path: str) -> tuple[object, str]:
@@ -87,6 +106,14 @@ def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
         ("--follow {tmp}/pointer", "pointer {tmp}/pointer does not exist"),
         ("--bundle {bundle} --host=", "host is empty; allowed: the name or address of an interface"),
         ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to other machines and there are no API"),
+        (
+            "--bundle {bundle} --allow-host http://x/",
+            "allow_host is 'http://x/'; allowed: a host name or address",
+        ),
+        (
+            "--bundle {bundle} --allow-origin *",
+            "allow_origin is '*'; allowed: scheme, host and port of pages",
+        ),
     ],
 )
 def test_an_invalid_command_prints_one_line(pipeline, tmp_path, monkeypatch, arguments, message):
@@ -242,7 +269,7 @@ def test_a_service_with_misbehaving_clients(pipeline):
         ]
         assert "haproxy" in {one.name() for one in takers}
         before = resident_bytes(takers)
-        head = b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         assert b" 413 " in refused_early(head + b"content-length: 104857600\r\n\r\n", ())
         piece = b"100000\r\n" + b" " * 2**20 + b"\r\n"
         assert b" 413 " in refused_early(
@@ -258,11 +285,12 @@ def test_a_service_with_misbehaving_clients(pipeline):
         body = httpx.Request("POST", url, json=path).content
         with socket.create_connection(("127.0.0.1", PORT)) as connection:
             whole = (
-                b"POST /v1/interpolate HTTP/1.1\r\nhost: x\r\ncontent-type:"
+                b"POST /v1/interpolate HTTP/1.1\r\nhost: localhost\r\ncontent-type:"
                 b" application/json\r\ncontent-length: %d\r\n\r\n"
             )
             connection.sendall(whole % len(body) + body)
             assert connection.recv(2**10)
+        assert httpx.get(f"{url}/v1/model", headers={"host": "evil.example"}).status_code == 403
         (result,) = httpx.post(f"{url}/v1/encode", json={"images": [b64(image)]}, timeout=60).json()[
             "results"
         ]
@@ -319,4 +347,6 @@ def test_every_verb_answers_like_the_bundle(pipeline, topology, host, replicas):
             service.send(web.sample(1, given={f"label={digit}": True for digit in range(10)}))
         assert (error.value.status, error.value.param) == (422, "given")
         assert httpx.post(f"{facts['url']}/v1/sample", json={}).status_code == 401
+        foreign = httpx.post(f"{facts['url']}/v1/sample", json={}, headers={"origin": "https://evil.example"})
+        assert foreign.status_code == 403
     assert left_of_serve() == []

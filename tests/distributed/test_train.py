@@ -353,7 +353,7 @@ def test_a_damaged_storage_is_named(finished, tmp_path, damage, cause):
     damage(storage / "run")
     message = (
         rf"the checkpoints in {storage}/run cannot be read \(.*{cause}.*\); restore that folder, or"
-        rf" begin anew: remove it"
+        rf" start over: remove it"
     )
     with pytest.raises(LbaeError, match=message):
         train(**finished["options"] | {"out": str(tmp_path / "m"), "storage": str(storage)})

@@ -17,7 +17,8 @@ def test_installed_packages_are_compared_with_a_lock_file():
     lock = f"""# a comment
 numpy=={version("numpy")}
     # via lbae
-pillow==1.0
+pillow==1.0 \\
+    --hash=sha256:00
 not-installed-anywhere==1.0
 torch=={version("torch").partition("+")[0]}
 scipy==1.0 ; sys_platform == 'win32'

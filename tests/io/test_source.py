@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
@@ -212,7 +213,28 @@ def test_a_file_removed_after_planning_is_a_bad_image(tmp_path, folder_of_images
     (tmp_path / "b.png").unlink()
     decoded = decode_rows(read_shard(shard), GREY)
     assert len(decoded.images) == 1
-    assert decoded.quarantine.to_pylist() == [{"key": "b.png", "path": "b.png", "error": "no bytes"}]
+    error = "no bytes: the image is missing, or has more than 268435456 bytes"
+    assert decoded.quarantine.to_pylist() == [{"key": "b.png", "path": "b.png", "error": error}]
+
+
+def test_a_file_of_more_bytes_than_allowed_is_not_read(tmp_path, folder_of_images):
+    shutil.copy(folder_of_images / "dark" / "01.png", tmp_path / "a.png")
+    with (tmp_path / "b.png").open("wb") as file:
+        file.truncate(2**28 + 1)  # a sparse file, which takes no disk
+    tables = [read_shard(shard) for shard in plan(str(tmp_path)).shards]
+    assert [row["bytes"] is None for table in tables for row in table.to_pylist()] == [False, True]
+
+
+def test_an_image_in_another_format_is_quarantined_with_the_allowed_ones(tmp_path):
+    """EPS would start a program, and ICO knows no limit of pixels."""
+    for suffix in ("eps", "ico", "jp2", "avif", "png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"a.{suffix}")
+    decoded = decode_rows(read_shard(plan(str(tmp_path)).shards[0]), GREY)
+    assert decoded.rows["key"].to_pylist() == ["a.png"]
+    assert {row["key"]: row["error"] for row in decoded.quarantine.to_pylist()} == dict.fromkeys(
+        ("a.avif", "a.eps", "a.ico", "a.jp2"),
+        "not in an allowed format (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM)",
+    )
 
 
 def test_workers_share_the_rows_evenly(digits, monkeypatch):

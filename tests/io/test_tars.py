@@ -1,3 +1,6 @@
+import io
+import random
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,89 @@ def test_a_tar_without_an_end_of_archive_marker_is_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(whole[:1024] + b"?" * 1024 + whole[2048:])
     with pytest.raises(UserError, match=r"no end-of-archive marker after 1 members, at byte 1,024"):
         plan(str(tmp_path))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A member's header that claims a size, negative or larger than 8 GiB in base 256."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    return bytes(block)
+
+
+SPARSE, PAX = tarfile.GNUTYPE_SPARSE, b"21 GNU.sparse.map=a,\n"
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (header("1.png", -512), "member 1.png of .* is of -512 bytes; write the tar without it"),
+        (header("1.png", 0) + header("2.png", -512), "member 2.png of .* is of -512 bytes"),
+        (header("1.png", 0, SPARSE) + END, "member 1.png of .* is a sparse file"),
+        (header("1.png", 2**40), "unexpected end of data"),
+        (header("a", 2**40, tarfile.XHDTYPE), "a header of 1099511627776 bytes; allowed: 1048576 bytes"),
+        (header("a", 2**40, tarfile.GNUTYPE_LONGNAME), "a header of 1099511627776 bytes"),
+        ((header("a", 1, tarfile.GNUTYPE_LONGNAME) + bytes(512)) * 2000, "RecursionError|recursion"),
+        (header("a", 21, tarfile.XHDTYPE) + PAX.ljust(512, b"\0") + header("1.png", 0), "invalid literal"),
+    ],
+)
+def test_a_hostile_header_is_refused(data, message, tmp_path):
+    (tmp_path / "x.tar").write_bytes(data + END)
+    with pytest.raises(UserError, match=message):
+        plan(str(tmp_path))
+
+
+def test_a_tar_with_changed_bytes_is_read_within_its_bytes_or_refused(tmp_path):
+    names = {"a/1.png": b"one" * 300, "a/1.cls": b"7", "x" * 150 + ".png": b"two", "3.jpg": bytes(2000)}
+    write_tar(tmp_path / "x.tar", names, hard="a/1.png")
+    valid, rng, outcomes = (tmp_path / "x.tar").read_bytes(), random.Random(0), set()
+    for _ in range(300):
+        data = bytearray(valid)
+        for at in rng.choices(range(len(data)), k=rng.choice((1, 4, 30))):
+            data[at] = rng.choice((0, 48, 55, 128, 255, rng.randrange(256)))
+        for start in range(0, len(data), 512):  # right checksums, where there are any
+            if data[start + 257 : start + 262] == b"ustar" and rng.random() < 0.9:
+                block = data[start : start + 512]
+                total = 256 + sum(block[:148]) + sum(block[156:])
+                data[start + 148 : start + 156] = b"%06o\0 " % total
+        (tmp_path / "x.tar").write_bytes(data)
+        try:
+            rows = [row for shard in plan(str(tmp_path)).shards for row in read_shard(shard).to_pylist()]
+        except UserError as error:
+            outcomes.add(str(error).partition("x.tar")[2][:30])
+        else:
+            outcomes.add("read")
+            assert all(len(row["bytes"] or b"") <= len(valid) for row in rows)
+    assert "read" in outcomes
+    assert len(outcomes) > 2
+
+
+def test_nothing_of_a_tar_is_written_or_opened_as_a_tar(tmp_path):
+    """Names are keys, whatever they say, and a tar inside a tar is no image."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("inner.png"))
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    names = ["../1.png", "../../2.png", f"{tmp_path}/3.png", "c\\4.png"]
+    write_tar(folder / "x.tar", dict.fromkeys(names, b"one") | {"5.tar": inner.getvalue()})
+    (shard,) = plan(str(folder)).shards
+    rows = read_shard(shard).to_pylist()
+    assert [row["path"] for row in rows] == [*names, None]
+    assert [row["bytes"] for row in rows] == [b"one"] * 4 + [None]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [folder / "x.tar"]
+
+
+def test_a_link_repeats_no_more_bytes_than_a_shard_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr("lbae.io.sources.plan.BYTES_PER_SHARD", 5000)
+    write_tar(tmp_path / "x.tar", {"1.png": bytes(2000)}, **{f"link{index}": "1.png" for index in range(9)})
+    assert [shard.rows for shard in plan(str(tmp_path)).shards] == [2] * 5
+
+
+def test_a_class_of_many_bytes_is_not_read(tmp_path):
+    write_tar(tmp_path / "x.tar", {"1.png": b"one", "1.cls": b"7" + b" " * 10**6})
+    with pytest.raises(UserError, match=r"member 1.cls of .*x.tar holds '7 +'; allowed: a 64-bit integer"):
+        read_shard(plan(str(tmp_path)).shards[0])

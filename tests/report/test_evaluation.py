@@ -76,7 +76,8 @@ def evaluate(job, pipeline: Pipeline, cache: Path):
 def whole(evaluate, pipeline, tmp_path_factory) -> Path:
     """An evaluation with every input."""
     out = tmp_path_factory.mktemp("whole") / "evaluation"
-    done = evaluate(out, train_data=pipeline.data, latents=pipeline.latents, moments=pipeline.moments)
+    made = {"train_data": pipeline.data, "latents": pipeline.latents, "moments": pipeline.moments}
+    done = evaluate(out, "--temperatures", 0.5, **made)
     assert done.code == 0, done.err
     assert "warning: 600 test images are byte-identical to training images" in done.err
     return out
@@ -169,7 +170,17 @@ def test_metrics_match_torch_fidelity_on_the_same_png_files(pipeline, report, im
 
 
 def test_a_report_holds_every_figure_and_what_it_depends_on(report, whole):
-    priors = ["mixture", "hyperplane", "gaussian", "paper", "direct", "independent", "coins"]
+    priors = [
+        "mixture",
+        "hyperplane",
+        "gaussian",
+        "paper",
+        "direct",
+        "independent",
+        "coins",
+        "mixture at 0.5",
+    ]
+    assert report["temperatures"] == [0.5]
     assert list(report["distances"]) == [TRAIN, RECONSTRUCTIONS, MIDPOINTS, *priors]
     for name, row in report["distances"].items():
         assert set(row[TEST]) == {"frechet", "kernel", "precision", "recall"}
@@ -325,6 +336,7 @@ def test_figures_do_not_depend_on_nodes_a_dying_node_or_the_parts_of_the_source(
         "data": str(tmp_path / "data"),
         "out": str(tmp_path / "e"),
         "cache": str(cache),
+        "temperatures": [0.5],
     }
     options |= {"train_data": str(pipeline.data), "latents": pipeline.latents, "moments": pipeline.moments}
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | QUICK_DEATH
@@ -451,7 +463,7 @@ def test_nearest_images_are_left_out_when_the_table_has_rows_of_another_source(
     assert done.code == 0, done.err
     found = read_report(tmp_path / "e")
     assert found["nearest"]["mixture"]["percentiles_1_50"]
-    assert f"{last} holds no image a.parquet:" in found["left_out"]["training images beside samples"]
+    assert f"{last} no longer holds image a.parquet:" in found["left_out"]["training images beside samples"]
     assert not (tmp_path / "e" / "nearest.png").exists()
 
 

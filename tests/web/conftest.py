@@ -110,7 +110,7 @@ class Client:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with (
                 self.app.router.lifespan_context(self.app),
-                httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+                httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client,
             ):
                 return await asyncio.gather(
                     *(client.request(method, path, **rest) for method, path, rest in calls)

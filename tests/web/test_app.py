@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,7 +37,7 @@ def packed(latents: np.ndarray) -> list[str]:
 
 def test_health_readiness_and_facts_of_the_bundle(client):
     assert client.request("GET", "/healthz").json() == {"status": "alive"}
-    assert client.request("GET", "/readyz").json() == {"status": "ready", "bundle": "abc"}
+    assert client.request("GET", "/readyz").json() == {"status": "ready"}
     model = client.request("GET", "/v1/model").json()
     assert (model["fingerprint"], model["components"], model["conditions"]) == ("abc", 2, ["a", "b"])
     assert (model["config"]["latent_dim"], model["config"]["image_size"]) == (N, 16)
@@ -44,6 +45,7 @@ def test_health_readiness_and_facts_of_the_bundle(client):
     assert list(attributes) == ["a", "b"]
     assert sum(attributes["a"][side] for side in ("set", "unset")) == 4000
     assert {bit["bit"] for bit in attributes["a"]["leading_bits"]} == set(range(5))
+    assert attributes["a"]["trusted"] is True
 
 
 def test_a_sample_matches_the_bundles_in_every_format(client, bundle):
@@ -79,6 +81,41 @@ def test_a_sample_has_the_requested_attributes_and_component(client, bundle):
     ]
     together = [np.corrcoef(latents[:, 0], latents[:, 1])[0, 1] for latents in of_component]
     assert together[0] > 0.2 > abs(together[1])  # the second component draws its bits independently
+
+
+def test_the_temperature_of_a_sample_reaches_the_prior(client, bundle):
+    asked = {"n": 40, "seed": 1, "temperature": 0.4, "format": "latents"}
+    np.testing.assert_array_equal(
+        latents_in(client.post("/v1/sample", asked)), bundle.prior.at(0.4).sample(40, 1)
+    )
+
+
+@pytest.mark.parametrize("form", ["json", "multipart"])
+def test_variations_of_an_image_in_every_format(client, bundle, form):
+    image = pixels_of(image_file(1))[None]
+    expected = bundle.vary(image, 3, 9, 0.7)
+
+    def ask(**fields: object) -> httpx.Response:
+        fields = {"n": 3, "seed": 9, "strength": 0.7, **fields}
+        if form == "json":
+            return client.post("/v1/variations", {"item": {"image": b64(image_file(1))}, **fields})
+        parts = {"files": {"image": image_file(1)}, "data": {"request": json.dumps(fields)}}
+        return client.request("POST", "/v1/variations", **parts)
+
+    np.testing.assert_array_equal(bundle.decode(latents_in(ask(format="latents"))), expected)
+    assert ask().headers["x-seed"] == "9"
+    assert pixels_of(ask().content).shape[1] == 2 * 34 + 2
+    np.testing.assert_array_equal(pixels_of(ask(n=1, format="png").content), expected[0])
+    np.testing.assert_array_equal(
+        pixels_of(ask(n=1, strength=0, format="png").content), bundle.reconstruct(image)[0]
+    )
+
+
+def test_variations_need_a_prior_with_thresholds(bundle):
+    other = dataclasses.replace(bundle, prior=dataclasses.replace(bundle.prior, sampler="hyperplane"))
+    answer = Client(other, Limits()).post("/v1/variations", {"item": {"latent": "AAAA"}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "item")
+    assert "fit the bundle with --sampler gaussian" in answer.json()["error"]["message"]
 
 
 def test_a_seed_is_drawn_when_none_is_given(client):
@@ -288,7 +325,7 @@ def test_batches_have_one_result_or_error_per_item(client, bundle):
     results = encoded.json()["results"]
     assert encoded.status_code == 200
     assert ["error" in result for result in results] == [False, True, True, False]
-    assert results[1]["error"]["message"].startswith("the image cannot be read: UnidentifiedImageError")
+    assert results[1]["error"]["message"].startswith("the image cannot be read: not in an allowed format")
     assert results[2]["error"] == {"type": "invalid_request", "message": "not valid base64", "param": "2"}
     np.testing.assert_array_equal(
         base64.b64decode(results[0]["base64"]), pack(bundle.encode(pixels_of(good[0])[None])).tobytes()

@@ -46,11 +46,12 @@ def send(bundle, *calls, key="one", faults=()):
 def test_every_verb_against_the_bundle(bundle):
     files = [image_file(1), image_file(2)]
     latents = bundle.encode(np.stack([pixels_of(file) for file in files]))
-    drawn, (first, bad, second), path, edited, known, about = send(
+    drawn, (first, bad, second), path, varied, edited, known, about = send(
         bundle,
         web.sample(2, seed=3, given={"a": True}, format="zip"),
         web.encode([files[0], b"no image", files[1]]),
         web.interpolate([files[0], web.Latent(pack(latents)[1].tobytes())], steps=3, format="webp"),
+        web.vary(files[0], 1, strength=0.4, seed=5, format="png"),
         web.edit(files[0], set=["a"], strength=0.5),
         web.attributes(),
         web.model(),
@@ -64,6 +65,10 @@ def test_every_verb_against_the_bundle(bundle):
     assert [first.packed, second.packed] == [row.tobytes() for row in pack(latents)]
     assert (bad.status, bad.kind, bad.param) == (422, "invalid_request", "1")
     assert path.media_type == "image/webp"
+    np.testing.assert_array_equal(
+        pixels_of(varied.content), bundle.vary(pixels_of(files[0])[None], 1, 5, 0.4)[0]
+    )
+    assert varied.seed == 5
     np.testing.assert_array_equal(
         pixels_of(edited.content), bundle.edit(pixels_of(files[0])[None], ["a"], strength=0.5)[0][0]
     )

@@ -107,7 +107,9 @@ def test_a_body_that_does_not_arrive_in_time_over_a_socket_gets_408(bundle):
         listening(bundle, Limits(max_seconds=0.5)) as url,
         socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60) as connection,
     ):
-        connection.sendall(b"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+        connection.sendall(
+            b"POST /v1/sample HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        )
         connection.sendall(b"content-length: 99\r\n\r\n{")
         assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
 
@@ -123,7 +125,7 @@ def test_a_response_that_takes_too_long_is_a_504(bundle, monkeypatch):
 def test_a_client_that_disconnects_counts_as_499(bundle, caplog):
     seen: list[tuple[str, int]] = []
     head = (
-        b"POST /v1/encode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
+        b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length:"
         b" 99\r\n\r\n{"
     )
     with listening(
@@ -153,7 +155,7 @@ def test_a_request_that_its_server_cancels_counts_as_499(bundle, monkeypatch):
             "query_string": b"",
             "http_version": "1.1",
         }
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         body = {"type": "http.request", "body": b'{"latents": ["AAAA"]}'}
 
         async def receive() -> dict:
@@ -215,22 +217,30 @@ def test_an_internal_error_reveals_nothing(bundle, monkeypatch):
     assert client.seen == [("/v1/sample", 500)]
 
 
-def test_every_response_names_the_bundle_and_the_time_taken(bundle, monkeypatch):
+def test_every_response_tells_the_time_taken_and_those_with_a_key_the_bundle(bundle, monkeypatch):
     client = Client(bundle, Limits(keys=("one",), max_body_bytes=100))
     key = {"headers": {"authorization": "Bearer one"}}
     monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
-    answers = [
-        client.request("GET", "/v1/model"),
+    known = [
         client.request("GET", "/v1/none", **key),
         client.post("/v1/sample", {"n": "x" * 101}, **key),
         client.post("/v1/sample", {"n": 1}, **key),
-        client.request("GET", "/healthz"),
-        client.request("GET", "/"),
+        client.request("GET", "/readyz", **key),
     ]
-    assert [answer.status_code for answer in answers] == [401, 404, 413, 500, 200, 200]
-    for answer in answers:
-        assert answer.headers["x-bundle"] == "abc"
-        assert answer.headers["server-timing"].startswith("total;dur=")
+    unknown = [client.request("GET", path) for path in ("/v1/model", "/healthz", "/readyz", "/", "/none")]
+    assert [answer.status_code for answer in known + unknown] == [404, 413, 500, 200, 401, 200, 200, 200, 404]
+    assert [answer.headers.get("x-bundle") for answer in known + unknown] == ["abc"] * 4 + [None] * 5
+    assert not [answer for answer in unknown if "abc" in answer.text]
+    assert all(answer.headers["server-timing"].startswith("total;dur=") for answer in known + unknown)
+
+
+def test_no_answer_is_stored_or_taken_for_another_type(client):
+    calls = [("GET", "/v1/examples"), ("POST", "/v1/sample"), ("GET", "/v1/none"), ("GET", "/readyz")]
+    answers = [client.request(method, path) for method, path in calls]
+    assert [answer.headers["cache-control"] for answer in answers] == ["no-store"] * 4
+    page = client.request("GET", "/")
+    assert page.headers["cache-control"] == "no-cache"
+    assert {answer.headers["x-content-type-options"] for answer in (*answers, page)} == {"nosniff"}
 
 
 OPEN = {"required": True, "where": "host 0.0.0.0"}
@@ -259,6 +269,12 @@ def test_an_open_interface_needs_keys(tmp_path, monkeypatch):
         read_api_keys(str(file), required=False, where="host 127.0.0.1")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_api_keys(str(tmp_path / "none"), required=False, where="host 127.0.0.1")
+    file.write_text("one\nclé")
+    with pytest.raises(
+        UserError, match=r"API key 2 of .* has characters that clients cannot send"
+    ) as refused:
+        read_api_keys(str(file), required=False, where="host 127.0.0.1")
+    assert "clé" not in str(refused.value)
     file.write_text("one", encoding="utf-16")
     with pytest.raises(UserError, match="is not UTF-8; save it as UTF-8"):
         read_api_keys(str(file), required=False, where="host 127.0.0.1")

@@ -75,7 +75,7 @@ def test_a_body_is_refused_before_it_is_sent_and_when_it_grows_too_large(bundle)
         transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
         async with (
             client.app.router.lifespan_context(client.app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
         ):
 
             def post(content: Any, **headers: str) -> Any:
@@ -155,11 +155,11 @@ def test_an_answer_goes_in_pieces_and_holds_its_memory_until_it_is_read(bundle):
             return {"type": "http.request", "body": json.dumps(ask).encode()}
 
         scope = {"type": "http", "method": "POST", "path": "/v1/sample", "query_string": b""}
-        scope["headers"] = [(b"content-type", b"application/json")]
+        scope["headers"] = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         transport = httpx.ASGITransport(client.app)
         async with (
             client.app.router.lifespan_context(client.app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
         ):
             unread = asyncio.create_task(client.app(scope, receive, send))
             await begun.wait()
@@ -210,7 +210,7 @@ def test_a_small_upload_is_read_between_the_images_of_large_ones(client, monkeyp
         transport = httpx.ASGITransport(client.app)
         async with (
             client.app.router.lifespan_context(client.app),
-            httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as http,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as http,
         ):
 
             async def encode(count: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.web.conftest import pixels_of
+from tests.web.conftest import image_file, pixels_of
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,42 @@ def test_a_prompt_names_attributes(images, bundle):
     answer = images.images.generate(prompt="a, not b", n=3, extra_body={"seed": 1})
     found = np.stack([pixels_of(base64.b64decode(image.b64_json)) for image in answer.data])
     np.testing.assert_array_equal(found, bundle.sample(3, 1, {"a": True, "b": False}))
+
+
+# OpenAI's client marks this call as deprecated; programs still use it.
+deprecated = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+
+
+@deprecated
+def test_variations_of_an_image(images, bundle):
+    extra = {"seed": 5, "strength": 0.6}
+    answer = images.images.create_variation(image=image_file(1), n=2, size="16x16", extra_body=extra)
+    found = np.stack([pixels_of(base64.b64decode(image.b64_json)) for image in answer.data])
+    np.testing.assert_array_equal(found, bundle.vary(pixels_of(image_file(1))[None], 2, 5, 0.6))
+
+
+@deprecated
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"n": 0}, openai.UnprocessableEntityError, "greater than or equal to 1"),
+        ({"size": "1024x1024"}, openai.UnprocessableEntityError, "size is '1024x1024'; allowed: auto, 16x16"),
+        ({"model": "dall-e-2"}, openai.NotFoundError, "model 'dall-e-2' does not exist; allowed: lbae"),
+        ({"response_format": "url"}, openai.UnprocessableEntityError, "b64_json"),
+        ({"extra_body": {"strength": 2}}, openai.UnprocessableEntityError, "less than or equal to 1"),
+        ({"extra_body": {"prompt": "a"}}, openai.UnprocessableEntityError, "Extra inputs are not permitted"),
+        ({"image": b"no image"}, openai.UnprocessableEntityError, "the image cannot be read"),
+    ],
+)
+def test_a_bad_request_for_variations_says_why(images, options, kind, message):
+    with pytest.raises(kind, match=message):
+        images.images.create_variation(**{"image": image_file(1), **options})
+
+
+def test_a_part_is_sent_once(client):
+    parts = [("image", ("a.png", image_file(1))), ("image", ("b.png", image_file(2)))]
+    answer = client.request("POST", "/v1/images/variations", files=parts)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "image")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,34 @@ def test_a_sample_is_edited(page):
 
 @browser
 @pytest.mark.slow
+def test_variations_of_an_upload_by_strength(page, tmp_path):
+    page.get_by_role("tab", name="Vary").click()
+    page.get_by_role("button", name="Vary", exact=True).click()
+    expect(page.locator("#vary .status")).to_contain_text("Choose an image first")
+    uploaded(page, "varied", 1)
+    variations = page.locator("#vary .grid img")
+    expect(variations).to_have_count(16)
+    page.get_by_label("Variations").fill("3")
+    page.locator("#vary input[type=range]").fill("0")
+    expect(variations).to_have_count(3)
+    same = [image.get_attribute("src") for image in variations.all()]
+    assert len(set(same)) == 1
+    page.locator("#vary input[type=range]").fill("1")
+    expect(page.locator("#vary .curl pre")).to_contain_text('"n":3,"strength":1,"seed":0')
+    expect(variations.first).not_to_have_attribute("src", same[0])
+    page.get_by_role("button", name="Draw others").click()
+    expect(page.locator("#vary .curl pre")).to_contain_text('"seed":1')
+    page.locator("#vary").get_by_text("The same with curl").click()
+    command = page.locator("#vary .curl pre").inner_text()
+    subprocess.run([*shlex.split(command), "--silent", "--fail"], cwd=tmp_path, check=True)
+    assert pixels_of((tmp_path / "variations.png").read_bytes()).shape == (2 * 34 + 2, 2 * 34 + 2, 3)
+    variations.first.click()
+    page.locator("#vary").get_by_role("button", name="Edit").click()
+    expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+
+
+@browser
+@pytest.mark.slow
 def test_a_path_between_uploads_and_examples(page):
     page.get_by_role("tab", name="Sample").focus()
     for key, tab in (("End", "Edit"), ("ArrowRight", "Sample"), ("ArrowLeft", "Edit"), ("Home", "Sample")):
@@ -276,7 +304,7 @@ def test_a_stopped_service_and_one_that_needs_a_key(chromium, bundle):
         expect(page.get_by_label("API key")).to_be_hidden()
         page.get_by_role("button", name="Sample", exact=True).click()
         expect(page.locator("#sample .status")).to_have_text("")
-    assert page.locator(".slot .drop").count() == 3  # nothing was built twice
+    assert page.locator(".slot .drop").count() == 4  # nothing was built twice
     assert page.locator("#edit .strengths input").count() == 2
     page.close()
 

@@ -25,6 +25,7 @@ SAMPLE = [
     *[({"given": {"a": value}}, "given.a") for value in ("yes", 1, None)],
     ({"given": {"c": True}}, "given.c"),
     *[({"component": component}, "component") for component in (-1, 2, "0", True)],
+    *[({"temperature": temperature}, "temperature") for temperature in (-0.1, 2.1, "1", True)],
     *[({"format": kind}, "format") for kind in ("gif", 1)],
     ({"count": 3}, "count"),
     ({"n": 2, "format": "png"}, None),
@@ -56,6 +57,16 @@ EDIT = [
     ],
     *[({"item": GOOD, "set": ["a"], "method": method}, "method") for method in ("magic", 1)],
     ({"item": GOOD, "set": ["a"], "format": "grid"}, "format"),
+]
+VARIATIONS = [
+    *[({"item": item}, "item") for item in ({}, "a", None)],
+    ({"item": {"image": b64(b"GIF89a")}}, "item.image"),
+    *[({"item": GOOD, "n": n}, "n") for n in (0, 1025, "5")],
+    *[({"item": GOOD, "strength": strength}, "strength") for strength in (-0.1, 1.1, "1", True)],
+    ({"item": GOOD, "seed": -1}, "seed"),
+    ({"item": GOOD, "n": 2, "format": "png"}, None),
+    ({"item": GOOD, "set": ["a"]}, "set"),
+    ({}, "item"),
 ]
 BATCHES = [
     *[
@@ -89,6 +100,7 @@ CASES = [
     *[("sample", body, param) for body, param in SAMPLE],
     *[("interpolate", body, param) for body, param in INTERPOLATE],
     *[("edit", body, param) for body, param in EDIT],
+    *[("variations", body, param) for body, param in VARIATIONS],
     *BATCHES,
     *[("images/generations", body, param) for body, param in GENERATION],
 ]
@@ -196,7 +208,7 @@ def test_head_over_a_socket_leaves_the_connection_usable(url):
     with httpx.Client(base_url=url) as connection:
         answers = [connection.request(method, "/readyz") for method in ("HEAD", "GET", "HEAD")]
     assert [answer.status_code for answer in answers] == [200] * 3
-    assert answers[1].json()["bundle"] == "abc"
+    assert answers[1].json() == {"status": "ready"}
 
 
 def test_head_where_there_is_no_get(client):
@@ -236,6 +248,7 @@ def test_a_response_beyond_the_pixel_limit_is_refused_before_it_is_made(bundle, 
         ("interpolate", {"items": [*two, *two], "steps": 64, "loop": True, "format": "zip"}, "steps"),
         ("decode", {"latents": many}, "latents"),
         ("reconstruct", {"images": many}, "images"),
+        ("variations", {"item": LATENT, "n": 20}, "n"),
         ("images/generations", {"prompt": "", "n": 79}, "n"),
     ]:
         answer = client.post(f"/v1/{path}", body)
@@ -304,7 +317,16 @@ def test_a_jpeg_that_holds_more_pictures_is_not_animated(client):
     assert first == second
 
 
-POSTS = ["sample", "interpolate", "edit", "encode", "decode", "reconstruct", "images/generations"]
+POSTS = [
+    "sample",
+    "interpolate",
+    "variations",
+    "edit",
+    "encode",
+    "decode",
+    "reconstruct",
+    "images/generations",
+]
 
 
 @pytest.mark.parametrize("path", POSTS)

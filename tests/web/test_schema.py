@@ -21,11 +21,13 @@ PATHS = {
     "POST": [
         "/v1/sample",
         "/v1/interpolate",
+        "/v1/variations",
         "/v1/edit",
         "/v1/encode",
         "/v1/decode",
         "/v1/reconstruct",
         "/v1/images/generations",
+        "/v1/images/variations",
     ],
 }
 
@@ -59,7 +61,9 @@ def test_the_document_declares_errors_and_api_keys(bundle, keys):
             said["content"] == failure for status, said in operation["responses"].items() if status != "200"
         )
         assert operation["security"] == ([{"key": []}] if keys else [{}, {"key": []}])
-        assert "application/json" in operation["requestBody"]["content"]
+        kinds = set(operation["requestBody"]["content"])
+        assert kinds & {"application/json", "multipart/form-data"}
+        assert ("application/json" in kinds) == (path != "/v1/images/variations")
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     assert "security" not in document["paths"]["/healthz"]["get"]
 

@@ -15,6 +15,13 @@ from lbae.core.prior.gaussian import upper_quadrant
 
 _LEAST_VARIANCE = 1e-3  # of a side given the other bits
 _LOG_DENSITY = -0.5 * np.log(2 * np.pi)
+_CACHE_BYTES = 2**29
+_MATRICES = 4  # float64 matrices that a model in use holds
+
+
+def models_to_cache(bits: int) -> int:
+    """How many models of this many bits fit in about half a gibibyte; at least 2."""
+    return max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ depend only on its first 1 + A normals.
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,19 +34,33 @@ BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
 _STRIPS = 4
 MAX_TRIES = 10**6
+HOTTEST = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
     """A mixture: a component is drawn by its weight, then attributes and latent from its factor.
 
-    M = 1 + A + N.
+    M = 1 + A + N. ``temperature`` scales the normals of the bits, so how much latents with the same component
+    and attributes differ. Those of the attributes stay: every attribute is as frequent at any temperature.
     """
 
     sampler: Sampler
     weights: Float64[np.ndarray, "C"]
     factors: Float32[np.ndarray, "C M M"]
     attributes: tuple[str, ...] = ()
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> "Prior":
+        """This prior at another temperature; UserError unless it is in [0, 2].
+
+        Below 1, latents are more typical of their component and differ less; above 1, they differ more.
+        """
+        if not 0 <= temperature <= HOTTEST:
+            raise UserError(
+                f"temperature is {temperature}; allowed: 0 (least variety) to {HOTTEST:g}; 1 is the prior"
+            )
+        return replace(self, temperature=temperature)
 
     @property
     def latent_dim(self) -> int:
@@ -104,6 +118,7 @@ class Prior:
             block = slice(row * BLOCK, (row + 1) * BLOCK)
             components[block], heads, tries = self._accepted(seed, index, wanted)
             normals[block] = self._normals(_stream(seed, index), normals.shape[1])
+            normals[block, heads.shape[1] :] *= self.temperature
             normals[block, : heads.shape[1]] = heads
             total += tries
         return components, normals, total

@@ -44,7 +44,7 @@ def run_evaluation(
 
     extractor = FeatureExtractor(
         bundle=inputs.bundle,
-        priors=make_priors(settings.priors, inputs.bundle, inputs.moments),
+        priors=make_priors(settings.priors, inputs.bundle, inputs.moments, settings.temperatures),
         network=networks.features,
         classifier=networks.classifier,
         lpips=networks.lpips,

@@ -4,6 +4,7 @@ A part consists of whole blocks of the prior, so image i does not depend on the 
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -32,17 +33,21 @@ def sample_table(
     num: int,
     seed: int,
     given: dict[str, bool],
+    temperature: float = 1.0,
     overwrite: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
     """Publish an image table with the ``num`` images that :meth:`lbae.core.bundle.Bundle.sample` draws.
 
     Raises:
-        UserError: The prior does not know an attribute of ``given``, or a combination is too rare to draw.
+        UserError: The prior does not know an attribute of ``given``, a combination is too rare to draw, or
+            the temperature is out of range.
     """
     loaded = load_bundle(bundle, "cpu")
+    loaded = replace(loaded, prior=loaded.prior.at(temperature))
     loaded.prior.draw(0, 1, seed, given)  # finds most errors in ``given`` before anything is written
     settings = {"num": num, "seed": seed, "given": given}
+    settings |= {} if temperature == 1 else {"temperature": temperature}  # as tables of earlier versions
     parents = {"bundle": loaded.fingerprint}
     with locked(out):
         output = Output(

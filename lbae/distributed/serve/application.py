@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
+from lbae.distributed.cluster.ray_private import serve_address
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes, wait_for
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
@@ -36,6 +37,7 @@ from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
+from lbae.web.foreign_pages import allowed_hosts, allowed_origins, canonical_host
 from lbae.web.limits import DEFAULT_LIMITS, Limits, read_api_keys
 
 Topology = Literal["fused", "split"]
@@ -59,6 +61,8 @@ class ServeArguments(BaseModel):
     max_replicas: int | None = None
     topology: Topology = "fused"
     insecure: bool = False
+    allow_host: tuple[str, ...] = ()
+    allow_origin: tuple[str, ...] = ()
 
 
 def build_application(arguments: ServeArguments) -> Application:
@@ -66,11 +70,18 @@ def build_application(arguments: ServeArguments) -> Application:
 
     API keys come from LBAE_API_KEYS and are required unless ``insecure``.
     """
-    limits = Limits(
-        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config")
+    options = arguments.model_dump(exclude={"insecure", "allow_host", "allow_origin"})
+    return application(options.pop("bundle"), **options, limits=config_limits(arguments))
+
+
+def config_limits(arguments: ServeArguments) -> Limits:
+    """Who may use the service of a Serve config. Its host is that of Ray Serve, which runs by then."""
+    address = serve_address()
+    return Limits(
+        keys=read_api_keys(None, required=not arguments.insecure, where="the service of a Serve config"),
+        hosts=allowed_hosts(arguments.allow_host) + ((canonical_host(address[0]),) if address else ()),
+        origins=allowed_origins(arguments.allow_origin),
     )
-    options = arguments.model_dump(exclude={"insecure"})
-    return application(options.pop("bundle"), **options, limits=limits)
 
 
 def application(

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from lbae.distributed.serve.processes import listener
 from lbae.distributed.serve.running_service import APP
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
+from lbae.web.foreign_pages import canonical_host
 from lbae.web.limits import DEFAULT_LIMITS, Limits
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ def serving(
     """
     running = _check_address(host, port)
     check_storage([bundle], [])
+    limits = replace(limits, hosts=(*limits.hosts, canonical_host(host)))
     app = application(bundle, limits=limits, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
@@ -62,7 +65,7 @@ def serving(
         _wait_until_running()
         yield {
             "url": url,
-            "bundle": _wait_until_answering(url, bundle, options.get("follow", False)),
+            "bundle": _wait_until_answering(url, bundle, options.get("follow", False), limits.keys),
             "address": ray.get_runtime_context().gcs_address,
         }
     finally:
@@ -125,21 +128,22 @@ def _wait_until_running() -> None:
         time.sleep(_POLL_S)
 
 
-def _wait_until_answering(url: str, bundle: str, follow: bool) -> str:
-    """The fingerprint of the bundle that answers at a URL.
+def _wait_until_answering(url: str, bundle: str, follow: bool, keys: tuple[str, ...]) -> str:
+    """The fingerprint of the bundle that answers at a URL; the service names it to those who have a key.
 
     LbaeError if nothing answers, or if another service answers.
     """
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     until = time.monotonic() + _ANSWER_S
     while True:
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=_ANSWER_S)
+            answer = httpx.get(f"{url}/readyz", headers=headers, timeout=_ANSWER_S)
             found = f"{url}/readyz answered with status {answer.status_code}"
             if answer.status_code == 200:
-                fingerprint, wanted = str(answer.json()["bundle"]), check_bundle(absolute(bundle), follow)
+                fingerprint, wanted = answer.headers.get("X-Bundle"), check_bundle(absolute(bundle), follow)
                 if fingerprint == wanted:
-                    return fingerprint
-                found = f"{url} serves bundle {fingerprint}; this service's is {wanted}"
+                    return wanted
+                found = f"{url} serves bundle {fingerprint or 'of another service'}; this one's is {wanted}"
         except httpx.HTTPError as error:
             found = f"nothing answers at {url} ({error})"
         if time.monotonic() > until:

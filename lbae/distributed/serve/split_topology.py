@@ -17,7 +17,7 @@ from lbae.web.backend.backend import Backend, BundleFacts
 INGRESS = "LBAE"  # the deployment that takes the requests
 DEPLOYMENT_VERBS = {
     "Codec": ("encode", "decode"),
-    "Sampler": ("draw",),
+    "Sampler": ("draw", "vary"),
     "Interpolator": ("path",),
     "Editor": ("edit", "edit_at_all", "confidence"),
 }
@@ -79,10 +79,14 @@ class _RemoteBackend:
         return result
 
     async def draw(
-        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
     ) -> np.ndarray:
         """Latents of the prior, or of one of its components."""
-        return await self._call("draw", count, seed, given, component)
+        return await self._call("draw", count, seed, given, component, temperature)
+
+    async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
+        """``count`` variations of each latent."""
+        return await self._call("vary", latents, count, seed, strength)
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents through all waypoints."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import WORK
+from lbae.io.image_formats import MAX_FILE_BYTES
 from lbae.io.images import image_size
 from lbae.io.sources import parquet
 from lbae.io.storage.location import Location, resolve
@@ -24,6 +25,7 @@ Kind = Literal["table", "tars", "files"]
 Files = dict[str, dict[str, Any]]
 """The filesystem's info of files, by their paths relative to the root."""
 
+# Also of formats that are not decoded: their files are images, and go to the quarantine.
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 _MORE_IMAGES = (".jfif", ".pbm", ".pnm", ".tga", ".ico", ".heic", ".heif")  # not recognised in tars
 _NO_IMAGES = re.compile(
@@ -169,8 +171,9 @@ def _kind_of(root: str, by_kind: dict[Kind, Files]) -> Kind:
     if len(kinds) < 2:
         return next(iter(kinds), "files")
     loose = [name for name in by_kind["files"] if _is_named_image(name)]
-    if not loose and _are_images(root, unknown := [n for n in by_kind["files"] if not is_no_image(n)]):
-        loose = unknown
+    unknown = {name: info for name, info in by_kind["files"].items() if not is_no_image(name)}
+    if not loose and _are_images(root, unknown):
+        loose = list(unknown)
     kinds["files"] = loose
     kinds = {kind: names for kind, names in kinds.items() if names}
     if (
@@ -201,12 +204,12 @@ def is_no_image(name: str) -> bool:
     return bool(_NO_IMAGES.fullmatch(suffix_of(name))) or is_of_macos(name) or base in _NO_IMAGE_NAMES
 
 
-def _are_images(root: str, names: Iterable[str]) -> bool:
+def _are_images(root: str, files: Files) -> bool:
     """Whether files are images: a name has an image suffix, or one of the first files can be read as one."""
-    names = list(names)
-    if any(map(_is_named_image, names)):
+    if any(map(_is_named_image, files)):
         return True
-    return any(image_size(bytes_or_none(resolve(root) / name)) for name in names[:_PROBED])
+    small = [name for name, info in files.items() if int(info.get("size") or 0) <= MAX_FILE_BYTES]
+    return any(image_size(bytes_or_none(resolve(root) / name)) for name in small[:_PROBED])
 
 
 def bytes_or_none(location: Location) -> bytes | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float64, Shaped, UInt64
 
 from lbae.errors import UserError
+from lbae.io.image_formats import MAX_FILE_BYTES
 from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_fit, with_columns
 from lbae.io.sources.listing import bytes_or_none
@@ -140,8 +141,9 @@ def as_text(name: str) -> str:
 def read_batches(shard: Shard) -> Iterator[pa.Table]:
     """Yield the rows of a shard in order, in batches of at most 256 because files may be large.
 
-    Columns: ``key`` (string), ``bytes`` (binary, null if a file no longer exists), ``path`` (string), then
-    ``shard.columns``. A table's own columns of these names, and ``latent``, are renamed to ``source_NAME``.
+    Columns: ``key`` (string), ``bytes`` (binary, null if a file no longer exists or has more than 256 MiB),
+    ``path`` (string), then ``shard.columns``. A table's own columns of these names, and ``latent``, are
+    renamed to ``source_NAME``.
     """
     root, keys = resolve(shard.root), shard_keys(shard)
     if shard.row_groups:
@@ -176,7 +178,8 @@ def _samples(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
 
 def _files(root: Location, shard: Shard, rows: list[int]) -> pa.Table:
     names = [shard.files[row] for row in rows]
-    data = pa.array([bytes_or_none(root / name) for name in names], pa.binary())
+    too_large = shard.size > MAX_FILE_BYTES  # then the shard is a single file
+    data = pa.array([None if too_large else bytes_or_none(root / name) for name in names], pa.binary())
     paths = [as_text(name) for name in names]
     folders = [path.split("/")[:-1] for path in paths]
     columns = {

@@ -5,14 +5,20 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import IO, cast
 
 import pyarrow as pa
 
 from lbae.errors import UserError
+from lbae.io.image_formats import MAX_FILE_BYTES
 from lbae.io.sources.listing import HIDDEN, IMAGES, is_no_image, is_of_macos, suffix_of
 from lbae.io.storage.location import Location
 
 _LABEL = ".cls"
+_MAX_LABEL_BYTES = 64
+_MAX_HEADER_BYTES = 2**20
+# What tarfile raises for damaged headers, beside its own errors.
+_DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 _NO_SUFFIX = "."
 
 
@@ -95,11 +101,31 @@ def _image_of(members: dict[str, TarMember]) -> TarMember | None:
     )
 
 
+class _Headers:
+    """A file of which tarfile reads headers, and whose read refuses the size that a hostile header claims."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes; allowed: {_MAX_HEADER_BYTES} bytes")
+        return self._file.read(size)
+
+
 def _members(location: Location) -> Iterator[TarMember]:
     """The files of a tar; a link has the content of its target, or is empty if the target is missing."""
     try:
-        with location.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            every = [info for info in tar if info.isfile() or info.islnk() or info.issym()]
+        with location.open() as file, tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as tar:
+            every = []
+            for info in tar:
+                # A negative size would send tarfile back for ever. A sparse file's bytes are not in one run.
+                if info.size < 0 or info.issparse():
+                    found = "a sparse file" if info.issparse() else f"of {info.size} bytes"
+                    raise UserError(f"member {info.name} of {location} is {found}; write the tar without it")
+                if info.isfile() or info.islnk() or info.issym():
+                    every.append(info)
             # tarfile treats the end of the file or a damaged header as the end of the tar.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -107,8 +133,10 @@ def _members(location: Location) -> Iterator[TarMember]:
                     f"{location} has no end-of-archive marker after {len(every)} members, at byte"
                     f" {tar.offset:,}: it may be cut short or damaged; copy or write it again"
                 )
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{location} cannot be read as an uncompressed tar: {error}") from error
+    except _DAMAGED as error:
+        raise UserError(
+            f"{location} cannot be read as an uncompressed tar: {str(error) or type(error).__name__}"
+        ) from error
     files = {posixpath.normpath(info.name): info for info in every if info.isfile()}
     for info in every:
         folder = posixpath.dirname(info.name) if info.issym() else ""
@@ -122,33 +150,39 @@ def _members(location: Location) -> Iterator[TarMember]:
 def read(
     location: Location, wanted: tuple[TarSample, ...], labelled: bool
 ) -> tuple[list[bytes | None], pa.Array]:
-    """The samples' image bytes (None without an image) and, if ``labelled``, their classes (int64).
+    """The samples' image bytes and, if ``labelled``, their classes (int64).
+
+    The bytes are None without an image, or with one of more than 256 MiB.
 
     Raises:
         UserError: A class is not a 64-bit integer.
     """
     with location.open() as file:
 
-        def content(member: TarMember | None) -> bytes | None:
-            if member is None:
-                return None
+        def content(member: TarMember, most: int) -> bytes:
             file.seek(member.offset)
-            return file.read(member.size)
+            return file.read(min(member.size, most))
 
-        data = [content(sample.image) for sample in wanted]
-        classes = [_class(location, sample, content(sample.label)) for sample in wanted] if labelled else []
+        data = [
+            content(image, MAX_FILE_BYTES) if image and image.size <= MAX_FILE_BYTES else None
+            for image in (sample.image for sample in wanted)
+        ]
+        classes = [
+            _class(location, label, content(label, _MAX_LABEL_BYTES + 1)) if label else None
+            for label in (sample.label for sample in wanted if labelled)
+        ]
     return data, pa.array(classes, pa.int64())
 
 
-def _class(location: Location, sample: TarSample, text: bytes | None) -> int | None:
-    if text is None or sample.label is None:
-        return None
+def _class(location: Location, label: TarMember, text: bytes) -> int:
     try:
+        if len(text) > _MAX_LABEL_BYTES:
+            raise ValueError(f"more than {_MAX_LABEL_BYTES} bytes")
         value = int(text)
         pa.scalar(value, pa.int64())
     except (ValueError, OverflowError) as error:
         raise UserError(
-            f"member {sample.label.name} of {location} holds {text[:50].decode(errors='replace')!r}; allowed:"
+            f"member {label.name} of {location} holds {text[:50].decode(errors='replace')!r}; allowed:"
             f" a 64-bit integer; number the classes, or use one folder of images per class"
         ) from error
     return value

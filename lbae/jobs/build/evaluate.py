@@ -29,6 +29,7 @@ def evaluate(
     latents: str | None = None,
     moments: str | None = None,
     priors: tuple[PriorName, ...] = PRIORS,
+    temperatures: tuple[float, ...] = (),
     features: Features = "classifier",
     metrics: tuple[Metric, ...] = METRICS,
     protocol: Rules = "ours",
@@ -53,6 +54,8 @@ def evaluate(
         moments: URI of that table's moment sums, to fit all priors but mixture and coins.
         priors: Prior to sample from; mixture is the bundle's own.
             Repeat for several; given values replace the default, all of them.
+        temperatures: Also sample from the bundle's own prior at this temperature, 0 to 2.
+            Repeat for several.
         features: Features for distances: classifier (trained on labels of --train-data) or inception.
         metrics: Distance to measure.
             Repeat for several; given values replace the default, all of them.
@@ -66,12 +69,15 @@ def evaluate(
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     settings = EvaluationSettings(
         priors=tuple(dict.fromkeys(priors)),
+        temperatures=tuple(dict.fromkeys(temperatures)),
         features=features,
         metrics=chosen_metrics(metrics),
         protocol=protocol,
         seed=seed,
     )
     inputs = read_inputs(bundle, data, train_data, latents, moments)
+    for temperature in temperatures:
+        inputs.bundle.prior.at(temperature)  # refuses one out of range before anything is computed
     for source in (inputs.test, inputs.train) if inputs.train else (inputs.test,):
         source.check_output(out)
     output = Output(
@@ -96,9 +102,12 @@ def evaluate(
 
 
 def _config(settings: EvaluationSettings) -> dict[str, Any]:
-    """The settings as the artifact stores them."""
-    chosen = {"priors": list(settings.priors), "metrics": list(settings.metrics)}
-    return {"version": PROTOCOL_VERSION, **asdict(settings), **chosen}
+    """The settings as the artifact stores them; without temperatures as in earlier versions."""
+    lists = {
+        name: list(value) for name, value in asdict(settings).items() if isinstance(value, tuple) and value
+    }
+    rest = {name: value for name, value in asdict(settings).items() if not isinstance(value, tuple)}
+    return {"version": PROTOCOL_VERSION, **rest, **lists}
 
 
 def _folders(inputs: EvaluationInputs) -> set[str]:

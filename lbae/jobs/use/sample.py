@@ -17,12 +17,13 @@ def sample(
     seed: int = 0,
     given: Names = (),
     given_not: Names = (),
+    temperature: float = 1.0,
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
     """Draw new images, as a PNG or an image table.
 
-    Image i depends only on the bundle, the seed, the attributes and i.
+    Image i depends only on the bundle, the seed, the attributes, the temperature and i.
 
     Args:
         bundle: URI of the bundle.
@@ -31,6 +32,7 @@ def sample(
         seed: Seed of the draw, 0 or more.
         given: Attribute that the images have: a column, or column=value. Repeat for several.
         given_not: Attribute that the images do not have. Repeat for several.
+        temperature: From 0 to 2. Below 1, images are more typical and differ less; above 1, they differ more.
     """
     if num < 1 or seed < 0:
         raise UserError(f"num is {num} and seed is {seed}; allowed: num from 1, seed from 0")
@@ -41,16 +43,24 @@ def sample(
         from lbae.distributed.sample.table_sampler import sample_table  # needs Ray; pictures do not
 
         return sample_table(
-            bundle=bundle, out=out, num=num, seed=seed, given=wanted, overwrite=overwrite, address=address
+            bundle=bundle,
+            out=out,
+            num=num,
+            seed=seed,
+            given=wanted,
+            temperature=temperature,
+            overwrite=overwrite,
+            address=address,
         )
     loaded = load_bundle(bundle)
-    latents, acceptance = loaded.prior.sample_given(num, seed, wanted)
+    latents, acceptance = loaded.prior.at(temperature).sample_given(num, seed, wanted)
     write_picture(out, encode_png(square_grid(loaded.decode(latents))))
     return {
         "out": out,
         "num": num,
         "seed": seed,
         "given": wanted,
+        "temperature": temperature,
         "bundle": loaded.fingerprint,
         "acceptance": acceptance,
     }

@@ -12,7 +12,8 @@ from lbae.distributed.serve.application import Topology, check_bundle
 from lbae.distributed.serve.running_service import is_served, state, swap
 from lbae.distributed.serve.service import serving
 from lbae.errors import UserError
-from lbae.jobs.options import Address, Gpus
+from lbae.jobs.options import Address, Gpus, Names
+from lbae.web.foreign_pages import allowed_hosts, allowed_origins
 from lbae.web.limits import LOOPBACK, Limits, read_api_keys
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ def serve(
     topology: Topology | None = None,
     api_keys: str | None = None,
     insecure: bool = False,
+    allow_host: Names = (),
+    allow_origin: Names = (),
     gpus: Gpus = None,
     address: Address = None,
 ) -> Iterator[dict[str, Any]]:
@@ -52,6 +55,9 @@ def serve(
         api_keys: File with one API key per line.
             If omitted: the keys in LBAE_API_KEYS, separated by commas.
         insecure: Allow an open interface without API keys.
+        allow_host: Name or address by which clients call the service, besides --host and localhost.
+            Without API keys, the service refuses other names.
+        allow_origin: Origin of web pages that may use the service, such as https://app.example.org.
     """
     uri = bundle or follow
     if uri is None or (bundle and follow):
@@ -68,10 +74,14 @@ def serve(
     }
     options = {name: value for name, value in given.items() if value is not None}
     is_open = host is not None and host not in LOOPBACK
-    limits = Limits(keys=read_api_keys(api_keys, required=is_open and not insecure, where=f"host {host}"))
+    limits = Limits(
+        keys=read_api_keys(api_keys, required=is_open and not insecure, where=f"host {host}"),
+        hosts=allowed_hosts(allow_host),
+        origins=allowed_origins(allow_origin),
+    )
     with session(address, gpus):
         if is_served():
-            if options or follow or api_keys:
+            if options or follow or api_keys or allow_host or allow_origin:
                 raise UserError(
                     "a service already runs on this cluster; only its bundle can be changed, by --bundle"
                     " alone; to change more, end it first with `serve shutdown`"

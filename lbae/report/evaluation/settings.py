@@ -26,17 +26,32 @@ class EvaluationSettings:
     """Everything except the artifacts that an evaluation's figures depend on."""
 
     priors: tuple[str, ...]
+    temperatures: tuple[float, ...] = ()
     features: Features
     metrics: tuple[Metric, ...]
     protocol: Rules
     seed: int
 
 
-def make_priors(names: tuple[str, ...], bundle: Bundle, moments: MomentSums | None) -> dict[str, Prior]:
-    """The priors by name: the bundle's own, fair coins, and if moments are given, others fitted to them."""
+def make_priors(
+    names: tuple[str, ...],
+    bundle: Bundle,
+    moments: MomentSums | None,
+    temperatures: tuple[float, ...] = (),
+) -> dict[str, Prior]:
+    """The priors by name: the bundle's own, fair coins, and if moments are given, others fitted to them.
+
+    Then the bundle's own at each temperature. UserError for one out of range.
+    """
     made = {MIXTURE: bundle.prior, COINS: fair_coins(bundle.codec.config.latent_dim)}
-    return {
+    priors = {
         name: made[name] if name in made else fit_sampler(name, moments)  # type: ignore[arg-type]
         for name in names
         if name in made or moments
     }
+    return priors | {at_temperature(t): bundle.prior.at(t) for t in temperatures}
+
+
+def at_temperature(temperature: float) -> str:
+    """The name of samples of the bundle's own prior at a temperature."""
+    return f"{MIXTURE} at {temperature:g}"

@@ -21,7 +21,9 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
     for name in shown:
         if name.startswith(PRIOR_PICTURE):
             prior = name.removeprefix(PRIOR_PICTURE)
-            yield Section(title=f"Samples: {prior}", text=_WHAT[prior], pictures=[shown[name]])
+            yield Section(
+                title=f"Samples: {prior}", text=_WHAT[prior.partition(" at ")[0]], pictures=[shown[name]]
+            )
     if "nearest" in shown:
         text = (
             "Top row: samples of the bundle's prior. Below each: the training images with the nearest"
@@ -141,6 +143,7 @@ _TERMS = (
 _LAST = ("precision", "recall", "nearest", "copies")
 _TOLD = (
     "priors",
+    "temperatures",
     "features",
     "metrics",
     "protocol",
@@ -152,7 +155,7 @@ _TOLD = (
     "overlap",
 )
 _WHAT = {
-    "mixture": "The bundle's own prior.",
+    "mixture": "The bundle's own prior, at temperature 1 unless its name has another.",
     "hyperplane": "Random hyperplanes through unit vectors of the nearest correlation matrix; one component.",
     "gaussian": "Thresholds on a correlated Gaussian (dichotomised Gaussian); one component.",
     "paper": "The paper's sampler, with the matrix repair of the paper's code.",

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 from fastapi import Response
+from fastapi.responses import JSONResponse
 
 from lbae.config import ModelConfig
 from lbae.core.latents.packing import pack
 from lbae.io.images import encode_image, encode_png, encode_webp, grid, square_grid
 from lbae.web.answers.error_answers import RequestError
+from lbae.web.backend.backend import Backend
 from lbae.web.memory import IMAGE_COPIES, MemoryShare
-from lbae.web.requests.request_models import ImageFormat
+from lbae.web.requests.request_models import ImageFormat, SeveralFormat
 from lbae.web.threads import in_writer
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -62,6 +64,23 @@ def answer_bytes(kind: str, count: int, config: ModelConfig, allowed: int, param
 
 def _frame_scale(side: int) -> int:
     return max(1, min(4, _LARGE // side))
+
+
+async def latents_response(
+    latents: np.ndarray, kind: SeveralFormat, backend: Backend, share: MemoryShare
+) -> Response:
+    """The images of latents in one of the formats for several images, or the latents themselves."""
+    if kind == "latents":
+        return JSONResponse({"latents": latent_fields(latents)})
+    return await in_writer(share, _images_response, await backend.decode(latents), kind)
+
+
+def _images_response(images: np.ndarray, kind: SeveralFormat) -> Response:
+    if kind == "grid":
+        return grid_response(images)
+    if kind == "zip":
+        return zip_response(images)
+    return picture_response(images[0], kind)  # type: ignore[arg-type]
 
 
 def picture_response(image: np.ndarray, kind: ImageFormat) -> Response:

@@ -43,9 +43,10 @@ class BundleFacts:
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
     """Return the facts of a bundle that clients may see."""
-    statistics = bundle.attributes
+    statistics, values = bundle.attributes, bundle.values
     leading = leading_bits(statistics, _LEADING)
-    counts = zip(statistics.names, statistics.set_count, statistics.unset_count, strict=True)
+    trusted = [values is not None and values.trusted(i) for i in range(len(statistics.names))]
+    rows = zip(statistics.names, statistics.set_count, statistics.unset_count, trusted, strict=True)
     return BundleFacts(
         fingerprint=bundle.fingerprint,
         config=bundle.codec.config,
@@ -54,8 +55,13 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
         components=len(bundle.prior.weights),
         conditions=bundle.prior.attributes,
         attributes={
-            name: {"set": int(set_), "unset": int(unset), "leading_bits": leading.get(name, [])}
-            for name, set_, unset in counts
+            name: {
+                "set": int(set_),
+                "unset": int(unset),
+                "trusted": trusted,
+                "leading_bits": leading.get(name, []),
+            }
+            for name, set_, unset, trusted in rows
         },
         examples=bundle.examples,
     )
@@ -70,9 +76,12 @@ class Backend(Protocol):
     facts: BundleFacts
 
     async def draw(
-        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
     ) -> np.ndarray:
         """Latents drawn from the prior, or from one of its components."""
+
+    async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
+        """``count`` variations of each latent."""
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
@@ -128,14 +137,18 @@ class BundleBackend:
         self._editor = ThreadPoolExecutor(1, thread_name_prefix="editor")
 
     async def draw(
-        self, count: int, seed: int, given: Mapping[str, bool], component: int | None
+        self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
     ) -> np.ndarray:
         """Latents drawn from the prior, or from one of its components."""
-        prior = self.bundle.prior
+        prior = self.bundle.prior.at(temperature)
         if component is not None:
             prior = dataclasses.replace(prior, weights=np.eye(len(prior.weights))[component])
         latents, _ = await asyncio.to_thread(prior.sample_given, count, seed, given)
         return latents
+
+    async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
+        """``count`` variations of each latent."""
+        return await asyncio.to_thread(self.bundle.variations.vary, latents, count, seed, strength)
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""

@@ -11,7 +11,6 @@ _HEADERS = {
     " data: blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # revalidated on every load, so that the page matches the service's version
 }
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from lbae.web.answers.error_answers import RequestError
 from lbae.web.memory import BODY_COPIES, MemoryShare, request_share
-from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, RequestBody
+from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, FormRequest, RequestBody
 
 # A list or object of two bytes takes 64 in Python. Prompts and names hold fewer than these commas.
 _MAX_VALUES = 2**16
@@ -25,6 +25,8 @@ Body = TypeVar("Body", bound=RequestBody)
 
 def media_types(model: type[RequestBody]) -> tuple[str, ...]:
     """The content types that a body of this model may have."""
+    if issubclass(model, FormRequest):
+        return (MULTIPART,)
     return (JSON, MULTIPART) if issubclass(model, BodyWithFiles) else (JSON,)
 
 
@@ -42,6 +44,8 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         share = request_share(request)
         if kind == JSON:
             fields = _json(b"".join([piece async for piece in request.stream()]), share)
+        elif issubclass(model, FormRequest):
+            fields = await _parts(request)
         else:
             fields = await _multipart(request, model, share)
         try:
@@ -66,6 +70,17 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         yield form
     finally:
         await form.close()
+
+
+async def _parts(request: Request) -> dict[str, Any]:
+    """The fields of a form with a part per field."""
+    async with _form(request) as form:
+        fields: dict[str, Any] = {}
+        for name, part in form.multi_items():
+            if name in fields:
+                raise RequestError(422, "the form has more than one part of this name; send one", name)
+            fields[name] = await part.read() if isinstance(part, UploadFile) else part
+        return fields
 
 
 async def _multipart(request: Request, model: Any, share: MemoryShare) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import numpy as np
 
 from lbae.config import ModelConfig
 from lbae.core.latents.packing import packed_width, unpack
+from lbae.io.image_formats import UPLOAD_FORMATS
 from lbae.io.images import ImageError, decode_image
 from lbae.web.answers.error_answers import RequestError
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _URL_SAFE, _SPACE = bytes.maketrans(b"-_", b"+/"), b" \t\n\r\v\f"
 _PIXELS_PER_SIDE = 64  # of an upload, per pixel of the model's images
 
@@ -25,7 +25,7 @@ def decode_image_field(
     data = field if isinstance(field, bytes) else decode_base64(field, param)
     try:
         allowed = min(max_pixels, (_PIXELS_PER_SIDE * config.content_size) ** 2)
-        return decode_image(data, config, allowed, _FORMATS, still=True)
+        return decode_image(data, config, allowed, UPLOAD_FORMATS, still=True)
     except ImageError as error:
         raise RequestError(422, f"the image cannot be read: {error}", param) from error
 

@@ -24,6 +24,7 @@ _MAX_PROMPT = 32_000  # OpenAI's own limit
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 AttributeName = Annotated[str, Field(max_length=4096)]
 ImageFormat = Literal["png", "jpeg", "webp"]
+SeveralFormat = Literal["grid", "png", "jpeg", "webp", "zip", "latents"]
 
 
 def _check_file(value: Any) -> str | bytes:
@@ -66,6 +67,12 @@ class BodyWithFiles(RequestBody):
         return {"images": images}
 
 
+class FormRequest(RequestBody):
+    """A multipart body with a part per field, as OpenAI's client sends it; text becomes numbers."""
+
+    model_config = ConfigDict(strict=False)
+
+
 class ImageOrLatent(RequestBody):
     """An image file or a packed latent, in base64."""
 
@@ -79,22 +86,13 @@ class ImageOrLatent(RequestBody):
         return self
 
 
-class SampleRequest(RequestBody):
-    """New images, drawn from the prior. Without a seed a random one is used and returned in X-Seed."""
-
-    model_config = _example({"n": 16, "seed": 0})
+class SeveralImages(RequestBody):
+    """A request for new images. Without a seed a random one is used and returned in X-Seed."""
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 16
     seed: Seed | None = None
-    given: Annotated[
-        dict[AttributeName, bool],
-        Field(max_length=64, description="attributes that every image has (true) or lacks (false)"),
-    ] = {}
-    component: Annotated[
-        int | None, Field(ge=0, description="draw from this component of the prior only")
-    ] = None
     format: Annotated[
-        Literal["grid", "png", "jpeg", "webp", "zip", "latents"],
+        SeveralFormat,
         Field(
             description="grid: one PNG; png, jpeg, webp: one image (n = 1); zip: PNG files; latents: packed"
             " latents as JSON"
@@ -108,6 +106,28 @@ class SampleRequest(RequestBody):
                 f"format {self.format} holds one image, but n is {self.n}; ask for grid, zip or latents"
             )
         return self
+
+
+class SampleRequest(SeveralImages):
+    """New images, drawn from the prior."""
+
+    model_config = _example({"n": 16, "seed": 0})
+
+    given: Annotated[
+        dict[AttributeName, bool],
+        Field(max_length=64, description="attributes that every image has (true) or lacks (false)"),
+    ] = {}
+    component: Annotated[
+        int | None, Field(ge=0, description="draw from this component of the prior only")
+    ] = None
+    temperature: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=2,
+            description="below 1, images are more typical and differ less; above 1, they differ more",
+        ),
+    ] = 1.0
 
 
 class InterpolateRequest(BodyWithFiles):
@@ -133,12 +153,32 @@ class InterpolateRequest(BodyWithFiles):
         return {"items": [{"image": image} for image in images]}
 
 
-class EditRequest(BodyWithFiles):
+class OneItem(BodyWithFiles):
+    """A body with one image or latent."""
+
+    item: ImageOrLatent
+
+    @classmethod
+    def of_files(cls, images: list[bytes]) -> dict[str, Any]:
+        """The first file is the item; further files become an unknown field, which is refused."""
+        return {"item": {"image": images[0]}} | ({"items": images} if len(images) > 1 else {})
+
+
+class VariationRequest(OneItem, SeveralImages):
+    """New images that look like one image or latent."""
+
+    model_config = _example({"item": {"image": "iVBOR..."}, "n": 16, "strength": 0.5, "seed": 0})
+
+    strength: Annotated[
+        float, Field(ge=0, le=1, description="0: the image's reconstruction; 1: a sample of similar images")
+    ] = 0.5
+
+
+class EditRequest(OneItem):
     """Attributes to set and unset on one image or latent."""
 
     model_config = _example({"item": {"image": "iVBOR..."}, "set": ["label=7"], "strength": 0.8})
 
-    item: ImageOrLatent
     set: Annotated[list[AttributeName], Field(max_length=64)] = []
     unset: Annotated[list[AttributeName], Field(max_length=64)] = []
     strength: Annotated[
@@ -168,11 +208,6 @@ class EditRequest(BodyWithFiles):
         if until is not None and info.data.get("strength") != 1:
             raise ValueError("until chooses the strength itself; give only one of strength and until")
         return until
-
-    @classmethod
-    def of_files(cls, images: list[bytes]) -> dict[str, Any]:
-        """The first file is the item; further files become an unknown field, which is refused."""
-        return {"item": {"image": images[0]}} | ({"items": images} if len(images) > 1 else {})
 
 
 class EncodeRequest(BodyWithFiles):
@@ -239,3 +274,22 @@ class GenerationRequest(RequestBody):
     @classmethod
     def _without_nulls(cls, fields: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if value is not None}
+
+
+class OpenAIVariationRequest(FormRequest):
+    """The form that ``client.images.create_variation`` of OpenAI's library sends, plus seed and strength."""
+
+    image: Annotated[ImageFile, Field(json_schema_extra={"format": "binary"})]
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
+    model: Annotated[
+        str | None, Field(max_length=256, description="lbae, or the fingerprint of the bundle")
+    ] = None
+    size: Annotated[
+        str, Field(max_length=256, description="auto, or the bundle's width and height, such as 32x32")
+    ] = "auto"
+    response_format: Literal["b64_json"] = "b64_json"
+    seed: Seed | None = None
+    strength: Annotated[
+        float, Field(ge=0, le=1, description="0: the image's reconstruction; 1: a sample of similar images")
+    ] = 0.5
+    user: Annotated[str, Field(description="not used")] = ""

@@ -19,8 +19,8 @@ def add_facts_routes(app: FastAPI) -> None:
         return {"status": "alive"}
 
     @app.get("/readyz")
-    async def ready(backend: CurrentBackend) -> dict[str, str]:
-        return {"status": "ready", "bundle": backend.facts.fingerprint}
+    async def ready() -> dict[str, str]:
+        return {"status": "ready"}
 
     @app.get("/v1/model")
     async def model(backend: CurrentBackend) -> dict[str, Any]:

@@ -13,16 +13,19 @@ from lbae.web.requests.request_models import (
     DecodeRequest,
     EditRequest,
     EncodeRequest,
+    FormRequest,
     GenerationRequest,
     InterpolateRequest,
+    OpenAIVariationRequest,
     ReconstructRequest,
     RequestBody,
     SampleRequest,
+    VariationRequest,
 )
 
 _BODIES: tuple[type[RequestBody], ...] = (
     *(SampleRequest, InterpolateRequest, EditRequest, EncodeRequest, DecodeRequest, ReconstructRequest),
-    GenerationRequest,
+    *(VariationRequest, GenerationRequest, OpenAIVariationRequest),
 )
 _SCHEMAS = "#/components/schemas/"
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
@@ -52,12 +55,13 @@ IMAGE_ANSWERS: dict[int | str, Any] = {
     200: {"content": _IMAGES | {"application/zip": {}, "application/json": {}}}
 }
 """The responses of a route that makes images."""
-_ANSWERS_WITH = {"get": (401, 500, 503), "post": (400, 401, 408, 413, 415, 422, 500, 503, 504)}
+_ANSWERS_WITH = {"get": (401, 403, 500, 503), "post": (400, 401, 403, 408, 413, 415, 422, 500, 503, 504)}
 
 
 def request_body(model: type[RequestBody]) -> dict[str, Any]:
     """The OpenAPI entry of an operation with this body; :func:`write_document` adds the schema."""
-    schemas = {JSON: {"$ref": f"{_SCHEMAS}{model.__name__}"}, MULTIPART: _REST}
+    own = {"$ref": f"{_SCHEMAS}{model.__name__}"}
+    schemas = {JSON: own, MULTIPART: own if issubclass(model, FormRequest) else _REST}
     return {
         "requestBody": {
             "required": True,

@@ -2,13 +2,10 @@
 
 from typing import Annotated
 
-import numpy as np
 from fastapi import Depends, FastAPI, Response
-from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.web.answers import answer_formats
-from lbae.web.answers.answer_formats import answer_bytes
+from lbae.web.answers.answer_formats import answer_bytes, latents_response
 from lbae.web.answers.error_answers import RequestError, blames
 from lbae.web.backend.backend import CurrentBackend
 from lbae.web.limits import Limits
@@ -16,7 +13,6 @@ from lbae.web.memory import RequestMemory
 from lbae.web.requests.bodies import body_of
 from lbae.web.requests.request_models import SampleRequest, seed_or_random
 from lbae.web.routes import openapi_document
-from lbae.web.threads import in_writer
 
 
 def add_sample_route(app: FastAPI, limits: Limits) -> None:
@@ -42,18 +38,9 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
             message = f"component is {request.component}; allowed: 0 to {facts.components - 1}"
             raise RequestError(422, message, "component")
         with blames("given"):
-            latents = await backend.draw(request.n, seed, request.given, request.component)
-        if request.format == "latents":
-            answer: Response = JSONResponse({"latents": answer_formats.latent_fields(latents)})
-        else:
-            answer = await in_writer(share, _sample_answer, await backend.decode(latents), request.format)
+            latents = await backend.draw(
+                request.n, seed, request.given, request.component, request.temperature
+            )
+        answer = await latents_response(latents, request.format, backend, share)
         answer.headers["X-Seed"] = str(seed)
         return answer
-
-
-def _sample_answer(images: np.ndarray, kind: str) -> Response:
-    if kind == "grid":
-        return answer_formats.grid_response(images)
-    if kind == "zip":
-        return answer_formats.zip_response(images)
-    return answer_formats.picture_response(images[0], kind)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ export function startEdit(section) {
       return `${bits} bits changed.`;
     });
 
-  const offer = (name) => {
+  const offer = ([name, { trusted }]) => {
     const label = document.createElement("label");
     const slider = document.createElement("input");
     const output = document.createElement("output");
@@ -76,7 +76,7 @@ export function startEdit(section) {
       clearTimeout(waiting);
       waiting = setTimeout(draw, WAIT_MS);
     });
-    label.append(name, output, slider);
+    label.append(trusted ? name : `${name} (few images)`, output, slider);
     return label;
   };
   section.querySelector("[name=reset]").addEventListener("click", () => {
@@ -90,7 +90,7 @@ export function startEdit(section) {
   return ({ attributes, examples }) => {
     clearTimeout(waiting);
     after.hidden = download.hidden = true;
-    strengths.replaceChildren(...attributes.map(offer));
+    strengths.replaceChildren(...Object.entries(attributes).map(offer));
     offerExamples(examples);
   };
 }

@@ -5,6 +5,7 @@ import { startInterpolate } from "./interpolate.js";
 import { startSample } from "./sample.js";
 import { askJson, useBundle, useKey } from "./service.js";
 import { fill } from "./slots.js";
+import { startVary } from "./vary.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const facts = document.getElementById("model");
@@ -36,12 +37,18 @@ tabs.forEach((tab, index) => {
 });
 
 function send(name, latent, picture) {
-  choose(tabs.find((tab) => tab.id === (name === "edited" ? "tab-edit" : "tab-interpolate")));
+  const { id } = document.querySelector(`.slot[data-name=${name}]`).closest("[role=tabpanel]");
+  choose(tabs.find((tab) => tab.getAttribute("aria-controls") === id));
   fill(name, latent, picture);
 }
 
 let shown = null; // fingerprint of the bundle that the page shows
-const parts = [startInterpolate(panel("interpolate")), startEdit(panel("edit")), startSample(panel("sample"), send)];
+const parts = [
+  startInterpolate(panel("interpolate")),
+  startVary(panel("vary"), send),
+  startEdit(panel("edit")),
+  startSample(panel("sample"), send),
+];
 
 // Fetches and shows the facts of the service's bundle: on load, after a swap of the bundle, and with a new key.
 async function show() {
@@ -56,7 +63,7 @@ async function show() {
     facts.textContent = `${side} × ${side} pixels, ${latent_dim} bits, bundle ${model.fingerprint.slice(0, 8)}`;
     if (shown === model.fingerprint) return; // only the key has changed
     shown = model.fingerprint;
-    for (const part of parts) part({ conditions: model.conditions, attributes: Object.keys(attributes), examples });
+    for (const part of parts) part({ conditions: model.conditions, attributes, examples });
   } catch (error) {
     facts.textContent = error.message;
     again.hidden = !keyForm.hidden;

@@ -1,5 +1,6 @@
 // The Sample tab: new images by seed, count and attributes.
 
+import { gallery } from "./gallery.js";
 import { askJson, decoded, runner, showCurl } from "./service.js";
 
 function conditionsOf(section) {
@@ -26,10 +27,8 @@ function offer(section, names) {
 // Returns a function that shows a bundle: its attributes, and a first sample.
 export function startSample(section, send) {
   const form = section.querySelector("form");
-  const grid = section.querySelector(".grid");
-  const use = section.querySelector(".use");
   const run = runner(section.querySelector(".status"));
-  let shown = null;
+  const show = gallery(section, "Sample", send);
 
   const draw = () =>
     run("Sampling …", async (signal) => {
@@ -37,25 +36,7 @@ export function startSample(section, send) {
       const wanted = { n: form.n.valueAsNumber, seed: form.seed.valueAsNumber, ...(Object.keys(given).length && { given }) };
       const { latents } = await askJson("/v1/sample", { ...wanted, format: "latents" }, signal);
       const packed = latents.map((latent) => latent.base64);
-      const pictures = await decoded(packed, signal);
-      use.hidden = true;
-      grid.replaceChildren(
-        ...pictures.map((picture, index) => {
-          const button = document.createElement("button");
-          const image = document.createElement("img");
-          Object.assign(image, { src: picture, alt: `Sample ${index + 1}` });
-          button.type = "button";
-          button.ariaPressed = "false";
-          button.append(image);
-          button.addEventListener("click", () => {
-            for (const other of grid.children) other.ariaPressed = String(other === button);
-            shown = { latent: packed[index], picture };
-            use.querySelector(".download").href = picture;
-            use.hidden = false;
-          });
-          return button;
-        }),
-      );
+      show(packed, await decoded(packed, signal));
       showCurl(section.querySelector(".curl"), [{ path: "/v1/sample", body: wanted, out: "samples.png" }]);
     });
 
@@ -67,13 +48,9 @@ export function startSample(section, send) {
     form.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
     form.requestSubmit();
   });
-  for (const button of use.querySelectorAll("[data-to]")) {
-    button.addEventListener("click", () => send(button.dataset.to, shown.latent, shown.picture));
-  }
   return ({ conditions }) => {
     offer(section, conditions);
-    use.hidden = true;
-    grid.replaceChildren();
+    show();
     draw();
   };
 }
