@@ -96,19 +96,20 @@ def _decode(
     if not data:
         raise ImageError("no bytes")
     try:
-        image: Image.Image = open_image(data, formats)
-        size = image.size
+        opened = open_image(data, formats)
+        size = opened.size
         if max(size) > _MAX_SIDE:
             raise ImageError(f"{size[0]} x {size[1]} pixels; allowed: sides of {_MAX_SIDE} pixels")
-        if side:
-            image.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
-        if excess := excess_of_pixels(image, size, data, max_pixels):
-            raise ImageError(excess)
         # Photographs from phones are MPO: a JPEG followed by more pictures, which are not an animation.
-        if still and image.format != "MPO" and getattr(image, "is_animated", False):
+        if still and opened.format != "MPO" and getattr(opened, "is_animated", False):
             raise ImageError("it is animated; allowed: one frame")
-        image.load()
-        kind, image = image.format, _upright(image)  # frees the decoder of a turned picture
+        if side:
+            opened.draft(mode, (_OVERSAMPLING * side, _OVERSAMPLING * side))
+        if excess := excess_of_pixels(opened, size, data, max_pixels):
+            raise ImageError(excess)
+        opened.load()
+        kind, image = opened.format, _upright(opened)
+        del opened  # frees the decoder of a turned picture
         return _converted(image, kind, mode)
     except ImageError:
         raise

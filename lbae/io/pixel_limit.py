@@ -1,6 +1,6 @@
 """The limit of pixels of one image file, counted as they are held while it is decoded."""
 
-from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lbae.io.image_formats import MAX_PIXELS
@@ -9,7 +9,7 @@ _START_OF_SCAN = 0xDA
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without a segment, and a stuffed zero
 
 
-def excess_of_pixels(image: Image.Image, size: tuple[int, int], data: bytes, max_pixels: int) -> str | None:
+def excess_of_pixels(image: ImageFile, size: tuple[int, int], data: bytes, max_pixels: int) -> str | None:
     """What exceeds the limit of pixels, and the limit, as words for an error; None if nothing does.
 
     A JPEG counts as large as it is decoded. If it has several scans, it counts at least half of its own

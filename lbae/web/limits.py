@@ -17,7 +17,6 @@ class Limits:
     ``hosts`` are the names and addresses by which the service is called, besides those of the loopback; they
     count where there are no ``keys``. Browsers may use the service for pages of the ``origins``, such as
     ``https://app.example.org``. :mod:`lbae.web.foreign_pages` makes both.
-
     ``max_pixels`` bounds what is decoded of one uploaded image, ``max_answer_pixels`` all images of a
     response. Requests beyond ``max_running`` at once get 503, and so do those for which less than their share
     of ``max_memory_bytes`` is free (:mod:`lbae.web.memory`). A request that takes longer than ``max_seconds``

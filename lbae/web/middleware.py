@@ -44,8 +44,7 @@ class Guard:
         scope.setdefault("state", {})["memory"] = share
         self.running += 1
         try:
-            unwelcome = None if path in _PROBES else foreign or (path.startswith("/v1/") and keyless)
-            if refusal := unwelcome or self._excess(path, headers, exchange):
+            if refusal := self._refusal(path, foreign, keyless) or exchange.announced(headers):
                 await _answer(refusal)(scope, receive, exchange.send)
             else:
                 async with asyncio.timeout(self.limits.max_seconds):
@@ -89,17 +88,18 @@ class Guard:
             )
         return None
 
-    def _excess(self, path: str, headers: Headers, exchange: "_Exchange") -> RequestError | None:
-        if not path.startswith("/v1/"):
+    def _refusal(
+        self, path: str, foreign: RequestError | None, keyless: RequestError | None
+    ) -> RequestError | None:
+        if path in _PROBES:
             return None
+        if foreign or not path.startswith("/v1/"):
+            return foreign
+        if keyless:
+            return keyless
         if self.running > self.limits.max_running:
             return RequestError(503, "too many requests at once; retry later", None, {"Retry-After": "1"})
-        length = headers.get("content-length", "")
-        if not length.isdigit():
-            return None
-        if int(length) > self.limits.max_body_bytes:
-            return _too_large(self.limits.max_body_bytes)
-        return exchange.announce(int(length))
+        return None
 
 
 class HeadAsGet:
@@ -134,13 +134,14 @@ class _Exchange:
         self.status = 500
         self.arrived = self.begun = self.ended = self.gone = self.is_trusted = False
 
-    def announce(self, length: int) -> RequestError | None:
-        """Claim the memory of a body of this length, or return the error that refuses it.
+    def announced(self, headers: Headers) -> RequestError | None:
+        """Claim the memory of a body whose length is announced, or return the error that refuses it.
 
-        Bodies that are sent at once would else all grow until none fits any more.
+        Bodies that arrive at the same time would else all grow until none has room.
         """
+        length = headers.get("content-length", "")
         try:
-            self._claim(length)
+            self._claim(int(length) if length.isdigit() else 0)
         except RequestError as refusal:
             return refusal
         return None
@@ -152,13 +153,13 @@ class _Exchange:
             self.gone = self.gone or not self.ended
             return message
         self._body_bytes += len(message.get("body", b""))
-        if self._body_bytes > self._max_body_bytes:
-            raise _too_large(self._max_body_bytes)
         self._claim(self._body_bytes)
         self.arrived = not message.get("more_body", False)
         return message
 
     def _claim(self, length: int) -> None:
+        if length > self._max_body_bytes:
+            raise RequestError(413, f"the request body is too large; allowed: {self._max_body_bytes} bytes")
         if length > self._claimed_bytes:
             self._share.claim(BODY_COPIES * (length - self._claimed_bytes))
             self._claimed_bytes = length
@@ -167,9 +168,10 @@ class _Exchange:
         """Pass a message on, with the headers of every response.
 
         The bundle's fingerprint is for requests that may use the service: to others it would tell which model
-        runs here and when it is swapped. A body goes in pieces. The server takes the next piece when the
-        client has read the one before, so the request lasts, and keeps its memory, until its client has the
-        response.
+        runs here and when it is swapped.
+
+        A body goes in pieces. The server takes the next piece when the client has read the one before, so the
+        request lasts, and keeps its memory, until its client has the response.
         """
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], True
@@ -196,10 +198,6 @@ def _bundle_fingerprint(scope: Scope) -> str:
     """The fingerprint of the request's bundle; for a refused request, of the current one."""
     given = scope.get("state", {}).get("bundle")
     return str(given or scope["app"].state.current().facts.fingerprint)
-
-
-def _too_large(allowed: int) -> RequestError:
-    return RequestError(413, f"the request body is too large; allowed: {allowed} bytes")
 
 
 def _answer(error: RequestError) -> JSONResponse:

@@ -155,7 +155,7 @@ def test_an_answer_goes_in_pieces_and_holds_its_memory_until_it_is_read(bundle):
             return {"type": "http.request", "body": json.dumps(ask).encode()}
 
         scope = {"type": "http", "method": "POST", "path": "/v1/sample", "query_string": b""}
-        scope["headers"] = [(b"content-type", b"application/json"), (b"host", b"localhost")]
+        scope["headers"] = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         transport = httpx.ASGITransport(client.app)
         async with (
             client.app.router.lifespan_context(client.app),

@@ -47,12 +47,14 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         backend: CurrentBackend,
         share: RequestMemory,
     ) -> JSONResponse:
-        _check(request, request.output_format, backend, limits, share)
+        _check(request, backend)
+        kind = request.output_format
+        share.claim(answer_bytes(kind, request.n, backend.facts.config, limits.max_answer_pixels, "n"))
         seed = seed_or_random(request.seed)
         with blames("prompt"):
             given = parse_prompt(request.prompt, backend.facts.conditions)
             latents = await backend.draw(request.n, seed, given, None, 1.0)
-        return await _answer(latents, request.output_format, seed, backend, share)
+        return await _answer(latents, kind, seed, backend, share)
 
     @app.post(
         "/v1/images/variations",
@@ -64,7 +66,8 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         backend: CurrentBackend,
         share: RequestMemory,
     ) -> JSONResponse:
-        _check(request, "png", backend, limits, share)
+        _check(request, backend)
+        share.claim(answer_bytes("png", request.n, backend.facts.config, limits.max_answer_pixels, "n"))
         seed = seed_or_random(request.seed)
         latents = await item_latents([ImageOrLatent(image=request.image)], "image", backend, limits)
         with blames("image"):
@@ -72,20 +75,13 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         return await _answer(varied, "png", seed, backend, share)
 
 
-def _check(
-    request: GenerationRequest | OpenAIVariationRequest,
-    kind: ImageFormat,
-    backend: Backend,
-    limits: Limits,
-    share: MemoryShare,
-) -> None:
-    """Claim the memory of the response. RequestError for another model or size, or too many images."""
-    size, config = _size(backend), backend.facts.config
+def _check(request: GenerationRequest | OpenAIVariationRequest, backend: Backend) -> None:
+    """RequestError for another model or another size."""
+    size = _size(backend)
     if request.model not in (None, _MODEL, backend.facts.fingerprint):
         raise RequestError(404, f"model {request.model!r} does not exist; allowed: {_MODEL}", "model")
     if request.size not in ("auto", size):
         raise RequestError(422, f"size is {request.size!r}; allowed: auto, {size}", "size")
-    share.claim(answer_bytes(kind, request.n, config, limits.max_answer_pixels, "n"))
 
 
 def _size(backend: Backend) -> str:

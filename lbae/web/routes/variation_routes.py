@@ -29,7 +29,8 @@ def add_variation_route(app: FastAPI, limits: Limits) -> None:
         backend: CurrentBackend,
         share: RequestMemory,
     ) -> Response:
-        config, seed = backend.facts.config, seed_or_random(request.seed)
+        seed = seed_or_random(request.seed)
+        config = backend.facts.config
         share.claim(answer_bytes(request.format, request.n, config, limits.max_answer_pixels, "n"))
         latents = await item_latents([request.item], "item", backend, limits)
         with blames("item"):
