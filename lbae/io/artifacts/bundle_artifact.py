@@ -166,11 +166,9 @@ def move_pointer(uri: str, bundle: str) -> None:
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
 
 
-def load_config(uri: str) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The shape of a bundle's model, and the names of its attributes, loaded without its arrays."""
-    manifest = read_manifest(uri, KIND)
-    config = Config.from_dict(json.loads((resolve(uri) / _FILES["config"]).read_bytes()))
-    return config.model, tuple(manifest.result["attributes"])
+def load_config(uri: str) -> ModelConfig:
+    """The shape of a bundle's model, loaded without its weights."""
+    return Config.from_dict(json.loads((resolve(uri) / _FILES["config"]).read_bytes())).model
 
 
 def load_statistics(uri: str) -> AttributeStatistics:
