@@ -2,13 +2,19 @@
 
 import logging
 
+import numpy as np
 import pytest
 
 from lbae import presets
-from lbae.distributed.serve.replica_memory import ReplicaMemory, replica_memory, reservations
-from lbae.web.limits import DEFAULT_LIMITS
+from lbae.distributed.serve.replica_memory import (
+    PROCESS_BYTES,
+    ReplicaMemory,
+    batch_bytes,
+    models_bytes,
+    reservations,
+)
 
-NEEDS = ReplicaMemory(process=10, batch=1, edits=2, requests=5)
+NEEDS = ReplicaMemory(process=10, batch=1, edits=2, variations=1, requests=4)
 
 
 # MB that the first batch of an untrained preset takes, by its number of threads.
@@ -27,26 +33,23 @@ BARE_MB = 435  # a replica before its first batch
 
 @pytest.mark.parametrize(("preset", "threads"), BATCHES)
 def test_a_replica_reserves_what_its_codec_takes(preset, threads):
-    needs = replica_memory(presets.get(preset).model, 0, threads, DEFAULT_LIMITS)
-    reserved_mb = (needs.process + needs.batch) / 1e6 - BARE_MB
+    reserved_mb = (PROCESS_BYTES + batch_bytes(presets.get(preset).model, threads)) / 1e6 - BARE_MB
     assert BATCHES[preset, threads] < reserved_mb < 1.5 * BATCHES[preset, threads] + 200
 
 
-def test_models_of_edits_are_bounded_by_their_number_and_by_their_cache():
-    sizes = [
-        replica_memory(presets.get(preset).model, attributes, 1, DEFAULT_LIMITS).edits
-        for preset, attributes in (("mnist", 0), ("mnist", 10), ("celeba", 40), ("celeba256", 40))
-    ]
-    assert sizes == [0, 20 * 32 * 200**2, 2**29, 3 * 32 * 6144**2]
+def test_models_are_bounded_by_their_number_and_by_their_cache():
+    one = 32 * np.array([200, 200, 200, 1536, 6144]) ** 2
+    found = [models_bytes(*of) for of in ((0, 200), (1, 200), (20, 200), (80, 1536), (80, 6144))]
+    assert (found / one).tolist() == [0, 1, 20, 8, 3]
 
 
 def test_every_deployment_reserves_what_its_verbs_take():
     assert reservations(NEEDS, False, 2, [36]) == {"LBAE": 18}
     assert reservations(NEEDS, True, 1, [100]) == {
-        "LBAE": 15,
-        "Codec": 16,
+        "LBAE": 14,
+        "Codec": 15,
         "Editor": 12,
-        "Sampler": 10,
+        "Sampler": 11,
         "Interpolator": 10,
     }
 

@@ -19,9 +19,14 @@ _CACHE_BYTES = 2**29
 _MATRICES = 4  # float64 matrices that a model in use holds
 
 
+def model_bytes(bits: int) -> int:
+    """The memory of a model of this many bits that is in use."""
+    return _MATRICES * 8 * bits**2
+
+
 def models_to_cache(bits: int) -> int:
     """How many models of this many bits fit in about half a gibibyte; at least 2."""
-    return max(2, _CACHE_BYTES // (_MATRICES * 8 * bits**2))
+    return max(2, _CACHE_BYTES // model_bytes(bits))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,8 +124,7 @@ def application(
     }
     # A replica's share of its node. A batch keeps no more than a few threads busy.
     threads = max(1, min(_MAX_THREADS, cluster_cpus() // max(least, len(nodes()))))
-    config, attributes = bundle_artifact.load_config(bundle_artifact.read_pointer(uri) if follow else uri)
-    needs = replica_memory(config, len(attributes), threads, limits)
+    needs = replica_memory(bundle_artifact.read_pointer(uri) if follow else uri, threads, limits)
     rooms = [node.get("memory", 0) for node in nodes()]
     memory = reservations(needs, topology == "split", least, rooms)
 

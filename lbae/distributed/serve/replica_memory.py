@@ -6,42 +6,55 @@ behind this module are in docs/measurements.md, measured on CPUs.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from lbae.config import ModelConfig
 from lbae.core.network.codec import CPU_BATCH
+from lbae.core.prior.dichotomised_gaussian import model_bytes, models_to_cache
 from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, INGRESS
+from lbae.io.artifacts.bundle_artifact import KIND, load_config
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.web.limits import Limits
 
 logger = logging.getLogger(__name__)
 
-_PROCESS_BYTES = 600_000_000  # Python, torch and Ray's worker with a small bundle, without shared libraries
-_MAPS = 8  # of the network's widest layer, which has half the side of the images, while a batch is computed
-_DECODED_BYTES = 2 * 200_000_000  # two uploads at a time
-_EDIT_CACHE_BYTES = 2**29
-_MATRIX_BYTES = 32  # per bit squared: four float64 matrices of an attribute's value
+PROCESS_BYTES = 600_000_000  # Python, torch, Ray's worker and a small bundle, without shared libraries
+_MAPS = 8  # of the network's first layer, at half the side of the images, while a batch is computed
+_DECODED_BYTES = 2 * 300_000_000  # two uploads at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaMemory:
-    """Bytes that a replica takes at most: for itself, a batch of the codec, models of edits, requests."""
+    """Bytes that a replica takes at most: for itself, a batch of the codec, its models, its requests."""
 
     process: int
     batch: int
     edits: int
+    variations: int
     requests: int
 
 
-def replica_memory(config: ModelConfig, attributes: int, threads: int, limits: Limits) -> ReplicaMemory:
-    """What a replica needs for a bundle with this model and number of attributes."""
-    model = _MATRIX_BYTES * config.latent_dim**2
-    width, side = config.channels[0], config.image_size // 2
+def replica_memory(bundle: str, threads: int, limits: Limits) -> ReplicaMemory:
+    """What a replica needs that answers every request from the bundle at a URI."""
+    config, result = load_config(bundle), read_manifest(bundle, KIND).result
     return ReplicaMemory(
-        process=_PROCESS_BYTES,
-        batch=4 * _MAPS * width * side**2 * CPU_BATCH * threads,
-        edits=min(2 * attributes * model, max(_EDIT_CACHE_BYTES, 3 * model)),
+        process=PROCESS_BYTES,
+        batch=batch_bytes(config, threads),
+        edits=models_bytes(2 * len(result["attributes"]), config.latent_dim),
+        variations=models_bytes(result.get("components", 1), config.latent_dim),
         requests=limits.max_memory_bytes + _DECODED_BYTES,
     )
+
+
+def batch_bytes(config: ModelConfig, threads: int) -> int:
+    """The memory of a batch of the codec on CPUs; for small images it is part of that of the process."""
+    side = config.image_size // 2
+    return 4 * _MAPS * config.channels[0] * side**2 * CPU_BATCH * threads
+
+
+def models_bytes(count: int, bits: int) -> int:
+    """The memory of the models of values or components that are cached, and of one that is computed."""
+    return min(count, models_to_cache(bits) + 1) * model_bytes(bits)
 
 
 def reservations(needs: ReplicaMemory, split: bool, replicas: int, rooms: Sequence[float]) -> dict[str, int]:
@@ -55,12 +68,13 @@ def reservations(needs: ReplicaMemory, split: bool, replicas: int, rooms: Sequen
         replicas: Replicas of every deployment.
         rooms: The memory of each node.
     """
-    wanted = {INGRESS: needs.process + needs.batch + needs.edits + needs.requests}
+    wanted = {INGRESS: sum(astuple(needs))}
     if split:
         wanted = dict.fromkeys((INGRESS, *DEPLOYMENT_VERBS), needs.process)
         wanted[INGRESS] += needs.requests
         wanted["Codec"] += needs.batch + needs.requests
         wanted["Editor"] += needs.edits
+        wanted["Sampler"] += needs.variations
     all_ = [*wanted.values()] * replicas
     share = next((s / 10 for s in range(10, 0, -1) if _fit([need * s / 10 for need in all_], rooms)), 0)
     if share < 1:

@@ -157,10 +157,10 @@ def move_pointer(uri: str, bundle: str) -> None:
     resolve(uri).write_bytes(f"{absolute(bundle)}\n".encode())
 
 
-def load_config(uri: str) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The shape of a bundle's model, and the names of its attributes, loaded without its arrays."""
-    manifest, place = read_manifest(uri, KIND), resolve(uri) / _FILES["config"]
-    return parse_config(stored_bytes(place, MOST_BYTES), place).model, attribute_names(uri, manifest)
+def load_config(uri: str) -> ModelConfig:
+    """The shape of a bundle's model, loaded without its weights."""
+    place = resolve(uri) / _FILES["config"]
+    return parse_config(stored_bytes(place, MOST_BYTES), place).model
 
 
 def load_statistics(uri: str) -> AttributeStatistics:

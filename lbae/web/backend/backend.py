@@ -133,8 +133,8 @@ class BundleBackend:
         size = bundle.codec.rows
         self._encode = Batcher(bundle.encode, size, functools.partial(on_batch, "encode"), thread)
         self._decode = Batcher(bundle.decode, size, functools.partial(on_batch, "decode"), thread)
-        # One thread: an edit may compute matrices of N x N, and two at once would compute the same ones.
-        self._editor = ThreadPoolExecutor(1, thread_name_prefix="editor")
+        # One thread for edits and variations: they compute matrices of N x N, two at once perhaps the same.
+        self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
 
     async def draw(
         self, count: int, seed: int, given: Mapping[str, bool], component: int | None, temperature: float
@@ -148,7 +148,7 @@ class BundleBackend:
 
     async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
         """``count`` variations of each latent."""
-        return await asyncio.to_thread(self.bundle.variations.vary, latents, count, seed, strength)
+        return await self._with_models(self.bundle.variations.vary, latents, count, seed, strength)
 
     async def path(self, waypoints: np.ndarray, steps: int, seed: int) -> np.ndarray:
         """Latents on a path through all waypoints, ``steps`` per leg with both its ends."""
@@ -163,19 +163,21 @@ class BundleBackend:
         method: str,
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
-        return await self._in_editor(edit, latents, set_, unset, strength, method)
+        known = self.bundle.attributes, self.bundle.values
+        return await self._with_models(edit, *known, latents, set_, unset, strength, method)
 
     async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
         """The latents edited at each of ``STRENGTHS``."""
-        return await self._in_editor(edit_at_all, latents, set_, unset)
+        known = self.bundle.attributes, self.bundle.values
+        return await self._with_models(edit_at_all, *known, latents, set_, unset)
 
     async def confidence(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
         """The probability that each latent has attributes set and unset as asked."""
-        return await self._in_editor(confidence, latents, set_, unset)
-
-    async def _in_editor(self, work: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
         known = self.bundle.attributes, self.bundle.values
-        return await asyncio.get_running_loop().run_in_executor(self._editor, work, *known, *arguments)
+        return await self._with_models(confidence, *known, latents, set_, unset)
+
+    async def _with_models(self, work: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+        return await asyncio.get_running_loop().run_in_executor(self._models, work, *arguments)
 
     async def encode(self, images: np.ndarray) -> np.ndarray:
         """Latents of images."""
