@@ -21,7 +21,7 @@ def match_name(asked: str, known: Iterable[str]) -> str:
     known = list(known)
     if asked in known:
         return asked
-    # Unicode normalisation of n accents in a row takes n^2 steps: a name that is too long is never normalised.
+    # Normalising n accents in a row takes n^2 steps, so names that are too long are not normalised.
     fits = len(asked) <= _LONGEST_FORM * max(map(len, known), default=0)
     form = _nfc(asked) if fits else None
     same = [name for name in known if _nfc(name) == form]
