@@ -22,7 +22,9 @@ from lbae.web.answers.error_answers import RequestError
 from lbae.web.limits import Limits
 
 _NAME = r"[a-z0-9._-]+"
-_PLACE = rf"({_NAME}|\[[0-9a-f:.]+(?:%{_NAME})?\])(:[0-9]+)?"
+_IPV6 = r"[0-9a-f]*:[0-9a-f:.]*"
+_LINK_LOCAL = rf"fe80:[0-9a-f:]+%{_NAME}"  # only these need a zone, the network interface
+_PLACE = rf"({_NAME}|\[(?:{_IPV6}|{_LINK_LOCAL})\])(:[0-9]+)?"
 _ORIGIN = rf"(?!http:.*:80$|https:.*:443$)https?://{_PLACE}"  # browsers leave default ports out
 _EVERY_ADDRESS = {"0.0.0.0", "::"}
 

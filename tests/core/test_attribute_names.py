@@ -31,6 +31,30 @@ def test_an_unknown_name_is_refused_and_the_nearest_suggested():
         match_name("label=caf", [NFC])
 
 
+def test_a_name_too_long_to_be_any_known_one_is_refused_before_it_is_normalised(monkeypatch):
+    normalised = []
+
+    def watched(form, text):
+        normalised.append(text)
+        return normalize(form, text)
+
+    normalize = unicodedata.normalize
+    monkeypatch.setattr(unicodedata, "normalize", watched)
+    known, marks = ["a", "label=b"], "\u0301\u0327"
+    with pytest.raises(UserError, match="unknown attribute"):
+        match_name(marks * 14, known)
+    assert normalised.count(marks * 14) == 1
+    normalised.clear()
+    with pytest.raises(UserError, match="unknown attribute"):
+        match_name(marks * 15, known)
+    assert marks * 15 not in normalised
+
+
+def test_the_longest_form_of_a_name_is_found():
+    short = "\u1f82"  # four characters in form NFD
+    assert match_name(unicodedata.normalize("NFD", short), [short]) == short
+
+
 def test_both_forms_of_a_name_are_one_condition():
     assert match_given({NFC: True, NFD: True, "b": False}, [NFD, "b"]) == {NFD: True, "b": False}
     with pytest.raises(UserError, match="asked for and excluded"):

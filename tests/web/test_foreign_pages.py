@@ -42,6 +42,7 @@ FOREIGN_HOSTS = [
     ),
     *("10.0.0.7:8000", "0.0.0.0:8000", "[fe80::1]", "::1", "128.0.0.1", "user@localhost", "localhost:80:80"),
     *("localhost/evil", "[localhost]", "", "[]", "null"),
+    *("[127.0.0.1]", "[127.0.0.1%evil.com]", "[::1%25evil.com]", "[::1%lo]:8000", "[fe80::1%eth0]"),
 ]
 
 

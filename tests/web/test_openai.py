@@ -64,6 +64,11 @@ def test_a_bad_request_for_variations_says_why(images, options, kind, message):
         images.images.create_variation(**{"image": image_file(1), **options})
 
 
+def test_an_image_that_cannot_be_read_is_named_by_its_field(client):
+    answer = client.request("POST", "/v1/images/variations", files={"image": ("a.png", b"no image")})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "image")
+
+
 def test_a_part_is_sent_once(client):
     parts = [("image", ("a.png", image_file(1))), ("image", ("b.png", image_file(2)))]
     answer = client.request("POST", "/v1/images/variations", files=parts)

@@ -139,6 +139,34 @@ def test_error_messages(client, path, body, message):
     assert message in client.post(f"/v1/{path}", body).json()["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [{"k" * 10**6: 1}, {"given": {"k" * 4096: True}}], ids=["key", "name"])
+def test_errors_do_not_repeat_long_texts_of_the_request(client, body):
+    answer = client.post("/v1/sample", body)
+    error = answer.json()["error"]
+    assert answer.status_code == 422
+    assert (len(error["param"]), error["param"][-4:]) == (1000, "k...")
+    assert len(error["message"]) <= 1000
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", '"utf-7"', "UTF-16", "none-such", ""])
+@pytest.mark.parametrize("path", ["encode", "images/variations"])
+def test_forms_in_another_charset_are_refused(client, path, charset):
+    part = b'--X\r\nContent-Disposition: form-data; name="request"\r\n\r\n{}\r\n--X--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=X; Charset={charset}"}
+    answer = client.request("POST", f"/v1/{path}", content=part, headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["error"]["message"].endswith("of the form; allowed: utf-8")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", '"UTF-8"'])
+def test_forms_in_utf_8_are_read(client, charset):
+    request = httpx.Request("POST", "http://localhost", files={"image": ("a.png", image_file(1))})
+    headers = {"content-type": f"{request.headers['content-type']}; charset={charset}"}
+    answer = client.request("POST", "/v1/encode", content=request.read(), headers=headers)
+    assert answer.status_code == 200
+    assert "error" not in answer.json()["results"][0]
+
+
 def wrapped(data: bytes) -> str:
     return base64.encodebytes(data).decode()
 

@@ -91,7 +91,7 @@ def uploads() -> dict[str, bytes]:
     sixteen = Image.fromarray(np.full(_FOUR_K[::-1], 777, np.uint16))
     noise = np.random.default_rng(0).integers(0, 256, (2160, 3600, 4), dtype=np.uint8)
     return {
-        "PNG, 25 megapixels": _file(Image.new("RGBA", (5000, 5000), (1, 2, 3, 128)), "PNG"),
+        "PNG, 12.5 megapixels": _file(Image.new("RGBA", (4000, 3125), (1, 2, 3, 128)), "PNG"),
         "PNG with alpha, 4K": _file(clear, "PNG"),
         "PNG of a palette, 4K": _file(Image.new("P", _FOUR_K, 3), "PNG", transparency=3),
         "PNG of grey and alpha, 4K": _file(clear.convert("LA"), "PNG"),

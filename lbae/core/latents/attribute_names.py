@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 
 from lbae.errors import UserError, unknown
 
+# No canonical form of a text has more than four times the characters of another.
+_LONGEST_FORM = 4
+
 
 def match_name(asked: str, known: Iterable[str]) -> str:
     """Return the known name equal to ``asked``, else the one with the same NFC form.
@@ -18,7 +21,10 @@ def match_name(asked: str, known: Iterable[str]) -> str:
     known = list(known)
     if asked in known:
         return asked
-    same = [name for name in known if _nfc(name) == _nfc(asked)]
+    # Normalising n accents in a row takes n^2 steps, so names that are too long are not normalised.
+    fits = len(asked) <= _LONGEST_FORM * max(map(len, known), default=0)
+    form = _nfc(asked) if fits else None
+    same = [name for name in known if _nfc(name) == form]
     if len(same) > 1:
         raise UserError(
             f"attribute {asked!r} is ambiguous: {len(same)} names look like it and differ in the Unicode form"

@@ -24,6 +24,8 @@ TYPES = {
     504: "timeout",
 }
 
+_MAX_TEXT = 1000  # characters; a request's field names would else come back whole
+
 
 class RequestError(HTTPException):
     """A refused request; ``param`` is the field at fault, if one is."""
@@ -45,9 +47,16 @@ def blames(param: str) -> Iterator[None]:
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error. Lone surrogates are replaced, because JSON can hold them and UTF-8 cannot."""
-    said = [text and text.encode(errors="replace").decode() for text in (message, param)]
+    """The JSON of an error, with texts of at most 1,000 characters and "..." where one is cut.
+
+    Lone surrogates are replaced, because JSON can hold them and UTF-8 cannot.
+    """
+    said = [text and _short(text).encode(errors="replace").decode() for text in (message, param)]
     return {"error": {"type": TYPES.get(status, "internal"), "message": said[0], "param": said[1]}}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
 def handle_errors(app: FastAPI) -> None:

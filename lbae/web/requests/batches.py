@@ -22,22 +22,28 @@ Batch = tuple[list[np.ndarray], dict[int, dict[str, Any]]]
 
 
 async def item_latents(
-    items: list[ImageOrLatent], param: str, backend: Backend, limits: Limits
+    items: list[ImageOrLatent], param: str | None, backend: Backend, limits: Limits
 ) -> np.ndarray:
-    """One latent per item, an image or a packed latent, in order; RequestError for the first bad item."""
+    """One latent per item, an image or a packed latent, in order; RequestError for the first bad item.
+
+    ``param`` is the field that holds the items; None for one whose image is a field of the request itself.
+    """
     config = backend.facts.config
     latents = np.empty((len(items), config.latent_dim), dtype=np.int8)
     images = {}
     for index, item in enumerate(items):
-        name = param if len(items) == 1 else f"{param}.{index}"
+        path = [] if param is None else [param] if len(items) == 1 else [param, str(index)]
         if item.latent is not None:
             unpacked = functools.partial(
-                decode_latent_field, latent_dim=config.latent_dim, param=f"{name}.latent"
+                decode_latent_field, latent_dim=config.latent_dim, param=".".join([*path, "latent"])
             )
             (latents[index],) = await in_reader(_all, [item.latent], unpacked)
         elif item.image is not None:
             read = functools.partial(
-                decode_image_field, config=config, max_pixels=limits.max_pixels, param=f"{name}.image"
+                decode_image_field,
+                config=config,
+                max_pixels=limits.max_pixels,
+                param=".".join([*path, "image"]),
             )
             (images[index],) = await in_reader(_all, [item.image], read)
     if images:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -60,6 +61,10 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
 @asynccontextmanager
 async def _form(request: Request) -> AsyncIterator[FormData]:
+    # Starlette decodes the texts of a form with any codec of Python, such as punycode: n^2 steps for n bytes.
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":
+        raise RequestError(415, f"charset {charset.decode('latin-1')!r} of the form; allowed: utf-8")
     try:
         form = await request.form(max_files=MAX_ITEMS, max_fields=8)
     except HTTPException as error:  # Starlette refuses every bad form with 400

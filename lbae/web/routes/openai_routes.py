@@ -69,7 +69,7 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         _check(request, backend)
         share.claim(answer_bytes("png", request.n, backend.facts.config, limits.max_answer_pixels, "n"))
         seed = seed_or_random(request.seed)
-        latents = await item_latents([ImageOrLatent(image=request.image)], "image", backend, limits)
+        latents = await item_latents([ImageOrLatent(image=request.image)], None, backend, limits)
         with blames("image"):
             varied = await backend.vary(latents, request.n, seed, request.strength)
         return await _answer(varied, "png", seed, backend, share)
