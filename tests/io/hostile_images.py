@@ -217,6 +217,7 @@ def bombs() -> dict[str, bytes]:
     segments = [ratios[at : at + 65_000] for at in range(0, len(ratios), 65_000)]
     jpeg = saved(Image.new("L", (9, 9)), "JPEG")
     exif = b"".join(b"\xff\xe1" + struct.pack(">H", 8 + len(part)) + b"Exif\0\0" + part for part in segments)
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 65_535, 8, 9, 9, 1) + bytes(65_527)
     inner = png(9000, 9000)
     ico = struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(inner), 22) + inner
     tile = zeros(2**29)
@@ -237,6 +238,40 @@ def bombs() -> dict[str, bytes]:
         ),
         "a TIFF with tags of 2097167 numbers": tiff(bytes(1024), {34_665: number(1048)}, behind=ratios),
         "sides of 65535 pixels": png(1, 2**24),
+        "a JPEG with more than 2000 segments": jpeg[:2] + b"\xff\xe5\0\2" * 2**20 + jpeg[2:],
+        "a JPEG with 51 segments with its size": jpeg[:2] + frame * 50 + jpeg[2:],
+        "a PNG with more than 4096 chunks without pixels": png(9, 9, png_chunk(b"prVt", b"") * 2**20),
+    }
+
+
+def slow_files() -> dict[str, bytes]:
+    """Files that Pillow by itself decodes in seconds or minutes, by the error that refuses them."""
+    tile = zeros(2**26)
+    place, size = 16 + len(tile), struct.pack("<I", len(tile))
+    tiles = tiff(
+        tile,
+        {
+            256: number(640),
+            257: number(1),
+            322: number(16),
+            323: number(2**20),
+            324: (4, 40, struct.pack("<I", place)),
+            325: (4, 40, struct.pack("<I", place + 160)),
+        },
+        compression=8,
+        behind=struct.pack("<I", 16) * 40 + size * 40,
+    )
+    jpeg = saved(Image.new("L", (5000, 4990)), "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    scans = 41 - jpeg.count(b"\xff\xda")
+    pixels = png_chunk(b"IDAT", b"")
+    return {
+        "5000 x 4990 pixels in 41 scans; allowed: 40 scans": jpeg[:-2] + last * scans + jpeg[-2:],
+        "no pixels, or more than 4096 bytes between two segments": jpeg[:20] + bytes(5000) + jpeg[20:],
+        "a PNG with more than 131072 chunks": png(9, 9, pixels * 2**17),
+        "a TIFF with 671088640 pixels in all tiles": tiles,
+        "a plain PPM of 1001 comments": b"P2 3 2 1000\n" + b"#\n" * 1001 + b"1 2 3 400 500 1000\n",
+        "a PPM whose header exceeds 65536 bytes": b"P5 1 1\n" + b"#\n" * 2**15 + b"255\n0",
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +12,30 @@ import pytest
 from PIL import Image
 
 from lbae.io.image_formats import FORMATS, UPLOAD_FORMATS
+from lbae.io.images import ImageError, check_image
 from tests.conftest import ROOT
 from tests.io.hostile_images import (
     SIDE,
     bombs,
     large_pictures,
     mutated,
+    number,
+    png,
+    png_chunk,
     png_of_texts,
     saved,
+    slow_files,
+    tiff,
     valid_files,
     widest_webp,
+    zeros,
 )
 
 MIB = 2**20
 # glibc returns freed memory at once, so that the memory of one file does not count as that of another.
 PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 MUTATED = 400  # per format
+SCANS = "5000 x 4990 pixels in 41 scans; allowed: 40 scans"
 
 
 def decoded(folder: Path, files: dict[str, bytes]) -> tuple[dict[str, tuple[str, int]], dict]:
@@ -88,6 +97,33 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_before_memory_is_taken
         outcome, size = found[str(index)]
         assert message in outcome
         assert size < 64 * MIB, message
+
+
+def test_a_small_file_that_takes_long_to_decode_is_refused():
+    for message, data in slow_files().items():
+        with pytest.raises(ImageError, match=re.escape(message)):
+            check_image(data)
+
+
+def test_a_file_at_a_limit_is_decoded():
+    """Also a PNG of many small chunks, and a tile larger than its picture."""
+    tile = {322: number(256), 323: number(256), 324: number(16), 325: number(256 * 256 * 4)}
+    idat = b"".join(png_chunk(b"IDAT", bytes([byte])) for byte in zeros(9 * 37))
+    slow = slow_files()[SCANS]
+    scan = slow[slow.rindex(b"\xff\xda") : -2]
+    jpeg = saved(Image.new("L", (9, 9)), "JPEG")
+    for data in (
+        slow.replace(scan, b"", 1),
+        jpeg[:2] + b"\xff\xe5\0\2" * 1900 + jpeg[2:],
+        png(9, 9, png_chunk(b"prVt", b"") * 4095),
+        png(9, 9, *[png_chunk(b"IDAT", b"")] * 40_000),
+        png(9, 9).replace(png_chunk(b"IDAT", zeros(9 * 37)), idat),
+        tiff(bytes(256 * 256 * 4), tile),
+        b"P2 3 2 1000\n" + b"#\n" * 1000 + b"1 2 3 400 500 1000\n",
+        b"P5 1 1\n" + b"#\n" * 2**14 + b"255\n0",
+        b"P4 1000 1000\n" + b" " * 125_000,
+    ):
+        check_image(data)
 
 
 def test_another_format_starts_no_program_and_its_error_names_the_allowed_ones(tmp_path):
