@@ -13,6 +13,8 @@ from lbae.io.storage.lock import locked
     ("text", "message"),
     [
         ("data = 3 4", "is not valid TOML: "),
+        ("x" + ".x" * 20_000 + " = 1", "line 1 of .* has 20000 dots; allowed: at most 200 per line"),
+        ("# " + "x" * 70_000, "has 70002 bytes; allowed: at most 65536"),
         ('dta = "x"', "unknown entry of the config 'dta'; did you mean 'data'"),
         ('data = "x"', "lacks out, train"),
         ('data = "x"\nout = "y"\n[train]\npreset = "demo"\n[evaluate]', "lacks evaluate.data"),

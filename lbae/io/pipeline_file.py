@@ -7,7 +7,8 @@ from typing import Any
 from lbae.errors import UserError, unknown
 from lbae.io.storage.location import readable
 
-_MOST_BYTES = 2**20
+_MOST_BYTES = 2**16
+_MOST_DOTS = 200  # tomllib takes memory that grows with the square of the parts of a dotted key
 _URIS = ("data", "out", "current")
 
 
@@ -29,7 +30,7 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
             else (dict, f"a table: [{name}] on a line of its own")
         )
         if not isinstance(value, wanted):
-            raise UserError(f"{name} of config {config} is {value!r}; allowed: {what}")
+            raise UserError(f"{name} of config {config} is {value!r:.100}; allowed: {what}")
     missing = [name for name in ("data", "out", "train") if name not in asked]
     missing += ["evaluate.data"] if "data" not in asked.get("evaluate", {"data": None}) else []
     if missing:
@@ -38,7 +39,13 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
 
 
 def _read_toml(uri: str) -> dict[str, Any]:
+    data = readable(uri, "file").read_bytes(most=_MOST_BYTES)
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.count(b".") > _MOST_DOTS:
+            raise UserError(
+                f"line {number} of {uri} has {line.count(b'.')} dots; allowed: at most {_MOST_DOTS} per line"
+            )
     try:
-        return tomllib.loads(readable(uri, "file").read_bytes(most=_MOST_BYTES).decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{uri} is not valid TOML: {error}") from error

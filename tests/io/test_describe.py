@@ -9,10 +9,12 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.io.artifacts import image_table, ingest_parts
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import KIND
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
+from lbae.io.storage.parquet_file import write_parquet
 from tests.conftest import image_table as write_table
 from tests.conftest import picture_size, run_job
 
@@ -73,3 +75,29 @@ def test_the_fingerprint_of_an_image_table_covers_its_labels():
     cells = [{"bytes": b"a", "path": "a"}, {"bytes": b"b", "path": "b"}]
     tables = [pa.table({"image": cells, **labels}) for labels in ({}, {"label": [1, 2]}, {"label": [2, 1]})]
     assert len({tuple(image_table.rows_of(table)) for table in tables}) == 3
+
+
+def test_a_quarantine_of_many_long_errors_is_summed_up(ingested):
+    errors = ["x" * 5000, "x" * 6000, None, *(f"error {i}: why" for i in range(300))]
+    table = pa.table({name: pa.array(errors, pa.string()) for name in ("key", "path", "error")})
+    (name,) = [name for name in read_manifest(ingested).files if name.startswith("quarantine/")]
+    write_parquet(ingested, name, table)
+    found = describe(ingested)["quarantine"]
+    assert (found["x" * 100], found["None"], found["error 0"]) == (2, 1, 1)
+    assert (len(found), sum(found.values())) == (201, len(errors))
+
+
+def test_a_table_of_many_rows_is_sampled(tmp_path):
+    out, rows = str(tmp_path / "latents"), 2**20
+    output = Output(out, KIND, parents={"model": "m", "data": "d"}, config={"latent_dim": 8})
+    keys, packed = pa.array(["k"] * rows), np.zeros((rows, 1), dtype=np.uint8)
+    table = pa.table(
+        {
+            "key": keys,
+            "latent": pa.FixedSizeBinaryArray.from_buffers(pa.binary(1), rows, [None, pa.py_buffer(packed)]),
+        },
+        metadata={"lbae.model_fingerprint": "m"},
+    )
+    write_parquet(out, "data/part-00000.parquet", table)
+    output.publish(fingerprint="f", rows=rows, files=["data/part-00000.parquet"], result={"bad": 0})
+    assert describe(out)["bits"]["rows_read"] == 2**19

@@ -146,6 +146,37 @@ def test_a_dangling_link_is_a_bad_image_and_a_pipe_is_not_opened(tmp_path):
     assert plan(str(tmp_path)).skipped == {"no regular files": 1}
 
 
+@pytest.mark.parametrize("name", ["1.png", "1", "1.parquet"])
+def test_links_to_pipes_and_devices_are_counted_and_not_opened(name, tmp_path):
+    write(tmp_path / "data", "0.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "data" / name).symlink_to(tmp_path / "pipe")
+    (tmp_path / "data" / "2.png").symlink_to("/dev/null")
+    source = plan(str(tmp_path / "data"))
+    assert source.skipped == {"no regular files": 2}
+    assert list(labels(tmp_path / "data")) == ["0.png"]
+
+
+def test_a_file_that_has_become_a_device_since_the_listing_is_a_bad_image(tmp_path):
+    write(tmp_path, "0.png", "1.png")
+    (shard,) = plan(str(tmp_path)).shards
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "1.png").symlink_to("/dev/null")
+    assert read_shard(shard)["bytes"].to_pylist() == [PICTURE, None]
+
+
+def test_links_that_fan_out_are_followed_a_limited_number_of_times(tmp_path):
+    for level in range(10):
+        (tmp_path / "data" / f"{level}").mkdir(parents=True)
+        for name in "ab"[: 2 * (level < 9)]:
+            (tmp_path / "data" / f"{level}" / name).symlink_to(f"../{level + 1}")
+    write(tmp_path / "data", "9/0.png")
+    source = plan(str(tmp_path / "data"))
+    assert source.rows == 65  # without a limit, 2**10 - 1
+    assert "9/0.png" in labels(tmp_path / "data")
+    assert source.skipped["folders that many links lead to"] > 0
+
+
 def test_a_name_that_is_not_utf_8_is_read_and_its_bytes_are_escaped_in_the_key(tmp_path):
     folder = os.fsencode(tmp_path / "caf") + b"\xe9"
     os.mkdir(folder)

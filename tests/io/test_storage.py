@@ -132,3 +132,14 @@ def test_missing_credentials_are_named(monkeypatch, tmp_path):
     with pytest.raises(LbaeError, match=r"s3://bucket/x cannot be written: Unable to locate credentials"):
         place.write_bytes(b"x")
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_file_is_read_up_to_the_limit_whatever_size_the_system_gives():
+    with pytest.raises(UserError, match="/proc/self/status has more than 5 bytes; allowed: at most 5"):
+        resolve("/proc/self/status").read_bytes(most=5)
+    assert resolve("/proc/self/status").read_bytes(most=2**20).startswith(b"Name:")
+
+
+def test_an_error_of_a_read_names_its_file():
+    with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
+        resolve("/proc/self/mem").read_bytes(most=100)

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -315,3 +316,36 @@ def test_a_table_that_does_not_record_its_model_is_named(tmp_path):
     table = open_latent_table(published(tmp_path, part()))
     with pytest.raises(UserError, match="did not record the location of its model; give it, or encode"):
         table.made_from("model")
+
+
+@pytest.mark.parametrize("files", [[], ["manifest.json"]])
+def test_a_table_with_rows_and_no_part_is_damaged(files, tmp_path):
+    uri = published(tmp_path, part())
+    change_manifest(uri, files=files)
+    with pytest.raises(UserError, match="manifest.json is damaged: it names no part with latents"):
+        open_latent_table(uri).schema()
+
+
+def test_keys_of_several_row_groups_are_read_and_a_long_key_is_refused(tmp_path):
+    table = open_latent_table(published(tmp_path, part()))
+    write_parquet(table.uri, table.parts[0], part(), [2, 4])
+    assert table.keys().to_pylist() == [f"k{i}" for i in range(6)]
+    long = part().set_column(0, "key", pa.array(["k" * 5000] * 6))
+    write_parquet(table.uri, table.parts[0], long)
+    with pytest.raises(UserError, match="damaged: it has a key of 5000 bytes; allowed: at most 4096"):
+        table.keys()
+
+
+def test_a_kind_that_no_message_can_show_is_refused(tmp_path):
+    uri = published(tmp_path, part())
+    for kind in ("k" * 10**6, "\x1b[31mred"):
+        change_manifest(uri, kind=kind)
+        with pytest.raises(UserError, match="kind or fingerprint is .*; allowed: up to 200") as caught:
+            open_latent_table(uri)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
+
+
+def change_manifest(uri: str, **entries) -> None:
+    place = Path(uri, "manifest.json")
+    place.write_text(json.dumps(json.loads(place.read_text()) | entries))

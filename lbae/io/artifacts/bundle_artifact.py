@@ -165,6 +165,5 @@ def load_config(uri: str) -> ModelConfig:
 
 def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, loaded without its model."""
-    manifest, folder = read_manifest(uri, KIND), resolve(uri)
-    names, place = attribute_names(uri, manifest), folder / _FILES["attributes"]
-    return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names)
+    (model, names), place = load_config(uri), resolve(uri) / _FILES["attributes"]
+    return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names, model.latent_dim)

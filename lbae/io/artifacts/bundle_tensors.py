@@ -76,13 +76,13 @@ def parse_pooled(data: bytes, location: Location, bits: int, attributes: int) ->
 
 
 def parse_statistics(
-    data: bytes, location: Location, names: tuple[str, ...], bits: int | None = None
+    data: bytes, location: Location, names: tuple[str, ...], bits: int
 ) -> AttributeStatistics:
-    """The statistics of the attributes ``names``, of any number of bits if ``bits`` is None."""
+    """The statistics of the attributes ``names`` over ``bits`` bits."""
     size = len(names)
     counts = dict.fromkeys(("set_count", "unset_count"), ("float64", (size,)))
     means = ("mean_if_set", "mean_if_unset", "lift", "lift_error")
-    rows = dict.fromkeys(means, ("float64", (size, "N" if bits is None else bits)))
+    rows = dict.fromkeys(means, ("float64", (size, bits)))
     return AttributeStatistics(names=names, **parse_tensors(data, location, {**counts, **rows}))
 
 

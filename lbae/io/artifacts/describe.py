@@ -1,10 +1,11 @@
 """A summary of any artifact: its manifest, and statistics of its bits."""
 
+import itertools
 from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from lbae.core.moments.attribute_statistics import leading_bits
 from lbae.core.moments.bit_health import bit_health
@@ -13,10 +14,13 @@ from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
 from lbae.io.artifacts.manifest import MANIFEST, read_manifest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.parquet_file import open_parquet, texts
 from lbae.io.storage.stored_file import damaged
 
 _SAMPLE_PARTS = 4
+_SAMPLE_BATCHES = 16  # of at most 2**15 rows
+_REASONS, _REASON_LENGTH = 200, 100
+_OTHERS = "other errors"
 _LEADING_BITS = 5
 
 
@@ -57,22 +61,25 @@ def describe(uri: str) -> dict[str, Any]:
 def _bits_of_latents(uri: str) -> dict[str, Any]:
     table = latent_table.open_latent_table(uri)
     groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
-    packed = [latent_table.packed_latents(rows) for rows in table.batches(groups, ["latent"])]
+    sample = itertools.islice(table.batches(groups, ["latent"]), _SAMPLE_BATCHES)
+    packed = [latent_table.packed_latents(rows) for rows in sample]
     if not packed:
         raise damaged(resolve(uri) / MANIFEST, f"it says {table.manifest.rows} rows, but the parts hold none")
     return _bits(sum_packed(np.concatenate(packed), table.latent_dim))
 
 
 def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
-    """The number of images that could not be decoded, by error."""
+    """The number of images that could not be decoded, by the start of the error; at most 200 errors."""
     reasons: Counter[str] = Counter()
     for name in files:
         if name.startswith("quarantine/"):
             location = resolve(uri) / name
             with open_parquet(location) as file:
-                check_column(location, file.schema_arrow, "error", pa.string())
-                errors = file.read(columns=["error"])["error"].to_pylist()
-            reasons.update(str(error).partition(":")[0] for error in errors)
+                for errors in texts(location, file, "error"):
+                    starts = pc.utf8_slice_codeunits(errors.dictionary, 0, _REASON_LENGTH).to_pylist()
+                    for index in errors.indices.to_pylist():
+                        reason = str(None if index is None else starts[index]).partition(":")[0]
+                        reasons[reason if reason in reasons or len(reasons) < _REASONS else _OTHERS] += 1
     return reasons
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
@@ -26,11 +27,12 @@ from lbae.errors import UserError
 from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
 from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.location import Location, resolve
-from lbae.io.storage.parquet_file import check_column, open_parquet
+from lbae.io.storage.parquet_file import open_parquet, texts
 from lbae.io.storage.stored_file import damaged
 
 KIND = "latent table"
 _BATCH_ROWS = 2**15
+_MOST_KEY_BYTES = 2**12
 _DIGEST = b"lbae.rows_digest"
 
 
@@ -131,15 +133,25 @@ class LatentTable:
         return [name for name in self.manifest.files if name.startswith("data/")]
 
     def keys(self) -> pa.ChunkedArray:
-        """Keys of all images, including those that could not be decoded."""
-        chunks, parts = [], set(self.parts)
+        """Keys of all images, including those that could not be decoded.
+
+        Raises:
+            UserError: A part is damaged, has another model, or has a key of more than 4 KiB.
+        """
+        chunks: list[pa.Array] = []
+        parts = set(self.parts)
         for name in self.manifest.files:
             location = resolve(self.uri) / name
             with open_parquet(location) as file:
                 if name in parts:
                     self._check(location, file)
-                check_column(location, file.schema_arrow, "key", pa.string())
-                chunks += file.read(columns=["key"])["key"].chunks
+                for keys in texts(location, file, "key"):
+                    longest = pc.max(pc.binary_length(keys.dictionary)).as_py() or 0
+                    if longest > _MOST_KEY_BYTES:
+                        raise damaged(
+                            location, f"it has a key of {longest} bytes; allowed: at most {_MOST_KEY_BYTES}"
+                        )
+                    chunks.append(keys.dictionary_decode())
         return pa.chunked_array(chunks, pa.string())
 
     def digest(self) -> int:
@@ -153,7 +165,9 @@ class LatentTable:
         return RowDigest(total).total
 
     def schema(self) -> pa.Schema:
-        """Columns of the table."""
+        """Columns of the table; raises UserError if it has no part."""
+        if not self.parts:
+            raise damaged(resolve(self.uri) / MANIFEST, "it names no part with latents")
         with self._open(self.parts[0]) as file:
             return file.schema_arrow
 
@@ -228,8 +242,8 @@ class LatentTable:
         found = (schema.metadata or {}).get(b"lbae.model_fingerprint", b"").decode(errors="replace")
         if found != self.model_fingerprint:
             raise UserError(
-                f"{location} holds latents of model {found or 'unknown'}; the table's model is"
-                f" {self.model_fingerprint}"
+                f"{location} holds latents of model {found[:100] or 'unknown'}; the table's model is"
+                f" {self.model_fingerprint[:100]}"
             )
         kinds = [field.type for field in schema if field.name == "latent"]
         if kinds != [pa.binary(packed_width(self.latent_dim))]:

@@ -23,6 +23,7 @@ from lbae.io.storage.stored_file import damaged
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_MOST_TEXT = 200
 _PACKAGES = ("torch", "numpy", "pyarrow", "ray")
 
 Section = Literal["parents", "config", "result"]
@@ -53,6 +54,11 @@ class Manifest:
             value, wanted = getattr(self, one.name), get_origin(one.type) or one.type
             if type(value) is not wanted:
                 raise ValueError(f"{one.name} is {value!r:.100}; allowed: {one.type}")
+        for text in (self.kind, self.fingerprint):  # errors print them
+            if not _is_short(text):
+                raise ValueError(
+                    f"kind or fingerprint is {text!r:.100}; allowed: up to {_MOST_TEXT} characters"
+                )
         for name in (*self.parents.values(), *self.files):
             if not isinstance(name, str):
                 raise ValueError(f"{name!r:.100} is named as a parent or a file; allowed: a string")
@@ -158,8 +164,19 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     before, now = _leaves(old), _leaves(new)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return "; ".join(
-        f"{name} was {before.get(name, 'absent')}, is now {now.get(name, 'absent')}" for name in changed
+        f"{_shown(name)} was {_shown(before.get(name, 'absent'))}, is now {_shown(now.get(name, 'absent'))}"
+        for name in changed
     )
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if _is_short(text) else f"{text!r:.{_MOST_TEXT}}"
+
+
+def _is_short(text: str) -> bool:
+    """Whether a message can show a text as it is: no control characters, and not long."""
+    return text.isprintable() and len(text) <= _MOST_TEXT
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

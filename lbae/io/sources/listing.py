@@ -37,6 +37,8 @@ _NO_IMAGE_NAMES = frozenset(("license", "licence", "readme", "changelog", "makef
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MACOS = "__MACOSX"
 HIDDEN, _LOOPS, _SPECIAL = "hidden", "links to a folder above", "no regular files"
+_REPEATED = "folders that many links lead to"
+_MOST_VISITS = 64  # links in linked folders can lead to one folder in exponentially many ways
 _PROBED = 16  # among files without a known suffix, so many are opened to see if one is an image
 _THREADS = 16
 
@@ -128,11 +130,12 @@ def _walk(root: str) -> tuple[Files, Counter[str]]:
     """The files in a local folder and its subfolders, sorted by path, and counts of those left out.
 
     Raises OSError for an unreadable folder. fsspec's ``find`` would treat that as empty, and a link to a
-    folder as a file.
+    folder as a file. Through links, a folder is listed at most 64 times.
     """
     found: Files = {}
     skipped: Counter[str] = Counter()
     info = resolve(root).fs.info
+    visits: Counter[str] = Counter()
 
     def walk(here: str, prefix: str, above: tuple[str, ...]) -> None:
         with os.scandir(here) as entries:
@@ -145,9 +148,12 @@ def _walk(root: str) -> tuple[Files, Counter[str]]:
                 target = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
                 if any(f"{folder}/".startswith(f"{target.rstrip('/')}/") for folder in above):
                     skipped[_LOOPS] += 1
+                elif target != f"{above[0]}/{name}" and visits[target] >= _MOST_VISITS:
+                    skipped[_REPEATED] += 1
                 else:
+                    visits[target] += 1
                     walk(entry.path, f"{name}/", (*above, target))
-            elif entry.is_file() or entry.is_symlink():  # a dangling link counts as a bad image
+            elif entry.is_file() or not os.path.exists(entry.path):  # a dangling link counts as a bad image
                 with contextlib.suppress(FileNotFoundError):  # removed since the scan
                     found[name] = info(entry)
             else:
@@ -213,8 +219,8 @@ def _are_images(root: str, files: Files) -> bool:
 
 
 def bytes_or_none(location: Location) -> bytes | None:
-    """A file's content; None if the file no longer exists."""
+    """A file's content; None if the file no longer exists, is too large for an image, or no regular file."""
     try:
-        return location.read_bytes()
-    except FileNotFoundError:
+        return location.read_bytes(most=MAX_FILE_BYTES)
+    except (FileNotFoundError, UserError):
         return None

@@ -29,13 +29,17 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def check_regular(path: str, most: float = math.inf) -> None:
-    """Raise UserError if a file has more than ``most`` bytes, or is a device or a pipe, which may not end."""
+def check_regular(path: str, most: float = math.inf) -> int:
+    """The size of a file in bytes, as the system gives it.
+
+    Raises UserError if it is more than ``most``, or for a device or a pipe, which may not end.
+    """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # reading a folder is an error
         raise UserError(f"{path} is a device or a pipe; allowed: a file")
     if found.st_size > most:
         raise UserError(f"{path} has {found.st_size} bytes; allowed: at most {most:.0f}")
+    return found.st_size
 
 
 def remove(path: str) -> None:

@@ -111,11 +111,15 @@ class Location:
             FileNotFoundError: There is no file.
             UserError: ``most`` is given, and the file has more bytes or is a local device or pipe.
         """
-        end = None if most is None or self.is_local else most + 1
         with _storage_errors(self, "read", FileNotFoundError, IsADirectoryError, UserError):
             if most is not None and self.is_local:
-                local_files.check_regular(self.path, most)
-            data = bytes(self.fs.cat_file(self.path, end=end))
+                size = local_files.check_regular(self.path, most)
+                with open(self.path, "rb") as file:
+                    data = file.read(size + 1)
+                    if len(data) > size:  # files of /proc have size 0, and other files may grow
+                        data += file.read(most + 1 - len(data))
+            else:
+                data = bytes(self.fs.cat_file(self.path, end=None if most is None else most + 1))
         if most is not None and len(data) > most:
             raise UserError(f"{self} has more than {most} bytes; allowed: at most {most}")
         return data
@@ -215,7 +219,8 @@ class Location:
 def _storage_errors(location: Location, verb: str, *passed: type[Exception]) -> Iterator[None]:
     """Convert exceptions of the filesystem libraries into errors that name the location.
 
-    OSErrors of the local disk pass: they name the file, and ``errno`` tells a full disk from a broken one.
+    OSErrors of the local disk stay OSErrors that name the file: ``errno`` tells a full disk from a broken
+    one.
     """
     try:
         yield
@@ -223,6 +228,8 @@ def _storage_errors(location: Location, verb: str, *passed: type[Exception]) -> 
         raise
     except Exception as error:
         if isinstance(error, OSError) and location.is_local:
+            if error.errno and error.filename is None:  # errors of reads do not name their file
+                raise OSError(error.errno, error.strerror, location.path) from error
             raise
         raise _storage_error(location, verb, error) from error
 

@@ -12,6 +12,8 @@ from lbae.errors import LbaeError, TransientStorageError, UserError
 from lbae.io.storage.location import Location, resolve
 from lbae.transient_errors import is_transient
 
+_TEXT_ROWS = 2**12
+
 
 @contextmanager
 def open_parquet(location: Location, **options: Any) -> Iterator[pq.ParquetFile]:
@@ -45,7 +47,21 @@ def check_column(location: Location, schema: pa.Schema, name: str, kind: pa.Data
     """Raise UserError unless the file at ``location`` has one column ``name``, and of this type."""
     found = [field.type for field in schema if field.name == name]
     if found != [kind]:
-        raise UserError(f"{location} has columns {name} of types {found}; allowed: one of type {kind}")
+        raise UserError(f"{location} has columns {name} of types {found!s:.300}; allowed: one of type {kind}")
+
+
+def texts(location: Location, file: pq.ParquetFile, name: str) -> Iterator[pa.DictionaryArray]:
+    """Yield the column ``name`` of strings in batches of at most 2**12 rows.
+
+    Each text is held once per batch, because a small file can repeat a long text very often.
+
+    Raises:
+        UserError: The file has no such column, or it is not of strings.
+    """
+    check_column(location, file.schema_arrow, name, pa.string())
+    with open_parquet(location, read_dictionary=[name], metadata=file.metadata) as again:
+        for batch in again.iter_batches(_TEXT_ROWS, columns=[name]):
+            yield batch.column(name)
 
 
 def write_parquet(uri: str, name: str, table: pa.Table, row_groups: Sequence[int] | None = None) -> None:
