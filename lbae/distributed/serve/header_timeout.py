@@ -9,13 +9,13 @@ import asyncio
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_S = 5  # clients send headers at once; the rest is for packets that are sent again
+HEADER_S = 5  # clients send headers at once; the rest is for lost packets
 
 
 def limit_header_time() -> None:
     """Make uvicorn servers that start in this process use :class:`TimedHeaders`.
 
-    Ray Serve calls it before it starts a server. It takes a list of middleware from this function, or None.
+    Ray Serve calls this function before it starts a server, and expects a list of middleware or None.
     """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{TimedHeaders.__module__}:{TimedHeaders.__qualname__}"
 
@@ -23,29 +23,29 @@ def limit_header_time() -> None:
 class TimedHeaders(HttpToolsProtocol):
     """uvicorn's protocol; closes a connection whose next request has no complete headers in time.
 
-    The time starts with the connection, and later with the first byte after a response.
+    The timer starts with the connection, and later with the first byte after a response.
     """
 
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time of the first request."""
+        """Start the timer of the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Start the time of a later request."""
+        """Start the timer of a later request."""
         if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
             self._wait()
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """End the time: the request is in uvicorn's and the application's hands."""
+        """Cancel the timer: the application has its own time limit for body and answer."""
         self._stop_waiting()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time."""
+        """Cancel the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
