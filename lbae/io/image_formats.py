@@ -23,6 +23,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from lbae.io.jpeg_header import excess_of_header
+from lbae.io.png_chunks import excess_of_chunks
 from lbae.io.tiff_tags import excess_of_tags
 
 _FORMATS: dict[str, tuple[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
@@ -47,14 +49,16 @@ MAX_FILE_BYTES = 2**28
 MAX_EXIF_BYTES = 2**22
 """The most bytes of EXIF data: Pillow makes Python numbers of a tag that it reads, in 23 bytes per byte."""
 
-# JPEG's start-of-scan marker. It cannot occur inside a scan, where 0 or a restart marker follows every 0xff.
-_SOS = b"\xff\xda"
+START_OF_SCAN = b"\xff\xda"
+"""JPEG's marker. It cannot occur inside a scan, where 0 or a restart marker follows every 0xff."""
 # Every scan of a progressive JPEG runs over all pixels, however short the scan is: 42 bytes can cost 16 ms
 # for 25 megapixels. Encoders write about ten scans. The limit leaves room for thumbnails in the metadata and
 # for the video behind a phone's photograph: 16 MB of video hold the marker's two bytes 256 times by chance.
 # TurboJPEG's own limit, which Pillow does not set, is also 500.
 _MAX_SCANS = 500
 _EXIF, _SEGMENT_BYTES = b"Exif\0\0", 2**16
+# Pillow reads the header of a PPM byte by byte, and copies up to a mebibyte per comment of a plain one.
+_MAX_PPM_HEADER, _MAX_PPM_COMMENTS = 2**16, 1000
 
 
 class ImageError(ValueError):
@@ -77,8 +81,12 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
         raise ImageError(f"not in an allowed format ({', '.join(formats)})")
     if name == "JPEG":
         _check_jpeg(data)
+    if name == "PNG" and (excess := excess_of_chunks(data)):
+        raise ImageError(f"a PNG with {excess}")
     if name == "TIFF" and (excess := excess_of_tags(data, MAX_PIXELS)):
         raise ImageError(f"a TIFF with {excess}")
+    if name == "PPM":
+        _check_ppm(data)
     return _FORMATS[name][1](io.BytesIO(data))
 
 
@@ -92,9 +100,21 @@ def _ignore_warnings_of_pillow() -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    if (scans := data.count(_SOS)) > _MAX_SCANS:
+    if excess := excess_of_header(data):
+        raise ImageError(f"a JPEG with {excess}")
+    if (scans := data.count(START_OF_SCAN)) > _MAX_SCANS:
         raise ImageError(f"a JPEG of {scans} scans; allowed: {_MAX_SCANS} scans")
     # Pillow joins the segments of EXIF data. Smaller files are not searched, because that takes time.
     most = MAX_EXIF_BYTES // _SEGMENT_BYTES
     if len(data) > MAX_EXIF_BYTES and (segments := data.count(_EXIF)) > most:
         raise ImageError(f"a JPEG of {segments} EXIF segments; allowed: {most} segments")
+
+
+def _check_ppm(data: bytes) -> None:
+    plain = data[:2] in (b"P1", b"P2", b"P3")
+    if plain and (comments := data.count(b"#")) > _MAX_PPM_COMMENTS:
+        raise ImageError(f"a plain PPM of {comments} comments; allowed: {_MAX_PPM_COMMENTS} comments")
+    words = 3 if data[:2] in (b"P1", b"P4") else 4  # what it is, width, height, and mostly the value of white
+    header = re.sub(rb"#[^\r\n]*[\r\n]?", b"", data[:_MAX_PPM_HEADER])
+    if len(data) > _MAX_PPM_HEADER and len(header.split(None, words)) < words:
+        raise ImageError(f"a PPM whose header exceeds {_MAX_PPM_HEADER} bytes; allowed: as many")

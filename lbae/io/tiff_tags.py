@@ -12,7 +12,7 @@ from typing import Literal
 # A strip takes 250 bytes in Pillow's list. A colour map for 16 bits has 196,608 numbers.
 _MAX_NUMBERS = 2**19
 _MAX_TAGS = 4096  # per directory, as in libtiff
-_TILE_SIDES = (322, 323)
+_SIDES, _TILE_SIDES = (256, 257), (322, 323)
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS and interoperability: Pillow reads their tags too
 # Bytes per value of each type of tag. Values of one byte stay bytes in Pillow.
 _WIDTHS = {
@@ -42,14 +42,14 @@ def excess_of_tags(data: bytes, max_pixels: int) -> str | None:
     """Which limit the tags of a TIFF's first picture exceed, in words; None if they exceed none.
 
     The limits: values that fit into the file without overlap, 524,288 numbers, 4,096 tags per directory,
-    tiles of ``max_pixels`` pixels.
+    tiles of ``max_pixels`` pixels, and of twice as many in all: tiles may share the bytes they come from.
     """
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     big = data[2] == 43
     tags = _tags(data, int.from_bytes(data[8:16] if big else data[4:8], order), order, big)
     single: dict[int, int] = {}
     for tag, count, width, value in tags:
-        if tag in (*_TILE_SIDES, *_DIRECTORIES):
+        if tag in (*_SIDES, *_TILE_SIDES, *_DIRECTORIES):
             if tag in single or count != 1 or width > len(value):
                 return f"tag {tag} is not one number"
             single[tag] = int.from_bytes(value[:width], order)
@@ -58,6 +58,11 @@ def excess_of_tags(data: bytes, max_pixels: int) -> str | None:
         return f"a directory of more than {_MAX_TAGS} tags"
     if (pixels := math.prod(single.get(tag, 1) for tag in _TILE_SIDES)) > max_pixels:
         return f"tiles of {pixels} pixels; allowed: {max_pixels} pixels"
+    tiles = [
+        (single.get(side, 1), single.get(tile, 0)) for side, tile in zip(_SIDES, _TILE_SIDES, strict=True)
+    ]
+    if (pixels := math.prod(-(-side // max(1, tile)) * tile for side, tile in tiles)) > 2 * max_pixels:
+        return f"{pixels} pixels in all tiles; allowed: {2 * max_pixels} pixels"
     every = list(itertools.chain(*directories))
     if (size := sum(count * width for _, count, width, value in every if count * width > len(value))) > len(
         data
