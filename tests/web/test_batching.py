@@ -1,6 +1,8 @@
 import asyncio
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -97,6 +99,25 @@ def test_the_rows_of_a_cancelled_caller_are_dropped():
         np.testing.assert_array_equal(await last, 2 * rows(2, 2))
         await first
         assert run.batches == [1, 2]
+
+    asyncio.run(run())
+
+
+def test_the_rows_of_a_cancelled_caller_are_freed_before_their_turn():
+    async def run() -> None:
+        run, large = Doubler(), np.zeros((20, 1))
+        held = weakref.ref(large)
+        first, gone = await started(batcher(run), rows(0, 1), large)
+        del large
+        assert held() is not None
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+        del gone
+        await asyncio.sleep(0)  # asyncio lets go of the task and its traceback
+        assert held() is None
+        run.go_on.set()
+        await first
 
     asyncio.run(run())
 

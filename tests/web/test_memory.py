@@ -13,6 +13,7 @@ import pytest
 
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError
+from lbae.web.backend import backend as web_backend
 from lbae.web.limits import Limits
 from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 from lbae.web.requests import batches
@@ -111,6 +112,11 @@ def test_json_that_python_would_blow_up_is_refused(bundle):
         assert answer.status_code == code
 
 
+def test_a_name_as_long_as_the_body_does_not_come_back(client):
+    answer = client.post("/v1/sample", {"x" * 10**6: 1})
+    assert (answer.status_code, len(answer.json()["error"]["param"])) == (422, 8192)
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -122,6 +128,7 @@ def test_json_that_python_would_blow_up_is_refused(bundle):
         ("encode", {"images": [b64(image_file(0))] * 16}),
         ("decode", {"latents": ["AAAA"] * 16}),
         ("reconstruct", {"images": [b64(image_file(0))] * 16}),
+        ("variations", {"item": {"latent": "AAAA"}, "n": 16}),
         ("images/generations", {"prompt": "", "n": 16}),
     ],
 )
@@ -226,11 +233,9 @@ def test_a_small_upload_is_read_between_the_images_of_large_ones(client, monkeyp
     assert finished[0] == 1
 
 
-def test_edits_run_one_at_a_time(bundle, client, monkeypatch):
+def test_edits_run_one_at_a_time(client, monkeypatch):
     """Two edits at once would compute the same matrices twice."""
-    from lbae.web.backend import backend as module
-
-    running, seen, edit = [0], [], module.edit
+    running, seen, edit = [0], [], web_backend.edit
 
     def watched(*arguments: Any) -> np.ndarray:
         running[0] += 1
@@ -239,7 +244,7 @@ def test_edits_run_one_at_a_time(bundle, client, monkeypatch):
         running[0] -= 1
         return edit(*arguments)
 
-    monkeypatch.setattr(module, "edit", watched)
+    monkeypatch.setattr(web_backend, "edit", watched)
     ask = ("POST", "/v1/edit", {"json": {"item": {"latent": "AAAA"}, "set": ["a"], "format": "latents"}})
     assert {answer.status_code for answer in client.requests(*[ask] * 6)} == {200}
     assert seen == [1] * 6

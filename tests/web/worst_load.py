@@ -11,6 +11,7 @@ import base64
 import io
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -81,7 +82,7 @@ def running_server() -> Iterator[Server]:
 
 def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, exif=_TURNED, **options)
+    image.save(buffer, kind, **{"exif": _TURNED, **options})
     return buffer.getvalue()
 
 
@@ -90,12 +91,15 @@ def uploads() -> dict[str, bytes]:
     clear = Image.new("RGBA", _FOUR_K, (1, 2, 3, 128))
     sixteen = Image.fromarray(np.full(_FOUR_K[::-1], 777, np.uint16))
     noise = np.random.default_rng(0).integers(0, 256, (2160, 3600, 4), dtype=np.uint8)
+    # A tag that Pillow reads, of two million numbers.
+    tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 2_000_000, 26) + bytes(4_000_004)
     return {
         "PNG, 12.5 megapixels": _file(Image.new("RGBA", (4000, 3125), (1, 2, 3, 128)), "PNG"),
         "PNG with alpha, 4K": _file(clear, "PNG"),
         "PNG of a palette, 4K": _file(Image.new("P", _FOUR_K, 3), "PNG", transparency=3),
         "PNG of grey and alpha, 4K": _file(clear.convert("LA"), "PNG"),
         "PNG of 16 bits, 4K": _file(sixteen, "PNG"),
+        "WebP with 4 MB of EXIF, 4K": _file(clear, "WEBP", exif=tag, lossless=True),
         "WebP, lossless, 4K": _file(clear, "WEBP", lossless=True),
         "WebP of 30 MB": _file(Image.fromarray(noise), "WEBP", lossless=True, method=0),
         "JPEG of a phone, 12 megapixels": _file(Image.new("RGB", (4032, 3024), "red"), "JPEG"),
