@@ -30,7 +30,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/index.md": (0, 0),
     "docs/quickstart.md": (1, 1),
     "docs/guides/clusters.md": (1, 0),
-    "docs/guides/edits.md": (2, 1),
+    "docs/guides/edits.md": (3, 1),
     "docs/guides/evaluation.md": (2, 1),
     "docs/guides/large-corpora.md": (4, 0),
     "docs/guides/own-images.md": (2, 0),

@@ -165,5 +165,6 @@ def load_config(uri: str) -> ModelConfig:
 
 def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, loaded without its model."""
-    (model, names), place = load_config(uri), resolve(uri) / _FILES["attributes"]
-    return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names, model.latent_dim)
+    names, bits = attribute_names(uri, read_manifest(uri, KIND)), load_config(uri).latent_dim
+    place = resolve(uri) / _FILES["attributes"]
+    return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names, bits)
