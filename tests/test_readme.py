@@ -131,8 +131,9 @@ def test_large_corpora(pipeline, tmp_path):
 
 def test_priors(pipeline, made):
     draws, fits = readme_blocks("bash", guide("priors"))
-    everything, sevens, others = run_readme(draws, made, pipeline.data)
+    everything, sevens, others, typical = run_readme(draws, made, pipeline.data)
     assert everything["acceptance"] == 1
+    assert typical["temperature"] == 0.7
     assert sevens["acceptance"] < others["acceptance"] < 1
     by_label, _ = run_readme(fits, made, pipeline.data)
     assert by_label["components"] == 10
@@ -141,12 +142,14 @@ def test_priors(pipeline, made):
 
 
 def test_edits(pipeline, made):
-    edits, paths = readme_blocks("bash", guide("edits"))
+    edits, variations, paths = readme_blocks("bash", guide("edits"))
     _, whole, half, sure, bits = run_readme(edits, made, pipeline.data)
     assert whole["bits_changed"] > 0
     assert {"strength", "confidence"} <= set(sure)
     assert (half["method"], bits["method"]) == ("exchange", "bits")
     assert picture_size(made / "edited.png") == (118, 60)
+    (varied,) = run_readme(variations, made, pipeline.data)
+    assert (varied["num"], varied["strength"]) == (8, 0.5)
     strip, path = run_readme(paths, made, pipeline.data)
     assert (strip["frames"], path["frames"]) == (10, 23)
     (block,) = readme_blocks("python", guide("edits"))
@@ -156,7 +159,7 @@ def test_edits(pipeline, made):
 @pytest.mark.slow
 def test_blocks_run_in_a_shell(made):
     (made / "strip.png").unlink(missing_ok=True)
-    block = readme_blocks("bash", guide("edits"))[1]
+    block = readme_blocks("bash", guide("edits"))[2]
     variables = {**os.environ, "OUT": str(made)}
     subprocess.run(
         ["bash", "-euc", block], cwd=ROOT, env=variables, capture_output=True, timeout=200, check=True

@@ -63,7 +63,7 @@ def test_the_config_file_builds_the_application(pipeline, monkeypatch):
         ServeArguments(**config(pipeline.bundle, replica=2).args)
     for wrong in ({"allow_host": ["http://x/"]}, {"allow_origin": ["*"]}):
         with pytest.raises(UserError, match=r"allow_(host|origin) is "):
-            target(ServeArguments(**config(pipeline.bundle, **wrong).args))
+            target(ServeArguments(**config(pipeline.bundle, insecure=True, **wrong).args))
 
 
 @pytest.mark.slow
