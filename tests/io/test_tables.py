@@ -322,7 +322,7 @@ def test_a_table_that_does_not_record_its_model_is_named(tmp_path):
 def test_a_table_with_rows_and_no_part_is_damaged(files, tmp_path):
     uri = published(tmp_path, part())
     change_manifest(uri, files=files)
-    with pytest.raises(UserError, match="manifest.json is damaged: it names no part with latents"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: it names no part with latents"):
         open_latent_table(uri).schema()
 
 
@@ -340,7 +340,7 @@ def test_a_kind_that_no_message_can_show_is_refused(tmp_path):
     uri = published(tmp_path, part())
     for kind in ("k" * 10**6, "\x1b[31mred"):
         change_manifest(uri, kind=kind)
-        with pytest.raises(UserError, match="kind or fingerprint is .*; allowed: up to 200") as caught:
+        with pytest.raises(UserError, match=r"kind or fingerprint is .*; allowed: up to 200") as caught:
             open_latent_table(uri)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 1000
