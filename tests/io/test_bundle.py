@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle, read_pointer
+from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.model_artifact import load_model
 from tests.golden.make import HERE
 from tests.io.mutate_artifacts import sign, write_artifacts
@@ -181,6 +182,13 @@ def test_a_file_without_an_end_is_refused(bundle):
     os.mkfifo(bundle / "config.json")
     with pytest.raises(UserError, match=r"config\.json is a device or a pipe"):
         load_bundle(str(bundle), device="cpu")
+
+
+def test_statistics_of_no_bits_are_refused_without_the_model(bundle):
+    for name in ("mean_if_set", "mean_if_unset", "lift", "lift_error"):
+        rewrite(bundle / "attributes.safetensors", name, lambda array: array[:, :0])
+    with pytest.raises(UserError, match=r"attributes\.safetensors is damaged"):
+        describe(str(bundle))
 
 
 def test_a_pointer_has_a_limited_size(tmp_path):
