@@ -12,7 +12,7 @@ from typing import TypeVar, TypeVarTuple
 
 from lbae.web.memory import MemoryShare
 
-# Two pools, so that samples do not wait for uploads. Few readers, because the largest image takes 200 MB
+# Two pools, so that samples do not wait for uploads. Few readers, because the largest image takes 225 MB
 # while it is decoded. What writers take, their requests have claimed (memory.py).
 _READERS = ThreadPoolExecutor(2, thread_name_prefix="reader")
 _WRITERS = ThreadPoolExecutor(4, thread_name_prefix="writer")

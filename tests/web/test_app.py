@@ -158,7 +158,7 @@ def test_a_path_goes_through_its_items_in_every_format(client, bundle):
 
 
 def test_few_images_are_decoded_at_a_time(client, monkeypatch):
-    """The largest image takes 200 MB while it is decoded."""
+    """The largest image takes 225 MB while it is decoded."""
     running, seen, guard, read = 0, [], threading.Lock(), batches.decode_image_field
 
     def watched(*arguments, **options):

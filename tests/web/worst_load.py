@@ -88,19 +88,19 @@ def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def uploads() -> dict[str, bytes]:
     """Image files that take much memory to decode, by name."""
-    clear = Image.new("RGBA", _FOUR_K, (1, 2, 3, 128))
+    clear, large = (Image.new("RGBA", size, (1, 2, 3, 128)) for size in (_FOUR_K, (4000, 3125)))
     sixteen = Image.fromarray(np.full(_FOUR_K[::-1], 777, np.uint16))
     noise = np.random.default_rng(0).integers(0, 256, (2160, 3600, 4), dtype=np.uint8)
     # A tag that Pillow reads, of two million numbers.
     tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 2_000_000, 26) + bytes(4_000_004)
     return {
-        "PNG, 12.5 megapixels": _file(Image.new("RGBA", (4000, 3125), (1, 2, 3, 128)), "PNG"),
+        "PNG, 12.5 megapixels": _file(large, "PNG"),
         "PNG with alpha, 4K": _file(clear, "PNG"),
         "PNG of a palette, 4K": _file(Image.new("P", _FOUR_K, 3), "PNG", transparency=3),
         "PNG of grey and alpha, 4K": _file(clear.convert("LA"), "PNG"),
         "PNG of 16 bits, 4K": _file(sixteen, "PNG"),
-        "WebP with 4 MB of EXIF, 4K": _file(clear, "WEBP", exif=tag, lossless=True),
-        "WebP, lossless, 4K": _file(clear, "WEBP", lossless=True),
+        "WebP, 12.5 megapixels": _file(large, "WEBP", lossless=True),
+        "WebP, 12.5 megapixels, 4 MB of EXIF": _file(large, "WEBP", exif=tag, lossless=True),
         "WebP of 30 MB": _file(Image.fromarray(noise), "WEBP", lossless=True, method=0),
         "JPEG of a phone, 12 megapixels": _file(Image.new("RGB", (4032, 3024), "red"), "JPEG"),
         "JPEG of a phone, 50 megapixels": _file(Image.new("RGB", (8160, 6120), "red"), "JPEG"),

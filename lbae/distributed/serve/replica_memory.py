@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 PROCESS_BYTES = 600_000_000  # Python, torch, Ray's worker and a small bundle, without shared libraries
 _MAPS = 8  # of the network's first layer, at half the side of the images, while a batch is computed
-_DECODED_BYTES = 2 * 300_000_000  # two uploads at a time
+_DECODED_BYTES = 2 * 225_000_000  # two uploads at a time
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,11 @@ class Batcher:
             self._waiting.append((rows[start : start + self._size], results[-1]))
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._work())
-        return np.concatenate(await asyncio.gather(*results))
+        try:
+            return np.concatenate(await asyncio.gather(*results))
+        except asyncio.CancelledError:  # the rows would else be held until their turn
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting[1].done())
+            raise
 
     async def _work(self) -> None:
         while batch := self._next():

@@ -17,7 +17,6 @@ from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, FormReque
 
 # A list or object of two bytes takes 64 in Python. Prompts and names hold fewer than these commas.
 _MAX_VALUES = 2**16
-_MAX_PARAM = 8192  # characters of a field's name in an error: an unknown one may be as long as the body
 # Python keeps a text at four bytes per character if one of them needs so many.
 _WIDTH = 4
 
@@ -55,7 +54,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].removeprefix("Value error, ")
-            raise RequestError(422, message, ".".join(map(str, first["loc"]))[:_MAX_PARAM] or None) from error
+            raise RequestError(422, message, ".".join(map(str, first["loc"])) or None) from error
 
     return read
 
