@@ -169,7 +169,9 @@ def test_a_terminal_gets_a_table(tmp_path):
     code, text = on_a_terminal(*SAMPLE_FOUR, str(tmp_path / "s.png"))
     assert code == 0
     assert re.search(r"^ *num +4 *$", text, re.MULTILINE)
-    assert re.search(rf"^ *out +{re.escape(str(tmp_path)[:30])}", text, re.MULTILINE)  # a long path is wrapped
+    assert re.search(
+        rf"^ *out +{re.escape(str(tmp_path)[:30])}", text, re.MULTILINE
+    )  # a long path is wrapped
     assert "{" not in text
 
 
