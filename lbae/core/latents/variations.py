@@ -67,10 +67,7 @@ class Variations:
                 " about; fit the bundle with --sampler gaussian"
             )
         shifts = self.prior.factors[:, -self.prior.latent_dim :, 0].astype(np.float64)
-        on, off = (
-            special.log_ndtr(shifts),
-            special.log_ndtr(-shifts),
-        )  # of a bit that is +1, and of one that is -1
+        on, off = special.log_ndtr(shifts), special.log_ndtr(-shifts)  # log likelihoods of +1 and of -1
         likely = latents @ (on - off).T / 2 + (on + off).sum(axis=1) / 2 + np.log(self.prior.weights)
         found: Int64[np.ndarray, " K"] = likely.argmax(axis=1)
         return found

@@ -23,6 +23,13 @@ _MAX_PROMPT = 32_000  # OpenAI's own limit
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 AttributeName = Annotated[str, Field(max_length=4096)]
+ModelName = Annotated[str, Field(max_length=256, description="lbae, or the fingerprint of the bundle")]
+ImageSize = Annotated[
+    str, Field(max_length=256, description="auto, or the bundle's width and height, such as 32x32")
+]
+VariationStrength = Annotated[
+    float, Field(ge=0, le=1, description="0: the image's reconstruction; 1: a sample of similar images")
+]
 ImageFormat = Literal["png", "jpeg", "webp"]
 SeveralFormat = Literal["grid", "png", "jpeg", "webp", "zip", "latents"]
 
@@ -169,9 +176,7 @@ class VariationRequest(OneItem, SeveralImages):
 
     model_config = _example({"item": {"image": "iVBOR..."}, "n": 16, "strength": 0.5, "seed": 0})
 
-    strength: Annotated[
-        float, Field(ge=0, le=1, description="0: the image's reconstruction; 1: a sample of similar images")
-    ] = 0.5
+    strength: VariationStrength = 0.5
 
 
 class EditRequest(OneItem):
@@ -250,12 +255,8 @@ class GenerationRequest(RequestBody):
         ),
     ]
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
-    model: Annotated[
-        str | None, Field(max_length=256, description="lbae, or the fingerprint of the bundle")
-    ] = None
-    size: Annotated[
-        str, Field(max_length=256, description="auto, or the bundle's width and height, such as 32x32")
-    ] = "auto"
+    model: ModelName | None = None
+    size: ImageSize = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     output_format: ImageFormat = "png"
     seed: Seed | None = None
@@ -281,15 +282,9 @@ class OpenAIVariationRequest(FormRequest):
 
     image: Annotated[ImageFile, Field(json_schema_extra={"format": "binary"})]
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
-    model: Annotated[
-        str | None, Field(max_length=256, description="lbae, or the fingerprint of the bundle")
-    ] = None
-    size: Annotated[
-        str, Field(max_length=256, description="auto, or the bundle's width and height, such as 32x32")
-    ] = "auto"
+    model: ModelName | None = None
+    size: ImageSize = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     seed: Seed | None = None
-    strength: Annotated[
-        float, Field(ge=0, le=1, description="0: the image's reconstruction; 1: a sample of similar images")
-    ] = 0.5
+    strength: VariationStrength = 0.5
     user: Annotated[str, Field(description="not used")] = ""
