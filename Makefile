@@ -32,7 +32,7 @@ docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: .venv/ready
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra hf --generate-hashes pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes pyproject.toml --output-file requirements.lock
 
 licences: .venv/ready
 	printf '# Licences\n\nThe licences of all packages that requirements.lock pins, as the packages state them. Written by `make licences`.\n\n' > docs/licences.md
