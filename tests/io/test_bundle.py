@@ -104,6 +104,14 @@ def test_an_absurd_length_of_a_header_is_refused(bundle, size):
     refused(bundle, r"prior\.safetensors is damaged: its header is longer than 1048576 bytes")
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
+def test_a_file_larger_than_its_model_needs_is_not_read(bundle, name):
+    with (bundle / name).open("r+b") as file:
+        file.truncate(2**35)  # a sparse file, which takes no disk
+    with pytest.raises(UserError, match=rf"{name} has 34359738368 bytes; allowed: at most \d{{7,8}}$"):
+        load_bundle(str(bundle), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("fields", "match"),
     [

@@ -25,6 +25,7 @@ def test_an_object_is_read(tmp_path):
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
         (nested(100_000), "is not JSON|nested"),
         (nested(33), "nested more than 32 levels"),
+        (b'{"a": [' + b"[]," * 2_000_000 + b"1]}", "holds more than 2000000 values"),
         (b"[1]", "holds a list; allowed: one object"),
         (b"null", "holds a NoneType; allowed: one object"),
         (b'{"a": "' + b"x" * MOST_BYTES + b'"}', "has 16777225 bytes; allowed: at most 16777216"),

@@ -318,6 +318,30 @@ def test_a_table_that_does_not_record_its_model_is_named(tmp_path):
         table.made_from("model")
 
 
+FOLLOWED = ["/m", "s3://b/m", "hf://datasets/a/b"]
+NOT_FOLLOWED = [
+    "http://127.0.0.1/m",
+    "https://a/m",
+    "memory://m",
+    "simplecache::s3://b/m",
+    "zip://a::/b",
+    "github://a/b",
+]
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
+@pytest.mark.parametrize("place", FOLLOWED + NOT_FOLLOWED)
+def test_a_table_cannot_make_a_job_fetch_from_any_server(tmp_path, name, place):
+    uri = published(tmp_path, part())
+    change_manifest(uri, result={name: place})
+    table = open_latent_table(uri)
+    if place in FOLLOWED:
+        assert table.made_from(name) == place
+    else:
+        with pytest.raises(UserError, match=f"names '{place}' as its {name}; .*give it"):
+            table.made_from(name)
+
+
 @pytest.mark.parametrize("files", [[], ["manifest.json"]])
 def test_a_table_with_rows_and_no_part_is_damaged(files, tmp_path):
     uri = published(tmp_path, part())

@@ -21,7 +21,13 @@ from lbae.core.prior.prior import Prior, Sampler
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_tensors
 from lbae.io.artifacts.manifest import attribute_names, option, read_manifest
-from lbae.io.artifacts.model_artifact import build_network, check_is_lbae, parse_config
+from lbae.io.artifacts.model_artifact import (
+    build_network,
+    check_is_lbae,
+    parse_config,
+    stored_config,
+    stored_weights,
+)
 from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.tensors import MOST_BYTES
 from lbae.io.storage.digests import digest
@@ -92,12 +98,14 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     manifest, folder = read_manifest(uri, KIND), resolve(uri)
     files = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
     places = {name: folder / file for name, file in files.items()}
-    data = {name: stored_bytes(place, MOST_BYTES) for name, place in places.items()}
+    data = {"weights": b"", "config": stored_config(folder)}
+    config = parse_config(data["config"], places["config"])
+    data["weights"] = stored_weights(folder, config)
+    data |= {name: stored_bytes(place, MOST_BYTES) for name, place in places.items() if name not in data}
     if digest(*data.values()) != manifest.fingerprint:
         raise UserError(
             f"the files of bundle {uri} do not match its manifest (one was changed or damaged); fit it again"
         )
-    config = parse_config(data["config"], places["config"])
     check_is_lbae(f"the model of bundle {uri}", config)
     bits, names = config.model.latent_dim, attribute_names(uri, manifest)
     prior = bundle_tensors.parse_prior(data["prior"], places["prior"], bits, len(names))
@@ -159,8 +167,8 @@ def move_pointer(uri: str, bundle: str) -> None:
 
 def load_config(uri: str) -> ModelConfig:
     """The shape of a bundle's model, loaded without its weights."""
-    place = resolve(uri) / _FILES["config"]
-    return parse_config(stored_bytes(place, MOST_BYTES), place).model
+    folder = resolve(uri)
+    return parse_config(stored_config(folder), folder / _FILES["config"]).model
 
 
 def load_statistics(uri: str) -> AttributeStatistics:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.utils import get_protocol
 from jaxtyping import UInt8
 
 from lbae.config import MOST_BITS, Precision
@@ -33,6 +34,7 @@ from lbae.io.storage.stored_file import damaged
 KIND = "latent table"
 _BATCH_ROWS = 2**15
 _MOST_KEY_BYTES = 2**12
+_FOLLOWED = {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"}
 _DIGEST = b"lbae.rows_digest"
 
 
@@ -119,13 +121,24 @@ class LatentTable:
         return option(self.uri, self.manifest, "result", "precision", Precision)
 
     def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; raises UserError if an older version did not record it."""
+        """URI of the model or of the images.
+
+        Raises:
+            UserError: An older version did not record it, or the table names a place that only a person may
+                name: whoever wrote the table could make a job fetch from any server.
+        """
         if name not in self.manifest.result:
             raise UserError(
                 f"latent table {self.uri} was written by an older version, which did not record the location"
                 f" of its {name}; give it, or encode again"
             )
-        return entry(self.uri, self.manifest, "result", name, str)
+        place = entry(self.uri, self.manifest, "result", name, str)
+        if "::" in place or get_protocol(place) not in _FOLLOWED:
+            raise UserError(
+                f"latent table {self.uri} names {place!r:.200} as its {name}; followed without being asked:"
+                f" {', '.join(sorted(_FOLLOWED))}; give it"
+            )
+        return place
 
     @property
     def parts(self) -> list[str]:

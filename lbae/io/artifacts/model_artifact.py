@@ -12,7 +12,7 @@ from lbae.core.network.codec import Codec, best_precision
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import Manifest, read_manifest
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.tensors import MOST_BYTES, parse_tensors
+from lbae.io.artifacts.tensors import MOST_HEADER_BYTES, parse_tensors
 from lbae.io.storage import json_file
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import Location, resolve
@@ -56,9 +56,23 @@ def check_is_lbae(what: str, config: Config) -> None:
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
     """Network, configuration and manifest of a model or baseline; raises UserError if they do not match."""
     manifest, folder = read_manifest(uri, KIND), resolve(uri)
-    place, weights = folder / _CONFIG, folder / _WEIGHTS
-    config = parse_config(stored_bytes(place, json_file.MOST_BYTES), place)
-    return build_network(stored_bytes(weights, MOST_BYTES), weights, config), config, manifest
+    config = parse_config(stored_config(folder), folder / _CONFIG)
+    return build_network(stored_weights(folder, config), folder / _WEIGHTS, config), config, manifest
+
+
+def stored_config(folder: Location) -> bytes:
+    """The content of ``config.json`` in a folder; raises UserError as :func:`stored_bytes` does."""
+    return stored_bytes(folder / _CONFIG, json_file.MOST_BYTES)
+
+
+def stored_weights(folder: Location, config: Config) -> bytes:
+    """The content of ``weights.safetensors`` in a folder.
+
+    Raises:
+        UserError: The file is missing, or larger than that of the network that ``config`` describes.
+    """
+    network = sum(value.nbytes for value in unfilled(config.model).state_dict().values())
+    return stored_bytes(folder / _WEIGHTS, MOST_HEADER_BYTES + network)
 
 
 def parse_config(data: bytes, location: Location) -> Config:

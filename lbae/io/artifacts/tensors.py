@@ -15,7 +15,8 @@ from lbae.io.storage.stored_file import damaged, stored_bytes
 
 MOST_BYTES = 2**36
 """Largest file that is read, far beyond any that a job writes."""
-_MOST_HEADER_BYTES = 2**20
+MOST_HEADER_BYTES = 2**20
+"""Longest header of a file that is read."""
 _LENGTH_BYTES = 8
 
 Shape = tuple[int | str, ...]
@@ -45,8 +46,8 @@ def parse_tensors(
         UserError: The file is damaged, a tensor is missing, unknown, or of another type or shape, or a number
             is not finite.
     """
-    if int.from_bytes(data[:_LENGTH_BYTES], "little") > _MOST_HEADER_BYTES:
-        raise damaged(location, f"its header is longer than {_MOST_HEADER_BYTES} bytes")
+    if int.from_bytes(data[:_LENGTH_BYTES], "little") > MOST_HEADER_BYTES:
+        raise damaged(location, f"its header is longer than {MOST_HEADER_BYTES} bytes")
     try:
         found = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
