@@ -210,6 +210,58 @@ def test_draws_given_an_attribute_have_its_moments(sampler, value):
     assert prior.sample(10, 0).shape == (10, 12)
 
 
+def two_components(sampler: Sampler) -> Prior:
+    """A prior of two components with three attributes; the last one is constant in the first component."""
+    factors = np.stack([unit_rows(seed, 12) for seed in (5, 6)])
+    if sampler == "gaussian":
+        factors[:, :, 1:] /= np.linalg.norm(factors[:, :, 1:], axis=2, keepdims=True).clip(1e-9)
+    factors[0, 3] = np.eye(12)[0]
+    return Prior(
+        sampler=sampler,
+        weights=np.array([0.3, 0.7]),
+        factors=factors.astype(np.float32),
+        attributes=("a", "b", "c"),
+    )
+
+
+@pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
+@pytest.mark.parametrize(
+    "values",
+    [{"a": True}, {"b": False}, {"c": False}, {"c": True, "a": False}, {"b": True, "c": False, "a": False}],
+)
+def test_draws_given_attributes_are_those_draws_that_have_them(sampler, values):
+    """The oracle draws attributes and bits without conditions, and keeps what has the attributes."""
+    prior = two_components(sampler)
+    rng = np.random.default_rng(1)
+    normals = rng.standard_normal((200_000, 12))
+    normals[:, 0] = np.abs(normals[:, 0]) if sampler == "hyperplane" else 1
+    positive = np.empty(normals.shape, dtype=bool)
+    chosen = rng.random(len(normals)) < 0.7
+    for component in (0, 1):
+        rows = chosen == bool(component)
+        positive[rows] = normals[rows] @ prior.factors[component].T >= 0
+    has = (positive[:, [1 + "abc".index(name) for name in values]] == list(values.values())).all(axis=1)
+    expected = np.where(positive[has, 4:], 1.0, -1.0)
+    drawn, acceptance = prior.sample_given(20_000, 3, values)
+    assert acceptance == pytest.approx(has.mean(), rel=0.05)
+    # Five standard errors of a mean of +-1.
+    tolerance = 5 * np.sqrt(1 / len(drawn) + 1 / len(expected))
+    np.testing.assert_allclose(drawn.mean(axis=0), expected.mean(axis=0), atol=tolerance)
+    pairs = [latents.T @ latents / len(latents) for latents in (drawn.astype(float), expected)]
+    np.testing.assert_allclose(*pairs, atol=tolerance)
+
+
+def test_one_rare_attribute_takes_no_more_draws_than_a_common_one():
+    factor = np.eye(4)
+    factor[1] = [-4.0, 1.0, 0.0, 0.0]
+    prior = Prior(
+        sampler="gaussian", weights=np.ones(1), factors=factor[None].astype(np.float32), attributes=("rare",)
+    )
+    latents, acceptance = prior.sample_given(BLOCK, 0, {"rare": True})
+    assert len(latents) == BLOCK
+    assert acceptance == pytest.approx(3.167e-5, rel=1e-3)  # P(z > 4), about one in 32,000
+
+
 @given(st.integers(1, BLOCK + 3), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=10)
 def test_a_conditional_latent_does_not_depend_on_how_many_are_drawn(count, seed):
@@ -226,14 +278,14 @@ def test_impossible_and_unknown_attributes_are_refused(monkeypatch):
     with pytest.raises(UserError, match="unknown attribute 'wingd'; did you mean 'winged'"):
         prior.sample_given(4, 0, {"wingd": True})
     monkeypatch.setattr(prior_module, "MAX_TRIES", 2000)
-    for value, message in ((True, "with winged .*: hardly any"), (False, "with not winged .*: nearly every")):
+    for value, message in ((True, "have winged .*: hardly any"), (False, "have not winged .*: nearly every")):
         always = fit_sampler(
             "gaussian", sum_packed(pack(latents), 6, ("winged",), never != value, never == value)
         )
         other = fit_sampler(
             "gaussian", sum_packed(pack(latents), 6, ("winged",), never == value, never != value)
         )
-        with pytest.raises(UserError, match=rf"256 of 256 latents {message} training row has it"):
+        with pytest.raises(UserError, match=rf"too few draws {message} training row has it"):
             other.sample_given(4, 0, {"winged": value})
         assert always.sample_given(4, 0, {"winged": value})[1] == 1
 

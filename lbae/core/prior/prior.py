@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 
 from lbae.core.latents.attribute_names import match_given
+from lbae.core.prior.given_attributes import GivenAttributes
 from lbae.errors import UserError
 
 Sampler = Literal["hyperplane", "gaussian", "paper", "direct", "independent"]
@@ -33,7 +34,7 @@ HYPERPLANES: tuple[Sampler, ...] = ("hyperplane", "paper")
 BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
 _STRIPS = 4
-MAX_TRIES = 10**6
+MAX_TRIES = 2**18  # per block of draws with attributes
 HOTTEST = 2.0
 
 
@@ -74,30 +75,30 @@ class Prior:
     def sample_given(
         self, count: int, seed: int, given: Mapping[str, bool]
     ) -> tuple[Int8[np.ndarray, "{count} N"], float]:
-        """Draw ``count`` latents with attributes as ``given``; also return the share of draws that had them.
+        """Draw ``count`` latents with attributes as ``given``; also return the share of draws that have them.
 
-        Latent i does not depend on ``count``. UserError for an attribute that the prior does not know, and if
-        10**6 draws do not fill a block of 256 latents.
+        Latent i does not depend on ``count``. UserError for an attribute that the prior does not know, and
+        for attributes that hardly any draw has together.
         """
-        latents, tries = self.draw(0, count, seed, given)
-        return latents, whole_blocks(count) / max(1, tries)
+        latents, draws = self.draw(0, count, seed, given)
+        return latents, whole_blocks(count) / max(1, draws)
 
     def draw(
         self, start: int, stop: int, seed: int, given: Mapping[str, bool]
-    ) -> tuple[Int8[np.ndarray, "{stop-start} N"], int]:
-        """Draw latents ``start`` to ``stop`` of :meth:`sample_given`; also return the tries of their blocks.
+    ) -> tuple[Int8[np.ndarray, "{stop-start} N"], float]:
+        """Draw latents ``start`` to ``stop`` of :meth:`sample_given`.
 
-        Raises the errors of :meth:`sample_given`.
+        Also return the number of draws without conditions among which the latents of their blocks would have
+        been. Raises the errors of :meth:`sample_given`.
         """
-        matched = match_given(given, self.attributes)
-        wanted = {1 + self.attributes.index(name): value for name, value in matched.items()}
+        given = match_given(given, self.attributes)
         latents = np.empty((stop - start, self.latent_dim), dtype=np.int8)
         step = 1 if len(self.weights) == 1 else _BLOCKS
         first, end = start // BLOCK, whole_blocks(stop) // BLOCK
-        total = 0
+        total = 0.0
         for index in range(first, end, step):
-            components, normals, tries = self._blocks(seed, range(index, min(index + step, end)), wanted)
-            total += tries
+            components, normals, draws = self._blocks(seed, range(index, min(index + step, end)), given)
+            total += draws
             begin = index * BLOCK
             asked = slice(max(start - begin, 0), stop - begin)
             self._fill(
@@ -107,60 +108,58 @@ class Prior:
             )
         return latents, total
 
+    def _truncated(self, given: Mapping[str, bool]) -> GivenAttributes:
+        rows = {1 + self.attributes.index(name): value for name, value in given.items()}
+        heads = self.factors[:, : 1 + len(self.attributes), : 1 + len(self.attributes)]
+        return GivenAttributes.of(self.weights, heads, rows, constant=self.sampler not in HYPERPLANES)
+
     def _blocks(
-        self, seed: int, indices: range, wanted: Mapping[int, bool]
-    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B M"], int]:
-        """Components and normals of the draws of the blocks ``indices``, and the tries they took."""
+        self, seed: int, indices: range, given: Mapping[str, bool]
+    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B M"], float]:
+        """Components and normals of the blocks ``indices``, and the draws that they count for."""
         components = np.empty(len(indices) * BLOCK, dtype=np.int64)
         normals = np.empty((len(components), self.factors.shape[1]), dtype=np.float32)
-        total = 0
+        total, wanted = 0.0, self._truncated(given) if given else None
         for row, index in enumerate(indices):
             block = slice(row * BLOCK, (row + 1) * BLOCK)
-            components[block], heads, tries = self._accepted(seed, index, wanted)
+            components[block], heads, draws = self._accepted(seed, index, given, wanted)
             normals[block] = self._normals(_stream(seed, index), normals.shape[1])
             normals[block, heads.shape[1] :] *= self.temperature
             normals[block, : heads.shape[1]] = heads
-            total += tries
+            total += draws
         return components, normals, total
 
     def _accepted(
-        self, seed: int, index: int, wanted: Mapping[int, bool]
-    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], int]:
-        """Component and first normals of the first accepted try of each latent of a block, and all tries."""
+        self, seed: int, index: int, given: Mapping[str, bool], wanted: GivenAttributes | None
+    ) -> tuple[Int64[np.ndarray, "B"], Float32[np.ndarray, "B H"], float]:
+        """Component and first normals of each latent of a block, and the draws that they count for."""
         size = 1 + len(self.attributes)
+        if wanted is None:
+            rng = _stream(seed, index, 1)  # a last key of 0 would be the stream of (seed, index)
+            return (
+                rng.choice(len(self.weights), size=BLOCK, p=self.weights),
+                self._normals(rng, size),
+                float(BLOCK),
+            )
         components, heads = np.empty(BLOCK, dtype=np.int64), np.empty((BLOCK, size), dtype=np.float32)
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
-        for attempt in range(MAX_TRIES // BLOCK):
-            rng = _stream(seed, index, 1 + attempt)  # from 1: a last key of 0 is the stream of (seed, index)
-            chosen = rng.choice(len(self.weights), size=BLOCK, p=self.weights)
-            normals = self._normals(rng, size)
+        for attempt in range(MAX_TRIES // BLOCK if wanted.share > 0 else 0):
+            rng = _stream(seed, index, 1 + attempt)
+            chosen, normals, accepted = wanted.tried(rng, self._normals(rng, size))
             tries += int(pending.sum())
-            taken = pending & self._has(chosen, normals, wanted)
+            taken = pending & accepted
             components[taken], heads[taken] = chosen[taken], normals[taken]
             pending &= ~taken
             if not pending.any():
-                return components, heads, tries
-        rate = (BLOCK - pending.sum()) / tries
-        asked = [("" if value else "not ") + self.attributes[row - 1] for row, value in wanted.items()]
-        if len(asked) > 1:
+                return components, heads, tries / wanted.share
+        if len(given) > 1:
             hint = "ask for fewer attributes at once"
         else:
-            hint = f"{'hardly any' if all(wanted.values()) else 'nearly every'} training row has it"
-        raise UserError(
-            f"{int(pending.sum())} of {BLOCK} latents with {', '.join(asked)} were not found in {tries} tries"
-            f" (about {rate:.2g} of all draws match): {hint}"
-        )
-
-    def _has(
-        self,
-        components: Int64[np.ndarray, "B"],
-        normals: Float32[np.ndarray, "B H"],
-        wanted: Mapping[int, bool],
-    ) -> Bool[np.ndarray, "B"]:
-        rows, values = list(wanted), np.array(list(wanted.values()))
-        sides = np.einsum("bh,bah->ba", normals, self.factors[:, rows, : normals.shape[1]][components])
-        return ((sides >= 0) == values).all(axis=1)
+            hint = f"{'hardly any' if all(given.values()) else 'nearly every'} training row has it"
+        asked = ", ".join(("" if value else "not ") + name for name, value in given.items())
+        rate = wanted.share * (BLOCK - pending.sum()) / max(1, tries)
+        raise UserError(f"too few draws have {asked} (about {rate:.2g} of all): {hint}")
 
     def _normals(self, rng: np.random.Generator, size: int) -> Float32[np.ndarray, "B {size}"]:
         normals = rng.standard_normal((BLOCK, size), dtype=np.float32)

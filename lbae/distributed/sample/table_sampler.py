@@ -56,7 +56,7 @@ def sample_table(
         if done := output.existing():
             return done
         started = time.monotonic()
-        parts, tries = [], 0
+        parts, draws = [], 0.0
         with session(address), ProgressLine("sample", num, "images") as line:
             check_storage([], [out])
             output.begin()
@@ -70,21 +70,21 @@ def sample_table(
                 seed=seed,
                 given=given,
             )
-            for part, tried in written:
+            for part, counted in written:
                 parts.append(part)
-                tries += tried
+                draws += counted
                 line.update(line.done + part.rows)
         result = {
             **settings,
             "bundle": loaded.fingerprint,
-            "acceptance": whole_blocks(num) / tries,
+            "acceptance": whole_blocks(num) / draws,
             "seconds": round(time.monotonic() - started, 1),
         }
         return image_table.publish_images(output, parts, result)
 
 
 class _Sampler:
-    """Draws, decodes and writes one part; returns it and the number of tries that its latents took."""
+    """Draws, decodes and writes one part; returns it and the draws that :meth:`Prior.draw` counted."""
 
     def __init__(
         self, *, bundle: ray.ObjectRef, out: str, num: int, seed: int, given: dict[str, bool], device: str
@@ -94,7 +94,7 @@ class _Sampler:
         self.prior, self.codec = loaded.prior, loaded.codec.to(device)
         self.out, self.num, self.seed, self.given = out, num, seed, given
 
-    def __call__(self, index: int) -> tuple[Part, int]:
+    def __call__(self, index: int) -> tuple[Part, float]:
         first = index * _PART_ROWS
-        latents, tries = self.prior.draw(first, min(first + _PART_ROWS, self.num), self.seed, self.given)
-        return image_table.write_part(self.out, index, first, self.codec.decode(latents)), tries
+        latents, draws = self.prior.draw(first, min(first + _PART_ROWS, self.num), self.seed, self.given)
+        return image_table.write_part(self.out, index, first, self.codec.decode(latents)), draws
