@@ -111,4 +111,9 @@ def as_lbae_error(error: BaseException) -> LbaeError:
 def line_and_exit_code(error: BaseException) -> tuple[str, int]:
     """The last line of a job that fails with this exception, and its exit code."""
     own = as_lbae_error(error)
-    return " ".join(str(own).split()), own.exit_code
+    return printable(" ".join(str(own).split())), own.exit_code
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, because a stranger's text could steer the terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lbae.errors import printable
+
 _ROWS = {  # by job: the label of each row, and the dotted name of its value in the result
     "demo": {
         "report": "page",
@@ -52,14 +54,14 @@ def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> 
     chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in leaves if name != "already"}
     for label, name in chosen.items():
         if name in leaves:
-            table.add_row(Text(label), Text(_text(leaves[name])))
+            table.add_row(Text(printable(label)), Text(printable(_text(leaves[name]))))
     if result.get("already"):
         table.add_row("", "finished by an earlier run; there was nothing to do")
     console.print(table)
     for command in _NEXT.get(job, ()):
         values = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
         line = f"  next: {command.format_map(values)}"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)  # one line to copy
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)  # one line to copy
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -360,6 +360,23 @@ def test_keys_of_several_row_groups_are_read_and_a_long_key_is_refused(tmp_path)
         table.keys()
 
 
+def test_a_key_that_a_part_holds_twice_is_refused(tmp_path):
+    """A dictionary holds a repeated key once, so a small file could fill the memory."""
+    table = open_latent_table(published(tmp_path, part()))
+    twice = part().set_column(0, "key", pa.array(["k"] * 6))
+    write_parquet(table.uri, table.parts[0], twice)
+    with pytest.raises(UserError, match="damaged: it has a key more than once"):
+        table.keys()
+
+
+@pytest.mark.parametrize("files", [["data/part", "data/part"], ["data/\x1b[2J"]])
+def test_files_named_twice_or_with_control_characters_are_refused(tmp_path, files):
+    uri = published(tmp_path, part())
+    change_manifest(uri, files=files)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        open_latent_table(uri)
+
+
 def test_a_kind_that_no_message_can_show_is_refused(tmp_path):
     uri = published(tmp_path, part())
     for kind in ("k" * 10**6, "\x1b[31mred"):

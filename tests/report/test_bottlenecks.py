@@ -1,6 +1,8 @@
 """Samples of models with different bottlenecks."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.errors import UserError
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.output import Output
+from lbae.jobs.inspect.losses import losses
 from lbae.report.features import sample_distances as bottlenecks
 from lbae.report.features.sample_distances import sample_distances
 from tests.conftest import SAMPLE, image_table, picture_size, run_job
@@ -49,3 +52,13 @@ def test_training_images_without_labels_are_refused(models, tmp_path):
     image_table(tmp_path / "a.parquet", [b"no image"] * 3)
     with pytest.raises(UserError, match=r"needs labels or attributes; .* has no label or attribute column"):
         sample_distances(models, str(SAMPLE), str(tmp_path))
+
+
+@pytest.mark.parametrize("history", [[], [1], [{}], [{"number": "1"}], [{"number": 1, "train_loss": "low"}]])
+def test_losses_of_a_damaged_history_are_refused(models, tmp_path, history):
+    model = Path(shutil.copytree(models["bernoulli"], tmp_path / "model"))
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["result"]["history"] = history
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: an epoch of its history"):
+        losses(models=[str(model)], out=str(tmp_path / "l.png"))

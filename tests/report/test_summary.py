@@ -1,5 +1,6 @@
 """The summary that a job prints on a terminal when it ends."""
 
+from lbae.errors import UserError, line_and_exit_code
 from lbae.report.summary import print_summary
 
 
@@ -32,3 +33,11 @@ def test_the_summary_of_other_jobs_shows_all_short_values(capsys):
 def test_a_long_command_stays_on_one_line(capsys):
     uri = f"s3://bucket/{'a' * 200}"
     assert printed(capsys, "fit", {"out": uri}, {})[-1] == f"  next: lbae serve --bundle {uri}"
+
+
+def test_a_strangers_text_cannot_steer_the_terminal(capsys):
+    steering = "\x1b]0;title\x07\ud800é"
+    assert printed(capsys, "any", {steering: steering}, {}) == [
+        "\\x1b]0;title\\x07\\ud800é  \\x1b]0;title\\x07\\ud800é"
+    ]
+    assert line_and_exit_code(UserError(steering)) == ("\\x1b]0;title\\x07\\ud800é", 2)

@@ -51,13 +51,14 @@ class MomentSums:
             )
 
     def is_possible(self) -> bool:
-        """Whether |S_ij| <= K, counts are not negative, and the bits have K on the diagonal.
+        """Whether |S_ij| <= K <= 2**52, counts are not negative, and the bits have K on the diagonal.
 
-        These conditions hold for all sums of K rows.
+        These conditions hold for all sums of K rows; the limit keeps sums of sums exact.
         """
         n, counts = self.latent_dim, self.sums[self.latent_dim :, self.latent_dim :]
         return bool(
-            (np.diag(self.sums)[:n] == self.count).all()
+            self.count <= 2**52
+            and (np.diag(self.sums)[:n] == self.count).all()
             and (self.sums <= self.count).all()
             and (self.sums >= -self.count).all()
             and (counts >= 0).all()

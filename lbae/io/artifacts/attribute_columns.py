@@ -211,7 +211,7 @@ def can_hold(kind: pa.DataType, attribute: Attribute) -> bool:
         return all(
             pa.scalar(value, kind).is_valid for value in (attribute.yes, attribute.no) if value is not None
         )
-    except pa.ArrowException:
+    except (pa.ArrowException, OverflowError):
         return False
 
 

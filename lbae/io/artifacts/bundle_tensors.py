@@ -26,6 +26,7 @@ from lbae.io.storage.stored_file import damaged
 
 # NumPy's tolerance for probabilities that are drawn by.
 _ROUNDING = float(np.sqrt(np.finfo(np.float64).eps))
+_MOST_SHIFT = 40.0  # beyond it, the probability of a bit's rarer value is below the smallest double
 
 
 def save_prior(prior: Prior) -> bytes:
@@ -70,8 +71,8 @@ def parse_pooled(data: bytes, location: Location, bits: int, attributes: int) ->
     """The factor (M, M); M is 1 + N, or 1 + N + A in older bundles."""
     found = parse_tensors(data, location, {"factor": ("float64", ("M(M+1)/2",))})
     factor = _unpacked(found["factor"], location, bits, attributes)
-    if np.diagonal(factor).min() <= 0:
-        raise damaged(location, "the diagonal of its factor is not positive")
+    if np.diagonal(factor).min() <= 0 or np.abs(np.square(factor).sum(axis=1) - 1).max() > _ROUNDING:
+        raise damaged(location, "the rows of its factor are no unit vectors with a positive diagonal")
     return factor
 
 
@@ -103,6 +104,7 @@ def parse_values(data: bytes, location: Location, bits: int, attributes: int) ->
         "shared": (models.shared, 0, len(models.correlations) - 1),
         "signs": (np.abs(models.signs), 1, 1),
         "rows": (models.rows, 1, np.inf),
+        "shifts": (models.shifts, -_MOST_SHIFT, _MOST_SHIFT),
         "correlations": (models.correlations, -1, 1),
         "temperatures": (models.temperatures, np.finfo(np.float32).tiny, np.inf),
     }
@@ -111,6 +113,10 @@ def parse_values(data: bytes, location: Location, bits: int, attributes: int) ->
             raise damaged(
                 location, f"{name} go from {values.min()} to {values.max()}; allowed: {least} to {most}"
             )
+    if set(models.attributes.tolist()) - set(models.attributes[models.signs > 0].tolist()):
+        raise damaged(location, "an attribute has a model of its absence and none of its presence")
+    if 1 in np.unique(models.columns, return_counts=True)[1]:
+        raise damaged(location, "a column has a single value; allowed: two or more")
     return models
 
 

@@ -84,5 +84,5 @@ def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
 
 
 def _bits(sums: MomentSums) -> dict[str, Any]:
-    health = {name: round(value, 4) for name, value in bit_health(sums).items()}
+    health = {name: round(value, 4) for name, value in bit_health(sums).items()} if sums.count else {}
     return {"latent_dim": sums.latent_dim, "rows_read": sums.count, **health}

@@ -149,7 +149,7 @@ class LatentTable:
         """Keys of all images, including those that could not be decoded.
 
         Raises:
-            UserError: A part is damaged, has another model, or has a key of more than 4 KiB.
+            UserError: A part is damaged, has another model, or has a key twice or of more than 4 KiB.
         """
         chunks: list[pa.Array] = []
         parts = set(self.parts)
@@ -164,6 +164,8 @@ class LatentTable:
                         raise damaged(
                             location, f"it has a key of {longest} bytes; allowed: at most {_MOST_KEY_BYTES}"
                         )
+                    if pc.count_distinct(keys.indices).as_py() < len(keys):
+                        raise damaged(location, "it has a key more than once")
                     chunks.append(keys.dictionary_decode())
         return pa.chunked_array(chunks, pa.string())
 

@@ -64,6 +64,8 @@ class Manifest:
                 raise ValueError(f"{name!r:.100} is named as a parent or a file; allowed: a string")
         for name in self.files:
             _check_name(name)
+        if len({*self.files}) < len(self.files):
+            raise ValueError("files names a file more than once")
         if self.rows < 0 or self.generation < 1:
             raise ValueError(
                 f"rows are {self.rows} and generation is {self.generation}; allowed: from 0 and 1"
@@ -154,8 +156,11 @@ def _wrong(uri: str, what: str, found: Any, allowed: str) -> UserError:
 
 
 def _check_name(name: str) -> None:
-    """Raise ValueError unless a name is a relative path that stays below its folder, on any system."""
-    if "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+    """Raise ValueError unless a name is a relative path that stays below its folder, on any system.
+
+    It must also be printable, because errors show it.
+    """
+    if "\\" in name or not name.isprintable() or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(f"the file name {name!r:.100}; allowed: a path below the folder, such as data/part")
 
 

@@ -6,9 +6,11 @@ from typing import Any
 from lbae.config import Config, ModelConfig
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
-from lbae.io.artifacts.manifest import entry, read_manifest
+from lbae.io.artifacts.manifest import MANIFEST, Manifest, entry, read_manifest
 from lbae.io.images import is_picture
 from lbae.io.picture_file import write_picture
+from lbae.io.storage.location import resolve
+from lbae.io.storage.stored_file import damaged
 from lbae.jobs.options import Names
 from lbae.report.features.sample_distances import sample_distances
 from lbae.report.figures import plots as figures
@@ -43,7 +45,7 @@ def losses(
     names = {uri: _name(config.model) for uri, config in configs.items()}
     alike = [name for name, count in Counter(names.values()).items() if count > 1]
     runs = {
-        f"{name}, {uri}" if name in alike else name: entry(uri, manifests[uri], "result", "history", list)
+        f"{name}, {uri}" if name in alike else name: _history(uri, manifests[uri])
         for uri, name in names.items()
     }
     named = dict(zip(runs, manifests, strict=True))
@@ -54,6 +56,17 @@ def losses(
         for name, history in runs.items()
     }
     return {"out": out, "last": last} | ({"sample_distances": apart} if apart else {})
+
+
+def _history(uri: str, manifest: Manifest) -> list[dict[str, Any]]:
+    """The epochs of a model; raises UserError if its manifest lists none, or not by number and losses."""
+    history = entry(uri, manifest, "result", "history", list)
+    for epoch in history or [None]:
+        if not isinstance(epoch, dict) or not isinstance(epoch.get("number"), int):
+            raise damaged(resolve(uri) / MANIFEST, f"an epoch of its history is {epoch!r:.100}")
+        if odd := [one for one in epoch.values() if not isinstance(one, int | float | None)]:
+            raise damaged(resolve(uri) / MANIFEST, f"an epoch of its history has the loss {odd[0]!r:.100}")
+    return history
 
 
 def _name(model: ModelConfig) -> str:
