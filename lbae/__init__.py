@@ -26,12 +26,13 @@ _MODULES = {
     "load_model": "lbae.io.artifacts.model_artifact",
 }
 
+if not TYPE_CHECKING:  # a checker that saw it would take every misspelt name for Any
 
-def __getattr__(name: str) -> Any:
-    """Import the public names on first use, because they load torch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'lbae' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """Import the public names on first use, because they load torch."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'lbae' has no attribute {name!r}")
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

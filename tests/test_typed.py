@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import lbae
 from tests.conftest import ROOT
 
@@ -30,6 +32,7 @@ lbae.load_bundle("b").sample("four", seed=0)  # mistake
 """
 
 
+@pytest.mark.slow  # the checker reads torch's annotations anew
 def test_a_strict_checker_finds_mistakes_and_no_others(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary"]
