@@ -100,8 +100,8 @@ def test_shapes_are_checked_in_core():
         pack(np.zeros(3, dtype=np.int8))
 
 
-@pytest.mark.parametrize("job", ["sample", "interpolate", "vary", "edit", "reconstruct", "show"])
-def test_pictures_are_made_without_ray(job):
+@pytest.mark.parametrize("job", ["sample", "interpolate", "vary", "edit", "reconstruct", "show", "export"])
+def test_pictures_and_exports_are_made_without_ray(job):
     """Their layers do not load Ray, and they import the distributed layer only inside functions."""
     body = ROOT / f"{JOBS[job].replace('.', '/')}.py"
     assert not [name for name in imports(body) if name.startswith(("ray", "lbae.distributed"))]

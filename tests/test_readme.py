@@ -36,6 +36,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/guides/own-images.md": (2, 0),
     "docs/guides/priors.md": (2, 1),
     "docs/guides/serving.md": (3, 2),
+    "docs/guides/vectors.md": (1, 5),
 }
 PORT = "18124"
 
@@ -127,6 +128,20 @@ def test_large_corpora(pipeline, tmp_path):
     assert len(found["hits"]) == 20
     *_, drift, added = run_readme(several, tmp_path, images, MORE=more)
     assert (drift["rows"], added["rows"]) == ([800, 400], 1200)
+
+
+def test_vectors(tmp_path):
+    shutil.copytree(ROOT / "tests" / "golden" / "v1", tmp_path, dirs_exist_ok=True)
+    run_readme(readme_blocks("bash", guide("vectors"))[0], tmp_path, SAMPLE)
+    names = run_python("\n".join(readme_blocks("python", guide("vectors"))), tmp_path)
+    size, keys = names["size"], names["keys"]["key"].to_pylist()
+    sought = names["distances"][0].tolist()
+    assert names["bits"][names["nearest"]].tolist() == sought
+    assert names["hits"]["_distance"].to_pylist() == names["fast"]["_distance"].to_pylist() == sought
+    assert [keys[row] for row in names["rows"][1]] == names["found"][1]["key"].to_pylist()
+    asked = names["bundle"].encode(names["images"])[0]
+    assert [(asked != latent).sum() for latent in names["latents"]] == sought
+    assert (size, names["found"][0].column_names) == (11, ["key", "label"])
 
 
 def test_priors(pipeline, made):

@@ -18,6 +18,8 @@ from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 
+_SHORT = 12  # characters of a fingerprint that tell bundles apart
+
 Images = UInt8[np.ndarray, "K H W C"]
 
 
@@ -36,6 +38,14 @@ class Bundle:
     attributes: AttributeStatistics
     values: ValueModels | None
     examples: Images
+
+    def __repr__(self) -> str:
+        return (
+            f"Bundle(fingerprint={self.fingerprint[:_SHORT]!r},\n"
+            f"       codec={self.codec!r},\n"
+            f"       prior={self.prior!r},\n"
+            f"       attributes={len(self.attributes)}, examples={len(self.examples)})"
+        )
 
     def to(self, device: torch.device | str) -> "Bundle":
         """Return this bundle with its codec on another device; the network is moved, not copied."""

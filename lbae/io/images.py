@@ -209,7 +209,12 @@ def grid(
 
 def square_grid(images: UInt8[np.ndarray, "K H W C"]) -> UInt8[np.ndarray, "GH GW C"]:
     """:func:`grid` with about as many rows as columns."""
-    return grid(images, columns=max(1, round(len(images) ** 0.5 + 0.49)))
+    return grid(images, columns=square_columns(len(images)))
+
+
+def square_columns(count: int) -> int:
+    """The number of columns with which ``count`` images have about as many rows."""
+    return max(1, round(count**0.5 + 0.49))
 
 
 def is_picture(uri: str) -> bool:

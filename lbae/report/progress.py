@@ -1,6 +1,7 @@
 """Progress on standard error: images or rows per second, and the time left."""
 
 import logging
+import os
 import time
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from lbae import log
+from lbae.report.notebook_line import NotebookLine
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere (logs of submitted jobs) a log line every ten seconds."""
+    """A live line on a terminal or in a notebook; elsewhere (submitted jobs) a log line per 10 s."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
@@ -43,7 +45,10 @@ class ProgressLine:
         self._note = ""
         self._began = self._started = self._updated = self._logged = time.monotonic()
         console = Console(stderr=True)
-        self._live = console.is_terminal and log.form() == "plain"
+        plain = log.form() == "plain"
+        self._notebook = NotebookLine() if console.is_jupyter and plain else None
+        # A notebook gives the processes that a cell starts a terminal, and keeps every frame of a live line.
+        self._live = console.is_terminal and plain and "JPY_PARENT_PID" not in os.environ
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -64,7 +69,9 @@ class ProgressLine:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if not self._live and kind is None:
+        if self._notebook:
+            self._notebook.show(self._text(), self.done / max(1, self.total), now=True)
+        elif not self._live and kind is None:
             self._log()
 
     @property
@@ -81,12 +88,17 @@ class ProgressLine:
             self._started, self._before = self._updated, done
         self.done, self.total, self._note = done, total or self.total, note or self._note
         self._bar.update(self._task, completed=done, total=self.total, note=self._note)
-        if not self._live and time.monotonic() - self._logged > _LOG_EVERY_S:
+        if self._notebook:
+            self._notebook.show(self._text(), self.done / max(1, self.total))
+        elif not self._live and time.monotonic() - self._logged > _LOG_EVERY_S:
             self._log()
 
     def _log(self) -> None:
         self._logged = time.monotonic()
+        _logger.info(self._text())
+
+    def _text(self) -> str:
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         if self.done > self._before:
             text += f", {self.rate:,.0f} {self.unit}/s, {(self.total - self.done) / self.rate:.0f} s left"
-        _logger.info(f"{text}  {self._note}".rstrip())
+        return f"{text}  {self._note}".rstrip()

@@ -2,6 +2,7 @@
 
 import json
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from lbae.jobs.build.encode import encode
+from lbae.jobs.inspect.export import export
 from tests.conftest import picture_size, write_latents
 
 
@@ -34,6 +36,15 @@ def test_a_search_agrees_with_brute_force(ray_session, tmp_path, k):
     assert [every[row["label"]] for row in rows] == [hit.distance for hit in hits]
     assert len({row["key"] for row in rows}) == min(k, 1000)
     assert rows[0] == {"key": "k17", "label": 17}
+
+
+def test_a_search_agrees_with_an_exported_index(ray_session, tmp_path):
+    latents = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(1000, 90))
+    table = open_latent_table(write_latents(tmp_path / "latents", latents, parts=4))
+    export(latents=table.uri, out=str(tmp_path / "out"), format="faiss")
+    index = faiss.read_index_binary(f"{tmp_path}/out/latents.faiss")
+    distances, _ = index.search(np.packbits(latents[:5] > 0, axis=1), 20)
+    np.testing.assert_array_equal(nearest_in(table, pack(latents[:5]), 20).distances, distances)
 
 
 @pytest.fixture(scope="module")

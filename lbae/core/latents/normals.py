@@ -17,7 +17,7 @@ norm of r. The norm is therefore drawn last, from the distribution of a Gaussian
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -56,7 +56,7 @@ class Normals:
     free.
     """
 
-    factor: Float64[np.ndarray, "M M"]
+    factor: Float64[np.ndarray, "M M"] = field(repr=False)
     latent_dim: int
 
     def prepare(self) -> None:

@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Int8, UInt8
 
+# Every byte with its bits in reverse order.
+_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"))
+
 
 def packed_width(latent_dim: int) -> int:
     """Bytes of one packed latent of N bits: ceil(N / 8)."""
@@ -31,3 +34,8 @@ def unpack(packed: UInt8[np.ndarray, "K B"], latent_dim: int) -> Int8[np.ndarray
     check_packed(packed, latent_dim)
     bits = np.unpackbits(packed, axis=1, count=latent_dim, bitorder="little")
     return (bits.astype(np.int8) << 1) - 1
+
+
+def to_ubinary(packed: UInt8[np.ndarray, "K B"]) -> UInt8[np.ndarray, "K B"]:
+    """The same bits most significant bit first: ``np.packbits(latents > 0, axis=1)``, padding bits 0."""
+    return _REVERSED[packed]

@@ -38,6 +38,10 @@ class ValueModels:
     correlations: Float16[np.ndarray, "G P"]
     temperatures: Float32[np.ndarray, "V"]
 
+    def __repr__(self) -> str:
+        values, latent_dim = self.shifts.shape
+        return f"ValueModels(values={values}, latent_dim={latent_dim})"
+
     def __getstate__(self) -> dict[str, np.ndarray]:
         """Pickle the arrays without the models computed from them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

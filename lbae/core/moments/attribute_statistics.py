@@ -6,6 +6,7 @@ attributes stay fixed. It comes from the joint least-squares fit of the bits on 
 equations the moment sums hold.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float64
 from scipy import linalg, special
 
 from lbae.core.latents.attribute_names import match_name
+from lbae.core.moments.attribute_table import AttributeRow, html_table, text_table
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UnusableAttribute
 
@@ -25,7 +27,12 @@ _RANK = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeStatistics:
-    """Counts, conditional means and joint lifts of A attributes over N bits."""
+    """Counts, conditional means and joint lifts of A attributes over N bits.
+
+    ``trusted`` says of each attribute whether edits by ``exchange`` can be trusted; None where the models of
+    the values are not known. Used as a mapping, the statistics lead from a name to an
+    :class:`~lbae.core.moments.attribute_table.AttributeRow`. They print as a table of these.
+    """
 
     names: tuple[str, ...]
     set_count: Float64[np.ndarray, "A"]
@@ -34,6 +41,32 @@ class AttributeStatistics:
     mean_if_unset: Float64[np.ndarray, "A N"]
     lift: Float64[np.ndarray, "A N"]
     lift_error: Float64[np.ndarray, "A N"]
+    trusted: tuple[bool, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> AttributeRow:
+        """What is known of an attribute; UserError for an unknown name."""
+        return self._row(self.names.index(match_name(name, self.names)))
+
+    def _row(self, position: int) -> AttributeRow:
+        rows = self.set_count[position] + self.unset_count[position]
+        share = float(self.set_count[position] / max(rows, 1))
+        trusted = None if self.trusted is None else self.trusted[position]
+        return AttributeRow(self.names[position], share, int(rows), trusted)
+
+    def __repr__(self) -> str:
+        return text_table([self._row(position) for position in range(len(self))])
+
+    def _repr_html_(self) -> str:
+        return html_table([self._row(position) for position in range(len(self))])
 
     def index(self, name: str) -> int:
         """Position of an attribute in ``names``.

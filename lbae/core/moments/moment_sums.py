@@ -27,6 +27,11 @@ class MomentSums:
                 f"moment sums have shape {self.sums.shape}; N and the attributes need {(side, side)}"
             )
 
+    def __repr__(self) -> str:
+        return (
+            f"MomentSums(rows={self.count}, latent_dim={self.latent_dim}, attributes={len(self.attributes)})"
+        )
+
     def __add__(self, other: "MomentSums") -> "MomentSums":
         self._check_same(other)
         return MomentSums(sums=self.sums + other.sums, latent_dim=self.latent_dim, attributes=self.attributes)

@@ -75,6 +75,12 @@ class Codec:
         )
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
+    def __repr__(self) -> str:
+        return (
+            f"Codec(image_shape={self.config.image_shape}, latent_dim={self.config.latent_dim},"
+            f" precision={self.precision!r}, device={str(self.device)!r})"
+        )
+
     @property
     def rows(self) -> int:
         """Number of rows per call that keeps the device busy."""

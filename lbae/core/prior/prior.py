@@ -52,6 +52,12 @@ class Prior:
     attributes: tuple[str, ...] = ()
     temperature: float = 1.0
 
+    def __repr__(self) -> str:
+        return (
+            f"Prior(sampler={self.sampler!r}, components={len(self.weights)}, latent_dim={self.latent_dim},"
+            f" attributes={len(self.attributes)}, temperature={self.temperature:g})"
+        )
+
     def at(self, temperature: float) -> "Prior":
         """This prior at another temperature; UserError unless it is in [0, 2].
 

@@ -5,6 +5,7 @@ missing without attributes and in older versions; ``examples.safetensors`` is op
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,11 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     bits, names = config.model.latent_dim, attribute_names(uri, manifest)
     prior = bundle_tensors.parse_prior(data["prior"], places["prior"], bits, len(names))
     pooled = bundle_tensors.parse_pooled(data["pooled"], places["pooled"], bits, len(names))
+    statistics = bundle_tensors.parse_statistics(data["attributes"], places["attributes"], names, bits)
+    values = None
+    if "values" in data:
+        values = bundle_tensors.parse_values(data["values"], places["values"], bits, len(names))
+        statistics = replace(statistics, trusted=tuple(map(values.trusted, range(len(names)))))
     shape = config.model.image_shape
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = build_network(data["weights"], places["weights"], config)
@@ -123,10 +129,8 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
             attributes=names if prior["factors"].shape[1] > 1 + bits else (),
         ),
         normals=Normals(factor=pooled, latent_dim=bits),
-        attributes=bundle_tensors.parse_statistics(data["attributes"], places["attributes"], names, bits),
-        values=bundle_tensors.parse_values(data["values"], places["values"], bits, len(names))
-        if "values" in data
-        else None,
+        attributes=statistics,
+        values=values,
         examples=bundle_tensors.parse_examples(data["examples"], places["examples"], shape)
         if "examples" in data
         else np.empty((0, *shape), dtype=np.uint8),

@@ -13,6 +13,7 @@ model of ``bits`` bits and ``attributes`` attributes.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -44,7 +45,7 @@ def save_arrays(arrays: AttributeStatistics | ValueModels) -> bytes:
     found = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
     # safetensors ignores strides: a view that is not contiguous, such as a column, would be saved wrong.
     return safetensors.numpy.save(
-        {name: np.ascontiguousarray(of) for name, of in found.items() if name != "names"}
+        {name: np.ascontiguousarray(of) for name, of in found.items() if name not in ("names", "trusted")}
     )
 
 
@@ -84,7 +85,8 @@ def parse_statistics(
     counts = dict.fromkeys(("set_count", "unset_count"), ("float64", (size,)))
     means = ("mean_if_set", "mean_if_unset", "lift", "lift_error")
     rows = dict.fromkeys(means, ("float64", (size, bits)))
-    return AttributeStatistics(names=names, **parse_tensors(data, location, {**counts, **rows}))
+    arrays: dict[str, Any] = parse_tensors(data, location, {**counts, **rows})
+    return AttributeStatistics(names=names, **arrays)
 
 
 def parse_values(data: bytes, location: Location, bits: int, attributes: int) -> ValueModels:

@@ -105,6 +105,9 @@ class LatentTable:
     uri: str
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        return f"LatentTable({self.uri!r}, rows={self.manifest.rows}, latent_dim={self.latent_dim})"
+
     @property
     def latent_dim(self) -> int:
         """Bits per latent, N."""

@@ -127,23 +127,37 @@ class Location:
     def write_bytes(self, data: bytes) -> None:
         """Write the file atomically: by rename on a local disk, in one request on an object store."""
         if self.is_local:
-            self._make_parent()
-            temporary = Path(posixpath.dirname(self.path), _temporary(self.name))
-            try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            except BaseException as error:
-                temporary.unlink(missing_ok=True)
-                # Errors of writes, such as those of a full disk, do not name their file.
-                if isinstance(error, OSError) and error.errno and error.filename is None:
-                    raise OSError(error.errno, error.strerror, self.path) from error
-                raise
+            with self.writing() as file:
+                file.write(data)
         else:
             with _storage_errors(self, "written"):
                 self.fs.pipe_file(self.path, data)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """Open the file for writing in pieces, so that it need not fit in memory.
+
+        On a local disk the file appears whole, by rename, when the body has ended without an error. An object
+        store may show a part of it after an error.
+        """
+        if not self.is_local:
+            with _storage_errors(self, "written", LbaeError), self.fs.open(self.path, "wb") as file:
+                yield file
+            return
+        self._make_parent()
+        temporary = Path(posixpath.dirname(self.path), _temporary(self.name))
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            # Errors of writes, such as those of a full disk, do not name their file.
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                raise OSError(error.errno, error.strerror, self.path) from error
+            raise
 
     def create(self, data: bytes) -> bool:
         """Create the file exclusively; return False if it already exists.

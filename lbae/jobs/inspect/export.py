@@ -1,86 +1,80 @@
-"""Export the encoder and decoder of a model as torch.export files."""
+"""Export a model or a latent table to files that other tools read."""
 
-import io
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.errors import LbaeError
+from lbae.errors import UserError
+from lbae.io.artifacts import exported_model
+from lbae.io.artifacts.latent_table import open_latent_table
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
-from lbae.io.storage.digests import digest
-from lbae.io.storage.location import resolve
+from lbae.io.vectors import exported_latents
 from lbae.jobs.options import Overwrite
-
-KIND = "exported model"
-_ROWS = 3
+from lbae.report.progress import ProgressLine
 
 
-class _Encoder(nn.Module):
-    def __init__(self, network: LatentBernoulliAutoencoder) -> None:
-        super().__init__()
-        self.layers = network.encoder
+def export(
+    *,
+    out: str,
+    model: str | None = None,
+    latents: str | None = None,
+    format: exported_latents.Format | None = None,
+    overwrite: Overwrite = False,
+) -> dict[str, Any]:
+    """Export a model as torch.export files, or a latent table to files that search tools read.
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.where(self.layers(images) >= 0, 1.0, -1.0)
+    A model becomes encoder.pt2 and decoder.pt2 in float32. The encoder maps images (K, C, H, W) in [0, 1],
+    padded as the model's config.json says, to latents (K, N) of +1 and -1. The decoder maps latents to
+    images. K is any number. Both files are loaded again and compared with the network; a difference is an
+    error.
 
-
-class _Decoder(nn.Module):
-    def __init__(self, network: LatentBernoulliAutoencoder) -> None:
-        super().__init__()
-        self.layers = network.decoder
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return torch.sigmoid(self.layers(latents))
-
-
-def export(*, model: str, out: str, overwrite: Overwrite = False) -> dict[str, Any]:
-    """Export the encoder and decoder of a model in float32, as encoder.pt2 and decoder.pt2.
-
-    The encoder maps images (K, C, H, W) in [0, 1], padded as the model's config.json says, to latents (K, N)
-    of +1 and -1. The decoder maps latents to images. K is any number. Both files are loaded again and
-    compared with the network; a difference is an error.
+    A latent table becomes its bits, most significant bit first, with the key and the columns of every row.
 
     Args:
-        model: URI of the model.
         out: URI of the folder to write.
+        model: URI of the model. Give this or --latents.
+        latents: URI of the latent table. Give this or --model.
+        format: Format of exported latents, needed with --latents. faiss: a FAISS binary index. npy: a NumPy
+            array of bytes. lance: a Lance table.
     """
+    if (model is None) == (latents is None):
+        found = "neither" if model is None else "both"
+        raise UserError(f"{found} of --model and --latents were given; give one of them")
+    if model is not None:
+        if format:
+            raise UserError(
+                "--format is for --latents only; a model is always exported as torch.export files"
+            )
+        return _export_model(model, out, overwrite)
+    if format is None:
+        raise UserError("--latents was given without --format; allowed: faiss, npy, lance")
+    return _export_latents(str(latents), out, format, overwrite)
+
+
+def _export_model(model: str, out: str, overwrite: bool) -> dict[str, Any]:
     network, config, manifest = load_network(model)
     parents = {"model": manifest.fingerprint}
-    output = Output(out, KIND, parents=parents, config={}, inputs=[model], overwrite=overwrite)
+    output = Output(out, exported_model.KIND, parents=parents, config={}, inputs=[model], overwrite=overwrite)
     if done := output.begin():
         return done
-    network.eval()
-    size = config.model.image_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(_ROWS, config.model.image_channels, size, size, generator=generator)
-    with torch.no_grad():
-        latents = network.encode(images)
-    files = {
-        "encoder.pt2": _exported(_Encoder(network).eval(), images, latents),
-        "decoder.pt2": _exported(
-            _Decoder(network).eval(), latents, torch.sigmoid(network.decode_logits(latents)).detach()
-        ),
-    }
-    for name, data in files.items():
-        (resolve(out) / name).write_bytes(data)
-    result = {"latent_dim": config.model.latent_dim, "image_size": size, "padding": config.model.padding}
-    return output.publish(
-        fingerprint=digest(manifest.fingerprint.encode()), rows=0, files=files, result=result
+    return exported_model.export_model(network, config.model, manifest, output)
+
+
+def _export_latents(
+    latents: str, out: str, format: exported_latents.Format, overwrite: bool
+) -> dict[str, Any]:
+    table = open_latent_table(latents)
+    if not table.manifest.rows:
+        raise UserError(f"latent table {latents} holds no rows; there is nothing to export")
+    parents = {"latents": table.manifest.fingerprint, "model": table.model_fingerprint}
+    output = Output(
+        out,
+        exported_latents.KIND,
+        parents=parents,
+        config={"format": format},
+        inputs=[latents],
+        overwrite=overwrite,
     )
-
-
-def _exported(module: nn.Module, example: Tensor, expected: Tensor) -> bytes:
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    buffer.seek(0)
-    found = torch.export.load(buffer).module()(example)
-    if not torch.allclose(found, expected, atol=1e-5):
-        raise LbaeError(
-            f"the exported {type(module).__name__.lower()} differs from the network by"
-            f" {(found - expected).abs().max()}"
-        )
-    return buffer.getvalue()
+    if done := output.begin():
+        return done
+    with ProgressLine("export", table.manifest.rows, "rows") as line:
+        return exported_latents.export_latents(table, output, format, line.update)

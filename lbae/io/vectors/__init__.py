@@ -1,0 +1,1 @@
+"""Latents in the files of other search tools: NumPy, FAISS, Lance."""
