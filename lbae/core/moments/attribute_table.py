@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from lbae.errors import printable
+
 _SHOWN, _LONGEST = 50, 60  # rows, characters of a name
 
 
@@ -43,10 +45,8 @@ def _html_line(tag: str, cells: Iterable[str]) -> str:
 
 
 def _cells(row: AttributeRow) -> tuple[str, ...]:
-    # A name may come from a stranger's file: escape codes would change the terminal.
-    name = row.name if row.name.isprintable() else ascii(row.name)
     trusted = {True: "yes", False: "no", None: "-"}[row.trusted]
-    return f"{name:.{_LONGEST}}", f"{row.share:.1%}", f"{row.rows:,}", trusted
+    return f"{printable(row.name):.{_LONGEST}}", f"{row.share:.1%}", f"{row.rows:,}", trusted
 
 
 def _rest(rows: Sequence[AttributeRow]) -> list[str]:
