@@ -11,7 +11,7 @@ from lbae.report.leaves import leaves, numbers
 from lbae.report.tracking.background import kept_up_to_date
 from lbae.report.tracking.service import Service, Status
 
-_MEASURED = (
+MEASURED = (
     "distances",
     "reconstructions",
     "classifier_accuracy",
@@ -24,6 +24,7 @@ _MEASURED = (
     "overlap",
     "seconds",
 )
+"""The parts of report.json whose numbers are logged."""
 
 
 def track_evaluation(service: Service | None, out: str, bundle: str) -> None:
@@ -51,7 +52,7 @@ class _EvaluationCopy:
         if f"lbae.{KIND}" not in run.tags:
             run.set_parameters(dict(leaves(manifest.config)))
             report = read_object(out / "report.json")
-            measured = {name: report[name] for name in _MEASURED}
+            measured = {name: report[name] for name in MEASURED}
             run.log_result(numbers(measured), datetime.fromisoformat(manifest.created).timestamp())
             for file in manifest.files:
                 run.log_file(file, (out / file).read_bytes())
