@@ -49,12 +49,11 @@ class MlflowService:
             ) from error
         try:
             self._client = MlflowClient(tracking_uri=uri)
-        except ImportError as error:
-            raise UserError(
-                f"track is 'mlflow:{uri}', and a database needs all of MLflow ({error}): pip install mlflow"
-            ) from error
         except Exception as error:
-            raise UserError(f"MLflow does not accept the URI {uri!r} ({as_lbae_error(error)})") from error
+            raise UserError(
+                f"MLflow does not accept the URI {uri!r} ({as_lbae_error(error)}); allowed: the address of a"
+                " tracking server, or with all of MLflow (pip install mlflow) a database, sqlite:///FILE"
+            ) from error
         self.label, self._uri = f"mlflow:{uri}", uri
 
     def open_run(self, key: str, name: str) -> "_MlflowRun":
