@@ -38,8 +38,8 @@ from lbae.io.storage.lock import locked
             "pointer memory://current names '.*/y/bundle', whose protocol is file; allowed: .* is memory",
         ),
         (
-            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[evaluate]\ndata = "x"\ntrack = "mlfow:x"',
-            "track names the service 'mlfow'; allowed: mlflow:URI, wandb:PROJECT",
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[evaluate]\ndata = ""\ntrack = "mlf:x"',
+            "track names the service 'mlf'; allowed: mlflow:URI, wandb:PROJECT",
         ),
     ],
 )

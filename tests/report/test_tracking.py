@@ -37,9 +37,7 @@ LATENTS = np.where(np.arange(24).reshape(3, 8) % 3 == 0, -1, 1).astype(np.int8)
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing leaves this machine, and variables that a service sets end with the test."""
-    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "WANDB_SILENT"):
-        monkeypatch.delenv(name, raising=False)
+    """Nothing leaves this machine."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
