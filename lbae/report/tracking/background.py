@@ -35,15 +35,16 @@ def kept_up_to_date(copy: Copy, label: str) -> Iterator[None]:
     """
     ended = threading.Event()
     status: Status = "FINISHED"
-    warned: list[str] = []
+    warned = False
 
     def warn(reason: object) -> None:
+        nonlocal warned
         if not warned:
             _logger.warning(
                 f"tracking by {label} fails ({reason}); the job goes on without it and retries until its end;"
                 " the same command, run again, adds what is missing"
             )
-        warned.append(str(reason))
+        warned = True
 
     def tried(call: Callable[[], None]) -> bool:
         try:

@@ -94,7 +94,7 @@ class _TrainingCopy:
         manifest = read_manifest(str(self._out), KIND)
         result = {name: value for name, value in manifest.result.items() if name != "history"}
         run.log_result(numbers({"result": result}), datetime.fromisoformat(manifest.created).timestamp())
-        facts = {f"lbae.{name}": str(result[name]) for name in _FACTS}
+        facts = {f"lbae.{name}": str(result[name]) for name in _FACTS if name in result}
         run.set_tags({**facts, f"lbae.{KIND}": manifest.fingerprint})
 
 

@@ -14,7 +14,8 @@ from lbae.report.tracking.service import Status
 
 _logger = logging.getLogger(__name__)
 
-_LIMIT_S = 20.0
+# A job waits 30 s for tracking at its end, which are two tries to begin or one to finish.
+_INIT_S, _FINISH_S = 10.0, 20.0
 _EPOCH = "epoch"
 
 
@@ -50,7 +51,7 @@ class WandbService:
                 id=key,
                 name=name,
                 resume="allow",
-                settings=wandb.Settings(console="off", init_timeout=_LIMIT_S, finish_timeout=_LIMIT_S),
+                settings=wandb.Settings(console="off", init_timeout=_INIT_S, finish_timeout=_FINISH_S),
             )
         except Exception:
             wandb.teardown()  # otherwise the next try fails, because "the run ID is in use"
