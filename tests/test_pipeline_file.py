@@ -37,6 +37,10 @@ from lbae.io.storage.lock import locked
             'data = "x"\nout = "{tmp}/y"\ncurrent = "memory://current"\n[train]\npreset = "demo"',
             "pointer memory://current names '.*/y/bundle', whose protocol is file; allowed: .* is memory",
         ),
+        (
+            'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\n[evaluate]\ndata = ""\ntrack = "mlf:x"',
+            "track names the service 'mlf'; allowed: mlflow:URI, wandb:PROJECT",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(job, tmp_path, text, message):

@@ -24,6 +24,7 @@ from lbae.io.pipeline_file import read_pipeline
 from lbae.jobs.arguments import from_values, from_words
 from tests.bundles import untrained_bundle
 from tests.conftest import ROOT, SAMPLE, Pipeline, picture_size, readme_blocks, run_readme, service
+from tests.mlflow_server import mlflow_server
 
 BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "README.md": (4, 1),
@@ -37,6 +38,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/guides/priors.md": (2, 1),
     "docs/guides/serving.md": (3, 2),
     "docs/guides/vectors.md": (1, 5),
+    "docs/guides/tracking.md": (2, 0),
 }
 PORT = "18124"
 
@@ -107,6 +109,26 @@ def test_the_pipeline_file_is_understood(tmp_path):
         job = load_job(JOBS[name])
         needed = {p.name: "x" for p in inspect.signature(job).parameters.values() if p.default is p.empty}
         from_values(job, needed | asked[name], name)
+
+
+@pytest.mark.slow
+def test_tracking(job, pipeline, tmp_path, monkeypatch):
+    """On a finished training, whose events are tracked all the same."""
+    from mlflow import MlflowClient
+
+    for name, value in {"DISABLE_TELEMETRY": "true", "EXPERIMENT_NAME": "guide"}.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "ERROR_REPORTING": "false"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    to_mlflow, to_wandb = readme_blocks("bash", guide("tracking"))
+    with mlflow_server(tmp_path) as uri:
+        to_server = to_mlflow.replace("http://127.0.0.1:5000", uri)
+        assert [one["already"] for one in run_readme(to_server, pipeline.out, pipeline.data)] == [True]
+        client = MlflowClient(tracking_uri=uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("guide").experiment_id])
+    assert run.data.metrics["epoch"] == 12
+    run_readme(to_wandb, pipeline.out, pipeline.data)
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
 @pytest.mark.slow

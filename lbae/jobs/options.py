@@ -41,6 +41,13 @@ BadFraction = Annotated[
     float,
     tyro.conf.arg(help="Largest allowed share of undecodable images, 0 to 1. Above it, the job fails."),
 ]
+Track = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="Also log to an experiment tracker: mlflow:URI, of a tracking server (http://HOST:PORT) or a"
+        " database (sqlite:///FILE), or wandb:PROJECT. Results and fingerprints do not depend on it."
+    ),
+]
 
 REMOVED = {("reduce", "by"): "`lbae fit --by COLUMN` makes one component per value of a column"}
 """Removed options, by job and name, and what to use instead."""

@@ -16,7 +16,8 @@ from lbae.jobs.build.evaluate import evaluate
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from lbae.jobs.build.train import train
-from lbae.jobs.options import Address
+from lbae.jobs.options import Address, Track
+from lbae.report.tracking.service import tracking_service
 
 # Each stage with the option by which later stages take its artifact.
 _STAGES: dict[str, tuple[Job, str]] = {
@@ -28,7 +29,9 @@ _STAGES: dict[str, tuple[Job, str]] = {
 }
 
 
-def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -> dict[str, Any]:
+def pipeline(
+    *, config: str, track: Track = None, overwrite: bool = False, address: Address = None
+) -> dict[str, Any]:
     """Run train, encode, reduce, fit and evaluate in order, as a TOML file describes.
 
     All options are checked before the first stage starts. A second run keeps the finished stages and resumes
@@ -44,12 +47,14 @@ def pipeline(*, config: str, overwrite: bool = False, address: Address = None) -
     out = asked["out"]
     made = {artifact: f"{out}/{artifact}" for _, artifact in _STAGES.values()}
     places = {**made, "cache": f"{out}/cache", "data": asked["data"], "train_data": asked["data"]}
+    places |= {"track": track} if track else {}
     stages = {}
     for name, (stage, artifact) in _STAGES.items():
         if name != "evaluate" or name in asked:
             takes = inspect.signature(stage).parameters
             inputs = {option: place for option, place in places.items() if option in takes}
             stages[name] = from_values(stage, {**inputs, "out": made[artifact], **asked.get(name, {})}, name)
+            tracking_service(stages[name].keywords.get("track"))  # refuses a wrong value before any stage
     if "current" in asked:
         check_pointer(asked["current"], absolute(places["bundle"]))
     results: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 """The summary that a job prints for people: what it made and where, counts, seconds, the next command."""
 
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lbae.errors import printable
+from lbae.report.leaves import leaves
 
 _ROWS = {  # by job: the label of each row, and the dotted name of its value in the result
     "demo": {
@@ -50,27 +50,18 @@ def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    leaves = dict(_leaves(result))
-    chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in leaves if name != "already"}
+    values = dict(leaves(result))
+    chosen = _ROWS.get(job) or {name.replace("_", " "): name for name in values if name != "already"}
     for label, name in chosen.items():
-        if name in leaves:
-            table.add_row(Text(printable(label)), Text(printable(_text(leaves[name]))))
+        if name in values:
+            table.add_row(Text(printable(label)), Text(printable(_text(values[name]))))
     if result.get("already"):
         table.add_row("", "finished by an earlier run; there was nothing to do")
     console.print(table)
     for command in _NEXT.get(job, ()):
-        values = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
-        line = f"  next: {command.format_map(values)}"
+        filled = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
+        line = f"  next: {command.format_map(filled)}"
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)  # one line to copy
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested result with their dotted names."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _text(value: Any) -> str:

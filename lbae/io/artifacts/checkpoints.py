@@ -1,6 +1,7 @@
 """The storage folder of one training run, for checkpoints and TensorBoard events."""
 
 import json
+import uuid
 from typing import Any
 
 from lbae.errors import LbaeError, OverwriteNeeded, UserError
@@ -8,7 +9,9 @@ from lbae.io.artifacts.manifest import MANIFEST, changes, read_manifest
 from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import absolute, resolve
 
-_IDENTITY = "run.json"
+BOARD = "tensorboard"
+"""The subfolder of TensorBoard's event files."""
+_IDENTITY, _KEY = "run.json", "tracking.json"
 
 
 def checkpoint_folder(storage: str | None, out: str) -> str:
@@ -32,8 +35,24 @@ def known_options(out: str, folder: str) -> dict[str, Any]:
     """
     if (resolve(out) / MANIFEST).exists():
         return read_manifest(out).config
+    return stored_options(folder)
+
+
+def stored_options(folder: str) -> dict[str, Any]:
+    """The options of the run that a checkpoint folder holds; empty if it holds none."""
     identity = resolve(folder) / _IDENTITY
     return read_object(identity) if identity.exists() else {}
+
+
+def tracking_key(folder: str) -> str:
+    """The key of the run in a checkpoint folder at tracking services, made on first use.
+
+    It lasts as long as the run's checkpoints, so whoever resumes the run continues the tracked one.
+    """
+    file = resolve(folder) / _KEY
+    if not file.exists():
+        file.write_bytes(json.dumps({"key": uuid.uuid4().hex}).encode())
+    return str(read_object(file)["key"])
 
 
 def begin_run(folder: str, identity: dict[str, Any], overwrite: bool, restart: bool) -> None:

@@ -11,7 +11,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.storage.cache_folder import cache_folder
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
-from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, Track
 from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.inputs import EvaluationInputs, read_inputs
 from lbae.report.evaluation.report_json import KIND, evaluation_report
@@ -19,6 +19,8 @@ from lbae.report.evaluation.settings import PRIORS, EvaluationSettings, Features
 from lbae.report.evaluation.streams import PROTOCOL_VERSION, RECONSTRUCTIONS, Rules
 from lbae.report.features.feature_sums import METRICS, Metric, chosen_metrics
 from lbae.report.pages import evaluation_page
+from lbae.report.tracking.evaluation import track_evaluation
+from lbae.report.tracking.service import tracking_service
 
 
 def evaluate(
@@ -37,6 +39,7 @@ def evaluate(
     seed: int = 0,
     max_bad_fraction: BadFraction = 0.01,
     cache: str | None = None,
+    track: Track = None,
     overwrite: Overwrite = False,
     gpus: Gpus = None,
     address: Address = None,
@@ -76,6 +79,7 @@ def evaluate(
         protocol=protocol,
         seed=seed,
     )
+    service = tracking_service(track)
     inputs = read_inputs(bundle, data, train_data, latents, moments)
     for temperature in temperatures:
         inputs.bundle.prior.at(temperature)  # refuses one out of range before anything is computed
@@ -90,6 +94,7 @@ def evaluate(
         overwrite=overwrite,
     )
     if done := output.existing():
+        track_evaluation(service, out, bundle)
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
@@ -97,9 +102,9 @@ def evaluate(
         found = run_evaluation(inputs, settings, kept, max_bad_fraction)
         report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)
-    if done := output.begin():
-        return done
-    return _publish(output, report, files, inputs.test.skipped_result)
+    done = output.begin() or _publish(output, report, files, inputs.test.skipped_result)
+    track_evaluation(service, out, bundle)
+    return done
 
 
 def _config(settings: EvaluationSettings) -> dict[str, Any]:

@@ -24,18 +24,18 @@ from lbae.distributed.train.trainer import (
 from lbae.distributed.train.worker import FeedKind, Settings
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
-from lbae.io.artifacts.checkpoints import begin_run, checkpoint_folder, known_options
+from lbae.io.artifacts.checkpoints import BOARD, begin_run, checkpoint_folder, known_options
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
+from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind, Track
+from lbae.report.tracking.service import tracking_service
+from lbae.report.tracking.training import track_finished_training, tracked_training
 
 _logger = logging.getLogger(__name__)
-
-_BOARD = "tensorboard"
 
 
 def train(
@@ -58,6 +58,7 @@ def train(
     keep: int = 1,
     kind: SourceKind = None,
     max_bad_fraction: BadFraction = 0.01,
+    track: Track = None,
     overwrite: Overwrite = False,
     gpus: Gpus = None,
     address: Address = None,
@@ -96,6 +97,7 @@ def train(
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
+    service = tracking_service(track)
     images = plan(data, kind)
     test = plan(test_data, kind) if test_data else None
     for source in (images, test) if test else (images,):
@@ -123,6 +125,7 @@ def train(
             out, model_artifact.KIND, parents=parents, config=resolved, inputs=inputs, overwrite=overwrite
         )
         if done := output.existing():
+            track_finished_training(service, folder, out)
             return done
         check_storage([images.uri, test.uri if test else None], [out, folder])
         begin_run(folder, {"parent": parents, **resolved}, overwrite, restart=overwrite and finished)
@@ -134,10 +137,11 @@ def train(
             test=test,
             feed=chosen_feed,
             max_bad_fraction=max_bad_fraction,
-            board=str(resolve(folder) / _BOARD),
+            board=str(resolve(folder) / BOARD),
             meter=start_meter(),
         )
-        return _train_and_publish(output, settings, count, min_workers, folder, keep, check_lock)
+        with tracked_training(service, folder, out):
+            return _train_and_publish(output, settings, count, min_workers, folder, keep, check_lock)
 
 
 def _resolve_run(

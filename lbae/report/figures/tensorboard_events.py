@@ -1,17 +1,32 @@
 """TensorBoard events of a training run: losses, speed, the health of the bits, and reconstructions."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Int8, UInt8
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from lbae.core.moments.bit_health import sampled_bit_health
 from lbae.io.images import grid
 from lbae.io.storage.location import resolve
 
 _COLUMNS = 8
+_PREFIX = "events"  # of the names that the writer gives; others are of files in progress
+_LENGTH, _CHECKSUM = 8, 4  # bytes of a record's frame: length, its checksum, event, its checksum
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEvents:
+    """What the event file of an epoch holds; ``time`` is in seconds since 1970, pictures are PNG."""
+
+    number: int
+    time: float
+    numbers: dict[str, float]
+    pictures: dict[str, bytes]
 
 
 def log_epoch(
@@ -42,3 +57,35 @@ def log_epoch(
                 )
         for file in Path(folder).iterdir():
             (resolve(uri) / file.name).write_bytes(file.read_bytes())
+
+
+def read_epochs(uri: str, after: int) -> Iterator[EpochEvents]:
+    """Yield the epochs later than ``after`` whose event files a folder holds, in order.
+
+    An epoch that was trained twice, because a worker died, is read from its newest file.
+    """
+    folder = resolve(uri)
+    folder.refresh()
+    if not folder.exists():
+        return
+    names = sorted(name for name in folder.names() if name.startswith(_PREFIX))
+    files = {int(name.rpartition(".")[2]): name for name in names}  # names hold times: the newest is last
+    for number in sorted(files):
+        if number > after:
+            yield _read_epoch(number, (folder / files[number]).read_bytes())
+
+
+def _read_epoch(number: int, data: bytes) -> EpochEvents:
+    time, numbers, pictures = 0.0, {}, {}
+    while data:
+        size = int.from_bytes(data[:_LENGTH], "little")
+        start = _LENGTH + _CHECKSUM
+        event = Event.FromString(data[start : start + size])
+        data = data[start + size + _CHECKSUM :]
+        time = event.wall_time
+        for value in event.summary.value:
+            if value.HasField("image"):
+                pictures[value.tag] = value.image.encoded_image_string
+            else:
+                numbers[value.tag] = value.simple_value
+    return EpochEvents(number=number, time=time, numbers=numbers, pictures=pictures)

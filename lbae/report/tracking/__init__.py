@@ -1,0 +1,1 @@
+"""Experiment tracking: what a job stores is copied to MLflow or Weights & Biases."""
