@@ -157,8 +157,8 @@ def check_pointer(uri: str, bundle: str) -> None:
     if "::" in bundle or own == "hf" or not is_pinned(bundle):
         raise UserError(
             f"pointer {uri} names {bundle[:200]!r}, whose protocol is {named}; allowed: the protocol of the"
-            f" pointer, which is {own}, unless that is http, https or hf; or a commit of the Hugging Face Hub,"
-            f" such as hf://models/USER/NAME@COMMIT, which `lbae push` prints"
+            f" pointer, which is {own}, unless that is http, https or hf; or a commit of the Hugging Face"
+            f" Hub, hf://models/USER/NAME@COMMIT, as `lbae push` prints it"
         )
 
 

@@ -88,7 +88,7 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
     """The manifest of a finished artifact.
 
     Raises:
-        UserError: There is no finished artifact, or it may not be read; its manifest is damaged or of a newer format version, or its
+        UserError: There is no finished artifact, its manifest is damaged or of a newer format version, or its
             kind is not one of ``kinds``, if any are given.
     """
     location = fetched(uri, [MANIFEST])

@@ -109,7 +109,7 @@ def fetched(uri: str, names: Iterable[str]) -> Location:
                 )
             except RemoteEntryNotFoundError as error:
                 raise UserError(
-                    f"there is no file {path} in {uri}; give the URI of a model, bundle or table, as `lbae push`"
+                    f"{uri} has no file {path}; give the URI of a model, bundle or table, as `lbae push`"
                     f" prints it"
                 ) from error
         folder = found.removesuffix(f"/{name}")

@@ -45,19 +45,13 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
 
 
 def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    names, accuracy = report["names"], report["classifier_accuracy"]
+    accuracy = report["classifier_accuracy"]
     right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
     known = f"accuracy on test images: {right}" if right else "accuracy unknown: no usable test labels"
     compared = "Inception's features"
     if report["features"] == "classifier":
         compared = f"features of a small classifier ({known}), comparable within this data set only"
-    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
-    header, *rows = _filled(
-        [
-            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-            *(_distance_row(report, name) for name in measured),
-        ]
-    )
+    header, *rows = distance_table(report)
     return Section(
         title="Distances",
         text=f"Images are compared in {compared}; protocol {report['protocol']}. Lower distances and higher"
@@ -67,6 +61,18 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
         header=header,
         rows=rows,
         pictures=_some(shown, "distances", "precision-recall"),
+    )
+
+
+def distance_table(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """A header, then a row per stream of images: its distances to the references, without empty columns."""
+    names = report["names"]
+    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
+    return _filled(
+        [
+            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
+            *(_distance_row(report, name) for name in measured),
+        ]
     )
 
 
