@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _MOST_CHARACTERS = 300  # of a message from the Hub
 _COMMIT_DIGITS = 40
+_CHANGED = 412  # the status of a commit whose parent is not the newest one any more
 
 
 def is_repository(uri: str) -> bool:
@@ -56,7 +57,7 @@ def parse(uri: str) -> "HfUri":
     try:
         place = parse_hf_uri(uri)
     except ValueError as error:
-        raise UserError(f"{error}; allowed: {_FORMS}") from error
+        raise UserError(f"{str(error).rstrip('. ')}; allowed: {_FORMS}") from error
     if place.type not in ("model", "dataset"):
         raise UserError(f"{uri} names a {place.type} of the Hub; allowed: {_FORMS}")
     if place.path_in_repo and not {"", ".", ".."}.isdisjoint(place.path_in_repo.split("/")):
@@ -140,6 +141,8 @@ def _raise(uri: str, verb: str, error: Exception) -> NoReturn:
         raise UserError(f"{uri} is gated: accept its terms at {page}, then {_LOG_IN}") from error
     if isinstance(error, errors.HfHubHTTPError) and response is not None and response.status_code < 500:
         _raise_refusal(uri, verb, error)
+    if isinstance(error, ValueError):  # names and metadata that huggingface_hub or the Hub does not accept
+        raise UserError(f"{uri} cannot be {verb}: {error}") from error
     if constants.is_offline_mode():
         raise UserError(
             f"{uri} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the Hub;"
@@ -173,6 +176,8 @@ def _raise_refusal(uri: str, verb: str, error: "HfHubHTTPError") -> NoReturn:
         raise UserError(
             f"{uri} cannot be {verb} with your token ({said}); give one that may write to it: {_LOG_IN}"
         ) from error
+    if status == _CHANGED:
+        raise LbaeError(f"{uri} cannot be {verb}: it has changed meanwhile; push again") from error
     if is_transient(error):
         raise TransientStorageError(f"{uri} cannot be {verb} now: the Hub says {said}; try again") from error
     raise LbaeError(f"{uri} cannot be {verb}: the Hub says {said}") from error
