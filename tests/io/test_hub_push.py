@@ -15,12 +15,17 @@ from PIL import Image
 
 import lbae
 from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts import image_table
 from lbae.io.artifacts.bundle_artifact import read_pointer
 from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.hub_repository import commit_artifact, find_repository
 from lbae.io.artifacts.latent_table import open_latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import read_network
+from lbae.io.artifacts.output import Output
+from lbae.io.images import encode_png
+from lbae.io.sources.plan import plan
+from lbae.io.sources.source import read_shard
 from lbae.jobs.use.push import push
 from tests.conftest import write_latents
 from tests.hub_server import WRITER, Hub, Repository, running_hub
@@ -94,6 +99,18 @@ def test_models_and_tables_make_the_round_trip(hub, tmp_path):
     assert table.read(table.parts[0]).equals(open_latent_table(LATENTS).read(table.parts[0]))
     assert describe(table.uri) == describe(LATENTS)
     assert sum("parquet" in request for request in downloads(hub)) == 2  # HEAD and GET
+
+
+def test_a_pushed_image_table_is_a_source_of_images(hub, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+    out = str(tmp_path / "images")
+    output = Output(out, image_table.KIND, parents={}, config={})
+    image_table.publish_images(output, [image_table.write_part(out, 0, 0, images)], {})
+    push(out, "hf://datasets/some/images")
+    source = plan("hf://datasets/some/images")
+    assert [shard.files for shard in source.shards] == [("data/part-00000.parquet",)]
+    (rows,) = (read_shard(shard).to_pylist() for shard in source.shards)
+    assert [row["bytes"] for row in rows] == [encode_png(image) for image in images]
 
 
 def test_the_same_push_does_nothing_and_a_new_version_replaces_the_files(hub, tmp_path):

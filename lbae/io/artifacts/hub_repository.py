@@ -14,8 +14,7 @@ from lbae.io.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from lbae.io.storage.hub import client, fetched, hub_errors, parse
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd
-    from huggingface_hub.utils import HfUri
+    from huggingface_hub import CommitOperationAdd, HfUri
 
 REPOSITORIES = {
     model_artifact.KIND: "model",
@@ -72,7 +71,8 @@ def find_repository(target: str, kind: str, private: bool) -> Repository:
 
     with hub_errors(target, "read"):
         try:
-            info = client().repo_info(place.id, repo_type=wanted)
+            api = client()
+            info = api.model_info(place.id) if wanted == "model" else api.dataset_info(place.id)
         except RepositoryNotFoundError:
             return Repository(place=place)
     if private and not info.private:

@@ -19,9 +19,8 @@ from lbae.io.storage.location import Location, resolve
 from lbae.transient_errors import is_transient
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, HfUri
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import HfUri
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _MOST_CHARACTERS = 300  # of a message from the Hub
@@ -52,7 +51,7 @@ def client() -> "HfApi":
 def parse(uri: str) -> "HfUri":
     """The parts of an ``hf://`` URI; raises UserError unless it names a model or data set repository."""
     client()
-    from huggingface_hub.utils import parse_hf_uri
+    from huggingface_hub import parse_hf_uri
 
     try:
         place = parse_hf_uri(uri)
@@ -142,7 +141,7 @@ def _raise(uri: str, verb: str, error: Exception) -> NoReturn:
     if isinstance(error, errors.HfHubHTTPError) and response is not None and response.status_code < 500:
         _raise_refusal(uri, verb, error)
     if isinstance(error, ValueError):  # names and metadata that huggingface_hub or the Hub does not accept
-        raise UserError(f"{uri} cannot be {verb}: {error}") from error
+        raise UserError(f"{uri} cannot be {verb}: {' '.join(str(error).split())}") from error
     if constants.is_offline_mode():
         raise UserError(
             f"{uri} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the Hub;"

@@ -38,20 +38,9 @@ def card(source: str, manifest: Manifest, facts: CardFacts) -> str:
     Raises:
         UserError: The evaluation is not one of this artifact, or its report is damaged.
     """
-    from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     place = parse(facts.uri)
-    data = {"license": facts.license, "tags": ["lbae", *manifest.kind.split()[-1:]]}
-    if place.type == "model":
-        fields = ModelCardData(
-            library_name="lbae",
-            pipeline_tag="unconditional-image-generation" if manifest.kind == bundle_artifact.KIND else None,
-            datasets=list(facts.datasets) or None,
-            **data,
-        )
-    else:
-        parts = [{"config_name": "default", "data_files": "data/*.parquet"}]  # without the quarantine
-        fields = DatasetCardData(source_datasets=list(facts.datasets) or None, configs=parts, **data)
     config = bundle_artifact.load_config(source) if place.type == "model" else None
     sections = [
         f"# {place.id.partition('/')[2]}",
@@ -61,7 +50,23 @@ def card(source: str, manifest: Manifest, facts: CardFacts) -> str:
         "## Facts\n\n" + _table([("", ""), *_facts(manifest, config)]),
         *([_numbers(facts.evaluation, manifest)] if facts.evaluation else []),
     ]
-    return str(ModelCard(f"---\n{fields.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+    return str(ModelCard(f"---\n{_metadata(manifest, facts)}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def _metadata(manifest: Manifest, facts: CardFacts) -> str:
+    """The fields that the Hub reads, as YAML."""
+    from huggingface_hub import DatasetCardData, ModelCardData
+
+    tags, datasets = ["lbae", manifest.kind.split()[-1]], list(facts.datasets) or None
+    if parse(facts.uri).type == "dataset":
+        parts = [{"config_name": "default", "data_files": "data/*.parquet"}]  # without the quarantine
+        return DatasetCardData(
+            license=facts.license, tags=tags, source_datasets=datasets, configs=parts
+        ).to_yaml()
+    task = "unconditional-image-generation" if manifest.kind == bundle_artifact.KIND else None
+    return ModelCardData(
+        library_name="lbae", license=facts.license, tags=tags, pipeline_tag=task, datasets=datasets
+    ).to_yaml()
 
 
 _WHAT = {
