@@ -40,13 +40,13 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
         {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
     )
     told |= {"seconds": report["seconds"]}
-    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
+    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := plain(value))]
     yield Section(title="Inputs and settings", text=_TERMS, rows=rows)
 
 
 def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     accuracy = report["classifier_accuracy"]
-    right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
+    right = plain({column: f"{share:.1%}" for column, share in accuracy.items()})
     known = f"accuracy on test images: {right}" if right else "accuracy unknown: no usable test labels"
     compared = "Inception's features"
     if report["features"] == "classifier":
@@ -85,14 +85,14 @@ def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section
         title="Reconstructions",
         text=f"Test images above their reconstructions. Latents take {rates['latents']:.3f} bits per pixel at"
         f" {rates['psnr_db']} dB. Bits per pixel of image formats at the same PSNR, headers included:"
-        f" {_plain(taken)}. Not reached: no quality setting has this PSNR.",
-        rows=_worded(report["reconstructions"]),
+        f" {plain(taken)}. Not reached: no quality setting has this PSNR.",
+        rows=worded(report["reconstructions"]),
         pictures=_some(shown, "reconstructions", "rates"),
     )
 
 
 def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
-    yield Section(title="Bits of the test images' latents", rows=_worded(report["bits"]))
+    yield Section(title="Bits of the test images' latents", rows=worded(report["bits"]))
     if report["moments_of_samples"]:
         yield Section(
             title="Moments of samples",
@@ -189,7 +189,8 @@ _FACTS = {
 }
 
 
-def _worded(facts: dict[str, float]) -> list[tuple[str, float]]:
+def worded(facts: dict[str, float]) -> list[tuple[str, float]]:
+    """Figures with their names in words."""
     return [(_WORDS.get(name, name), value) for name, value in facts.items()]
 
 
@@ -238,7 +239,8 @@ def _edit_row(edit: dict[str, Any]) -> list[object]:
     return [_title(edit["attribute"], edit["value"]), edit["images"], ceiling, *cells]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of the report as text; entries of a dict are separated by semicolons."""
     if isinstance(value, dict):
         return "; ".join(f"{key}: {inner}" for key, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

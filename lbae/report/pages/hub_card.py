@@ -1,9 +1,7 @@
 """The card of an artifact on the Hugging Face Hub: README.md from its manifest and its evaluation."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lbae.config import ModelConfig
 from lbae.errors import UserError
@@ -13,7 +11,7 @@ from lbae.io.storage.hub import fetched, parse
 from lbae.io.storage.json_file import read_object
 from lbae.io.storage.stored_file import damaged
 from lbae.report.evaluation.report_json import KIND as EVALUATION
-from lbae.report.pages.evaluation_sections import distance_table
+from lbae.report.pages.evaluation_sections import distance_table, plain, worded
 
 SAMPLES = "samples.png"
 SHOWN, SEED = 64, 0
@@ -149,20 +147,15 @@ def _numbers(evaluation: str, manifest: Manifest) -> str:
     try:
         told = {name: report[name] for name in ("protocol", "version", "features", "seed", "images")}
         told |= {"hardware": report["hardware"], "packages": report["versions"]}
-        errors = [("reconstructions of test images", ""), *report["reconstructions"].items()]
-        tables = [distance_table(report), errors, [("protocol", ""), *map(_told, told.items())]]
-        measured = "\n\n".join(map(_table, tables))
+        errors = [("reconstructions of test images", ""), *worded(report["reconstructions"])]
+        settings = [("measured with", ""), *((name, plain(value)) for name, value in told.items())]
+        measured = "\n\n".join(map(_table, (distance_table(report), errors, settings)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(place, f"{error!r:.200}") from error
     return (
         "## Evaluation\n\nMeasured with `lbae evaluate`. Lower distances and higher precision and recall are"
         f" better. Fingerprint of the evaluation: `{found.fingerprint}`.\n\n{measured}"
     )
-
-
-def _told(setting: tuple[str, Any]) -> tuple[str, str]:
-    name, value = setting
-    return name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
