@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, HfUri
     from huggingface_hub.errors import HfHubHTTPError
 
+_FORMS = "hf://models/USER/NAME and hf://datasets/USER/NAME, with @REVISION and /PATH"
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _MOST_CHARACTERS = 300  # of a message from the Hub
 _COMMIT_DIGITS = 40
@@ -62,9 +63,6 @@ def parse(uri: str) -> "HfUri":
     if place.path_in_repo and not {"", ".", ".."}.isdisjoint(place.path_in_repo.split("/")):
         raise UserError(f"{uri} has the path {place.path_in_repo!r}; allowed: a path below the repository")
     return place
-
-
-_FORMS = "hf://models/USER/NAME and hf://datasets/USER/NAME, with @REVISION and /PATH"
 
 
 def pinned(uri: str) -> str:
