@@ -10,7 +10,6 @@ from ray.serve.schema import ApplicationStatus
 from lbae.distributed.serve.application import REGISTRY
 from lbae.distributed.serve.bundle_registry import RegistryState
 from lbae.errors import LbaeError
-from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 
 APP = "lbae"
@@ -37,7 +36,7 @@ def swap(bundle: str) -> dict[str, Any]:
     UserError or LbaeError if the bundle cannot be served; the service then keeps the one it has.
     """
     before = state().current
-    wanted = _registry().swap.remote(pinned(absolute(bundle))).result(timeout_s=_SWAP_S)
+    wanted = _registry().swap.remote(absolute(bundle)).result(timeout_s=_SWAP_S)
     if isinstance(wanted, LbaeError):
         raise wanted
     until = time.monotonic() + _SWAP_S
