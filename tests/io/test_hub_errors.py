@@ -143,9 +143,8 @@ def test_a_job_writes_to_no_repository(hub, tmp_path):
 
 
 def test_without_the_package_the_extra_is_named():
-    code = (
-        "import sys; sys.modules['huggingface_hub'] = None; import lbae; lbae.load_bundle('hf://some/faces')"
-    )
+    code = "import sys; sys.modules['huggingface_hub'] = None; from lbae.io.storage.hub import pinned"
+    code += "; pinned('hf://some/faces')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].endswith("huggingface_hub: pip install 'lbae[hf]'")
 
