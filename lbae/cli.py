@@ -49,6 +49,7 @@ JOBS = {
     "edit": "lbae.jobs.use.edit",
     "search": "lbae.jobs.use.search",
     "serve": "lbae.jobs.use.serve",
+    "push": "lbae.jobs.use.push",
     "show": "lbae.jobs.inspect.show",
     "moments": "lbae.jobs.inspect.moments",
     "losses": "lbae.jobs.inspect.losses",

@@ -32,6 +32,8 @@ def form() -> str:
 def on_stderr() -> Iterator[None]:
     """Show log records, warnings and uncaught errors of threads on standard error during the block."""
     json_wanted = os.environ.get(_VARIABLE) == "json"
+    if json_wanted or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # else drawn into logs as well
     root, own, handler = logging.getLogger(), logging.getLogger(_PACKAGE), logging.StreamHandler()
     handler.setFormatter(JsonLines() if json_wanted else PlainLines())
     levels, hooks = (root.level, own.level), (threading.excepthook, sys.unraisablehook)

@@ -25,6 +25,7 @@ from lbae.jobs.arguments import from_values, from_words
 from tests.bundles import untrained_bundle
 from tests.conftest import ROOT, SAMPLE, Pipeline, picture_size, readme_blocks, run_readme, service
 from tests.mlflow_server import mlflow_server
+from tests.hub_server import WRITER, running_hub
 
 BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "README.md": (4, 1),
@@ -33,6 +34,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/guides/clusters.md": (1, 0),
     "docs/guides/edits.md": (3, 1),
     "docs/guides/evaluation.md": (2, 1),
+    "docs/guides/hub.md": (2, 1),
     "docs/guides/large-corpora.md": (4, 0),
     "docs/guides/own-images.md": (2, 0),
     "docs/guides/priors.md": (2, 1),
@@ -109,6 +111,22 @@ def test_the_pipeline_file_is_understood(tmp_path):
         job = load_job(JOBS[name])
         needed = {p.name: "x" for p in inspect.signature(job).parameters.values() if p.default is p.empty}
         from_values(job, needed | asked[name], name)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # of huggingface_hub's uploads
+def test_hub(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "tests" / "golden" / "v1" / "bundle", tmp_path / "bundle")
+    pushes, reads = readme_blocks("bash", guide("hub"))
+    (block,) = readme_blocks("python", guide("hub"))
+    monkeypatch.chdir(tmp_path)
+    with running_hub(monkeypatch, str(tmp_path / "cache")):
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        (pushed,) = run_readme(pushes, tmp_path, SAMPLE)
+        shown, _ = run_readme(reads, tmp_path, SAMPLE)
+        run_python(block, tmp_path)
+    assert shown["fingerprint"] == pushed["fingerprint"]
+    assert picture_size(tmp_path / "samples.png") == (8 * 34 + 2,) * 2
+    assert picture_size(tmp_path / "sample.png") == (16, 16)
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from lbae.distributed.serve.split_topology import (
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact
 from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
 from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
@@ -112,7 +113,7 @@ def application(
     Raises:
         UserError: the cluster lacks CPUs for all replicas, even after waiting for nodes to join.
     """
-    uri = absolute(bundle)
+    uri = absolute(bundle) if follow else pinned(absolute(bundle))
     check_bundle(uri, follow)
     least, most = replica_range(replicas, max_replicas)
     cpus = 1 if cluster_cpus() > 1 else 0.5

@@ -32,6 +32,7 @@ from lbae.io.artifacts.model_artifact import (
 from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.tensors import MOST_BYTES
 from lbae.io.storage.digests import digest
+from lbae.io.storage.hub import fetched, is_pinned, pinned
 from lbae.io.storage.location import absolute, readable, resolve
 from lbae.io.storage.stored_file import stored_bytes
 
@@ -65,9 +66,10 @@ def save_bundle(
     The output's config names the precision and the sampler. ``report`` holds files about the prior for
     people; the fingerprint does not cover them.
     """
+    folder = fetched(model, [_FILES["weights"], _FILES["config"]])
     content = {
-        "weights": (resolve(model) / _FILES["weights"]).read_bytes(),
-        "config": (resolve(model) / _FILES["config"]).read_bytes(),
+        "weights": (folder / _FILES["weights"]).read_bytes(),
+        "config": (folder / _FILES["config"]).read_bytes(),
         "prior": bundle_tensors.save_prior(prior),
         "pooled": bundle_tensors.save_pooled(pooled_factor),
         "attributes": bundle_tensors.save_arrays(attributes),
@@ -90,14 +92,17 @@ def save_bundle(
 def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
     """Load a bundle that can sample, interpolate and edit; by default on a GPU if there is one.
 
-    The codec runs at the precision at which the latents were encoded.
+    The codec runs at the precision at which the latents were encoded. A bundle of the Hugging Face Hub
+    (``hf://models/USER/NAME@REVISION``) is downloaded once per commit into the Hub's cache.
 
     Raises:
         UserError: There is no finished bundle at ``uri``, its files do not match its manifest, or one of them
             is damaged.
     """
-    manifest, folder = read_manifest(uri, KIND), resolve(uri)
+    uri = pinned(uri)
+    manifest = read_manifest(uri, KIND)
     files = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
+    folder = fetched(uri, files.values())
     places = {name: folder / file for name, file in files.items()}
     data = {"weights": b"", "config": stored_config(folder)}
     config = parse_config(data["config"], places["config"])
@@ -151,16 +156,21 @@ def read_pointer(uri: str) -> str:
 
 
 def check_pointer(uri: str, bundle: str) -> None:
-    """Raise UserError unless a pointer file may name this bundle: it has the file's own protocol, not HTTP.
+    """Raise UserError unless a pointer file may name this bundle.
 
-    Otherwise whoever can write the file could make the service fetch from any server, or open a filesystem
-    that runs code.
+    A bundle has the file's own protocol, not HTTP. Otherwise whoever can write the file could make the
+    service fetch from any server, or open a filesystem that runs code. A bundle of the Hugging Face Hub is
+    allowed too: the service fetches from no other server than its own ``HF_ENDPOINT``. It is named by a
+    commit, because a service polls, and the Hub limits requests. So it also holds no pointers.
     """
     own, named = get_protocol(absolute(uri)), get_protocol(bundle)
-    if named != own or "::" in bundle or own in ("http", "https"):
+    if named == own and own not in ("http", "https", "hf") and "::" not in bundle:
+        return
+    if "::" in bundle or own == "hf" or not is_pinned(bundle):
         raise UserError(
             f"pointer {uri} names {bundle[:200]!r}, whose protocol is {named}; allowed: the protocol of the"
-            f" pointer, which is {own}, unless that is http or https"
+            f" pointer, which is {own}, unless that is http, https or hf; or a commit of the Hugging Face"
+            f" Hub, hf://models/USER/NAME@COMMIT, as `lbae push` prints it"
         )
 
 
@@ -171,12 +181,13 @@ def move_pointer(uri: str, bundle: str) -> None:
 
 def load_config(uri: str) -> ModelConfig:
     """The shape of a bundle's model, loaded without its weights."""
-    folder = resolve(uri)
+    folder = fetched(uri, [_FILES["config"]])
     return parse_config(stored_config(folder), folder / _FILES["config"]).model
 
 
 def load_statistics(uri: str) -> AttributeStatistics:
     """The attribute statistics of a bundle, loaded without its model."""
+    uri = pinned(uri)
     names, bits = attribute_names(uri, read_manifest(uri, KIND)), load_config(uri).latent_dim
-    place = resolve(uri) / _FILES["attributes"]
+    place = fetched(uri, [_FILES["attributes"]]) / _FILES["attributes"]
     return bundle_tensors.parse_statistics(stored_bytes(place, MOST_BYTES), place, names, bits)

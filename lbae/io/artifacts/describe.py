@@ -13,6 +13,7 @@ from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
 from lbae.io.artifacts.manifest import MANIFEST, read_manifest
+from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import open_parquet, texts
 from lbae.io.storage.stored_file import damaged
@@ -30,6 +31,7 @@ def describe(uri: str) -> dict[str, Any]:
     Latent tables and moment sums add the health of the bits, tables their columns and the errors in the
     quarantine, and bundles the bits that each attribute lifts most.
     """
+    uri = pinned(uri)
     manifest = read_manifest(uri)
     facts: dict[str, Any] = {
         "kind": manifest.kind,
@@ -45,7 +47,7 @@ def describe(uri: str) -> dict[str, Any]:
         },
     }
     if parts := [name for name in manifest.files if name.startswith("data/")]:
-        with open_parquet(resolve(uri) / parts[0]) as file:
+        with open_parquet(fetched(uri, parts[:1]) / parts[0]) as file:
             facts["schema"] = {field.name: str(field.type) for field in file.schema_arrow}
     if manifest.kind == moments_artifact.KIND:
         facts["bits"] = _bits(moments_artifact.load_moments(uri)[0])
@@ -73,7 +75,7 @@ def _quarantine(uri: str, files: tuple[str, ...]) -> Counter[str]:
     reasons: Counter[str] = Counter()
     for name in files:
         if name.startswith("quarantine/"):
-            location = resolve(uri) / name
+            location = fetched(uri, [name]) / name
             with open_parquet(location) as file:
                 for errors in texts(location, file, "error"):
                     starts = pc.utf8_slice_codeunits(errors.dictionary, 0, _REASON_LENGTH).to_pylist()

@@ -27,6 +27,7 @@ from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
 from lbae.io.storage.digests import RowDigest, digest
+from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.parquet_file import open_parquet, texts
 from lbae.io.storage.stored_file import damaged
@@ -100,7 +101,7 @@ class RowGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentTable:
-    """A finished latent table."""
+    """A finished latent table. Of a table on the Hub each process fetches the parts that it reads."""
 
     uri: str
     manifest: Manifest
@@ -157,7 +158,7 @@ class LatentTable:
         chunks: list[pa.Array] = []
         parts = set(self.parts)
         for name in self.manifest.files:
-            location = resolve(self.uri) / name
+            location = fetched(self.uri, [name]) / name
             with open_parquet(location) as file:
                 if name in parts:
                     self._check(location, file)
@@ -243,7 +244,7 @@ class LatentTable:
 
     @contextmanager
     def _open(self, part: str) -> Iterator[pq.ParquetFile]:
-        location = resolve(self.uri) / part
+        location = fetched(self.uri, [part]) / part
         with open_parquet(location) as file:
             self._check(location, file)
             yield file
@@ -275,6 +276,7 @@ class LatentTable:
 
 def open_latent_table(uri: str) -> LatentTable:
     """The finished latent table at a URI; raises UserError if its manifest lacks what every reader needs."""
+    uri = pinned(uri)
     table = LatentTable(uri=uri, manifest=read_manifest(uri, KIND))
     if not (table.model_fingerprint and 1 <= table.latent_dim <= MOST_BITS):
         raise damaged(

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import lbae
 from lbae.errors import UserError
+from lbae.io.storage.hub import fetched
 from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import absolute, resolve
 from lbae.io.storage.stored_file import damaged
@@ -92,7 +93,7 @@ def read_manifest(uri: str, *kinds: str) -> Manifest:
         UserError: There is no finished artifact, its manifest is damaged or of a newer format version, or its
             kind is not one of ``kinds``, if any are given.
     """
-    location = resolve(uri)
+    location = fetched(uri, [MANIFEST])
     if not (location / MANIFEST).exists():
         if not location.exists():
             raise UserError(f"there is no artifact at {uri}: it does not exist")

@@ -15,6 +15,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.artifacts.tensors import MOST_HEADER_BYTES, parse_tensors
 from lbae.io.storage import json_file
 from lbae.io.storage.digests import digest
+from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.stored_file import damaged, stored_bytes
 
@@ -55,7 +56,8 @@ def check_is_lbae(what: str, config: Config) -> None:
 
 def read_network(uri: str) -> tuple[LatentBernoulliAutoencoder, Config, Manifest]:
     """Network, configuration and manifest of a model or baseline; raises UserError if they do not match."""
-    manifest, folder = read_manifest(uri, KIND), resolve(uri)
+    uri = pinned(uri)
+    manifest, folder = read_manifest(uri, KIND), fetched(uri, [_CONFIG, _WEIGHTS])
     config = parse_config(stored_config(folder), folder / _CONFIG)
     return build_network(stored_weights(folder, config), folder / _WEIGHTS, config), config, manifest
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lbae.errors import OverwriteNeeded, UserError
 from lbae.io.artifacts.manifest import MANIFEST, Manifest, changes, read_manifest, write_manifest
+from lbae.io.storage.hub import is_repository
 from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import Location, absolute, resolve, usable_output
 from lbae.io.storage.visibility import wait_until_visible
@@ -53,6 +54,13 @@ class Output:
     resume_key: dict[str, Any] | None = None
     overwrite: bool = False
     extends: Manifest | None = None
+
+    def __post_init__(self) -> None:
+        if is_repository(self.uri):
+            raise UserError(
+                f"{self.uri} cannot be written by this job, because the Hub takes an artifact in one commit;"
+                f" give --out a folder or bucket, then run `lbae push`"
+            )
 
     @property
     def generation(self) -> int:

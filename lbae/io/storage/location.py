@@ -292,7 +292,8 @@ def resolve(uri: str) -> Location:
     try:
         fs, path = url_to_fs(uri, use_listings_cache=False) if "://" in uri else url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise UserError(f"no filesystem for {uri!r}: {error}") from error
+        extra = "; pip install 'lbae[hf]'" if uri.startswith("hf://") else ""
+        raise UserError(f"no filesystem for {uri!r}: {error}{extra}") from error
     fs.invalidate_cache()
     return Location(fs, path.rstrip("/") or path)
 

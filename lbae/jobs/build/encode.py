@@ -17,6 +17,7 @@ from lbae.io.artifacts.written_part import Part
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import SHARD_LIMITS, plan
 from lbae.io.sources.source import Shard, Source, with_table_columns, without
+from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
@@ -49,6 +50,7 @@ def encode(
         append: Add only the images whose keys the existing table lacks, as its next generation.
         keep_images: Also store the image bytes, in the column image.
     """
+    model = pinned(model)
     _, config, manifest = load_network(model)
     images = plan(data, kind)
     images.check_output(out)

@@ -20,6 +20,7 @@ from lbae.io.artifacts.attribute_columns import candidate_columns
 from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
+from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, Overwrite
@@ -60,6 +61,7 @@ def fit(
     if seed < 0:
         raise UserError(f"seed is {seed}; allowed: 0 or more")
     count = _component_count(str(components), by)
+    model = pinned(model)
     inputs = read_fit_inputs(model, latents, moments)
     _check_components(count, by, inputs)
     settings: dict[str, Any] = {

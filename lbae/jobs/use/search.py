@@ -14,6 +14,7 @@ from lbae.io.images import encode_png
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.plan import plan
+from lbae.io.storage.hub import pinned
 from lbae.jobs.options import Address
 from lbae.report.figures.pictures import load_image, strip
 
@@ -46,7 +47,7 @@ def search(
     table = latent_table.open_latent_table(latents)
     if not table.manifest.rows:
         raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
-    place = model or table.made_from("model")
+    place = pinned(model or table.made_from("model"))
     check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.precision)
     query = load_image(codec.config, image)

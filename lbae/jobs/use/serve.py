@@ -12,6 +12,7 @@ from lbae.distributed.serve.application import Topology, check_bundle
 from lbae.distributed.serve.running_service import is_served, state, swap
 from lbae.distributed.serve.service import serving
 from lbae.errors import UserError
+from lbae.io.storage.hub import pinned
 from lbae.jobs.options import Address, Gpus, Names
 from lbae.web.foreign_pages import allowed_hosts, allowed_origins
 from lbae.web.limits import LOOPBACK, Limits, read_api_keys
@@ -64,6 +65,7 @@ def serve(
         raise UserError("give --bundle or --follow, and not both")
     if host == "":
         raise UserError("host is empty; allowed: the name or address of an interface, such as 127.0.0.1")
+    uri = uri if follow else pinned(uri)  # a push to the Hub must not change what is served
     check_bundle(uri, bool(follow))
     given: dict[str, Any] = {
         "port": port,

@@ -13,6 +13,7 @@ from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.images import image_size
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source, read_batches
+from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def read_inputs(
     UserError when the bundle was not fitted from these latents or moments, when the latents were not encoded
     from these training images, or when no test image can be read or the first is too small for the bundle.
     """
+    bundle = pinned(bundle)
     manifest = read_manifest(bundle, bundle_artifact.KIND)
     table = open_latent_table(absolute(latents)) if latents else None
     sums, sums_manifest = load_moments(moments) if moments else (None, None)

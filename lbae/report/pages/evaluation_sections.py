@@ -40,24 +40,18 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
         {key: report[key] for key in _TOLD} | report["fingerprints"] | report["versions"] | report["hardware"]
     )
     told |= {"seconds": report["seconds"]}
-    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := _plain(value))]
+    rows = [(name.replace("_", " "), text) for name, value in told.items() if (text := plain(value))]
     yield Section(title="Inputs and settings", text=_TERMS, rows=rows)
 
 
 def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
-    names, accuracy = report["names"], report["classifier_accuracy"]
-    right = _plain({column: f"{share:.1%}" for column, share in accuracy.items()})
+    accuracy = report["classifier_accuracy"]
+    right = plain({column: f"{share:.1%}" for column, share in accuracy.items()})
     known = f"accuracy on test images: {right}" if right else "accuracy unknown: no usable test labels"
     compared = "Inception's features"
     if report["features"] == "classifier":
         compared = f"features of a small classifier ({known}), comparable within this data set only"
-    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
-    header, *rows = _filled(
-        [
-            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
-            *(_distance_row(report, name) for name in measured),
-        ]
-    )
+    header, *rows = distance_table(report)
     return Section(
         title="Distances",
         text=f"Images are compared in {compared}; protocol {report['protocol']}. Lower distances and higher"
@@ -70,6 +64,18 @@ def _distances(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     )
 
 
+def distance_table(report: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """A header, then a row per stream of images: its distances to the references, without empty columns."""
+    names = report["names"]
+    measured = ([TEST] if report["nearest"] else []) + list(report["distances"])
+    return _filled(
+        [
+            ["images", f"{names['frechet']}, test", "training", names["kernel"], *_LAST],
+            *(_distance_row(report, name) for name in measured),
+        ]
+    )
+
+
 def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
     rates = report["rates"]
     taken = {
@@ -79,14 +85,14 @@ def _reconstructions(report: dict[str, Any], shown: dict[str, bytes]) -> Section
         title="Reconstructions",
         text=f"Test images above their reconstructions. Latents take {rates['latents']:.3f} bits per pixel at"
         f" {rates['psnr_db']} dB. Bits per pixel of image formats at the same PSNR, headers included:"
-        f" {_plain(taken)}. Not reached: no quality setting has this PSNR.",
-        rows=_worded(report["reconstructions"]),
+        f" {plain(taken)}. Not reached: no quality setting has this PSNR.",
+        rows=worded(report["reconstructions"]),
         pictures=_some(shown, "reconstructions", "rates"),
     )
 
 
 def _latents(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Section]:
-    yield Section(title="Bits of the test images' latents", rows=_worded(report["bits"]))
+    yield Section(title="Bits of the test images' latents", rows=worded(report["bits"]))
     if report["moments_of_samples"]:
         yield Section(
             title="Moments of samples",
@@ -183,7 +189,8 @@ _FACTS = {
 }
 
 
-def _worded(facts: dict[str, float]) -> list[tuple[str, float]]:
+def worded(facts: dict[str, float]) -> list[tuple[str, float]]:
+    """Figures with their names in words."""
     return [(_WORDS.get(name, name), value) for name, value in facts.items()]
 
 
@@ -232,7 +239,8 @@ def _edit_row(edit: dict[str, Any]) -> list[object]:
     return [_title(edit["attribute"], edit["value"]), edit["images"], ceiling, *cells]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of the report as text; entries of a dict are separated by semicolons."""
     if isinstance(value, dict):
         return "; ".join(f"{key}: {inner}" for key, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,6 @@
+"""``lbae push``."""
+
+from lbae.cli import main
+
+if __name__ == "__main__":
+    main("push")
