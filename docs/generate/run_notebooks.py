@@ -28,10 +28,11 @@ def run(path: Path, folder: Path) -> NotebookNode:
         CellExecutionError: A cell failed; the message holds its source and traceback.
     """
     notebook = nbformat.read(path, as_version=4)
-    # Sockets in the user's own runtime folder: over TCP, other users of the machine could read along.
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
     place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, km=kernel, resources=place, timeout=_TIMEOUT_S, record_timing=False).execute()
+    with tempfile.TemporaryDirectory() as sockets:  # over TCP, other users of the machine could read along
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        client = NotebookClient(notebook, km=kernel, resources=place, timeout=_TIMEOUT_S, record_timing=False)
+        client.execute()
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
