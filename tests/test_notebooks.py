@@ -5,6 +5,10 @@ import base64
 import importlib
 import inspect
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
