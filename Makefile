@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINNED = $(shell sed -n 's/^\([^ =]*\)==.*/\1/p' requirements.lock)
 
-.PHONY: demo test test-all lint format bench docs lock licences
+.PHONY: demo test test-all lint format bench docs notebooks dist sbom lock licences
 
 demo: .venv/ready
 	$(BIN)/lbae demo
@@ -30,6 +30,19 @@ bench: .venv/ready
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Each notebook runs for some minutes and is stored with what it shows.
+notebooks: .venv/ready
+	$(BIN)/python -m docs.generate.run_notebooks docs/notebooks/*.ipynb
+
+dist: .venv/ready
+	rm -rf dist
+	$(BIN)/uv build --offline --no-build-isolation --python $(BIN)/python --out-dir dist
+
+# What requirements.lock pins, with versions and hashes, in CycloneDX's format.
+sbom: .venv/ready
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file dist/lbae.cdx.json requirements.lock
 
 lock: .venv/ready
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes pyproject.toml --output-file requirements.lock

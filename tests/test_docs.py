@@ -26,7 +26,12 @@ from tests.conftest import ROOT
 
 LINE, CELL, PARAGRAPH = 110, 120, 5
 GENERATED = {ROOT / "docs" / "licences.md"}
-OUTSIDE_THE_SITE = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "cluster" / "README.md"]
+OUTSIDE_THE_SITE = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "cluster" / "README.md",
+]
 WRITTEN = [*OUTSIDE_THE_SITE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GOLDEN = ROOT / "tests" / "golden" / "v1"
 FORMATS = (ROOT / "docs" / "reference" / "formats.md").read_text()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_the_lock_file_has_a_hash_of_every_package():
 
 def test_the_lock_file_names_no_index():
     assert not re.search(r"^--|https?:|file:", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_the_quickstart_says_what_each_extra_is_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = re.findall(r"\| `pip install '\.\[(\w+)\]'`", (ROOT / "docs" / "quickstart.md").read_text())
+    assert sorted(listed) == sorted(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("name", ["torch", "ray", "pandas"])

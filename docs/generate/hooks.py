@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from docs.generate import http_reference, job_options
+from docs.generate.notebook_page import as_page
 from lbae.io.artifacts.manifest import FORMAT_VERSION
 from lbae.report.evaluation.streams import PROTOCOL_VERSION
 
@@ -25,12 +26,19 @@ _PAGES = {"changelog.md": "CHANGELOG.md"}
 """Pages of the site that are files of the repository."""
 _MARK = re.compile(r"<!-- generated: (.+?) -->")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
+_NOTEBOOK = re.compile(r"(\]\([\w./-]+)\.ipynb\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages that lie outside docs/, and those of notebooks."""
     for page, path in _PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(_ROOT / path)))
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        place = PurePosixPath(notebook.src_uri)
+        text, pictures = as_page(_ROOT / "docs" / place)
+        files.append(File.generated(config, str(place.with_suffix(".md")), content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, str(place.parent / name), content=content))
     return files
 
 
@@ -42,7 +50,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         _check_every_endpoint(wanted)
     filled = _MARK.sub(lambda mark: _generated(mark[1], source), markdown)
     folder = (_ROOT / _PAGES.get(source, f"docs/{source}")).parent
-    return _LINK.sub(lambda link: _inside(link, source, folder), filled)
+    linked = _LINK.sub(lambda link: _inside(link, source, folder), filled)
+    return _NOTEBOOK.sub(r"\1.md)", linked)  # the page that is made from it
 
 
 def _generated(what: str, source: str) -> str:
