@@ -24,8 +24,8 @@ from lbae.io.pipeline_file import read_pipeline
 from lbae.jobs.arguments import from_values, from_words
 from tests.bundles import untrained_bundle
 from tests.conftest import ROOT, SAMPLE, Pipeline, picture_size, readme_blocks, run_readme, service
-from tests.mlflow_server import mlflow_server
 from tests.hub_server import WRITER, running_hub
+from tests.mlflow_server import mlflow_server
 
 BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "README.md": (4, 1),
