@@ -10,7 +10,7 @@ from lbae.io.jpeg_header import components_of_first_scan
 # Each scan runs over all pixels, in 0.7 ns per pixel. Encoders write about ten scans.
 _MAX_SCANNED = 10**9
 _ALWAYS_SCANS = 20  # allowed for pictures of any size
-# Pillow decodes run-length BMPs, plain PPMs, and PPMs of unusual depth in Python: 8 MiB in 1 to 4 seconds.
+# Pillow decodes run-length BMPs, plain PPMs, and PPMs whose white is unusual in Python: 8 MiB in 1 to 4 s.
 _MAX_PIXELS_IN_PYTHON, _MAX_BYTES_IN_PYTHON = 4_000_000, 2**23
 
 
@@ -39,8 +39,8 @@ def excess_of_pixels(image: ImageFile, size: tuple[int, int], data: bytes, max_p
         stored > most or len(data) > _MAX_BYTES_IN_PYTHON
     ):
         return (
-            f"{found} and {len(data)} bytes in a slow coding (run-length BMP, or PPM as text or of unusual"
-            f" depth); allowed: {most} pixels and {_MAX_BYTES_IN_PYTHON} bytes"
+            f"{found} and {len(data)} bytes in a slow coding (run-length BMP, PPM as text or whose white is"
+            f" not 255); allowed: {most} pixels and {_MAX_BYTES_IN_PYTHON} bytes"
         )
     if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
         if stored > 2 * max_pixels:

@@ -79,6 +79,8 @@ def test_batches_of_networks_larger_than_all_presets_have_fewer_rows():
     large = ModelConfig(latent_dim=16, image_size=1024, channels=(1,) * 8, latent_grid=4)
     assert rows_per_batch(large, 32) == 4
     assert rows_per_batch(dataclasses.replace(large, channels=(65536, *large.channels[1:])), 32) == 1
+    cells = ModelConfig(latent_dim=4096, image_size=256, channels=(4, 4), latent_grid=64)
+    assert rows_per_batch(cells, 32) == 2
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,12 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder, unfilled
+from lbae.core.network.spatial_network import HEADS, LAST_WIDTH
 
 # Rows per batch. On one thread, 32 rows take about a fifth more time per row than 64, but a call with a
 # single row takes half the time.
 CPU_BATCH, _GPU_BATCH = 32, 128
-_MOST_NUMBERS = 64 * 256**2  # of a feature map per row of a full batch: the most of all presets
+_MOST_NUMBERS = 64 * 256**2  # of a feature map, per row of a full batch: the most of all presets
 # CPUs with native bfloat16; "bf16" is ARM's name. oneDNN also accepts bfloat16 on CPUs that only emulate it
 # with AVX-512, at half the speed of float32.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
@@ -34,8 +35,9 @@ _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 def rows_per_batch(config: ModelConfig, usual: int) -> int:
     """Fewer rows than ``usual`` if the network's feature maps are larger than those of all presets."""
-    widest = max(32, *(width // 4**stage for stage, width in enumerate(config.channels)))
-    return max(1, min(usual, usual * _MOST_NUMBERS // (widest * config.image_size**2)))
+    widest = max(LAST_WIDTH, *(width // 4**stage for stage, width in enumerate(config.channels)))
+    largest = max(widest * config.image_size**2, HEADS * config.latent_grid**4)  # feature map, attention
+    return max(1, min(usual, usual * _MOST_NUMBERS // largest))
 
 
 def best_precision(device: torch.device) -> Precision:
