@@ -2,8 +2,8 @@
 
 Only these formats of the many that Pillow reads are opened, and no other plugin of it is called. Some formats
 start programs (EPS), or hold pictures without a limit of pixels (ICO). The decoders of JPEG 2000 and AVIF
-allocate memory that does not follow from the picture's size. What the metadata of the allowed formats make
-Pillow allocate, before the picture's size is known, is checked first.
+allocate memory that does not follow from the picture's size. The memory and time that the metadata of the
+allowed formats cost Pillow, before the picture's size is known, are checked first.
 """
 
 import functools
@@ -59,10 +59,31 @@ _MAX_SCANS = 500
 _EXIF, _SEGMENT_BYTES = b"Exif\0\0", 2**16
 # Pillow reads the header of a PPM byte by byte, and copies up to a mebibyte per comment of a plain one.
 _MAX_PPM_HEADER, _MAX_PPM_COMMENTS = 2**16, 1000
+# A megabyte of XMP needs some 25,000 reads, and 256 MiB of pixels 4,096.
+_MAX_GIF_READS = 2**16
 
 
 class ImageError(ValueError):
     """Bytes that cannot be decoded as an image."""
+
+
+class _FewReads(io.BytesIO):
+    """The bytes of a GIF, which can be read only so often.
+
+    Pillow reads each block of metadata in two calls and keeps the blocks of comments. It skips bytes between
+    blocks in one call each.
+    """
+
+    _left = _MAX_GIF_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._left == 0:
+            raise ImageError(
+                f"a GIF of more than {_MAX_GIF_READS // 2} blocks before its pixels, or with bytes between"
+                f" blocks; allowed: {_MAX_GIF_READS // 2} blocks"
+            )
+        self._left -= 1
+        return super().read(size)
 
 
 def open_image(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
@@ -87,7 +108,7 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> ImageFile.ImageFile:
         raise ImageError(f"a TIFF with {excess}")
     if name == "PPM":
         _check_ppm(data)
-    return _FORMATS[name][1](io.BytesIO(data))
+    return _FORMATS[name][1](_FewReads(data) if name == "GIF" else io.BytesIO(data))
 
 
 @functools.cache

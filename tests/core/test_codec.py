@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import pickle
 import subprocess
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from lbae import presets
 from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.network.codec import Codec, best_precision
+from lbae.core.network.codec import Codec, best_precision, rows_per_batch
 from tests.conftest import ROOT
 
 
@@ -68,6 +70,17 @@ def test_an_unpickled_codec_shares_the_weights():
     np.testing.assert_array_equal(latents, codec.encode(images))
     for moved in (again, again.to("cpu")):
         np.testing.assert_array_equal(moved.decode(latents), codec.decode(latents))
+
+
+def test_batches_of_networks_larger_than_all_presets_have_fewer_rows():
+    names = ("demo", "mnist", "cifar10", "celeba", "celeba128", "celeba256")
+    models = [presets.get(name, recipe).model for name in names for recipe in ("modern", "paper")]
+    assert {rows_per_batch(model, usual) for model in models for usual in (32, 128)} == {32, 128}
+    large = ModelConfig(latent_dim=16, image_size=1024, channels=(1,) * 8, latent_grid=4)
+    assert rows_per_batch(large, 32) == 4
+    assert rows_per_batch(dataclasses.replace(large, channels=(65536, *large.channels[1:])), 32) == 1
+    cells = ModelConfig(latent_dim=4096, image_size=256, channels=(4, 4), latent_grid=64)
+    assert rows_per_batch(cells, 32) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.io.hostile_images import (
     SIDE,
     bombs,
+    gif,
     large_pictures,
     mutated,
     number,
@@ -24,12 +25,12 @@ from tests.io.hostile_images import (
     png_chunk,
     png_of_texts,
     saved,
-    slow_files,
     tiff,
     valid_files,
     widest_webp,
     zeros,
 )
+from tests.io.slow_images import slow_files
 
 MIB = 2**20
 # glibc returns freed memory at once, so that the memory of one file does not count as that of another.
@@ -122,6 +123,8 @@ def test_a_file_at_a_limit_is_decoded():
         b"P2 3 2 1000\n" + b"#\n" * 1000 + b"1 2 3 400 500 1000\n",
         b"P5 1 1\n" + b"#\n" * 2**14 + b"255\n0",
         b"P4 1000 1000\n" + b" " * 125_000,
+        b"P1 2000 2000\n" + b"1" * 4_000_000,
+        gif(b"!\xfe" + b"\2aa" * 32_000 + b"\0"),
     ):
         check_image(data)
 

@@ -22,13 +22,22 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder, unfilled
+from lbae.core.network.spatial_network import HEADS, LAST_WIDTH
 
 # Rows per batch. On one thread, 32 rows take about a fifth more time per row than 64, but a call with a
 # single row takes half the time.
 CPU_BATCH, _GPU_BATCH = 32, 128
+_MOST_NUMBERS = 64 * 256**2  # of a feature map, per row of a full batch: the most of all presets
 # CPUs with native bfloat16; "bf16" is ARM's name. oneDNN also accepts bfloat16 on CPUs that only emulate it
 # with AVX-512, at half the speed of float32.
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+def rows_per_batch(config: ModelConfig, usual: int) -> int:
+    """Fewer rows than ``usual`` if the network's feature maps are larger than those of all presets."""
+    widest = max(LAST_WIDTH, *(width // 4**stage for stage, width in enumerate(config.channels)))
+    largest = max(widest * config.image_size**2, HEADS * config.latent_grid**4)  # feature map, attention
+    return max(1, min(usual, usual * _MOST_NUMBERS // largest))
 
 
 def best_precision(device: torch.device) -> Precision:
@@ -70,9 +79,8 @@ class Codec:
         self.device = torch.device(device)
         self.precision = precision
         self.config = network.config
-        self._batch, self._batches = (
-            (CPU_BATCH, _cpu_threads()) if self.device.type == "cpu" else (_GPU_BATCH, 1)
-        )
+        usual, self._batches = (CPU_BATCH, _cpu_threads()) if self.device.type == "cpu" else (_GPU_BATCH, 1)
+        self._batch = rows_per_batch(network.config, usual)
         self._network = network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def __repr__(self) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lbae.config import ModelConfig
 
-_HEADS = 4
-_LAST_WIDTH = 32  # of the decoder's feature map at full size
+HEADS = 4
+LAST_WIDTH = 32  # of the decoder's feature map at full size
 
 
 class _Block(nn.Module):
@@ -40,7 +40,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = _HEADS if width % _HEADS == 0 else 1
+        self.heads = HEADS if width % HEADS == 0 else 1
         self.norm = nn.BatchNorm2d(width)
         self.projection = nn.Conv2d(width, 3 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1, bias=False)
@@ -107,7 +107,7 @@ def decoder(config: ModelConfig) -> nn.Sequential:
         nn.Conv2d(bits, width, 3, padding=1, bias=False),
         *_mix(width),
     ]
-    for outputs in (*config.channels[-2::-1], _LAST_WIDTH):
+    for outputs in (*config.channels[-2::-1], LAST_WIDTH):
         layers += [
             *_activation(width),
             nn.ConvTranspose2d(width, outputs, 4, stride=2, padding=1, bias=False),

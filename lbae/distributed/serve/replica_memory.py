@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from lbae.config import ModelConfig
-from lbae.core.network.codec import CPU_BATCH
+from lbae.core.network.codec import CPU_BATCH, rows_per_batch
 from lbae.core.prior.dichotomised_gaussian import model_bytes, models_to_cache
 from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, INGRESS
 from lbae.io.artifacts.bundle_artifact import KIND, load_config
@@ -49,7 +49,7 @@ def replica_memory(bundle: str, threads: int, limits: Limits) -> ReplicaMemory:
 def batch_bytes(config: ModelConfig, threads: int) -> int:
     """The memory of a batch of the codec on CPUs; for small images it is part of that of the process."""
     side = config.image_size // 2
-    return 4 * _MAPS * config.channels[0] * side**2 * CPU_BATCH * threads
+    return 4 * _MAPS * config.channels[0] * side**2 * rows_per_batch(config, CPU_BATCH) * threads
 
 
 def models_bytes(count: int, bits: int) -> int:

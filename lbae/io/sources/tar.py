@@ -1,6 +1,8 @@
 """WebDataset tars: members whose paths are equal up to the file name's first dot form one sample."""
 
+import itertools
 import posixpath
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +18,11 @@ from lbae.io.storage.location import Location
 
 _LABEL = ".cls"
 _MAX_LABEL_BYTES = 64
-_MAX_HEADER_BYTES = 2**20
+# All headers of one member; tarfile copies the values of a pax header into each header behind it.
+_MAX_HEADER_BYTES = 2**17
+_MAX_GLOBAL_CHARACTERS = 2**12  # git writes some 50
+# tarfile searches for numbers in time that grows with the square of their digits. A file name has up to 255.
+_LONG_NUMBER = re.compile(rb"\d{256}")
 # What tarfile raises for damaged headers, beside its own errors.
 _DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 _NO_SUFFIX = "."
@@ -102,28 +108,42 @@ def _image_of(members: dict[str, TarMember]) -> TarMember | None:
 
 
 class _Headers:
-    """A file of which tarfile reads headers, and whose read refuses the size that a hostile header claims."""
+    """A file of which tarfile reads headers; it refuses headers that would take much memory or time."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
+        self.left = _MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size} bytes; allowed: {_MAX_HEADER_BYTES} bytes")
-        return self._file.read(size)
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"a member's headers exceed {_MAX_HEADER_BYTES} bytes; allowed: as many")
+        data = self._file.read(size)
+        if _LONG_NUMBER.search(data):
+            raise tarfile.ReadError("a header with a number of 256 digits or more; allowed: 255 digits")
+        return data
 
 
 def _members(location: Location) -> Iterator[TarMember]:
     """The files of a tar; a link has the content of its target, or is empty if the target is missing."""
     try:
-        with location.open() as file, tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as tar:
+        with (
+            location.open() as file,
+            tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar,
+        ):
             every = []
             for info in tar:
+                headers.left = _MAX_HEADER_BYTES
                 # A negative size would send tarfile back for ever. A sparse file's bytes are not in one run.
                 if info.size < 0 or info.issparse():
                     found = "a sparse file" if info.issparse() else f"of {info.size} bytes"
                     raise UserError(f"member {info.name} of {location} is {found}; write the tar without it")
+                # tarfile copies the global header into every member that has a header of its own.
+                size = sum(map(len, itertools.chain(*tar.pax_headers.items())))
+                if size > (most := _MAX_GLOBAL_CHARACTERS):
+                    raise tarfile.ReadError(f"a global pax header of {size} characters; allowed: {most}")
+                info.pax_headers = {}
                 if info.isfile() or info.islnk() or info.issym():
                     every.append(info)
             # tarfile treats the end of the file or a damaged header as the end of the tar.

@@ -13,6 +13,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact, image_table, latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
+from lbae.io.image_formats import MAX_FILE_BYTES
 from lbae.io.images import ImageError, decode_image, grid
 from lbae.io.sources.decode import decode_every
 from lbae.io.sources.plan import plan
@@ -49,9 +50,9 @@ def load_images(config: ModelConfig, source: Source, count: int) -> tuple[np.nda
 
 
 def load_image(config: ModelConfig, uri: str) -> np.ndarray:
-    """One image file at the model's content size."""
+    """One image file at the model's content size; UserError for a device, a pipe or more than 256 MiB."""
     try:
-        return decode_image(readable(uri, "image").read_bytes(), config)
+        return decode_image(readable(uri, "image").read_bytes(most=MAX_FILE_BYTES), config)
     except (ImageError, IsADirectoryError) as error:
         raise UserError(f"{uri} cannot be read as an image: {error}") from error
 
