@@ -50,6 +50,7 @@ def create_app(
         version=lbae.__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the redirect would repeat the client's Host
         # On every route, so that X-Bundle names the bundle that served the request, even after a hot swap.
         dependencies=[Depends(current_backend)],
         lifespan=lifespan,

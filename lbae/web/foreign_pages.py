@@ -59,7 +59,7 @@ def canonical_host(host: str) -> str:
 def allowed_hosts(given: tuple[str, ...]) -> tuple[str, ...]:
     """Host names and addresses in the form of ``Limits.hosts``. UserError for others, such as URLs."""
     for host in given:
-        if _address(host) is None and not re.fullmatch(_NAME, host.lower()):
+        if _address(host) is None and not (re.fullmatch(_NAME, host.lower()) and host.strip(".")):
             raise UserError(
                 f"allow_host is {host!r}; allowed: a host name or address, without scheme, port and path,"
                 " such as lbae.example.org (other letters than a to z as xn--...)"

@@ -16,6 +16,9 @@ from lbae.web.limits import Limits
 from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 
 _PIECE_BYTES = 2**18
+# A body has this time, and a second more per so many of its bytes. Connections that stop sending do not keep
+# others out for long, and no client on a phone is slower.
+_GRACE_S, _BYTES_PER_S = 10, 2**14
 _GONE = 499  # nginx's status for a client that disconnected; it appears in metrics only
 _PROBES = ("/healthz", "/readyz")  # called by any name or address, as by that of a pod
 
@@ -147,8 +150,8 @@ class _Exchange:
         return None
 
     async def receive(self) -> Message:
-        """The next message; RequestError when the body is too large, whatever Content-Length said."""
-        message = await self._receive()
+        """The next message; RequestError when the body is too slow, or too large whatever its length says."""
+        message = await (self._receive() if self.arrived else self._in_time())
         if message["type"] == "http.disconnect":
             self.gone = self.gone or not self.ended
             return message
@@ -156,6 +159,18 @@ class _Exchange:
         self._claim(self._body_bytes)
         self.arrived = not message.get("more_body", False)
         return message
+
+    async def _in_time(self) -> Message:
+        allowed_s = _GRACE_S + self._body_bytes / _BYTES_PER_S
+        try:
+            async with asyncio.timeout(allowed_s - (time.perf_counter() - self._started)):
+                return await self._receive()
+        except TimeoutError as error:
+            raise RequestError(
+                408,
+                f"only {self._body_bytes} bytes of the request body arrived in {allowed_s:.0f} s; allowed:"
+                f" {_GRACE_S} s, and one more per {_BYTES_PER_S} bytes",
+            ) from error
 
     def _claim(self, length: int) -> None:
         if length > self._max_body_bytes:

@@ -1,7 +1,8 @@
-"""Requests that never end, sent to a running service while a normal client asks for ``/readyz``.
+"""Connections that are held cheaply, to a running service while a normal client asks for ``/readyz``.
 
-``python -m tests.distributed.slow_loris URL CONNECTIONS SECONDS`` prints what the client saw, as JSON. Every
-connection sends one more header per second. One that the service closes is opened again within a second.
+``python -m tests.distributed.slow_loris URL CONNECTIONS SECONDS [idle]`` prints what the client saw, as JSON.
+Every connection sends one more header per second; with ``idle``, one whole request and then nothing. One that
+the service closes is opened again within a second.
 """
 
 import json
@@ -17,20 +18,27 @@ from urllib.parse import urlsplit
 import httpx
 
 PATIENCE_S = 30  # of the normal client
+FIRST = {
+    "headers": b"POST /v1/sample HTTP/1.1\r\nhost: x\r\n",
+    "idle": b"GET /-/healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+}
+NEXT = {"headers": b"x-more: 1\r\n", "idle": b""}
 
 
-def attack(address: tuple[str, int], connections: int, stop: threading.Event, seen: Counter) -> None:
+def attack(
+    address: tuple[str, int], connections: int, kind: str, stop: threading.Event, seen: Counter
+) -> None:
     """Hold so many connections until ``stop``, and count them and those that the service closed."""
     held: set[socket.socket] = set()
     while not stop.wait(1):
-        for one in [one for one in held if not sends_on(one)]:
+        for one in [one for one in held if not sends_on(one, kind)]:
             one.close()
             held.discard(one)
             seen["closed"] += 1
         with suppress(OSError):  # the service accepts no more
             while len(held) < connections:
                 one = socket.create_connection(address, timeout=1)
-                one.sendall(b"POST /v1/sample HTTP/1.1\r\nhost: x\r\n")
+                one.sendall(FIRST[kind])
                 one.setblocking(False)
                 held.add(one)
         seen["held"] = max(seen["held"], len(held))
@@ -38,12 +46,13 @@ def attack(address: tuple[str, int], connections: int, stop: threading.Event, se
         one.close()
 
 
-def sends_on(connection: socket.socket) -> bool:
-    """Send one more header; False if the service has closed the connection."""
+def sends_on(connection: socket.socket, kind: str) -> bool:
+    """Send one more header or nothing; False if the service has closed the connection."""
     try:
-        connection.send(b"x-more: 1\r\n")
-        connection.recv(2**10)  # an answer, or the end
-    except BlockingIOError:  # neither
+        connection.send(NEXT[kind])
+        answer = connection.recv(2**10)  # empty at the end
+        return kind == "idle" and answer != b""
+    except BlockingIOError:  # neither an answer nor the end
         return True
     except OSError:
         pass
@@ -59,13 +68,14 @@ def ask(client: httpx.Client, url: str) -> float | None:
     return None
 
 
-def attack_and_ask(url: str, connections: int, seconds: float) -> dict:
+def attack_and_ask(url: str, connections: int, seconds: float, kind: str = "headers") -> dict:
     """Attack a service, and return what the attack and a normal client saw."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     seen, stop = Counter(), threading.Event()
     parts = urlsplit(url)
-    attacker = threading.Thread(target=attack, args=((parts.hostname, parts.port), connections, stop, seen))
+    address = (parts.hostname, parts.port)
+    attacker = threading.Thread(target=attack, args=(address, connections, kind, stop, seen))
     unkept = httpx.Limits(max_keepalive_connections=0)
     with httpx.Client(timeout=PATIENCE_S, limits=unkept) as client:
         before = ask(client, url)
@@ -89,4 +99,4 @@ def attack_and_ask(url: str, connections: int, seconds: float) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(attack_and_ask(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(attack_and_ask(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])))

@@ -88,6 +88,24 @@ def test_half_sent_requests_give_their_connections_back(monkeypatch):
     asyncio.run(run())
 
 
+def test_idle_connections_give_their_places_back(monkeypatch):
+    """Ray keeps them for 90 s, and so as many as HAProxy accepts would keep others out for as long."""
+    monkeypatch.setattr(private_haproxy, "IDLE_S", 1)
+    port, connections = free_port(), 8
+
+    async def run() -> None:
+        async with running(port, maxconn=connections, nbthread=1), httpx.AsyncClient(timeout=30) as client:
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(connections)]
+            for reader, writer in held:
+                writer.write(b"GET /-/routes HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert b" 200 " in await reader.readline()
+            assert (await client.get(f"http://127.0.0.1:{port}/-/healthz")).status_code == 200
+            for _, writer in held:
+                writer.close()
+
+    asyncio.run(run())
+
+
 def test_a_configuration_that_is_not_understood_is_refused():
     config = "defaults\nfrontend prometheus\n    bind :9101\nfrontend http\n    bind :8000\n"
     with pytest.raises(LbaeError, match=re.escape("matches '^listen stats")):

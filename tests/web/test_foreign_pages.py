@@ -212,7 +212,8 @@ def test_without_allowed_origins_no_answer_lets_a_page_read_it(client):
 
 
 @pytest.mark.parametrize(
-    "host", ["http://x/", "x:80", "x/y", "*", "*.example.org", "", "bücher.example", "a b", "::g", "x\n"]
+    "host",
+    ["http://x/", "x:80", "x/y", "*", "*.example.org", "", "bücher.example", "a b", "::g", "x\n", ".", ".."],
 )
 def test_an_allowed_host_is_a_name_or_an_address(host):
     with pytest.raises(UserError, match=r"allow_host is .*; allowed: a host name or address, without scheme"):

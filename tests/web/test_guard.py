@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lbae.errors import UserError
+from lbae.web import middleware
 from lbae.web.limits import KEYS_VARIABLE, Limits, read_api_keys
 from tests.web.conftest import Client, b64, image_file, listening
 
@@ -112,6 +113,28 @@ def test_a_body_that_does_not_arrive_in_time_over_a_socket_gets_408(bundle):
         )
         connection.sendall(b"content-length: 99\r\n\r\n{")
         assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_stops_gets_408_and_a_slow_one_is_read(bundle, monkeypatch):
+    """Half-sent bodies would else keep all others out until the time limit of a request."""
+    monkeypatch.setattr(middleware, "_GRACE_S", 0.5)
+    monkeypatch.setattr(middleware, "_BYTES_PER_S", 2)
+    client = Client(bundle, Limits())
+
+    async def body(pause_s: float):
+        for byte in b'{"n":1}':
+            yield bytes([byte])
+            await asyncio.sleep(pause_s)
+
+    stopped, slow = (
+        client.request(
+            "POST", "/v1/sample", content=body(pause_s), headers={"content-type": "application/json"}
+        )
+        for pause_s in (60, 0.1)
+    )
+    assert (stopped.status_code, stopped.json()["error"]["type"]) == (408, "timeout")
+    assert "only 1 bytes of the request body arrived in 1 s" in stopped.json()["error"]["message"]
+    assert slow.status_code == 200
 
 
 def test_a_response_that_takes_too_long_is_a_504(bundle, monkeypatch):

@@ -112,6 +112,26 @@ def test_json_that_python_would_blow_up_is_refused(bundle):
         assert answer.status_code == code
 
 
+@pytest.mark.parametrize("path", ["sample", "interpolate"])
+def test_an_object_of_many_names_is_refused_before_each_name_gets_an_error(bundle, path):
+    """64 bodies of 65,500 unknown names would else take pydantic 17 s, and the service answers nobody."""
+    names = {str(i): 0 for i in range(129)}
+    for body in (names, {"given": names}, {"items": [{"latent": ""}, names]}):
+        answer = Client(bundle, Limits()).post(f"/v1/{path}", body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request")
+        assert "an object of the JSON has 129 names; allowed: 128" in answer.json()["error"]["message"]
+
+
+def test_json_is_utf_8_with_or_without_a_mark(bundle):
+    """In UTF-16 escapes take eight times the body, where four times are claimed."""
+    client, text = Client(bundle, Limits()), '{"n": 1}'
+    codes = [
+        client.request("POST", "/v1/sample", content=text.encode(encoding), headers=JSON).status_code
+        for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32")
+    ]
+    assert codes == [200, 200, 400, 400, 400]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -239,6 +239,11 @@ def test_head_over_a_socket_leaves_the_connection_usable(url):
     assert answers[1].json() == {"status": "ready"}
 
 
+def test_a_final_slash_is_no_redirect_to_whatever_host_the_client_names(client):
+    answer = client.request("GET", "/v1/model/", headers={"host": "localhost"})
+    assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
 def test_head_where_there_is_no_get(client):
     answer = client.request("HEAD", "/v1/sample")
     assert (answer.status_code, answer.content) == (405, b"")

@@ -35,6 +35,8 @@ BLOCK = 256
 _BLOCKS, _ROWS = 16, 32
 _STRIPS = 4
 MAX_TRIES = 2**18  # per block of draws with attributes
+# After so many tries a block is given up if it has less than a sixteenth. All its tries would hardly fill it.
+_EARLY_TRIES, _EARLY_SHARE = 2**13, 16
 HOTTEST = 2.0
 
 
@@ -151,6 +153,8 @@ class Prior:
         pending = np.ones(BLOCK, dtype=bool)
         tries = 0
         for attempt in range(MAX_TRIES // BLOCK if wanted.share > 0 else 0):
+            if attempt == _EARLY_TRIES // BLOCK and pending.sum() > BLOCK - BLOCK // _EARLY_SHARE:
+                break
             rng = _stream(seed, index, 1 + attempt)
             chosen, normals, accepted = wanted.tried(rng, self._normals(rng, size))
             tries += int(pending.sum())

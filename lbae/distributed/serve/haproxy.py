@@ -17,7 +17,7 @@ from typing import Any
 
 from lbae.distributed.cluster import ray_private
 from lbae.distributed.cluster.resources import cluster_nodes
-from lbae.distributed.serve.header_timeout import limit_header_time
+from lbae.distributed.serve.bounded_http import bound_http
 from lbae.distributed.serve.private_haproxy import FOLDERS, use_private_haproxy
 from lbae.distributed.serve.processes import Process, ancestors, processes, read_process
 from lbae.web.limits import DEFAULT_LIMITS
@@ -37,14 +37,14 @@ _ENDS_S = 5.0
 def controller_options(
     host: str, max_seconds: float = DEFAULT_LIMITS.max_seconds, autoscaled: bool = False
 ) -> dict[str, Any]:
-    """Options of Serve's controller: a time limit for headers, and HAProxy where it can reach all replicas.
+    """Options of Serve's controller: limits of requests, and HAProxy where it can reach all replicas.
 
     HAProxy looks for the replicas of its own node at 127.0.0.1, and for others at their nodes' addresses,
     where they listen only if ``host`` is 0.0.0.0. Five seconds after ``max_seconds``, when every request has
     its answer, it gives up requests to stuck replicas, clients that neither send nor read, and workers that a
     reload replaced. With ``autoscaled``, connections are closed after each answer.
     """
-    variables = {ray_private.HTTP_SERVER_CALLBACK: _import_path(limit_header_time)}
+    variables = {ray_private.HTTP_SERVER_CALLBACK: _import_path(bound_http)}
     reaches_all = host == "0.0.0.0" or (host == "127.0.0.1" and cluster_nodes() == 1)
     if reaches_all and sys.platform == "linux":
         seconds = str(math.ceil(max_seconds) + _MARGIN_S)

@@ -17,6 +17,8 @@ from lbae.web.requests.request_models import MAX_ITEMS, BodyWithFiles, FormReque
 
 # A list or object of two bytes takes 64 in Python. Prompts and names hold fewer than these commas.
 _MAX_VALUES = 2**16
+# Per object. pydantic makes an error for each name that it does not know.
+_MAX_NAMES = 128
 # Python keeps a text at four bytes per character if one of them needs so many.
 _WIDTH = 4
 
@@ -52,7 +54,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         try:
             return model.model_validate(fields)
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             message = first["msg"].removeprefix("Value error, ")
             raise RequestError(422, message, ".".join(map(str, first["loc"])) or None) from error
 
@@ -116,9 +118,16 @@ def _json(data: bytes, share: MemoryShare, param: str | None = None) -> dict[str
     if not data.isascii() or b"\\u" in data:
         share.claim((_WIDTH - 1) * BODY_COPIES * len(data))
     try:
-        fields = json.loads(data)
+        # Not of bytes: UTF-16 would be read too, of which escapes take more than _WIDTH.
+        fields = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, "the body is not valid JSON", param) from error
     if not isinstance(fields, dict):
         raise RequestError(422, "the body is not a JSON object", param)
     return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MAX_NAMES:
+        raise RequestError(422, f"an object of the JSON has {len(pairs)} names; allowed: {_MAX_NAMES}")
+    return dict(pairs)
