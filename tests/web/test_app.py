@@ -71,10 +71,10 @@ def test_a_sample_matches_the_bundles_in_every_format(client, bundle):
 
 def test_a_sample_has_the_requested_attributes_and_component(client, bundle):
     given = latents_in(
-        client.post("/v1/sample", {"n": 40, "seed": 1, "given": {"a": True}, "format": "latents"})
+        client.post("/v1/sample", {"n": 400, "seed": 1, "given": {"a": True}, "format": "latents"})
     )
-    np.testing.assert_array_equal(given, bundle.prior.sample_given(40, 1, {"a": True})[0])
-    assert given[:, :5].mean() > 0.3
+    np.testing.assert_array_equal(given, bundle.prior.sample_given(400, 1, {"a": True})[0])
+    assert given[:, :5].mean() > 0.25  # 0.34 on average; without the attribute 0
     of_component = [
         latents_in(client.post("/v1/sample", {"n": 400, "seed": 1, "component": c, "format": "latents"}))
         for c in (0, 1)
