@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,13 @@ import lbae
 from lbae.errors import TransientStorageError, UserError
 from lbae.jobs.use.push import push
 from tests.conftest import run_job
-from tests.hub_server import READER, WRITER, Hub, Repository, running_hub
+from tests.hub_server import READER, WRITER, Repository
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v1"
 BUNDLE, LATENTS = str(GOLDEN / "bundle"), str(GOLDEN / "latents")
 FACES = "hf://models/some/faces"
 # huggingface_hub's upload of large files
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub(monkeypatch, str(tmp_path / "cache")) as hub:
-        monkeypatch.setenv("HF_TOKEN", WRITER)
-        yield hub
 
 
 def is_loaded(uri: str) -> bool:

@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -28,20 +27,13 @@ from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from lbae.jobs.use.push import push
 from tests.conftest import write_latents
-from tests.hub_server import WRITER, Hub, Repository, running_hub
+from tests.hub_server import Hub, Repository
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v1"
 BUNDLE, MODEL, LATENTS = (str(GOLDEN / name) for name in ("bundle", "model", "latents"))
 FACES = "hf://models/some/faces"
 # huggingface_hub's upload of large files
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub(monkeypatch, str(tmp_path / "cache")) as hub:
-        monkeypatch.setenv("HF_TOKEN", WRITER)
-        yield hub
 
 
 def same_bundle(uri: str) -> bool:
