@@ -204,7 +204,7 @@ def test_replicas_share_all_large_matrices(pipeline, ray_session):
 
 def test_a_bundle_that_cannot_be_served_is_refused(pipeline, tmp_path):
     larger = untrained_bundle(pipeline, tmp_path / "larger", padding=0)
-    spoilt = untrained_bundle(pipeline, tmp_path / "spoilt", scale=0.01)
+    spoilt = untrained_bundle(pipeline, tmp_path / "spoilt", nearly_equal=True)
     unfinished = tmp_path / "unfinished"
     resolve(str(unfinished / UNFINISHED)).write_bytes(b"bundle")
 
