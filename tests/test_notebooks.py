@@ -94,7 +94,9 @@ def test_a_run_keeps_text_and_pictures_in_png(tmp_path):
     source = """
 import os, sys
 from PIL import Image
+from lbae.report.notebook_line import NotebookLine
 print("progress", file=sys.stderr)
+NotebookLine().show("progress", 0.5)
 print(os.listdir())
 Image.new("L", (2, 3))
 """

@@ -1,7 +1,8 @@
 """Run notebooks and store what they show: ``python -m docs.generate.run_notebooks NOTEBOOK...``.
 
 Each notebook runs from top to bottom in a folder of its own. Plain text and PNG pictures are stored. Standard
-error is not, nor are times and versions, so another run changes only measured numbers and pixels.
+error and progress are not, nor are times and versions, so another run changes only measured numbers and
+pixels.
 """
 
 import sys
@@ -36,9 +37,14 @@ def run(path: Path, folder: Path) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [_kept(output) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [_kept(output) for output in cell.outputs if not _is_passing(output)]
     notebook.metadata = _METADATA
     return nbformat.from_dict(notebook)
+
+
+def _is_passing(output: NotebookNode) -> bool:
+    """Whether an output is of interest during the run only."""
+    return output.get("name") == "stderr" or "<progress" in output.get("data", {}).get("text/html", "")
 
 
 def _kept(output: NotebookNode) -> NotebookNode:
