@@ -63,8 +63,8 @@ def celeba128() -> Config:
 def celeba256() -> Config:
     """Faces of 256x256 pixels: 16 x 16 cells of 24 bits, N = 6144.
 
-    Only tried: 24 steps, encoding and decoding (docs/measurements.md). A step of 64 images needs about 2.5 GiB
-    of a GPU.
+    Only tried: 24 steps, encoding and decoding (docs/measurements.md). A step of 64 images needs about
+    2.5 GiB of a GPU.
     """
     return _spatial(latent_dim=6144, latent_grid=16, channels=(64, 128, 192, 192))
 
