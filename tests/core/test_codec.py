@@ -98,3 +98,31 @@ def test_bfloat16_is_chosen_on_cpus_with_native_products(monkeypatch, has, onedn
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
     assert best_precision(torch.device("cpu")) == best
+
+
+def test_images_and_latents_of_another_type_are_refused():
+    """In a process of its own, because the annotations are checked in this one."""
+    code = """
+import numpy as np, lbae
+from pathlib import Path
+bundle = lbae.load_bundle(Path("tests/golden/v1/bundle"), "cpu")
+images = bundle.sample(2, seed=0)
+latents = bundle.encode(images)
+for call, wrong in (
+    (bundle.encode, images / 255),
+    (bundle.encode, images[0]),
+    (bundle.decode, latents > 0),
+    (bundle.decode, (latents > 0).astype(np.int8)),
+):
+    try:
+        call(wrong)
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "images are float64; allowed: uint8 from 0 to 255",
+        "images have shape (16, 16, 1); this model takes (K, 16, 16, 1)",
+        "latents are bool, or hold 0; allowed: int8, +1 and -1",
+        "latents are int8, or hold 0; allowed: int8, +1 and -1",
+    ]

@@ -104,11 +104,13 @@ class Codec:
         return Codec(self._network, self.precision, device)
 
     def encode(self, images: UInt8[np.ndarray, "K H W C"]) -> Int8[np.ndarray, "K N"]:
-        """Latents of uint8 images of the content size; ValueError for images of another shape."""
-        if images.shape[1:] != self.config.image_shape:
-            raise ValueError(
-                f"images have shape {images.shape[1:]}; this model takes {self.config.image_shape}"
-            )
+        """Latents of uint8 images of the content size; ValueError for images of another shape or type."""
+        shape = self.config.image_shape
+        if images.shape[1:] != shape:
+            taken = ", ".join(map(str, shape))
+            raise ValueError(f"images have shape {images.shape}; this model takes (K, {taken})")
+        if images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype}; allowed: uint8 from 0 to 255")
 
         def codes(chunk: Tensor) -> Tensor:
             return self._network.encode(to_network(chunk, self.config)).to(torch.int8)
@@ -116,11 +118,13 @@ class Codec:
         return self._by_batches(codes, images, np.empty((len(images), self.config.latent_dim), dtype=np.int8))
 
     def decode(self, latents: Int8[np.ndarray, "K N"]) -> UInt8[np.ndarray, "K H W C"]:
-        """uint8 images of the content size for latents of +1 and -1; ValueError for another N."""
+        """uint8 images of the content size for latents of +1 and -1; ValueError for others, or another N."""
         if latents.shape[1] != self.config.latent_dim:
             raise ValueError(
                 f"latents are {latents.shape[1]} bits wide; this model has N = {self.config.latent_dim}"
             )
+        if latents.dtype != np.int8 or not latents.all():
+            raise ValueError(f"latents are {latents.dtype}, or hold 0; allowed: int8, +1 and -1")
 
         def images(chunk: Tensor) -> Tensor:
             return from_network(self._network.decode_logits(chunk.float()), self.config)

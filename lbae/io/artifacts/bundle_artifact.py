@@ -4,6 +4,7 @@ The files beside the model's are those of :mod:`lbae.io.artifacts.bundle_tensors
 missing without attributes and in older versions; ``examples.safetensors`` is optional.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -89,7 +90,7 @@ def save_bundle(
     )
 
 
-def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
+def load_bundle(uri: str | os.PathLike[str], device: torch.device | str | None = None) -> Bundle:
     """Load a bundle that can sample, interpolate and edit; by default on a GPU if there is one.
 
     The codec runs at the precision at which the latents were encoded. A bundle of the Hugging Face Hub
@@ -99,7 +100,7 @@ def load_bundle(uri: str, device: torch.device | str | None = None) -> Bundle:
         UserError: There is no finished bundle at ``uri``, its files do not match its manifest, or one of them
             is damaged.
     """
-    uri = pinned(uri)
+    uri = pinned(os.fspath(uri))
     manifest = read_manifest(uri, KIND)
     files = _FILES | {name: file for name, file in _LATER.items() if file in manifest.files}
     folder = fetched(uri, files.values())

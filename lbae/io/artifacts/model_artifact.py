@@ -1,6 +1,7 @@
 """The model artifact: ``weights.safetensors`` and the resolved configuration in ``config.json``."""
 
 import json
+import os
 from typing import Any
 
 import safetensors.torch
@@ -105,13 +106,13 @@ def build_network(data: bytes, location: Location, config: Config) -> LatentBern
 
 
 def load_model(
-    uri: str, precision: Precision | None = None, device: torch.device | str | None = None
+    uri: str | os.PathLike[str], precision: Precision | None = None, device: torch.device | str | None = None
 ) -> Codec:
     """Load a model as a codec.
 
     By default it runs on a GPU if there is one, and at the device's best precision.
     """
-    network, _, _ = load_network(uri)
+    network, _, _ = load_network(os.fspath(uri))
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Codec(network, precision or best_precision(chosen), chosen)
 
