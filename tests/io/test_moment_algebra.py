@@ -54,6 +54,8 @@ def test_sums_add_and_subtract_exactly(sums, tmp_path):
     [
         (lambda s: s + 10**6 * (1 - np.eye(31, dtype=int)), "no rows can have these sums"),
         (lambda s: np.full_like(s, np.iinfo(np.int64).min), "no rows can have these sums"),
+        # Added to themselves, these would exceed 64 bits unnoticed.
+        (lambda s: np.full_like(s, np.iinfo(np.int64).max), "no rows can have these sums"),
         (lambda s: s[:-1, :-1].copy(), r"sums is int64 \(30, 30\); allowed: int64 \(31, 31\)"),
         (lambda s: s.astype(np.float64), "sums is float64"),
     ],

@@ -13,6 +13,8 @@ import pytest
 from lbae.core.latents.packing import pack
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import (
+    Attribute,
+    can_hold,
     column_values,
     columns_to_scan,
     indicators,
@@ -310,6 +312,11 @@ def test_attributes_of_any_name_can_be_selected(name, form):
 def test_a_column_may_have_any_name(name):
     rows = pa.table({unicodedata.normalize("NFD", name): [True, False], "c": ["x", "y"]})
     assert len(attributes_of(rows, name, "c")) == 3
+
+
+@pytest.mark.parametrize("value", [2**63, 10**30])
+def test_no_column_of_integers_holds_a_larger_value(value):
+    assert not can_hold(pa.int64(), Attribute(name="a", column="a", yes=value, no=0))
 
 
 def test_a_table_that_does_not_record_its_model_is_named(tmp_path):
