@@ -5,12 +5,14 @@ Ray only, so the classifier is trained on CPUs.
 """
 
 import json
+import os
 import sys
 
 import ray
 from ray.cluster_utils import Cluster
 
 from lbae.config import ModelConfig
+from lbae.distributed.cluster.device import PRETEND_GPUS
 from lbae.distributed.cluster.resources import node_cpus, torch_cpus
 from lbae.distributed.evaluate.classifier_task import trained_classifier
 from lbae.distributed.train.trainer import _workers_memory
@@ -19,6 +21,7 @@ from lbae.io.sources.plan import plan
 
 def main(data: str) -> None:
     """Start the nodes and train."""
+    os.environ[PRETEND_GPUS] = "1"
     options = {"object_store_memory": 2**28}
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 3, **options, "include_dashboard": False}

@@ -6,6 +6,7 @@ from typing import Any
 import ray.data
 import torch
 
+from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.resources import cluster_gpus, node_cpus, torch_cpus
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
@@ -28,7 +29,7 @@ def pool_size(cpus: int, gpus: int) -> tuple[int, float]:
 def torch_device() -> tuple[str, float]:
     """The device type on which actors and tasks run a network, and the share of a GPU per actor or task."""
     share = pool_size(torch_cpus(), cluster_gpus())[1]
-    return "cuda" if share else "cpu", share
+    return device_type(share), share
 
 
 def run_on_actors(
@@ -79,6 +80,7 @@ class _Actor:
         arguments: dict[str, Any],
     ) -> None:
         torch.set_num_threads(threads)
+        checked_device(arguments["device"])
         self._work, self._doing = worker(**arguments), doing
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from lbae.config import ModelConfig
+from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import start_meter, watched
 from lbae.distributed.cluster.resources import cluster_gpus, node_cpus, own_cpus
@@ -28,7 +29,7 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier:
     meter = start_meter()
     ray.get(meter.set_progress.remote(0, SETTINGS["epochs"]))
     task = _train.options(num_cpus=cpus, num_gpus=gpus, runtime_env=TORCH_RUNTIME_ENV).remote(
-        source.uri, shards, config, gpus, cpus, meter
+        source.uri, shards, config, device_type(gpus), cpus, meter
     )
     with ProgressLine("classifier", SETTINGS["epochs"], "epochs") as line, watched(meter, line):
         try:
@@ -40,16 +41,15 @@ def trained_classifier(source: Source, config: ModelConfig) -> Classifier:
 
 @ray.remote
 def _train(
-    uri: str, shards: tuple[Shard, ...], config: ModelConfig, gpus: int, cpus: int, meter: Any
+    uri: str, shards: tuple[Shard, ...], config: ModelConfig, device: str, cpus: int, meter: Any
 ) -> Classifier:
+    checked_device(device)
     examples = read_labelled_images(uri, shards, config)
 
     def on_epoch(done: int, total: int, loss: float) -> None:
         meter.set_progress.remote(done, total)
         meter.set_note.remote(f"loss {loss:.3f}")
 
-    # Torch may also see GPUs that Ray did not give to this task.
-    device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
     torch.set_num_threads(min(cpus, own_cpus()))
     try:

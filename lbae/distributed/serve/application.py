@@ -18,6 +18,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from lbae.core.bundle import Bundle
+from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.ray_private import serve_address
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes, wait_for
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
@@ -252,5 +253,5 @@ def _local_backend_opener() -> OpenBackend:
 
 def _local_backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
     # Ray's view of GPUs, not torch's: torch also sees GPUs that belong to other actors.
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    device = checked_device(device_type(len(ray.get_gpu_ids())))
     return BundleBackend(bundle.to(device), on_batch)

@@ -14,6 +14,7 @@ from ray.train import ControllerError, TrainingFailedError
 from torch import Tensor
 
 from lbae.config import Config
+from lbae.distributed.cluster.device import gpus_are_pretended
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
 from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
@@ -128,6 +129,7 @@ def run_workers(
         work,
         train_loop_config={"settings": settings},
         scaling_config=scaling,
+        torch_config=ray.train.torch.TorchConfig(backend="gloo" if gpus_are_pretended() else None),
         datasets={ROWS: streamed_images(images, config)} if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
             name=_RUN,

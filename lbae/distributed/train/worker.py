@@ -30,6 +30,7 @@ from lbae.core.network.training import (
     reconstruct,
     train,
 )
+from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
@@ -109,7 +110,7 @@ def _work(settings: Settings) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
     torch.set_num_threads(1)  # several would wait for each other at every layer (docs/measurements.md)
-    device = ray.train.torch.get_device()
+    device = _device()
     images = (
         _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
     )
@@ -128,7 +129,9 @@ def _work(settings: Settings) -> None:
         ray.get(meter.set_progress.remote(done, total))
     train(
         state,
-        ray.train.torch.prepare_model(network, parallel_strategy_kwargs=data_parallel(device)),
+        ray.train.torch.prepare_model(
+            network, move_to_device=device, parallel_strategy_kwargs=data_parallel(device)
+        ),
         images.feed,
         images.held_out,
         config.train,
@@ -141,6 +144,12 @@ def _work(settings: Settings) -> None:
     )
 
 
+def _device() -> torch.device:
+    """This worker's GPU, or the CPU."""
+    checked = checked_device(device_type(len(ray.get_gpu_ids())))
+    return ray.train.torch.get_device() if checked.type == "cuda" else checked
+
+
 def _sum_over_workers(value: Tensor) -> Tensor:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(value)
@@ -149,7 +158,7 @@ def _sum_over_workers(value: Tensor) -> Tensor:
 
 def _total(*counts: int) -> list[int]:
     """Each count summed over all workers."""
-    return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=ray.train.torch.get_device()))]
+    return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=_device()))]
 
 
 def _decoded(
@@ -178,7 +187,7 @@ def _test_images(settings: Settings, rank: int, world: int) -> Tensor | None:
 
 def _resident(settings: Settings, rank: int, world: int) -> Images:
     """This worker's share of the images, decoded once; they lie on its GPU if they fit."""
-    config, device = settings.config, ray.train.torch.get_device()
+    config, device = settings.config, _device()
     resident, held_out, bad = _decoded(settings, settings.source, rank, world)
     (trained,) = _total(len(resident))
     smallest = torch.tensor(len(resident), device=device)
@@ -222,7 +231,7 @@ class _Reporter:
     """Reports every epoch to TensorBoard, Ray's metrics, and Ray Train with a checkpoint to resume from."""
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
-        device = ray.train.torch.get_device()
+        device = _device()
         self.precision: Precision = best_precision(device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
