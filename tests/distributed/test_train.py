@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import ray.data
 import ray.train
 import torch
 from PIL import Image
+from ray.data import DataIterator
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.state import list_actors
@@ -81,49 +82,43 @@ def undisturbed(finished) -> list[dict]:
     return [{**epoch, "test_loss": None} for epoch in finished["result"]["history"]]
 
 
-@pytest.mark.parametrize("bad", [0, 100])
-def test_a_stream_yields_every_image_once_per_epoch_in_the_given_number_of_steps(ray_session, bad):
-    four_bytes = ModelConfig(image_size=32, padding=15, image_channels=1)
-    rows = [index.to_bytes(4, "little") for index in range(9_000 - bad)] + [None] * bad
-    table = ray.data.from_arrow(pa.table({"pixels": pa.array(rows, pa.binary(4))}))
-    stream = StreamingFeed(table.iterator(), four_bytes, batch=64, steps=140, seed=5, epochs=2)
-    epochs = [
-        torch.cat(list(stream(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)
-    ]
-    assert [len(epoch) for epoch in epochs] == [140 * 64] * 2
-    assert stream.bad == bad
-    assert epochs[0] != epochs[1]
-    for epoch in epochs:
-        once = sum(count == 1 for count in Counter(epoch).values())
-        assert once == 140 * 64 if not bad else once >= 138 * 64
-        assert epoch != sorted(epoch)
+def split_streams(shares: list[list[DataIterator]], steps: list[int]) -> list[list[list[int]]]:
+    """The numbers of the images of two epochs, per worker and epoch; all workers read at the same time."""
+
+    def work(parts: list[DataIterator]) -> list[list[int]]:
+        cpu = torch.device("cpu")
+        feed = StreamingFeed(parts, steps, (2, 2, 1), batch=64, seed=5, epochs=2, device=cpu)
+        return [
+            torch.cat(list(feed(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)
+        ]
+
+    with ThreadPoolExecutor(len(shares)) as threads:
+        return list(threads.map(work, shares))
 
 
-class Tables:
-    """The part of Ray Data's iterator that a stream uses."""
-
-    def __init__(self, rows: list[bytes | None]) -> None:
-        self.table = pa.table({"pixels": pa.array(rows, pa.binary(4))})
-
-    def iter_batches(self, *, batch_size: int, **_: object) -> Iterator[pa.Table]:
-        return (self.table.slice(start, batch_size) for start in range(0, len(self.table), batch_size))
-
-
-def test_steps_without_images_left_draw_from_more_than_one_image():
-    """After two windows that fill their batches, one good image and a hundred bad ones are left."""
-    model = ModelConfig(image_size=32, padding=15, image_channels=1)
-    rows = [index.to_bytes(4, "little") for index in range(8193)] + [None] * 100
-    stream = StreamingFeed(Tables(rows), model, batch=64, steps=len(rows) // 64, seed=5, epochs=1)
-    batches = [set(batch.flatten(1).numpy().view("<u4").ravel().tolist()) for batch in stream(0)]
-    assert [len(batch) for batch in batches[:-1]] == [64] * 128
-    assert len(batches[-1]) > 48
-
-
-def test_a_stream_without_images_is_an_error(ray_session):
-    table = ray.data.from_arrow(pa.table({"pixels": pa.nulls(100, pa.binary(4))}))
-    model = ModelConfig(image_size=32, padding=15, image_channels=1)
-    with pytest.raises(LbaeError, match="holds no image that can be decoded"):
-        list(StreamingFeed(table.iterator(), model, batch=8, steps=2, seed=0, epochs=1)(0))
+def test_workers_take_every_image_of_ray_datas_streams_once_per_epoch(ray_session):
+    """Two parts of blocks of 100 images for two workers; each may leave out what fills no batch of a part."""
+    order = ray.data.RandomSeedConfig(seed=5, reseed_after_execution=True)
+    parts = []
+    for rows in (range(2600), range(2600, 4200)):
+        images = [index.to_bytes(4, "little") for index in rows]
+        tables = [
+            pa.table({"pixels": pa.array(images[i : i + 100], pa.binary(4))})
+            for i in range(0, len(rows), 100)
+        ]
+        stream = (
+            ray.data.from_arrow(tables).randomize_block_order(seed=order).map_batches(lambda table: table)
+        )
+        parts.append(stream.streaming_split(2, equal=True))
+    workers = split_streams(list(zip(*parts, strict=True)), [2600 // 2 // 64, 1600 // 2 // 64])
+    for epoch in (0, 1):
+        first = [image for worker in workers for image in worker[epoch][: 20 * 64]]
+        second = [image for worker in workers for image in worker[epoch][20 * 64 :]]
+        assert len(set(first)) == len(first) == 2 * 20 * 64
+        assert len(set(second)) == len(second) == 2 * 12 * 64
+        assert max(first) < 2600 <= min(second)
+    assert workers[0][0] != workers[0][1]
+    assert set(workers[0][0]) != set(workers[0][1]), "Ray Data takes the blocks in another order"
 
 
 @pytest.mark.parametrize(

@@ -1,128 +1,110 @@
-"""Training images that do not fit in memory: Ray Data decodes them every epoch, workers shuffle them."""
+"""The batches of one worker of a streaming run, from its shares of Ray Data's datasets."""
 
 import itertools
-import math
-import pickle
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
-from ray.data import DataIterator, RandomSeedConfig
+from ray.data import DataIterator
 from torch import Tensor
 
-from lbae.config import Config, ModelConfig
-from lbae.core.network.training import epoch_seed
-from lbae.distributed.cluster.tasks import configure_ray_data
-from lbae.errors import LbaeError, working_on
-from lbae.io.sources import source as image_source
-from lbae.io.sources.decode import decode_rows
+from lbae.distributed.train.image_windows import Stream, WindowFiller
+from lbae.distributed.train.streamed_images import PIXELS
 
-_PIXELS = "pixels"  # uint8 (H, W, C) as bytes; null where an image could not be decoded
-_WINDOW_BATCHES, _WINDOW_ROWS = 8, 4096
-_DECODE_CPUS = 0.5
-
-
-def streamed_images(source: image_source.Source, config: Config) -> ray.data.Dataset:
-    """A dataset of the images that are not held out, one per row, with shards in a new order every epoch."""
-    configure_ray_data()
-    size = math.prod(config.model.image_shape)
-
-    def decode(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
-        for pickled in batch["shard"]:
-            shard = pickle.loads(pickled)
-            with working_on(f"decoding {shard}"):
-                for table in image_source.read_batches(shard):
-                    decoded = decode_rows(
-                        table.filter(pa.array(~image_source.held_out(table["key"]))), config.model
-                    )
-                    rows = [image.tobytes() for image in decoded.images] + [None] * len(decoded.quarantine)
-                    yield pa.table({_PIXELS: pa.array(rows, pa.binary(size))})
-
-    shards = [{"shard": pickle.dumps(shard)} for shard in source.shards]
-    order = RandomSeedConfig(seed=config.train.seed, reseed_after_execution=True)
-    return (
-        ray.data.from_items(shards, override_num_blocks=len(shards))
-        .randomize_block_order(seed=order)
-        .map_batches(decode, batch_size=1, num_cpus=_DECODE_CPUS)
-    )
+_WINDOW_BATCHES, _WINDOW_IMAGES = 8, 4096  # a window has at most the larger of the two, in whole batches
+_BLOCKS_AHEAD = 2  # blocks of at most 128 MiB, which Ray Data fetches to the worker's node beforehand
 
 
 class StreamingFeed:
-    """The batches of one worker's share of :func:`streamed_images`, shuffled in windows of several batches.
+    """The batches of one worker, shuffled in windows of several batches.
 
-    Every image comes once per epoch, except the last ones that fill no batch. All workers must take the same
-    number of steps. If images cannot be decoded and fewer than ``steps`` batches arrive, the feed repeats
-    images of the last large window. ``bad`` counts the undecodable images of the current epoch.
+    Args:
+        parts: The worker's share of each part of an epoch, see
+            :func:`lbae.distributed.train.streamed_images.epoch_parts`.
+        part_steps: Steps of each part, the same for all workers.
+        shape: Height, width and channels of the images.
+        batch: Images per batch.
+        seed: Seed of the order in a window.
+        epochs: Epochs of the run; the feed starts no more.
+        device: Device of the batches.
 
-    Ray Data needs seconds to start an epoch, so it starts the next one while the worker validates.
+    Every image comes once per epoch, except the last ones of a part that fill no batch. In place of images
+    that cannot be decoded, others of their window are repeated. ``bad`` counts them, from the start or the
+    resumption of the current epoch to its end.
+
+    A thread fills the next window while batches leave the current one. It goes on beyond the end of a part
+    and of an epoch, because Ray Data needs seconds to start the next. It takes the memory of two windows,
+    pinned if the device is a GPU: of 4,096 images each, or eight batches if these are more.
     """
 
     def __init__(
-        self, rows: DataIterator, model: ModelConfig, *, batch: int, steps: int, seed: int, epochs: int
+        self,
+        parts: Sequence[DataIterator],
+        part_steps: Sequence[int],
+        shape: tuple[int, ...],
+        *,
+        batch: int,
+        seed: int,
+        epochs: int,
+        device: torch.device,
     ) -> None:
-        self._rows, self._model, self._seed, self._epochs = rows, model, seed, epochs
-        self.batch, self.steps = batch, steps
-        self._thread = ThreadPoolExecutor(1)
-        self._tables: Iterator[pa.Table] | None = None
+        self.batch, self.steps = batch, sum(part_steps)
+        self.stops = tuple(itertools.accumulate(part_steps[:-1]))
         self.bad = 0
+        self._parts, self._shape, self._device = parts, shape, device
+        self._sizes = [_window_sizes(steps, batch) for steps in part_steps]
+        self._seed, self._epochs = seed, epochs
+        self._filler: WindowFiller | None = None
+        self._next = (0, 0)  # epoch and part that the filler comes to next
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """The batches of one epoch."""
-        generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
-        given = self.bad = 0
-        recent = torch.empty(0)
-        for window in self._windows(generator):
-            batches = min(len(window) // self.batch, self.steps - given)
-            # Windows beyond the last step are consumed too, so that Ray Data can start the next epoch.
-            if batches:
-                yield from torch.split(window[: batches * self.batch], self.batch)
-            given += batches
-            # The last window may hold a single image; copies of it would spoil BatchNorm's statistics.
-            if len(window) > len(recent) // 2:
-                recent = window
-        if not len(recent):
-            raise LbaeError(
-                "a worker's share of the stream holds no image that can be decoded; see --max-bad-fraction"
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
+
+        An error of Ray Data or of one of its tasks is raised here.
+        """
+        part, done = (0, *self.stops).index(start), False
+        filler = self._filler_at(epoch, part)
+        self.bad = 0
+        try:
+            for sizes in self._sizes[part:]:
+                for images in sizes:
+                    yield from filler.batches(images, self.batch)
+                self.bad += filler.nulls()
+            done = True
+        finally:
+            self._filler, self._next = filler, (epoch + 1, 0)
+            if not done or epoch + 1 == self._epochs:
+                filler.stop()
+                self._filler = None
+
+    def _filler_at(self, epoch: int, part: int) -> WindowFiller:
+        """The filler that comes to this part next: the running one, or a new one."""
+        if self._filler is not None and self._next == (epoch, part):
+            return self._filler
+        if self._filler is not None:
+            self._filler.stop()
+        most = max(max(sizes) for sizes in self._sizes)
+        return WindowFiller(self._streams(epoch, part), most, self._shape, self._device)
+
+    def _streams(self, epoch: int, part: int) -> Iterator[Stream]:
+        """The streams of all parts from this one on, to the end of the last epoch."""
+        places = itertools.product(range(epoch, self._epochs), range(len(self._parts)))
+        for place in itertools.islice(places, part, None):
+            yield Stream(
+                arrays=_arrays(self._parts[place[1]]),
+                sizes=self._sizes[place[1]],
+                rng=np.random.default_rng((self._seed, *place)),
             )
-        while given < self.steps:
-            repeated = torch.randint(len(recent), (self.batch,), generator=generator)
-            yield recent[repeated]
-            given += 1
-        self._tables = self._started() if epoch + 1 < self._epochs else None
-
-    def _started(self) -> Iterator[pa.Table]:
-        """Start an epoch in Ray Data, and return its tables."""
-        tables = iter(
-            self._rows.iter_batches(batch_format="pyarrow", batch_size=_WINDOW_ROWS, prefetch_batches=1)
-        )
-        first = self._thread.submit(lambda: list(itertools.islice(tables, 1)))
-        return itertools.chain.from_iterable(part() for part in (first.result, lambda: tables))
-
-    def _windows(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Shuffled windows; images that fill no batch move to the next window."""
-        rows = max(_WINDOW_BATCHES * self.batch, _WINDOW_ROWS)
-        held = torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
-        parts = [held]
-        for table in self._tables or self._started():
-            parts.append(self._pixels(table))
-            if sum(map(len, parts)) >= rows:
-                held = _shuffled(torch.cat(parts), generator)
-                yield held
-                parts = [held[len(held) - len(held) % self.batch :]]
-        if sum(map(len, parts)):
-            yield _shuffled(torch.cat(parts), generator)
-
-    def _pixels(self, table: pa.Table) -> Tensor:
-        column = table[_PIXELS]
-        self.bad += column.null_count
-        data = bytearray().join(column.drop_null().to_pylist())
-        if not data:
-            return torch.empty((0, *self._model.image_shape), dtype=torch.uint8)
-        return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, *self._model.image_shape)
 
 
-def _shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
-    return images[torch.randperm(len(images), generator=generator)]
+def _window_sizes(steps: int, batch: int) -> list[int]:
+    """Images of each window of a part: whole batches, and about as many in each window."""
+    most = max(_WINDOW_BATCHES, _WINDOW_IMAGES // batch)
+    return [batch * len(some) for some in np.array_split(np.arange(steps), -(-steps // most))]
+
+
+def _arrays(rows: DataIterator) -> Iterator[pa.FixedSizeBinaryArray]:
+    # Blocks as they are: to form tables of a given number of rows, Ray Data would copy them.
+    for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=_BLOCKS_AHEAD):
+        yield from block[PIXELS].chunks

@@ -20,8 +20,8 @@ from lbae.distributed.cluster.meter import watched
 from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
-from lbae.distributed.train.streaming_feed import streamed_images
-from lbae.distributed.train.worker import ROWS, STATE, FeedKind, Settings, work, worker_failure
+from lbae.distributed.train.streamed_images import streamed_images
+from lbae.distributed.train.worker import STATE, FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import arrow_filesystem
@@ -130,7 +130,7 @@ def run_workers(
         train_loop_config={"settings": settings},
         scaling_config=scaling,
         torch_config=ray.train.torch.TorchConfig(backend="gloo" if gpus_are_pretended() else None),
-        datasets={ROWS: streamed_images(images, config)} if settings.feed == "streaming" else None,
+        datasets=streamed_images(images, config) if settings.feed == "streaming" else None,
         run_config=ray.train.RunConfig(
             name=_RUN,
             storage_path=place,

@@ -32,6 +32,7 @@ from lbae.core.network.training import (
 )
 from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.train.streamed_images import epoch_parts, part_name
 from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
 from lbae.io.sources import source as image_source
@@ -41,7 +42,6 @@ from lbae.report.figures.tensorboard_events import log_epoch
 FeedKind = Literal["resident", "streaming"]
 
 STATE = "state.pt"  # file of a checkpoint
-ROWS = "train"  # name of the Ray Data dataset of a streaming run
 
 # Losses of an epoch: the field of Epoch, and the name on the progress line.
 _LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}
@@ -208,14 +208,20 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
     config, source = settings.config, settings.source
     held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
     bad, looked_at = _total(missed, missed + len(held_out))
-    trained = sum(
-        int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in source.shards
-    )
+    parts = [
+        sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in part)
+        for part in epoch_parts(source, config)
+    ]
+    trained = sum(parts)
     batch = _batch(config, trained // world, trained, world)
-    steps = trained // world // batch
-    rows = ray.train.get_dataset_shard(ROWS)
     stream = StreamingFeed(
-        rows, config.model, batch=batch, steps=steps, seed=config.train.seed, epochs=config.train.epochs
+        [ray.train.get_dataset_shard(part_name(number)) for number in range(len(parts))],
+        [part // world // batch for part in parts],
+        config.model.image_shape,
+        batch=batch,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        device=_device(),
     )
     facts = {"images": trained, "bad": bad}
     return Images(feed=stream, held_out=torch.from_numpy(held_out), rows=trained + looked_at, facts=facts)
