@@ -32,7 +32,6 @@ from ray.util.state import list_actors
 from tensorboardX.proto.event_pb2 import Event
 
 from lbae import presets
-from lbae.config import ModelConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.cluster.meter import start_meter
 from lbae.distributed.train import trainer
