@@ -1,9 +1,8 @@
 """The streaming feed, compared with bare iteration over Ray Data and with images in memory."""
 
-import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +45,13 @@ def photographs(path: Path, count: int, side: int) -> Path:
     return path
 
 
-def of_side(side: int) -> Config:
-    return presets.get("cifar10").replace(image_size=side)
-
-
 def stream_of(path: Path, config: Config) -> ray.data.Dataset:
     return streamed_images(plan(str(path)), config)[part_name(0)]
 
 
-def feed_of(stream: ray.data.Dataset, config: Config, images: int, batch: int) -> StreamingFeed:
-    return StreamingFeed(
-        [stream.iterator()],
-        [images // batch],
-        config.model.image_shape,
-        batch=batch,
-        seed=0,
-        epochs=ROUNDS + 1,
-        device=CPU,
-    )
+def feed_of(stream: ray.data.Dataset, config: Config, steps: int, batch: int, epochs: int) -> StreamingFeed:
+    shape = config.model.image_shape
+    return StreamingFeed([stream.iterator()], [steps], shape, batch=batch, seed=0, epochs=epochs, device=CPU)
 
 
 def blocks(stream: ray.data.Dataset) -> Iterator[np.ndarray]:
@@ -73,60 +61,44 @@ def blocks(stream: ray.data.Dataset) -> Iterator[np.ndarray]:
             yield np.frombuffer(chunk.buffers()[1], np.uint8)
 
 
-def test_the_feed_delivers_images_of_256_pixels(compare, tmp_path):
-    """The images are decoded by two tasks at a time while they are read."""
-    config, images = of_side(256), 2048
-    stream = stream_of(photographs(tmp_path / "data.parquet", images, 256), config)
+@pytest.mark.parametrize("decoded", [False, True], ids=["decoding", "decoded"])
+def test_the_feed_delivers_images_of_256_pixels(compare, tmp_path, decoded):
+    """Against bare iteration while tasks decode, and against two copies of every block when none do.
+
+    The feed copies an image twice: into its window, and out of it in a batch.
+    """
+    config = presets.get("celeba256")
+    stream = stream_of(photographs(tmp_path / "data.parquet", 1024, 256), config)
+    if decoded:
+        stream = stream.materialize()
 
     def epoch() -> None:
-        one = StreamingFeed(
-            [stream.iterator()], [27], config.model.image_shape, batch=64, seed=0, epochs=1, device=CPU
-        )
-        assert sum(len(batch) for batch in one(0)) == 27 * 64
+        assert sum(len(batch) for batch in feed_of(stream, config, 14, 64, epochs=1)(0)) == 14 * 64
 
-    compare(epoch, lambda: list(map(len, blocks(stream))), "the speed of bare iteration over Ray Data")
+    def bare() -> None:
+        assert all(len(block.copy().copy() if decoded else block) for block in blocks(stream))
 
-
-def test_the_feed_delivers_decoded_images_of_256_pixels(compare, tmp_path):
-    """The feed copies an image twice: into its window, and out of it in a batch."""
-    config, images = of_side(256), 2048
-    stream = stream_of(photographs(tmp_path / "data.parquet", images, 256), config).materialize()
-
-    def epoch() -> None:
-        one = StreamingFeed(
-            [stream.iterator()], [27], config.model.image_shape, batch=64, seed=0, epochs=1, device=CPU
-        )
-        assert sum(len(batch) for batch in one(0)) == 27 * 64
-
-    compare(
-        epoch,
-        lambda: [block.copy().copy() for block in blocks(stream)],
-        "the speed of copying decoded blocks twice",
-    )
+    compare(epoch, bare, "the speed of " + ("two copies of blocks" if decoded else "bare iteration"))
 
 
-def trained_by(network: LatentBernoulliAutoencoder, config: Config, batch: Tensor) -> None:
-    optimizer = initial_state(network, config.train).optimizer
-    training_step(network, optimizer, to_network(batch, config.model), "mse", "float32")
-
-
-@pytest.mark.parametrize(("step", "steps", "batch"), [("sleeps", 80, 512), ("trains", 24, 64)])
+@pytest.mark.parametrize(("step", "steps", "batch"), [("sleeps", 60, 512), ("trains", 24, 64)])
 def test_the_feed_beside_a_step_at_32_pixels(compare, tmp_path, step, steps, batch):
     """Blocks are decoded beforehand: on these CPUs, decoding would take the cores of the step."""
-    config, images = of_side(32), steps * batch
+    config, images = presets.get("cifar10"), steps * batch
     stream = stream_of(smooth_images(tmp_path / "data.parquet", images * 10 // 8), config).materialize()
-    feed, epochs = feed_of(stream, config, images, batch), itertools.count()
+    feed = feed_of(stream, config, steps, batch, epochs=ROUNDS + 1)
+    epochs = itertools.count()
     resident = list(torch.randint(0, 256, (steps, batch, 32, 32, 3), dtype=torch.uint8))
     torch.set_num_threads(1)
     network = LatentBernoulliAutoencoder(config.model).to(memory_format=torch.channels_last)
-    take: Callable[[Tensor], None] = {
-        "sleeps": lambda _: time.sleep(SLEEP_S),
-        "trains": functools.partial(trained_by, network, config),
-    }[step]
+    optimizer = initial_state(network, config.train).optimizer
 
     def epoch(batches: Iterable[Tensor]) -> None:
         for some in batches:
-            take(some)
+            if step == "sleeps":
+                time.sleep(SLEEP_S)
+            else:
+                training_step(network, optimizer, to_network(some, config.model), "mse", "float32")
 
     compare(
         lambda: epoch(feed(next(epochs))), lambda: epoch(resident), f"the speed of a step that {step} alone"
