@@ -1,4 +1,4 @@
-"""When a pipeline stores its images at the model's size before it trains, and that its stages then read those."""
+"""When a pipeline stores its images at the model's size before training, and what its stages then read."""
 
 import functools
 import json
