@@ -13,8 +13,9 @@ Precision = Literal["float32", "bfloat16"]
 
 
 MOST_BITS = 65536  # of a latent
+MOST_IMAGE_SIZE = 1024  # side of the network's images
 _MOST_WIDTH = 65536  # of a layer
-_MOST_STAGES, _MOST_IMAGE_SIZE = 8, 1024
+_MOST_STAGES = 8
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -104,7 +105,7 @@ class ModelConfig:
             self.image_size,
             f"{size}, which is {smallest} * 2 ** {stages} stages",
         )
-        _require(size <= _MOST_IMAGE_SIZE, "image_size", size, f"at most {_MOST_IMAGE_SIZE}")
+        _require(size <= MOST_IMAGE_SIZE, "image_size", size, f"at most {MOST_IMAGE_SIZE}")
 
     @property
     def content_size(self) -> int:

@@ -22,6 +22,14 @@ from lbae.io.storage.lock import locked
         ('data = "x"\nout = "y"\nevaluate = "z"\n[train]', "evaluate of config .* is 'z'; allowed: a table"),
         ('data = "x"\nout = 3\n[train]', "out of config .* is 3; allowed: a path or a URI in quotes"),
         (
+            'data = "x"\nout = "y"\ndecode_once = 1\n[train]',
+            "decode_once of config .* is 1; allowed: true or f",
+        ),
+        (
+            'data = "x"\nout = "{tmp}/y"\ndecode_once = true\n[train]\npreset = "demo"\nkind = "files"',
+            "decode_once is true and train.kind is given",
+        ),
+        (
             'data = "x"\nout = "{tmp}/y"\n[train]\npreset = "demo"\nepoch = 3',
             r"unknown option train\.epoch; did you mean train\.epochs",
         ),

@@ -35,7 +35,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/guides/edits.md": (3, 1),
     "docs/guides/evaluation.md": (2, 1),
     "docs/guides/hub.md": (2, 1),
-    "docs/guides/large-corpora.md": (4, 0),
+    "docs/guides/large-corpora.md": (5, 0),
     "docs/guides/own-images.md": (2, 0),
     "docs/guides/priors.md": (2, 1),
     "docs/guides/serving.md": (3, 2),
@@ -151,7 +151,7 @@ def test_tracking(job, pipeline, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_large_corpora(pipeline, tmp_path):
-    ingest, append, search, several = readme_blocks("bash", guide("large-corpora"))
+    ingest, small, append, search, several = readme_blocks("bash", guide("large-corpora"))
     images, more = tmp_path / "digits", tmp_path / "others"
     shutil.copytree(pipeline.data, images)
     more.mkdir()
@@ -162,6 +162,7 @@ def test_large_corpora(pipeline, tmp_path):
         shutil.copytree(pipeline.out / name, tmp_path / name)
     table, _ = run_readme(ingest, tmp_path, images)
     assert (table["rows"], table["equal"]) == (800, 0)
+    assert run_readme(small, tmp_path, images)[0]["rows"] == 800
     appended, sums, bundle = run_readme(append, tmp_path, images)
     assert (appended["rows"], appended["known_rows"], sums["rows"], bundle["rows"]) == (800, 600, 800, 800)
     (found,) = run_readme(search, pipeline.out, pipeline.data)

@@ -41,9 +41,21 @@ def decode_image(
     formats: tuple[str, ...] = FORMATS,
     still: bool = False,
 ) -> UInt8[np.ndarray, "H W C"]:
+    """Decode an image to the content size of a model; see :func:`decode_square`."""
+    return decode_square(data, config.content_size, config.image_channels, max_pixels, formats, still)
+
+
+def decode_square(
+    data: bytes | None,
+    side: int,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+    still: bool = False,
+) -> UInt8[np.ndarray, "H W C"]:
     """Decode an image: turn it upright (EXIF), convert to grey or RGB, centre-crop to a square, resize.
 
-    An image that already has the content size keeps its pixels. Transparent pixels are blended with white.
+    An image that already has this size keeps its pixels. Transparent pixels are blended with white.
     White is the largest value of the type: 255 for 8 bits, 65535 for 16 bits, 1.0 for floats.
 
     No program is started. Beside the bytes of the file, the memory taken is at most 1.5 GB, or with another
@@ -51,7 +63,8 @@ def decode_image(
 
     Args:
         data: The bytes of an image file.
-        config: Gives the content size and the number of channels.
+        side: Side in pixels of the decoded image.
+        channels: 1 (grey) or 3 (RGB).
         max_pixels: The largest number of pixels, checked before decoding. Counted as in
             :func:`lbae.io.pixel_limit.excess_of_pixels`.
         formats: The allowed formats, of ``FORMATS``.
@@ -62,8 +75,7 @@ def decode_image(
             much metadata, are an animation although ``still`` is set, or are a JPEG with more than 500
             scans. Also for 32-bit integers and for floats outside [0, 1], whose white is unknown.
     """
-    side = config.content_size
-    image = _decode(data, "L" if config.image_channels == 1 else "RGB", side, max_pixels, formats, still)
+    image = _decode(data, "L" if channels == 1 else "RGB", side, max_pixels, formats, still)
     if image.size != (side, side):
         image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
     return np.array(image).reshape(side, side, -1)
@@ -167,10 +179,15 @@ def _eight_bit_opaque(image: Image.Image, kind: str | None) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
-def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp"]) -> bytes:
-    """A grey or RGB image as PNG, as JPEG of quality 95, or as lossless WebP."""
+def encode_image(image: UInt8[np.ndarray, "H W C"], kind: Literal["png", "jpeg", "webp", "ppm"]) -> bytes:
+    """A grey or RGB image as PNG, as JPEG of quality 95, as lossless WebP, or as raw pixels with a header."""
     buffer = io.BytesIO()
-    options: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}
+    options: dict[str, dict[str, Any]] = {
+        "png": {},
+        "jpeg": {"quality": 95},
+        "webp": {"lossless": True},
+        "ppm": {},
+    }
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind, **options[kind])
     return buffer.getvalue()
 

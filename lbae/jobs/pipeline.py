@@ -1,5 +1,6 @@
-"""Run train, encode, reduce, fit and evaluate from one TOML file."""
+"""Run train, encode, reduce, fit and evaluate from one TOML file; ingest first where it pays."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from lbae.jobs.build.evaluate import evaluate
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from lbae.jobs.build.train import train
+from lbae.jobs.decode_once import ingest_first
 from lbae.jobs.options import Address, Track
 from lbae.report.tracking.service import tracking_service
 
@@ -35,12 +37,14 @@ def pipeline(
     """Run train, encode, reduce, fit and evaluate in order, as a TOML file describes.
 
     All options are checked before the first stage starts. A second run keeps the finished stages and resumes
-    a killed one.
+    a killed one. Large images that every epoch would decode are first stored at the model's size, as
+    `lbae ingest --size` does.
 
     Args:
         config: TOML file with data, out and a table of options per stage, such as [train].
             [train] is required. The stage evaluate runs only if it has a table.
             With current, a file name, the job writes the URI of the bundle there at the end.
+            With decode_once, true or false, images are stored at the model's size first, or never.
         overwrite: Replace artifacts made from other inputs or options; keep all others.
     """
     asked = read_pipeline(config, _STAGES)
@@ -59,6 +63,9 @@ def pipeline(
         check_pointer(asked["current"], absolute(places["bundle"]))
     results: dict[str, Any] = {}
     with locked(f"{out}/pipeline") as check_lock, session(address):
+        images = f"{out}/images"
+        if first := ingest_first(asked.get("decode_once"), images, stages["train"]):
+            stages = {"ingest": first, **_reading(images, first.keywords["source"], stages)}
         for name, call in stages.items():
             check_lock()
             results[name] = _call(call, overwrite)
@@ -66,6 +73,18 @@ def pipeline(
             move_pointer(asked["current"], places["bundle"])
     already = {"already": True} if all(result.get("already") for result in results.values()) else {}
     return {"out": absolute(out), "bundle": absolute(places["bundle"]), "stages": results, **already}
+
+
+def _reading(
+    images: str, original: str, stages: dict[str, functools.partial[Any]]
+) -> dict[str, functools.partial[Any]]:
+    """The stages with the table ``images`` in place of the ``original`` images."""
+    return {
+        name: functools.partial(
+            call.func, **{key: images if value == original else value for key, value in call.keywords.items()}
+        )
+        for name, call in stages.items()
+    }
 
 
 def _call(stage: Callable[..., Any], overwrite: bool) -> Any:

@@ -8,16 +8,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lbae import presets
+from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import ingest_parts
 from lbae.io.artifacts.attribute_columns import candidate_columns
+from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.image_table import publish_images
 from lbae.io.artifacts.manifest import read_manifest
+from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
+from lbae.jobs.build.encode import encode
 from lbae.jobs.build.ingest import ingest
+from lbae.jobs.build.train import train
 from tests.conftest import ROOT, image_table
 
 
@@ -139,6 +145,48 @@ def test_parts_are_of_a_size_and_a_killed_job_continues(digits, tmp_path, monkey
     before = (tmp_path / "table" / first.files[0]).stat().st_mtime_ns
     assert ingest_parts.ingest_part(out, *plans[0]) == first
     assert (tmp_path / "table" / first.files[0]).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size is 0; allowed: 1 to 1024 pixels"),
+        ({"size": 1025}, "size is 1025; allowed"),
+        ({"grey": True}, "grey is given without size; give --size N"),
+    ],
+)
+def test_wrong_sizes_are_named(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        ingest(source="nowhere", out=str(tmp_path / "table"), **options)
+
+
+def test_a_table_stored_at_a_smaller_size_is_refused_by_every_job(ray_session, tmp_path):
+    image_table(tmp_path / "data" / "a.parquet", [encode_png(np.zeros((90, 80, 3), dtype=np.uint8))] * 3)
+    original, table, out = (str(tmp_path / name) for name in ("data", "table", "out"))
+    job = {"source": original, "out": table, "size": 28}
+    assert ingest(**job)["rows"] == 3
+    assert ingest(**job)["already"]
+    assert describe(table)["config"] == {"size": 28, "channels": 3}
+    with pytest.raises(UserError, match="size was 28, is now 32"):
+        ingest(**{**job, "size": 32})
+    assert [row["bytes"][:12] for row in pq.read_table(tmp_path / "table" / "data")["image"].to_pylist()] == [
+        b"P6\n28 28\n255"
+    ] * 3
+    model = str(tmp_path / "model")
+    config = presets.get("cifar10")
+    output = Output(model, "model", parents={}, config=config.to_dict())
+    save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})
+    for use in (
+        lambda: train(data=table, out=out, preset="cifar10"),
+        lambda: train(data=original, test_data=table, out=out, preset="cifar10"),
+        lambda: encode(model=model, data=table, out=out),
+        lambda: ingest(source=table, out=out, size=32),
+    ):
+        with pytest.raises(
+            UserError, match=r"stored at 28 x 28 pixels in RGB .* 32 x 32 pixels in RGB are wanted"
+        ):
+            use()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

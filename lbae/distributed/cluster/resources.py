@@ -6,7 +6,7 @@ import time
 from typing import Literal
 
 import ray
-from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from lbae.errors import UserError
 
@@ -52,7 +52,11 @@ def cluster_gpus() -> int:
 
 
 def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
-    """Ask the autoscaler for ``count`` CPUs or GPUs, and wait until the cluster has them.
+    """Ask the autoscaler for ``count`` CPUs or GPUs, and wait until the cluster has them, free or not.
+
+    The request is a placement group that stays pending. It is this job's own and ends with it.
+    ``ray.autoscaler.sdk.request_resources`` would replace the requests of all other jobs: a cluster keeps one
+    list, which Ray Data and Ray Train write as well.
 
     The timeout is Ray Train's for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default 60 seconds.
 
@@ -67,11 +71,13 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
         return
     timeout = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
     _logger.info(f"waiting up to {timeout:g} s for {count} {resource}s; the cluster has {found()}")
-    request_resources(bundles=[{resource: 1}] * count)
+    request = placement_group([{resource: 1}] * count)
     deadline = time.monotonic() + timeout
-    while found() < count and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    request_resources(bundles=[])
+    try:
+        while found() < count and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    finally:
+        remove_placement_group(request)
     if found() < count:
         raise UserError(
             f"{count} {resource}s are needed; the cluster has {found()} after {timeout:g} s: {remedy}"

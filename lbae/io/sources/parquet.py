@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from lbae.errors import UserError
 from lbae.io.sources.columns import plain_type
+from lbae.io.sources.stored_size import StoredSize
 from lbae.io.storage.location import Location
 from lbae.io.storage.parquet_file import open_parquet
 
@@ -38,13 +39,15 @@ class RowGroupSlice(NamedTuple):
 class TableIndex:
     """Rows and bytes of a Parquet file's row groups, and its columns without the image.
 
-    ``large_integers``: the columns that hold integers beyond 2**53.
+    ``large_integers``: the columns that hold integers beyond 2**53. ``stored``: the size of all images, if
+    ``lbae ingest --size`` wrote the file.
     """
 
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
     columns: pa.Schema
     large_integers: frozenset[str]
+    stored: StoredSize | None
 
     def slices(self, most_rows: int, most_bytes: int) -> Iterator[RowGroupSlice]:
         """Yield the row groups; large ones in equal slices, as many writers put a million rows into one."""
@@ -94,6 +97,7 @@ def index_parquet(location: Location) -> TableIndex:
         sizes=tuple(group.total_byte_size for group in groups),
         columns=pa.schema(columns),
         large_integers=frozenset(_large_integers(schema, groups)),
+        stored=StoredSize.of_file(location, schema.metadata),
     )
 
 

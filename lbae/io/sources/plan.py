@@ -121,6 +121,7 @@ def _table_shards(listing: Listing) -> _Planned:
                 row_groups=tuple(dict.fromkeys(part.group for part in slices[first:last])),
                 skip=slices[first].skip,
                 first_row=sum(rows[:first]),
+                stored=index.stored,
             )
             shards.append(shard)
     return _with_partitions(shards, listing), Counter()

@@ -21,6 +21,7 @@ from lbae.io.image_formats import MAX_FILE_BYTES
 from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_fit, with_columns
 from lbae.io.sources.listing import bytes_or_none
+from lbae.io.sources.stored_size import StoredSize, smallest
 from lbae.io.storage.location import Location, resolve
 
 HELD_OUT_OF = 10  # one row of ten is held out for validation
@@ -46,6 +47,7 @@ class Shard:
         constants: Columns with one value for the whole shard, from its file's folders.
         levels: Of image files, the columns that their first folders give, such as ``label``.
         excluded_rows: Rows of the shard that are not read.
+        stored: Of a table by ``lbae ingest --size``, the size at which all images are stored.
     """
 
     root: str
@@ -62,6 +64,7 @@ class Shard:
     constants: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     excluded_rows: frozenset[int] = frozenset()
+    stored: StoredSize | None = None
 
     def __str__(self) -> str:
         first, last = posixpath.join(self.root, self.files[0]), self.files[-1]
@@ -112,6 +115,16 @@ class Source:
     def skipped_result(self) -> dict[str, Any]:
         """The entry of a job's result that counts skipped files; empty if none were skipped."""
         return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
+
+    @property
+    def stored(self) -> StoredSize | None:
+        """The size at which ``lbae ingest --size`` stored the images; None for images as they came."""
+        return smallest(shard.stored for shard in self.shards)
+
+    def check_stored(self, side: int, channels: int) -> None:
+        """Raise UserError if images were stored with fewer pixels or channels than are wanted."""
+        if stored := self.stored:
+            stored.check_holds(side, channels, self.uri)
 
     def check_output(self, *outs: str) -> None:
         """Raise UserError if an output is or lies in the source, where later jobs would read it as images."""

@@ -54,6 +54,7 @@ def encode(
     _, config, manifest = load_network(model)
     images = plan(data, kind)
     images.check_output(out)
+    images.check_stored(config.model.content_size, config.model.image_channels)
     settings = {"latent_dim": config.model.latent_dim, "keep_images": keep_images}
     output = Output(
         out,

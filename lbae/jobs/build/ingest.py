@@ -4,14 +4,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lbae.config import MOST_IMAGE_SIZE
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
+from lbae.errors import UserError
 from lbae.io.artifacts import image_table, ingest_parts
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Shard, Source
+from lbae.io.sources.stored_size import StoredSize
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
 from lbae.jobs.options import Address, BadFraction, Overwrite, SourceKind
@@ -22,6 +25,8 @@ def ingest(
     *,
     source: str,
     out: str,
+    size: int | None = None,
+    grey: bool = False,
     distinct: bool = False,
     kind: SourceKind = None,
     max_bad_fraction: BadFraction = 0.01,
@@ -36,16 +41,26 @@ def ingest(
         source: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
             NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
         out: URI of the image table to write.
+        size: Store every image as N x N pixels, as a model of content size N decodes it.
+            Training then decodes no large image in every epoch, and gives the same result.
+            Models of a larger content size refuse the table. If omitted: the bytes are kept.
+        grey: With --size, store one channel, for models of grey images; other models refuse the table.
         distinct: Keep only the first of several images with equal bytes, and count the others.
             This reads the source twice.
     """
+    wanted = _wanted_size(size, grey)
     images = plan(source, kind)
+    if wanted:
+        images.check_stored(wanted.side, wanted.channels)
     images.check_output(out)
     output = Output(
         out,
         image_table.KIND,
         parents={"source": images.fingerprint},
-        config={"distinct": True} if distinct else {},
+        config={
+            **({"distinct": True} if distinct else {}),
+            **({"size": wanted.side, "channels": wanted.channels} if wanted else {}),
+        },
         inputs=images.folders,
         resume_key=ingest_parts.PART_LIMITS,
         overwrite=overwrite,
@@ -56,12 +71,25 @@ def ingest(
             with session(address):
                 check_storage([images.uri], [out])
                 output.begin()
-                done = _written(images, output, check_lock)
+                done = _written(images, output, wanted, check_lock)
     check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 
-def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> dict[str, Any]:
+def _wanted_size(size: int | None, grey: bool) -> StoredSize | None:
+    """The size at which to store images; UserError if ``size`` or ``grey`` cannot be."""
+    if size is None:
+        if grey:
+            raise UserError("grey is given without size; give --size N, or omit --grey")
+        return None
+    if not 1 <= size <= MOST_IMAGE_SIZE:
+        raise UserError(f"size is {size}; allowed: 1 to {MOST_IMAGE_SIZE} pixels, or omit it")
+    return StoredSize(side=size, channels=1 if grey else 3)
+
+
+def _written(
+    images: Source, output: Output, size: StoredSize | None, check_lock: Callable[[], None]
+) -> dict[str, Any]:
     """Write the missing parts and publish the table."""
     started = time.monotonic()
     out, distinct = absolute(output.uri), "distinct" in output.config
@@ -71,13 +99,13 @@ def _written(images: Source, output: Output, check_lock: Callable[[], None]) -> 
     def write(row: dict[str, Any]) -> dict[str, Any]:
         return run_task(
             row,
-            lambda plan: ingest_parts.ingest_part(out, *plan),
+            lambda plan: ingest_parts.ingest_part(out, plan[0], plan[1], size),
             lambda plan: f"writing part {plan[0]}, which begins with {plan[1][0]}",
         )
 
     parts = []
     with ProgressLine("ingest", wanted, "images") as line:
-        for part in results(map_tasks(ingest_parts.plan_image_parts(shards), write, num_cpus=1)):
+        for part in results(map_tasks(ingest_parts.plan_image_parts(shards, size), write, num_cpus=1)):
             parts.append(part)
             line.update(line.done + part.rows + part.bad)
             check_lock()

@@ -102,6 +102,7 @@ def train(
     test = plan(test_data, kind) if test_data else None
     for source in (images, test) if test else (images,):
         source.check_output(out, *([storage] if storage else []))
+        source.check_stored(config.model.content_size, config.model.image_channels)
     parents = {"data": images.fingerprint, **({"test_data": test.fingerprint} if test else {})}
     inputs = images.folders | (test.folders if test else set())
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):

@@ -38,6 +38,7 @@ def reconstruct(
     loaded = load_bundle(bundle)
     source = plan(data, kind)
     source.check_output(out)
+    source.check_stored(loaded.codec.config.content_size, loaded.codec.config.image_channels)
     images, bad = load_images(loaded.codec.config, source, num)
     picture, result = reconstructions(loaded, images)
     result |= {"bad": bad, "source_images": source.rows, **source.skipped_result}

@@ -62,7 +62,10 @@ def read_inputs(
             " the images that were encoded, or leave out --latents"
         )
     loaded = bundle_artifact.load_bundle(bundle, "cpu")
-    _check_size(test, loaded.codec.config.content_size)
+    config = loaded.codec.config
+    for source in (test, train) if train else (test,):
+        source.check_stored(config.content_size, config.image_channels)
+    _check_size(test, config.content_size)
     parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
     parents |= {"train_data": train.fingerprint} if train else {}
     parents |= {"latents": table.manifest.fingerprint} if table else {}

@@ -1,0 +1,80 @@
+"""A job that waits for CPUs or GPUs asks the autoscaler for them, and ends no other job's request."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import ray
+from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.autoscaler.sdk import request_resources
+from ray.experimental.internal_kv import _internal_kv_get
+
+from lbae.distributed.cluster.resources import wait_for, wait_for_gpus
+from lbae.errors import UserError
+from tests.conftest import ROOT
+from tests.distributed.autoscaled_gpus import pending
+
+
+def test_a_waiter_that_gives_up_leaves_the_requests_of_others(ray_session, monkeypatch):
+    request_resources(bundles=[{"CPU": 1}])  # as another job, Ray Data or Ray Train would
+    said: dict[int, str] = {}
+
+    def ask(count: int) -> None:
+        try:
+            wait_for(count, "CPU", "start more")
+        except UserError as error:
+            said[count] = str(error)
+
+    waiters = {}
+    for count, seconds in ((70, "2"), (80, "6")):
+        monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", seconds)
+        waiters[count] = threading.Thread(target=ask, args=(count,))
+        waiters[count].start()
+        while count not in pending():
+            time.sleep(0.05)
+    assert pending() == [70, 80]
+    waiters[70].join()
+    assert pending() == [80], "the request of the second waiter"
+    waiters[80].join()
+    assert pending() == []
+    assert said == {
+        70: "70 CPUs are needed; the cluster has 2 after 2 s: start more",
+        80: "80 CPUs are needed; the cluster has 2 after 6 s: start more",
+    }
+    assert json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL)) == [{"CPU": 1}]
+    request_resources(bundles=[])
+
+
+def test_what_other_jobs_hold_counts_as_there(ray_session):
+    @ray.remote(num_cpus=2)
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    holder = Holder.remote()
+    assert ray.get(holder.ready.remote())
+    wait_for(2, "CPU", "start more")
+    ray.kill(holder)
+
+
+def test_gpus_that_do_not_come_are_named(ray_session, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    with pytest.raises(
+        UserError, match="1 GPUs are needed; the cluster has 0 after 1 s: start nodes that have"
+    ):
+        wait_for_gpus(1)
+    assert pending() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_autoscaler_starts_a_node_for_a_gpu(version):
+    command = [sys.executable, "-m", "tests.distributed.autoscaled_gpus", version]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["before"], facts["after"]) == (0, 1)
+    assert facts["left"] == [9], "the request of the other waiter"
