@@ -1,8 +1,9 @@
 """What only a GPU can show, in at most eight minutes: ``python -m tests.benchmarks.on_gpu [PART ...]``.
 
-Prints a Markdown table under the name of the hardware, then the same as one line of JSON. Every part runs in a
-process of its own with a time limit, and its rows are kept as they come. The exit code is 1 if a part fails, and
-2 without a GPU. With ``LBAE_PRETEND_GPUS=1``, all parts run at tiny sizes on CPUs: their figures mean nothing.
+Prints a Markdown table under the name of the hardware, then the same as one line of JSON. Every part runs in
+a process of its own with a time limit, and its rows are kept as they come. The exit code is 1 if a part fails,
+and 2 without a GPU. With ``LBAE_PRETEND_GPUS=1``, all parts run at tiny sizes on CPUs; their figures mean
+nothing.
 """
 
 import json
@@ -26,7 +27,8 @@ def main(parts: list[str]) -> int:
     """Run the parts, print the table, and return the exit code."""
     if not torch.cuda.is_available() and not gpus_are_pretended():
         print(
-            f"skipped: torch {torch.__version__} finds no GPU here; {PRETEND_GPUS}=1 tries the script on CPUs",
+            f"skipped: torch {torch.__version__} finds no GPU here; {PRETEND_GPUS}=1 tries the script on"
+            " CPUs",
             file=sys.stderr,
         )
         return 2
@@ -38,8 +40,8 @@ def main(parts: list[str]) -> int:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     head = (
-        f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')},"
-        f" commit {commit or 'unknown'}, {time.monotonic() - started:.0f} s"
+        f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__},"
+        f" {time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, {time.monotonic() - started:.0f} s"
     )
     lines = [f"| {part} | {what} | {figure} |" for part, what, figure in rows]
     print("\n".join([head, "", "| part | what | figure |", "|---|---|--:|", *lines]))

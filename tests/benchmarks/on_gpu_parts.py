@@ -1,4 +1,4 @@
-"""The parts of on_gpu: ``python -m tests.benchmarks.on_gpu_parts PART`` prints rows as JSON, [what, figure]."""
+"""The parts of on_gpu: ``python -m tests.benchmarks.on_gpu_parts PART`` prints rows as JSON."""
 
 import json
 import subprocess
@@ -135,9 +135,10 @@ def serve_part() -> None:
                         check=True,
                     )
                     found = json.loads(done.stdout)
+                    times = f"p50 {found['p50']}, p99 {found['p99']} ms"
                     show(
                         f"{topology}, {concurrency} requests of {images} at a time",
-                        f"{found['images_per_second']:,.0f} images/s, p50 {found['p50']}, p99 {found['p99']} ms",
+                        f"{found['images_per_second']:,.0f} images/s, {times}",
                     )
 
 
