@@ -1,9 +1,9 @@
 """What only a GPU can show, in at most eight minutes: ``python -m tests.benchmarks.on_gpu [PART ...]``.
 
-Prints a Markdown table under the name of the hardware, then the same as one line of JSON. Every part runs in
-a process of its own with a time limit, and its rows are kept as they come. The exit code is 1 if a part fails,
-and 2 without a GPU. With ``LBAE_PRETEND_GPUS=1``, all parts run at tiny sizes on CPUs; their figures mean
-nothing.
+Prints a Markdown table under the name of the hardware, then the same as one line of JSON. Every part runs
+in a process of its own with a time limit, and its rows are kept as they come. The exit code is 1 if a part
+fails, and 2 without a GPU. With ``LBAE_PRETEND_GPUS=1``, all parts run at tiny sizes on CPUs; their figures
+mean nothing.
 """
 
 import json
