@@ -70,7 +70,7 @@ def stage_seconds(net: Network) -> dict[str, tuple[float, str]]:
     cores, gpus = NODES * CORES, NODES * GPUS
     file_bytes, decode_ms, core = CORE[net.name]
     read = IMAGES * file_bytes / (NODES * STORAGE), "storage"
-    decode = IMAGES * decode_ms / 1e3 / cores, "cores: decoding files"
+    decode = IMAGES * decode_ms / 1e3 / cores, "cores: files"
     on_gpus = IMAGES / (PRODUCT * SHARE * gpus)
     step, limit = step_seconds(net)
     products = IMAGES * 1.4 * (net.bits + 1) ** 2 / (INT8 * cores)
@@ -78,10 +78,8 @@ def stage_seconds(net: Network) -> dict[str, tuple[float, str]]:
         "ingest": max(read, decode),
         f"train, {EPOCHS} epochs": (EPOCHS * IMAGES / (PER_GPU * gpus) * step, limit),
         "encode": max(read, decode, (on_gpus * net.encode, "GPUs")),
-        "reduce": max(
-            (IMAGES * net.bits / 8 / (NODES * STORAGE), "storage"), (products, "cores: int8 products")
-        ),
-        "fit, decoding all latents": (IMAGES * net.decode / (core * cores), "cores: the decoder"),
+        "reduce": max((IMAGES * net.bits / 8 / (NODES * STORAGE), "storage"), (products, "cores: products")),
+        "fit, decoding all latents": (IMAGES * net.decode / (core * cores), "cores: decoder"),
     }
 
 
@@ -114,21 +112,27 @@ def tables() -> list[str]:
     steps["what limits it"] = [limit.partition(": ")[2] for _, limit in whole]
     steps["images per second"] = [f"{PER_GPU * NODES * GPUS / seconds:,.0f}" for seconds, _ in whole]
     stages = [stage_seconds(net) for net in nets]
-    spent = {name: [f"{_duration(one[name][0])} ({one[name][1]})" for one in stages] for name in stages[0]}
+    spent = {name: [f"{_duration(one[name][0])}; {one[name][1]}" for one in stages] for name in stages[0]}
+    spent["serve, images per second per core"] = [
+        f"{CORE[net.name][2] / net.decode:,.0f}; decoder" for net in nets
+    ]
+    spent["GPU hours of training"] = [f"{NODES * GPUS * _training(one) / 3600:,.0f}" for one in stages]
     return [
         table((head, *PRESETS), ([name, *cells] for name, cells in rows.items()))
         for head, rows in (("counted", counted), ("ms per step", steps), ("stage", spent))
     ]
 
 
+def _training(stages: dict[str, tuple[float, str]]) -> float:
+    return next(seconds for name, (seconds, _) in stages.items() if name.startswith("train"))
+
+
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.0f} h"
-    )
+    if seconds < 1:
+        return "below 1 s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def measure(name: str) -> tuple[int, float, float]:

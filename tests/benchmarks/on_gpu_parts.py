@@ -45,7 +45,7 @@ def show(what: str, figure: str) -> None:
 @contextmanager
 def cluster() -> Iterator[None]:
     """A local Ray with this machine's GPUs, or with a pretended one."""
-    options = {"num_cpus": 2, "num_gpus": 1} if TINY else {}
+    options = {"num_cpus": 8, "num_gpus": 1} if TINY else {}
     context = ray.init(address="local", object_store_memory=2**30, log_to_driver=False, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", context.address_info["address"])

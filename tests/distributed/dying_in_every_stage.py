@@ -56,7 +56,7 @@ WORK = {  # processes of a stage's work, by a part of their titles
 def serve(bundle: str) -> dict[str, int]:
     """Serve a bundle with two replicas for half a minute, and count the requests that were not answered."""
     counted = {"requests": 0, "failed": 0}
-    with serving(bundle, PORT, replicas=2) as facts, Client(facts["url"]) as client:
+    with serving(bundle, PORT, replicas=2, topology="fused") as facts, Client(facts["url"]) as client:
         until = time.monotonic() + SERVED_S
         while time.monotonic() < until:
             counted["requests"] += 1
