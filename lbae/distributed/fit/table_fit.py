@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from lbae.core.latents.edited_moments import Errors
 from lbae.core.latents.normals import pooled_factor
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import known_mean
@@ -61,7 +62,7 @@ class TableFit:
     """The fitted prior, the pooled factor, and the value models of the attributes.
 
     ``tried`` has facts about every prior that was tried, ``moments`` the expected moments of the prior and of
-    the baselines, by name.
+    the baselines, by name. ``edited`` has the errors of the moments of edited latents, by attribute value.
     """
 
     fitted: FittedPrior
@@ -69,6 +70,7 @@ class TableFit:
     moments: dict[str, Moments]
     pooled_factor: np.ndarray
     values: ValueModels
+    edited: dict[str, Errors]
 
 
 def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
@@ -126,10 +128,12 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
     fitted, tried = fitter.choose(partitions, subset)
     moments = {f"{settings.sampler}, {len(fitted.prior.weights)} components": fitted.moments}
     moments |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
+    values, edited = fit_value_models(table, found, inputs.attributes)
     return TableFit(
         fitted=fitted,
         tried=tried,
         moments=moments,
         pooled_factor=ray.get(pooled),
-        values=fit_value_models(table, found, inputs.attributes),
+        values=values,
+        edited=edited,
     )

@@ -110,7 +110,12 @@ def _publish(
     """Measure the prior against the moments and publish the bundle."""
     drawn = found.moments
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-    facts = {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
+    facts = {
+        "overall": fidelity,
+        "tried": found.tried,
+        "components": found.fitted.facts,
+        "edits": found.edited,
+    }
     result = {
         "components": len(found.fitted.prior.weights),
         "sampler": output.config["sampler"],
