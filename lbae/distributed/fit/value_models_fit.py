@@ -14,12 +14,10 @@ from lbae.core.latents.packing import unpack
 from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_accumulator import sum_packed
-from lbae.distributed.fit.partition import draw_rows
-from lbae.distributed.latent_table.table_scan import Scan
 from lbae.io.artifacts.attribute_columns import Attribute, indicators
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.latent_table import packed_latents
 
-_ROWS = 200_000
+VALUE_ROWS = 200_000  # that the models of attribute values are fitted to, at most
 _TEMPERATURE_ROWS = 2_000  # one number per column is fitted to them
 _OWN_CLASSES = 12  # the values of a column with more classes share one correlation
 _CORRELATION_BYTES = 200 * 2**20  # of all columns; beyond that, each column has only one
@@ -28,28 +26,28 @@ Found = tuple[list[tuple[int, int, int]], np.ndarray, np.ndarray, float]
 
 
 def fit_value_models(
-    table: LatentTable, found: Scan, attributes: Sequence[Attribute]
+    rows: pa.Table, bits: int, attributes: Sequence[Attribute]
 ) -> tuple[ValueModels, dict[str, Errors]]:
-    """The models of all values of the attributes' columns, fitted to at most about 200,000 rows.
+    """The models of all values of the attributes' columns, fitted to rows in a random order.
 
     Also the errors of the moments of edited latents, by value such as ``label=7`` or ``no beard``. A column
     in which only one value occurs gets no model. Edits to the classes of a column with more than twelve are
     not measured.
     """
     if not attributes:
-        return _joined([], table.latent_dim), {}
+        return _joined([], bits), {}
     columns: dict[str, dict[int, Attribute]] = defaultdict(dict)
     for position, attribute in enumerate(attributes):
         columns[attribute.column][position] = attribute
     values = sum(1 if attribute.no is None else 2 for attribute in attributes)
-    fits = values * table.latent_dim * (table.latent_dim - 1) <= _CORRELATION_BYTES
-    rows = ray.put(draw_rows(table, found, ["key", "latent", *columns], _ROWS))
+    fits = values * bits * (bits - 1) <= _CORRELATION_BYTES
+    shared_rows = ray.put(rows)
     own = {name: fits and len(group) <= _OWN_CLASSES for name, group in columns.items()}
-    fitted = [_fit_column.remote(rows, table.latent_dim, group, own[name]) for name, group in columns.items()]
-    models = _joined(ray.get(fitted), table.latent_dim)
+    fitted = [_fit_column.remote(shared_rows, bits, group, own[name]) for name, group in columns.items()]
+    models = _joined(ray.get(fitted), bits)
     shared = ray.put(models)
     few = [group for group in columns.values() if len(group) <= _OWN_CLASSES]
-    measured = ray.get([_measure_edits.remote(rows, shared, group) for group in few])
+    measured = ray.get([_measure_edits.remote(shared_rows, shared, group) for group in few])
     return models, {name: errors for column in measured for name, errors in column.items()}
 
 
