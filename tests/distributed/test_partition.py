@@ -9,19 +9,19 @@ import pytest
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
-from lbae.core.prior.mixture import ScoredPartition
+from lbae.distributed.fit.drawn_rows import draw_rows
 from lbae.distributed.fit.partition import (
-    _appearance_partition,
-    _cluster_counts,
+    Subset,
     _decoded_rows,
+    cluster_counts,
     cluster_partitions,
     column_partition,
-    draw_subset,
+    subset_of,
 )
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.artifacts.latent_table import open_latent_table
+from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.sources.source import held_out
 from tests.conftest import ROOT, write_latents
 
@@ -30,6 +30,11 @@ N = 11
 
 def random_latents(rows: int) -> np.ndarray:
     return np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(rows, N))
+
+
+def subset(table: LatentTable, by: str | None = None, components: int = 1, most: int = 60_000) -> Subset:
+    drawn = draw_rows(table, scan(table, []), ["key", "latent", *([by] if by else [])], most)
+    return subset_of(drawn, N, components)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,10 @@ def test_the_subset_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
         table = open_latent_table(
             write_latents(tmp_path / str(order[0]), latents[order], columns, numbers=order)
         )
-        drawn.append(draw_subset(table, scan(table, []), "label"))
+        drawn.append(subset(table, "label"))
     np.testing.assert_array_equal(drawn[0].latents, drawn[1].latents)
-    assert drawn[0].rows.equals(drawn[1].rows)
-    first = drawn[0].rows["label"].to_pylist()[:100]
+    assert drawn[0].sample.equals(drawn[1].sample)
+    first = drawn[0].sample["label"].to_pylist()[:100]
     assert min(first.count(label) for label in range(4)) > 10, (
         "the subset mixes the classes of a sorted table"
     )
@@ -61,7 +66,7 @@ def test_a_column_known_only_for_held_out_rows_is_refused(ray_session, tmp_path)
     with pytest.raises(
         UserError, match=rf"column 'label' has a value in {held.sum()} of the 200 rows .*all of them held out"
     ):
-        column_partition(draw_subset(table, found, "label"), found, "label")
+        column_partition(subset(table, "label"), found, "label")
 
 
 @pytest.mark.parametrize("values", [list(range(201)), [None] * 201])
@@ -70,24 +75,42 @@ def test_a_column_with_too_many_values_or_none_is_refused(ray_session, tmp_path,
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(201), column))
     found = scan(table, ["id"])
     with pytest.raises(UserError, match="column 'id' has more than 200 distinct values, or none"):
-        column_partition(draw_subset(table, found, "id"), found, "id")
+        column_partition(subset(table, "id"), found, "id")
 
 
 def test_a_table_with_only_held_out_rows_is_refused(ray_session, tmp_path, codec):
     numbers = np.flatnonzero(held_out(pa.array([f"k{row}" for row in range(100)])))[:3]
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
     with pytest.raises(UserError, match="all 3 rows are held out of clustering"):
-        next(cluster_partitions(table, draw_subset(table, scan(table, []), None), codec, 0, None, 0))
+        next(cluster_partitions(table, subset(table), codec, 0, None, 0))
 
 
-def test_no_image_is_decoded_for_a_single_cluster(tmp_path, codec):
+def test_no_image_is_decoded_for_a_single_cluster(ray_session, tmp_path):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(30)))
-    one = ScoredPartition(
-        components=1, nats=0.0, shrinkage=0.0, within=np.eye(N), centers=np.zeros((1, 4), dtype=np.float32)
+    codec = Codec(LatentBernoulliAutoencoder(presets.get("demo").model), "float32")  # of other latents
+    (one,) = cluster_partitions(table, subset(table), codec, 0, 1, 0)
+    assert one.partitioner is None
+    assert one.labels.tolist() == [0] * 30
+
+
+def test_labels_of_the_sample_are_those_that_an_exact_fit_gives(ray_session, tmp_path, codec):
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(400)))
+    whole = subset(table)
+    (found,) = cluster_partitions(table, whole, codec, 0, 5, 0)
+    np.testing.assert_array_equal(found.labels, found.partitioner(whole.sample))
+    assert len(set(found.labels)) == 5
+
+
+def test_the_subset_is_the_start_of_a_larger_sample(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr("lbae.distributed.fit.partition._SUBSET_ROWS", 100)
+    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(1000)))
+    small, large = (
+        subset(table, components=components, most=most) for components, most in ((1, 100), (30, 990))
     )
-    # Centres of four features would not fit the features of a decoded image.
-    partitioner = _appearance_partition(table, codec, one).partitioner
-    assert partitioner(table.read(table.parts[0])).tolist() == [0] * 10
+    assert large.sample.slice(0, len(small.sample)).equals(small.sample)
+    np.testing.assert_array_equal(large.latents, small.latents)
+    assert 70 < len(small.latents) < 130
+    assert 280 < len(large.sample) < 380, "11 bits for each of 30 components"
 
 
 @pytest.mark.parametrize("preset", ["mnist", "celeba256"])
@@ -100,5 +123,4 @@ def test_the_pixels_decoded_at_a_time_are_bounded(preset):
 
 def test_attributes_count_towards_the_size_of_a_prior(ray_session, tmp_path, codec):
     table = open_latent_table(write_latents(tmp_path / "latents", random_latents(4000)))
-    subset = draw_subset(table, scan(table, []), None)
-    assert (_cluster_counts(table, subset, 0)[0], _cluster_counts(table, subset, 2000)[0]) == (200, 50)
+    assert (cluster_counts(table, 0)[0], cluster_counts(table, 2000)[0]) == (200, 50)

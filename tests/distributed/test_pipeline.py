@@ -132,6 +132,16 @@ def test_clusters_hold_images_that_look_alike(pipeline, tmp_path):
     assert prior.weights @ class_share.max(axis=1) > 0.3  # 0.19 for random components of 60 rows
 
 
+@pytest.mark.parametrize("options", [{"components": "4"}, {"components": "1"}, {"by": "label"}])
+def test_a_fit_of_all_rows_is_that_of_a_sample_which_holds_them_all(ray_session, pipeline, tmp_path, options):
+    for name, exact in (("sample", False), ("all", True)):
+        fit(**pipeline.made_from, out=str(tmp_path / name), exact=exact, **options)
+    sampled, exact_ = (load_bundle(str(tmp_path / name), "cpu").prior for name in ("sample", "all"))
+    np.testing.assert_array_equal(sampled.factors, exact_.factors)
+    np.testing.assert_array_equal(sampled.weights, exact_.weights)
+    assert not (tmp_path / "all" / "by-component").exists()
+
+
 @pytest.mark.parametrize("sampler", ["hyperplane", "gaussian"])
 def test_a_bundle_draws_with_the_sampler_it_was_fitted_with(pipeline, tmp_path, sampler):
     result = fit(**pipeline.made_from, out=str(tmp_path / "b"), components="3", sampler=sampler)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lbae.core.latents.packing import pack
-from lbae.distributed.fit.value_models_fit import _fit_column
+from lbae.distributed.fit.value_models_fit import _fit_column, _joined, _measure_edits
 from lbae.io.artifacts.attribute_columns import Attribute
 
 CLASSES = {j: Attribute(name=f"c={j}", column="c", yes=j) for j in range(3)}
@@ -25,3 +25,18 @@ def test_a_class_without_other_attributes_is_exchanged_for_all_other_rows(asked,
     assert values == found
     assert temperature > 0
     assert (shifts.shape, correlations.shape) == ((len(found), 16), (len(found), 120))
+
+
+def test_edited_latents_get_the_moments_of_those_with_the_value():
+    rng, rows = np.random.default_rng(1), 4_000
+    label = np.arange(rows) % 3
+    loadings = rng.normal(size=(3, 12, 16))
+    sides = np.einsum("kf,kfn->kn", rng.normal(size=(rows, 12)), loadings[label]) + 2 * label[:, None] - 2
+    latents = np.where(sides > 0, np.int8(1), np.int8(-1))
+    table = pa.table({"latent": pa.array([bytes(row) for row in pack(latents)], pa.binary(2)), "c": label})
+    models = _joined([_fit_column._function(table, 16, CLASSES, True)], 16)
+    found = _measure_edits._function(table, models, CLASSES)
+    assert set(found) == {"c=0", "c=1", "c=2"}
+    for errors in found.values():
+        for name in ("means_rms", "pairs_rms"):
+            assert errors["members"][name] < errors["edited"][name] < 0.75 * errors["before"][name]

@@ -270,6 +270,16 @@ def test_an_edit_is_measured_at_every_strength_against_its_ceiling(pipeline, rep
     assert found["ceiling"] == pytest.approx(has[members].mean(), abs=0.03)
 
 
+def test_variations_are_measured_over_their_strength(report, whole):
+    facts = {found["strength"]: found for found in report["variations"]}
+    assert facts[0]["bits"] == 0
+    assert facts[0]["label kept"] == 1
+    assert facts[1]["bits"] > facts[0.1]["bits"] > 0
+    assert report["rows_used"]["variations"] == 128
+    assert "<h2>Variations</h2>" in (whole / "report.html").read_text()
+    assert (whole / "variations.png").stat().st_size > 1000
+
+
 def test_edited_latents_are_compared_with_all_latents_for_the_nearest(small):
     bundle, latents = small[0].bundle, unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
     classifier = Classifier(1, (Attribute(name="label", column="label", yes=1, no=0),), {}).eval()

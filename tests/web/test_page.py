@@ -115,6 +115,27 @@ def test_a_sample_is_edited(page):
 
 @browser
 @pytest.mark.slow
+def test_an_edit_chooses_its_strength(page):
+    page.locator(".grid button").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_label("Choose the strength").check()
+    expect(page.locator("#edit .status")).to_have_text("0 bits changed.")
+    page.locator("#edit input[name=a]").fill("0.3")
+    page.locator("#edit input[name=b]").fill("-2")
+    expect(page.locator("#edit .status")).to_have_text(
+        re.compile(r"changed\. Strength \S+, confidence 0\.\d+\.")
+    )
+    page.locator("#edit").get_by_text("The same with curl").click()
+    expect(page.locator("#edit .curl pre")).to_contain_text('"set":["a"],"unset":["b"],"until":0.9')
+    page.get_by_role("spinbutton", name="Confidence").fill("7")
+    page.get_by_role("spinbutton", name="Confidence").press("Tab")
+    expect(page.locator("#edit .status")).to_contain_text("between 0.01 and 0.99")
+    page.get_by_label("Choose the strength").uncheck()
+    expect(page.locator("#edit .status")).not_to_contain_text("Strength")
+
+
+@browser
+@pytest.mark.slow
 def test_variations_of_an_upload_by_strength(page, tmp_path):
     page.get_by_role("tab", name="Vary").click()
     page.get_by_role("button", name="Vary", exact=True).click()

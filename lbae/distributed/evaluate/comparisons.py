@@ -31,6 +31,7 @@ from lbae.report.evaluation.interpolations import PAIRS, Paths, measure_paths
 from lbae.report.evaluation.lossy_formats import FORMATS, rate_curve
 from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
+from lbae.report.evaluation.variations import VARIATIONS, VARIED, Varied, measure_variations
 from lbae.report.features.classifier import Classifier
 from lbae.report.features.distances import distances
 from lbae.report.features.feature_sums import Metric, drawn_rows
@@ -52,15 +53,22 @@ def compare(
     device, share = torch_device()
     pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
     paths = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
+    network = ray.put(classifier)
     edits: list[ray.ObjectRef] = []
     accuracy: dict[str, float] = {}
     left_out: dict[str, str] = {}
     if classifier is not None:
         planned, left_out = plan_edits(inputs.bundle, classifier)
         chosen = tested[drawn_rows(len(tested), LATENTS)]
-        edits = _start_edits(bundle, classifier, chosen, planned) if planned else []
+        edits = _start_edits(bundle, network, chosen, planned) if planned else []
         accuracy, unusable = classifier_accuracy(references[TEST].sums, classifier)
         left_out |= unusable
+    varied: list[ray.ObjectRef] = []
+    if inputs.bundle.prior.sampler == "gaussian":
+        some = tested[drawn_rows(len(tested), VARIED)]
+        varied = [_varied.options(num_gpus=share).remote(bundle, network, device, some, settings.seed)]
+    else:
+        left_out[VARIATIONS] = f"the bundle's sampler is {inputs.bundle.prior.sampler}; needs gaussian"
     rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
     apart = _start_distances(settings, streams, references)
     overlap = start_overlap(inputs.test, inputs.train, made)
@@ -89,6 +97,7 @@ def compare(
             replace(edit, ceiling=edit_ceiling(made.sums, edit.attribute, edit.value)) for edit in measured
         ],
         edit_distances=edited,
+        variations=next(iter(ray.get(varied)), None),
         overlap=same,
         left_out=left_out | memorization.left_out,
     )
@@ -130,9 +139,9 @@ def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[
 
 
 def _start_edits(
-    bundle: ray.ObjectRef, classifier: Classifier, latents: np.ndarray, planned: list[tuple[str, bool]]
+    bundle: ray.ObjectRef, network: ray.ObjectRef, latents: np.ndarray, planned: list[tuple[str, bool]]
 ) -> list[ray.ObjectRef]:
-    network, (device, share) = ray.put(classifier), torch_device()
+    device, share = torch_device()
     before = _before.options(num_gpus=share).remote(bundle, network, device, latents)
     task: Any = _edits.options(num_gpus=share)
     return [task.remote(bundle, network, device, before, name, value) for name, value in planned]
@@ -141,6 +150,13 @@ def _start_edits(
 @torch_task
 def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
     return before_edits(bundle.to(device), classifier.to(device), latents)
+
+
+@torch_task
+def _varied(
+    bundle: Bundle, classifier: Classifier | None, device: str, latents: np.ndarray, seed: int
+) -> Varied:
+    return measure_variations(bundle.to(device), classifier and classifier.to(device), latents, seed)
 
 
 @torch_task

@@ -1,6 +1,6 @@
 """Partitions of a latent table into components: by a column, or by the appearance of the decoded images.
 
-They are learned on a subset of the table that fits in memory.
+They are learned on a subset of about 60,000 rows, and fitted to a sample, of which the subset is a part.
 """
 
 import math
@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from jaxtyping import Bool, Int8
+from jaxtyping import Bool, Float32, Int8, Int64
 
 from lbae.core.latents.packing import unpack
 from lbae.core.network.codec import Codec
 from lbae.core.prior.appearance import appearance
 from lbae.core.prior.mixture import ScoredPartition, nearest_center, try_clusters, try_partition
+from lbae.distributed.fit.drawn_rows import DrawnRows
 from lbae.distributed.latent_table.grouped_sums import Partitioner
-from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
-from lbae.io.sources.source import held_out, key_fractions
+from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.sources.source import held_out
 
 _COMPONENT_COUNTS = (200, 50, 10, 1)
 _BITS_PER_ROW = 3  # a component has at least N / 3 rows on average
@@ -36,52 +36,47 @@ _DECODED_ROWS, _DECODED_VALUES = 2**12, 2**24  # most rows and pixel values deco
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Uniformly drawn rows that fit in memory, and their latents; ``held_out`` marks those not fitted."""
+    """Uniformly drawn rows, and the latents of the first of them, which candidates are judged by.
 
-    rows: pa.Table
+    ``sample`` are the rows that components are fitted to. ``latents`` are those of its first rows, and
+    ``held_out`` marks those that are not clustered.
+    """
+
+    sample: pa.Table
     latents: Int8[np.ndarray, "K N"]
     held_out: Bool[np.ndarray, "K"]
 
 
-def draw_subset(table: LatentTable, found: Scan, by: str | None) -> Subset:
-    """A uniform subset of about 60,000 rows, the same for any number of tasks and any order of the table.
+def sample_rows(bits: int, components: int) -> int:
+    """The rows that components are fitted to: on average as many per component as there are bits.
 
-    Not the first rows, because tables are often sorted by class. ``by`` is a column to read as well.
+    At least 60,000. More change samples no further (docs/measurements.md).
     """
-    rows = draw_rows(table, found, ["key", "latent", *([by] if by else [])], _SUBSET_ROWS)
+    return max(_SUBSET_ROWS, bits * components)
+
+
+def subset_of(drawn: DrawnRows, bits: int, components: int) -> Subset:
+    """The subset and the sample for this many components, the most that are tried."""
+    rows = drawn.first(_SUBSET_ROWS)
     return Subset(
-        rows=rows, latents=unpack(packed_latents(rows), table.latent_dim), held_out=held_out(rows["key"])
+        sample=drawn.first(sample_rows(bits, components)),
+        latents=unpack(packed_latents(rows), bits),
+        held_out=held_out(rows["key"]),
     )
-
-
-def draw_rows(table: LatentTable, found: Scan, columns: list[str], most: int) -> pa.Table:
-    """About ``most`` rows of a table, drawn uniformly by a hash of the key and sorted by that hash."""
-    share = min(1.0, most / found.rows)
-    tasks = [
-        _draw.remote(table, row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)
-    ]
-    rows = pa.concat_tables(ray.get(tasks))
-    return rows.take(np.argsort(key_fractions(rows["key"]), kind="stable"))
-
-
-@ray.remote
-def _draw(table: LatentTable, row_groups: list[RowGroup], columns: list[str], share: float) -> pa.Table:
-    batches = table.batches(row_groups, columns)
-    if share == 1:
-        return pa.concat_tables(batches)
-    return pa.concat_tables(rows.filter(pa.array(key_fractions(rows["key"]) < share)) for rows in batches)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
     """A partition of rows into ``count`` components.
 
-    ``partitioner`` maps rows with ``columns`` to components. ``within`` is the covariance pooled within the
-    components, and ``shrinkage`` how far components with few rows shrink toward it.
+    ``partitioner`` maps rows with ``columns`` to components; None if all rows are in one. ``labels`` are the
+    components of the sample's rows. ``within`` is the covariance pooled within the components, and
+    ``shrinkage`` how far components with few rows shrink toward it.
     """
 
     count: int
-    partitioner: Partitioner
+    partitioner: Partitioner | None
+    labels: Int64[np.ndarray, "S"]
     columns: list[str]
     within: np.ndarray
     shrinkage: float
@@ -104,19 +99,21 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
     def partitioner(rows: pa.Table) -> np.ndarray:
         return pc.fill_null(pc.index_in(rows[column].cast(values.type), values), -1).to_numpy()
 
-    labels = partitioner(subset.rows)
-    known = labels >= 0
+    labels = partitioner(subset.sample)
+    judged = labels[: len(subset.latents)]
+    known = judged >= 0
     if not (known & ~subset.held_out).any():
         raise UserError(
             f"column {column!r} has a value in {int(known.sum())} of the {len(known)} rows drawn for fitting,"
             " all of them held out: too few for one component per value"
         )
     scored: ScoredPartition = ray.get(
-        _try_classes.remote(subset.latents[known], subset.held_out[known], labels[known])
+        _try_classes.remote(subset.latents[known], subset.held_out[known], judged[known])
     )
     return Partition(
         count=len(values),
         partitioner=partitioner,
+        labels=labels,
         columns=["latent", column],
         within=scored.within,
         shrinkage=scored.shrinkage,
@@ -147,30 +144,38 @@ def cluster_partitions(
         raise UserError(
             f"all {len(subset.held_out)} rows are held out of clustering; give a table with more rows"
         )
-    shared, step = ray.put(codec), _decoded_rows(codec)
-    tasks = [_appearance.remote(shared, train[i : i + step]) for i in range(0, len(train), step)]
-    appearances = np.concatenate(ray.get(tasks))
+    points = (
+        np.zeros((len(subset.sample), 1), np.float32) if count == 1 else _appearances(codec, subset.sample)
+    )
     unseen = subset.latents[subset.held_out][:_HELD_OUT_ROWS]
-    known = [ray.put(array) for array in (train, appearances, unseen)]
-    for number in [count] if count else _cluster_counts(table, subset, attributes):
-        yield _appearance_partition(table, codec, ray.get(_try_clusters.remote(*known, number, seed)))
+    known = [ray.put(array) for array in (train, points[: len(subset.latents)][~subset.held_out], unseen)]
+    for number in [count] if count else cluster_counts(table, attributes, bool(subset.held_out.any())):
+        scored = ray.get(_try_clusters.remote(*known, number, seed))
+        yield _appearance_partition(table, codec, scored, points)
 
 
-def _appearance_partition(table: LatentTable, codec: Codec, scored: ScoredPartition) -> Partition:
+def _appearances(codec: Codec, rows: pa.Table) -> Float32[np.ndarray, "S F"]:
+    shared, step = ray.put(codec), _decoded_rows(codec)
+    chunks = (rows.slice(start, step) for start in range(0, len(rows), step))
+    return np.concatenate(ray.get([_appearance.remote(shared, packed_latents(chunk)) for chunk in chunks]))
+
+
+def _appearance_partition(
+    table: LatentTable, codec: Codec, scored: ScoredPartition, points: Float32[np.ndarray, "S F"]
+) -> Partition:
     centers = scored.centers
     assert centers is not None
     step = _decoded_rows(codec)
 
     def partitioner(rows: pa.Table) -> np.ndarray:
-        if len(centers) == 1:  # no image needs decoding
-            return np.zeros(len(rows), dtype=np.int64)
         chunks = (rows.slice(start, step) for start in range(0, len(rows), step))
         latents = (unpack(packed_latents(chunk), table.latent_dim) for chunk in chunks)
         return np.concatenate([nearest_center(appearance(codec.decode(z)), centers) for z in latents])
 
     return Partition(
         count=len(centers),
-        partitioner=partitioner,
+        partitioner=partitioner if len(centers) > 1 else None,
+        labels=nearest_center(points, centers),
         columns=["latent"],
         within=scored.within,
         shrinkage=scored.shrinkage,
@@ -182,21 +187,19 @@ def _decoded_rows(codec: Codec) -> int:
     return min(_DECODED_ROWS, max(1, _DECODED_VALUES // math.prod(codec.config.image_shape)))
 
 
-def _cluster_counts(table: LatentTable, subset: Subset, attributes: int) -> list[int]:
+def cluster_counts(table: LatentTable, attributes: int, can_judge: bool = True) -> list[int]:
     """Numbers of clusters to try, largest first: enough rows per component, and a prior of limited size.
 
-    Only 1 if no rows are held out, because nothing could then tell whether more clusters memorize.
+    Only 1 without rows to judge by, because nothing could then tell whether more clusters memorize.
     """
     rows, bits = table.manifest.rows, table.latent_dim
     most = min(_BITS_PER_ROW * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
-    return (
-        [number for number in _COMPONENT_COUNTS if number <= max(1, most)] if subset.held_out.any() else [1]
-    )
+    return [number for number in _COMPONENT_COUNTS if number <= max(1, most)] if can_judge else [1]
 
 
 @ray.remote
-def _appearance(codec: Codec, latents: np.ndarray) -> np.ndarray:
-    return appearance(codec.decode(latents))
+def _appearance(codec: Codec, packed: np.ndarray) -> np.ndarray:
+    return appearance(codec.decode(unpack(packed, codec.config.latent_dim)))
 
 
 _try_clusters = ray.remote(try_clusters)

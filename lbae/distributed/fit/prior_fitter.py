@@ -1,15 +1,20 @@
 """Fit one prior per partition of a table, and choose the one to publish.
 
-Tasks compute the moment sums of each component, and one task per component turns them into a factor.
+Tasks compute the moment sums of each component, of the rows of a sample or exactly of all rows, and one task
+per component turns them into a factor.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
+from lbae.core.moments.attribute_statistics import known_mean
+from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.prior.component import fit_component
 from lbae.core.prior.fidelity import expected_moments
@@ -17,9 +22,9 @@ from lbae.core.prior.memorization import QUERIES, memorizes, nearest_facts
 from lbae.core.prior.prior import Prior, Sampler
 from lbae.core.prior.samplers import fit_sampler as fit_prior
 from lbae.distributed.fit.partition import Partition, Subset
-from lbae.distributed.latent_table.grouped_sums import write_grouped
-from lbae.io.artifacts.attribute_columns import Attribute
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup
+from lbae.distributed.latent_table.grouped_sums import Partitioner, write_grouped
+from lbae.io.artifacts.attribute_columns import Attribute, indicators
+from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
 from lbae.report.progress import ProgressLine
 
 Moments = tuple[np.ndarray, np.ndarray]  # E[y] and E[y yT]
@@ -38,15 +43,17 @@ class FittedPrior:
 class PriorFitter:
     """Fits one prior per partition of a table, and chooses among them.
 
-    A component without labels for an attribute uses the attribute's overall mean, in ``attribute_means``.
-    ``scratch`` is the URI of a folder for a copy of the rows, grouped by component.
+    Components are fitted to the sample, or with ``exact`` to all rows. ``sums`` are those of all rows, which
+    a single component is fitted to. ``scratch`` is the URI of a folder for a copy of all rows, grouped by
+    component.
     """
 
     table: LatentTable
     row_groups: list[RowGroup]
     attributes: tuple[Attribute, ...]
-    attribute_means: np.ndarray
+    sums: MomentSums
     sampler: Sampler
+    exact: bool
     scratch: str
 
     def choose(
@@ -59,7 +66,7 @@ class PriorFitter:
         held_out = nearest_facts(unseen, known) if len(unseen) else None
         tried = []
         for partition in partitions:
-            fitted = self._fit(partition)
+            fitted = self._fit(partition, subset.sample)
             drawn = nearest_facts(fitted.prior.sample(QUERIES, 0), known)
             memorized = held_out is not None and memorizes(drawn, held_out)
             facts = {"nearest": drawn, "nearest_held_out": held_out, "remembers": memorized}
@@ -68,11 +75,11 @@ class PriorFitter:
                 break
         return fitted, tried
 
-    def _fit(self, partition: Partition) -> FittedPrior:
+    def _fit(self, partition: Partition, sample: pa.Table) -> FittedPrior:
         facts, factors = [], []
         moments = np.zeros((self.table.latent_dim + 1, self.table.latent_dim))
         with ProgressLine("fit", partition.count, "components") as line:
-            tasks = self._component_tasks(partition)
+            tasks = self._component_tasks(partition, sample)
             for done, component in enumerate(sorted(tasks), 1):
                 if fitted := ray.get(tasks.pop(component)):
                     of_component, factor, its_moments = fitted
@@ -88,12 +95,29 @@ class PriorFitter:
         means = moments[0] / rows.sum(), moments[1:] / rows.sum()
         return FittedPrior(prior=prior, facts=facts, moments=means)
 
-    def _component_tasks(self, partition: Partition) -> dict[int, ray.ObjectRef]:
-        """Start one task per component; the moment sums never travel to this process."""
+    def _component_tasks(self, partition: Partition, sample: pa.Table) -> dict[int, ray.ObjectRef]:
+        """Start one task per component; the moment sums of components never travel to this process."""
+        # A component without labels for an attribute uses the attribute's overall mean.
+        means = known_mean(self.sums)
+        settings = self.sampler, ray.put(partition.within), partition.shrinkage, means
+        if partition.partitioner is None:
+            return {0: _fit_component.remote(self.sums, *settings)}
+        if self.exact:
+            return self._exact_tasks(partition, partition.partitioner, settings)
+        order = np.argsort(partition.labels, kind="stable")
+        rows = ray.put(sample.take(order))
+        starts = np.searchsorted(partition.labels[order], np.arange(partition.count + 1)).tolist()
+        return {
+            component: _fit_rows.remote(rows, slice(*span), self.table.latent_dim, self.attributes, settings)
+            for component, span in enumerate(itertools.pairwise(starts))
+        }
+
+    def _exact_tasks(
+        self, partition: Partition, partitioner: Partitioner, settings: tuple[Any, ...]
+    ) -> dict[int, ray.ObjectRef]:
         columns = dict.fromkeys([*partition.columns, *(attribute.column for attribute in self.attributes)])
-        settings = self.sampler, ray.put(partition.within), partition.shrinkage, self.attribute_means
         grouped = write_grouped(
-            self.table, self.row_groups, partition.partitioner, partition.count, list(columns), self.scratch
+            self.table, self.row_groups, partitioner, partition.count, list(columns), self.scratch
         )
         tasks = {
             component: _fit_component.remote(sums, *settings)
@@ -103,10 +127,31 @@ class PriorFitter:
         return tasks
 
 
+Fitted = tuple[dict[str, Any], np.ndarray, np.ndarray]
+
+
 @ray.remote
-def _fit_component(sums: MomentSums, *settings: Any) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+def _fit_component(sums: MomentSums, *settings: Any) -> Fitted | None:
     """The result of :func:`fit_component`; None for a component without rows."""
     return fit_component(sums, *settings) if sums.count else None
+
+
+@ray.remote
+def _fit_rows(
+    rows: pa.Table,
+    span: slice,
+    bits: int,
+    attributes: tuple[Attribute, ...],
+    settings: tuple[Any, ...],
+) -> Fitted | None:
+    """The result of :func:`fit_component` for the rows of a span; None for no rows."""
+    mine = rows.slice(span.start, span.stop - span.start)
+    if not len(mine):
+        return None
+    names = tuple(attribute.name for attribute in attributes)
+    sums = sum_packed(packed_latents(mine), bits, names, *indicators(mine, attributes))
+    sampler, within, shrinkage, means = settings
+    return fit_component(sums, sampler, ray.get(within), shrinkage, means)
 
 
 @ray.remote

@@ -7,24 +7,32 @@ from typing import Any
 import numpy as np
 import ray
 
+from lbae.core.latents.edited_moments import Errors
 from lbae.core.latents.normals import pooled_factor
 from lbae.core.latents.value_models import ValueModels
-from lbae.core.moments.attribute_statistics import known_mean
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Sampler
-from lbae.distributed.fit.partition import Partition, cluster_partitions, column_partition, draw_subset
+from lbae.distributed.fit.drawn_rows import draw_rows
+from lbae.distributed.fit.partition import (
+    Partition,
+    cluster_counts,
+    cluster_partitions,
+    column_partition,
+    sample_rows,
+    subset_of,
+)
 from lbae.distributed.fit.prior_fitter import (
     FittedPrior,
     Moments,
     PriorFitter,
     single_gaussian_moments,
 )
-from lbae.distributed.fit.value_models_fit import fit_value_models
+from lbae.distributed.fit.value_models_fit import VALUE_ROWS, fit_value_models
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
-from lbae.io.artifacts.attribute_columns import Attribute
+from lbae.io.artifacts.attribute_columns import MAX_CLASSES, Attribute
 from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
@@ -48,12 +56,14 @@ class FitSettings:
     """How to fit a prior.
 
     Components come from the column ``by``, or from clustering into ``components`` (None chooses the number).
+    They are fitted to a sample of the rows, or with ``exact`` to all of them.
     """
 
     components: int | None
     by: str | None
     sampler: Sampler
     seed: int
+    exact: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ class TableFit:
     """The fitted prior, the pooled factor, and the value models of the attributes.
 
     ``tried`` has facts about every prior that was tried, ``moments`` the expected moments of the prior and of
-    the baselines, by name.
+    the baselines, by name. ``edited`` has the errors of the moments of edited latents, by attribute value.
     """
 
     fitted: FittedPrior
@@ -69,6 +79,7 @@ class TableFit:
     moments: dict[str, Moments]
     pooled_factor: np.ndarray
     values: ValueModels
+    edited: dict[str, Errors]
 
 
 def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
@@ -102,13 +113,19 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
         inputs: the table and its moment sums.
         codec: decodes latents into the images that are clustered.
         settings: the components to fit.
-        scratch: URI of a folder for a copy of the rows, grouped by component.
+        scratch: URI of a folder for a copy of the rows, grouped by component, of an exact fit.
     """
     table, sums, by = inputs.table, inputs.sums, settings.by
     pooled = ray.remote(pooled_factor).remote(sums)
     baselines = {name: single_gaussian_moments.remote(name, sums) for name in _BASELINES}
     found = scan(table, [by] if by else [])
-    subset = draw_subset(table, found, by)
+    most = settings.components or cluster_counts(table, len(inputs.attributes))[0]
+    if by:
+        most = min(len(found.values[by]), MAX_CLASSES)
+    columns = dict.fromkeys(["key", "latent", *([by] if by else []), *(a.column for a in inputs.attributes)])
+    rows = max(VALUE_ROWS, sample_rows(table.latent_dim, most))
+    drawn = draw_rows(table, found, list(columns), rows)
+    subset = subset_of(drawn, table.latent_dim, most)
     if by:
         partitions: Iterable[Partition] = [column_partition(subset, found, by)]
     else:
@@ -119,17 +136,20 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
         table=table,
         row_groups=found.row_groups,
         attributes=inputs.attributes,
-        attribute_means=known_mean(sums),
+        sums=sums,
         sampler=settings.sampler,
+        exact=settings.exact,
         scratch=scratch,
     )
     fitted, tried = fitter.choose(partitions, subset)
     moments = {f"{settings.sampler}, {len(fitted.prior.weights)} components": fitted.moments}
     moments |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
+    values, edited = fit_value_models(drawn.first(VALUE_ROWS), table.latent_dim, inputs.attributes)
     return TableFit(
         fitted=fitted,
         tried=tried,
         moments=moments,
         pooled_factor=ray.get(pooled),
-        values=fit_value_models(table, found, inputs.attributes),
+        values=values,
+        edited=edited,
     )

@@ -38,6 +38,7 @@ def fit(
     by: str | None = None,
     sampler: Literal["hyperplane", "gaussian"] = "gaussian",
     seed: int = 0,
+    exact: bool = False,
     examples: int = 0,
     overwrite: Overwrite = False,
     address: Address = None,
@@ -55,6 +56,8 @@ def fit(
         sampler: How a component draws latents: gaussian thresholds a correlated Gaussian;
             hyperplane splits unit vectors by a random hyperplane (slides 12-15).
         seed: Seed of the clustering, 0 or more.
+        exact: Fit components to all rows, not to a sample of about as many rows per component as there are
+            bits, at least 60,000 in all. It takes as long as decoding every row.
         examples: Number of source images to store in the bundle, for the page of the service to show.
             The bundle then contains these images, so check their licence first.
     """
@@ -71,6 +74,8 @@ def fit(
         "seed": seed,
         "precision": inputs.table.precision,
     }
+    if exact:
+        settings["exact"] = True
     if examples:
         settings["examples"] = examples
     codec = model_artifact.load_model(model, device="cpu")
@@ -90,7 +95,7 @@ def fit(
         with session(address):
             check_storage([latents], [out])
             output.begin()
-            chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed)
+            chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed, exact=exact)
             found = fit_table(inputs, codec, chosen, str(resolve(out) / "by-component"))
         return _publish(output, model, inputs.sums, found, images, started)
 
@@ -110,7 +115,12 @@ def _publish(
     """Measure the prior against the moments and publish the bundle."""
     drawn = found.moments
     fidelity = {name: moment_errors(*of, sums.mean, sums.second) for name, of in drawn.items()}
-    facts = {"overall": fidelity, "tried": found.tried, "components": found.fitted.facts}
+    facts = {
+        "overall": fidelity,
+        "tried": found.tried,
+        "components": found.fitted.facts,
+        "edits": found.edited,
+    }
     result = {
         "components": len(found.fitted.prior.weights),
         "sampler": output.config["sampler"],

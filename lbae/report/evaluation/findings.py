@@ -14,6 +14,7 @@ from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import Paths
 from lbae.report.evaluation.settings import COINS, MIXTURE, PRIORS, EvaluationSettings
 from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, Stream
+from lbae.report.evaluation.variations import Varied
 from lbae.report.features.classifier import Classifier
 
 ACCURACY, BESIDE = "classifier accuracy", "training images beside samples"
@@ -40,6 +41,7 @@ class Findings:
     paths: Mapping[str, Paths] = field(default_factory=dict)
     edits: list[Edits] = field(default_factory=list)
     edit_distances: dict[str, dict[str, float]] = field(default_factory=dict)
+    variations: Varied | None = None
     overlap: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from lbae.report.evaluation.interpolations import PAIRS
 from lbae.report.evaluation.lossy_formats import psnr
 from lbae.report.evaluation.settings import DISTANCE_NAMES, EvaluationSettings
 from lbae.report.evaluation.streams import BAD, PROTOCOL_VERSION, RECONSTRUCTIONS, TEST, TRAIN, Stream
+from lbae.report.evaluation.variations import VARIATIONS, VARIED
 from lbae.report.features.distances import KERNEL_ROWS
 from lbae.report.features.feature_sums import KEPT
 
@@ -62,6 +63,7 @@ def evaluation_report(
             for edit in found.edits
         ],
         "edit_distances": found.edit_distances,
+        VARIATIONS: found.variations.by_strength if found.variations else [],
         "overlap": found.overlap,
         "left_out": found.left_out,
         "seconds": found.seconds,
@@ -92,6 +94,8 @@ def _rows_used(inputs: EvaluationInputs, settings: EvaluationSettings, found: Fi
         "rates": len(found.streams[RECONSTRUCTIONS].shown),
         "interpolation, pairs": min(PAIRS, tested // 2),
     }
+    if found.variations:
+        used[VARIATIONS] = min(VARIED, tested)
     return used | ({"edits": min(LATENTS, tested)} if found.edits else {})
 
 

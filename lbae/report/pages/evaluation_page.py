@@ -14,6 +14,7 @@ from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.settings import PRIORS
 from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST
+from lbae.report.evaluation.variations import VARIATIONS, VARIED_STRENGTHS
 from lbae.report.figures import plots as figures
 from lbae.report.pages.evaluation_sections import EDIT_CURVES, EDIT_PICTURE, EDITED, PRIOR_PICTURE, sections
 from lbae.report.pages.html import page
@@ -46,6 +47,9 @@ def _pictures(found: Findings) -> Iterable[tuple[str, np.ndarray]]:
         yield "nearest", grid(found.neighbours, len(found.neighbours) // (1 + NEAREST))
     for name, path in found.paths.items():
         yield f"interpolation-{name}", grid(path.images, FRAMES)
+    if found.variations:
+        shown = found.variations.shown
+        yield VARIATIONS, grid(shown, len(shown) // len(VARIED_STRENGTHS))
     for number, edit in enumerate(found.edits[:EDITED], start=1):
         yield f"{EDIT_PICTURE}{number}", grid(edit.shown, min(SHOWN, edit.images))
 

@@ -6,6 +6,7 @@ from typing import Any
 from lbae.report.evaluation.edits import METHODS
 from lbae.report.evaluation.interpolations import FRAMES
 from lbae.report.evaluation.streams import TEST, TRAIN
+from lbae.report.evaluation.variations import VARIATIONS, VARIED_STRENGTHS
 from lbae.report.pages.html import Section
 
 # Prefixes of the names of pictures of samples and of edits.
@@ -34,6 +35,8 @@ def sections(report: dict[str, Any], shown: dict[str, bytes]) -> Iterable[Sectio
     yield _interpolation(report, shown)
     if report["edits"]:
         yield _edits(report, shown)
+    if report[VARIATIONS]:
+        yield _variations(report, shown)
     if report["left_out"]:
         yield Section(title="Left out, with the reason", rows=list(report["left_out"].items()))
     told = (
@@ -133,6 +136,21 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
             *_some(shown, EDIT_CURVES),
             *(content for name, content in shown.items() if name.startswith(EDIT_PICTURE)),
         ],
+    )
+
+
+def _variations(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
+    header = [name.replace("own", "own nearest") for name in report[VARIATIONS][0]]
+    return Section(
+        title="Variations",
+        text="Test images varied once at each strength, compared with their reconstructions: bits that"
+        " differ, root mean square change of pixels, share of varied latents nearest to their own original,"
+        " and share of the classifier's decisions that stay, per column. Picture: a row per strength, "
+        + ", ".join(f"{strength:g}" for strength in VARIED_STRENGTHS)
+        + ".",
+        header=header,
+        rows=[tuple(facts.values()) for facts in report[VARIATIONS]],
+        pictures=_some(shown, VARIATIONS),
     )
 
 

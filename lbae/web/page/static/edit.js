@@ -5,6 +5,13 @@ import { itemOf, slot } from "./slots.js";
 
 const WAIT_MS = 150;
 
+// One edit of all attributes, at the least strength that reaches a confidence.
+function untilStep(strengths, until) {
+  const moved = [...strengths.querySelectorAll("input")].filter((slider) => slider.valueAsNumber);
+  const named = (side) => moved.filter((slider) => Math.sign(slider.valueAsNumber) === side).map((slider) => slider.name);
+  return moved.length ? [{ set: named(1), unset: named(-1), until }] : [];
+}
+
 // One edit per distinct strength, weakest first, because a request has one strength. Each edits the result of the previous one.
 function stepsOf(strengths) {
   const steps = new Map();
@@ -23,6 +30,8 @@ export function startEdit(section) {
   const after = section.querySelector(".after img");
   const download = section.querySelector(".download");
   const status = section.querySelector(".status");
+  const guided = section.querySelector("[name=guided]");
+  const until = section.querySelector("[name=until]");
   const run = runner(status);
   let waiting = 0;
 
@@ -37,7 +46,8 @@ export function startEdit(section) {
     run("Editing …", async (signal) => {
       let item = itemOf("edited");
       if (!item) throw new Error("Choose an image first: drop a file, click an example, or send a sample here.");
-      const steps = stepsOf(strengths);
+      if (guided.checked && !until.reportValidity()) throw new Error("Give a confidence between 0.01 and 0.99.");
+      const steps = guided.checked ? untilStep(strengths, until.valueAsNumber) : stepsOf(strengths);
       if (!steps.length) {
         const body = { latents: [item.latent] };
         show((await decoded(body.latents, signal))[0], [{ path: "/v1/decode", body, out: "results.json" }]);
@@ -56,7 +66,9 @@ export function startEdit(section) {
       const answer = await ask("/v1/edit", { item, ...last }, signal);
       bits += Number(answer.headers.get("x-bits-changed"));
       show(URL.createObjectURL(await answer.blob()), [...commands, { path: "/v1/edit", body: { item, ...last }, out: "edited.png" }]);
-      return `${bits} bits changed.`;
+      const strength = answer.headers.get("x-strength");
+      const taken = strength ? ` Strength ${strength}, confidence ${answer.headers.get("x-confidence")}.` : "";
+      return `${bits} bits changed.${taken}`;
     });
 
   const offer = ([name, { trusted }]) => {
@@ -86,6 +98,10 @@ export function startEdit(section) {
     }
     if (itemOf("edited")) draw();
   });
+  for (const control of [guided, until])
+    control.addEventListener("change", () => {
+      if (itemOf("edited")) draw();
+    });
   const offerExamples = slot(section.querySelector(".slot"), status, draw);
   return ({ attributes, examples }) => {
     clearTimeout(waiting);
