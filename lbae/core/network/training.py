@@ -6,7 +6,7 @@ and yield one batch for each.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,13 +34,21 @@ _PIXELS_AT_A_TIME = 2**19
 
 @runtime_checkable
 class Feed(Protocol):
-    """The images of one worker: ``steps`` batches of ``batch`` images per epoch."""
+    """The images of one worker: ``steps`` batches of ``batch`` images per epoch.
+
+    ``stops`` are the numbers of steps, ascending and between 1 and ``steps`` - 1, after which an epoch can be
+    interrupted and resumed.
+    """
 
     batch: int
     steps: int
+    stops: Sequence[int]
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the uint8 batches (K, H, W, C) of an epoch; epochs count from 0."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
+
+        Epochs count from 0. The batches before a stop and those after it have no image in common.
+        """
         ...
 
 
@@ -121,13 +129,14 @@ class Resident:
 
     def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
         self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
+        self.stops = range(1, steps)
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the batches of one epoch."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the batches of one epoch after the first ``start``."""
         order = torch.randperm(
             len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         )
-        taken = order[: self.batch * self.steps].to(self._images.device)
+        taken = order[self.batch * start : self.batch * self.steps].to(self._images.device)
         for index in torch.split(taken, self.batch):
             yield self._images[index]
 
