@@ -134,7 +134,7 @@ class Resident:
 
     def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
         self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
-        self.stops = range(1, steps)
+        self.stops: Sequence[int] = range(1, steps)
 
     def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the batches of one epoch after the first ``start``."""
