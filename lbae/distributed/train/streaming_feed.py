@@ -3,7 +3,7 @@
 import itertools
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -65,12 +65,13 @@ class StreamingFeed:
     ) -> None:
         self._rows, self._model, self._seed, self._epochs = rows, model, seed, epochs
         self.batch, self.steps = batch, steps
+        self.stops: Sequence[int] = ()
         self._thread = ThreadPoolExecutor(1)
         self._tables: Iterator[pa.Table] | None = None
         self.bad = 0
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """The batches of one epoch."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """The batches of one epoch; ``start`` is 0, because the feed has no stops."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         given = self.bad = 0
         recent = torch.empty(0)
