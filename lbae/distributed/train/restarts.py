@@ -23,8 +23,8 @@ class RestartLimit(controller_callback()):  # type: ignore[misc]
     the run at once.
     """
 
-    def __init__(self, meter: Any, scaling: ScalingConfig, restarts: int = RESTARTS) -> None:
-        self._meter, self._scaling, self._most = meter, scaling, restarts
+    def __init__(self, meter: Any, scaling: ScalingConfig) -> None:
+        self._meter, self._scaling, self._most = meter, scaling, RESTARTS
         self._failures = self._starts = 0
 
     def on_checkpoint(self) -> None:
