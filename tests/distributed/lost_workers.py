@@ -33,14 +33,16 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         """Kill until the run is over."""
-        chance = random.Random(1)
+        chance, lost = random.Random(1), set[int]()
         while len(self.places) < self._kills and not self.over.wait(0.05):
             newest = self._newest()
             if newest and newest not in self.places[-1:]:
                 time.sleep(chance.uniform(0, 0.5))
-                if pids := alive():
+                pids = alive()
+                if pids and lost.isdisjoint(pids):  # the workers have been restarted since the last kill
                     os.kill(chance.choice(pids), signal.SIGKILL)
                     self.places.append(newest)
+                    lost = set(pids)
 
     def _newest(self) -> str | None:
         try:
