@@ -1,6 +1,7 @@
 """Data-parallel workers step as one worker on the same global batch, and resume exactly (gloo, no Ray)."""
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch.nn.parallel import DistributedDataParallel
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import (
+    Resident,
     TrainState,
     average_buffers,
     data_parallel,
     initial_state,
+    train,
     training_step,
 )
+from lbae.io.artifacts.training_checkpoint import load_checkpoint, save_checkpoint
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 16))
 BATCH, WORLD = 12, 3
@@ -72,14 +76,45 @@ def second_steps(rank: int, world: int) -> tuple[dict[str, np.ndarray], dict[str
     return first, second
 
 
+def resumed_inside_an_epoch(rank: int, folder: Path) -> list[list[float]]:
+    """Training losses of a run, and of one that resumes from its checkpoint after three of five steps."""
+    config = TrainConfig(batch_size=BATCH, epochs=2)
+    generator = torch.Generator().manual_seed(rank)
+    images = torch.randint(256, (20, 32, 32, 1), dtype=torch.uint8, generator=generator)
+    feed = Resident(images, 4, 5, 0)
+
+    def save(state: TrainState) -> None:
+        if len(state.history) == 1 and len(state.losses) == 3:
+            save_checkpoint(folder, state, feed, rank)
+            torch.distributed.barrier()
+
+    def run(resume: bool) -> list[float]:
+        network = LatentBernoulliAutoencoder(MODEL, torch.Generator().manual_seed(0))
+        stepped, state = (
+            DistributedDataParallel(network, **data_parallel(CPU)),
+            initial_state(network, config),
+        )
+        if resume:
+            load_checkpoint(folder, state, feed, rank, WORLD)
+        train(
+            state, stepped, feed, images[:0], config, precision="float32", worker=rank,
+            sum_over_workers=sum_over_workers, on_stop=save,
+        )  # fmt: skip
+        statistics = [float(buffer.sum()) for buffer in network.buffers()]
+        return [epoch.train_loss for epoch in state.history] + statistics
+
+    return [run(False), run(True)]
+
+
+def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(value)
+    return value
+
+
 def worker(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD
     )
-
-    def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
-        torch.distributed.all_reduce(value)
-        return value
 
     result = step(rank, WORLD)
     own, network = statistics(rank, WORLD)
@@ -87,6 +122,8 @@ def worker(rank: int, folder: str) -> None:
     np.savez(f"{folder}/{rank}.npz", **result, own=own, averaged=network.encoder[1].running_mean.numpy())
     for name, weights in zip(("whole", "continued"), second_steps(rank, WORLD), strict=True):
         np.savez(f"{folder}/{name}{rank}.npz", **weights)
+    inside = resumed_inside_an_epoch(rank, Path(folder))
+    Path(folder, f"inside{rank}.json").write_text(json.dumps(inside))
     torch.distributed.destroy_process_group()
 
 
@@ -122,3 +159,10 @@ def test_resumed_workers_step_exactly_as_uninterrupted_ones(found, rank):
     whole, continued = (np.load(found / f"{name}{rank}.npz") for name in ("whole", "continued"))
     for name, weights in whole.items():
         np.testing.assert_array_equal(weights, continued[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_workers_resumed_inside_an_epoch_end_as_uninterrupted_ones(found, rank):
+    """Each worker gets its own BatchNorm statistics back; those of another would change their mean."""
+    whole, resumed = json.loads((found / f"inside{rank}.json").read_text())
+    assert whole == resumed

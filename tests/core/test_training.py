@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import dataclasses
 import itertools
 
@@ -16,6 +17,7 @@ from lbae.core.network.training import (
     learning_rate,
     reconstruct,
     reconstruction_loss,
+    step_seed,
     train,
     train_epoch,
 )
@@ -83,6 +85,41 @@ def test_a_run_resumed_from_its_state_equals_an_uninterrupted_one():
     continued.optimizer.load_state_dict(half.optimizer.state_dict())
     continued.history = list(half.history)
     assert run(CONFIG, 4, continued).history == whole.history
+
+
+@pytest.mark.parametrize("change", [{}, {"flips": True}], ids=["plain", "flips"])
+@pytest.mark.parametrize("bottleneck", ["bernoulli", "gaussian"])
+def test_a_run_resumed_inside_an_epoch_equals_an_uninterrupted_one(change, bottleneck):
+    """At every stop of the run: losses and weights."""
+    model = dataclasses.replace(MODEL, latent_dim=32, bottleneck=bottleneck)
+    config = dataclasses.replace(CONFIG, epochs=2, **change)
+    images, saved = squares(80), []
+
+    def run_from(state, on_stop):
+        feed = Resident(images[:64], 16, 4, config.seed)
+        train(state, state.network, feed, images[64:], config, precision="float32", on_stop=on_stop)
+        return state
+
+    def new(seed):
+        return initial_state(LatentBernoulliAutoencoder(model, torch.Generator().manual_seed(seed)), config)
+
+    def save(state):
+        parts = (state.network.state_dict(), state.optimizer.state_dict(), state.history, state.losses)
+        saved.append(copy.deepcopy(parts))
+
+    whole = run_from(new(1), save)
+    assert [(len(history), len(losses)) for _, _, history, losses in saved] == [
+        (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)
+    ]  # fmt: skip
+    for weights, moments, history, losses in saved:
+        torch.manual_seed(0)
+        state = new(2)
+        state.network.load_state_dict(weights)
+        state.optimizer.load_state_dict(moments)
+        state.history, state.losses = list(history), losses
+        assert run_from(state, lambda state: None).history == whole.history
+        for name, value in whole.network.state_dict().items():
+            assert torch.equal(value, state.network.state_dict()[name]), name
 
 
 def test_a_run_without_held_out_images_has_no_validation_loss():
@@ -155,17 +192,19 @@ def test_large_images_are_evaluated_a_few_at_a_time():
     assert sizes == [8, 8, 4]
 
 
-def test_every_worker_and_epoch_draws_different_noise():
+def test_every_worker_and_step_draws_different_noise():
     """The generator is one for CPUs, which uses only 32 bits of a seed."""
-    every = itertools.product((0, 1), range(9), range(9))
+    every = itertools.product((0, 1), range(4), range(9), range(9))
     noise = {
-        torch.rand(1, generator=torch.Generator().manual_seed(epoch_seed(*which))).item() for which in every
+        torch.rand(1, generator=torch.Generator().manual_seed(step_seed(*which)), dtype=torch.float64).item()
+        for which in every
     }
-    assert len(noise) == 162
+    assert len(noise) == 2 * 4 * 9 * 9
 
 
 def test_a_generator_takes_the_largest_seed():
     torch.Generator().manual_seed(epoch_seed(TrainConfig(seed=2**63 - 1).seed, 3, 5))
+    torch.Generator().manual_seed(step_seed(TrainConfig(seed=2**63 - 1).seed, 3, 10**7, 5))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
@@ -180,6 +219,15 @@ def test_every_epoch_shows_all_images_in_another_order():
     first, second, again = (torch.cat(list(feed(epoch))).flatten() for epoch in (0, 1, 0))
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(50))
     assert first.tolist() == again.tolist() != second.tolist()
+
+
+def test_an_epoch_that_is_resumed_at_a_stop_shows_the_other_images():
+    images = torch.arange(50, dtype=torch.uint8)[:, None, None, None]
+    feed = Resident(images, 10, 5, seed=3)
+    whole = torch.cat(list(feed(1))).flatten().tolist()
+    assert list(feed.stops) == [1, 2, 3, 4]
+    for stop in feed.stops:
+        assert torch.cat(list(feed(1, stop))).flatten().tolist() == whole[10 * stop :]
 
 
 def test_flips_mirror_about_half_of_the_images():

@@ -1,6 +1,7 @@
 """The private APIs of Ray that the package uses exist in the installed Ray; each failure says what breaks."""
 
 import inspect
+import json
 import pickle
 import re
 import subprocess
@@ -124,9 +125,47 @@ def test_the_sigint_handler_that_is_replaced_exists():
     )
 
 
-def test_errors_of_workers_that_do_not_start_are_exceptions():
-    for error in ray_private.worker_start_failures():
-        assert issubclass(error, Exception), "a job says how many workers did not start"
+def test_the_controller_of_ray_train_calls_back_once_per_failure():
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.controller.controller import TrainController
+    from ray.train.v2._internal.execution.controller.state import (
+        ReschedulingState,
+        RestartingState,
+        RunningState,
+        SchedulingState,
+    )
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+
+    calls = []
+
+    class Callback(ray_private.controller_callback()):
+        def on_restart(self, error, started):
+            calls.append((error, started))
+
+    for state in (RestartingState, ReschedulingState):
+        Callback().after_controller_state_update(RunningState(), state(training_failed_error="lost"))
+    Callback().after_controller_state_update(SchedulingState(None), RunningState())
+    assert calls == [("lost", True), ("lost", False)]
+    retry = inspect.getsource(TrainController._get_retry_state)
+    assert "RestartingState(" in retry, "losses of workers would not be counted"
+    assert "ReschedulingState(" in retry, "failed starts would not be counted"
+    policy = DefaultFailurePolicy(ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1))
+    start = ray.train.ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert policy.make_decision(start) == FailureDecision.RETRY
+    ended = policy.make_decision(ray.train.ControllerError(RuntimeError("of a callback")))
+    assert ended == FailureDecision.RAISE, "a run whose workers fail again and again would never end"
+
+
+def test_checkpoints_inside_an_epoch_are_ranked_last_and_survive_a_new_driver():
+    """Without a loss they would be the best; an infinite one becomes null in Ray Train's file."""
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _TrainingResultState
+
+    from lbae.distributed.train.worker import _NO_LOSS
+
+    state = _TrainingResultState(checkpoint_dir_name="c", metrics={"loss": _NO_LOSS})
+    assert json.loads(state.model_dump_json())["metrics"]["loss"] == _NO_LOSS
+    infinite = _TrainingResultState(checkpoint_dir_name="c", metrics={"loss": float("inf")})
+    assert json.loads(infinite.model_dump_json())["metrics"]["loss"] is None
 
 
 def test_actors_of_ray_data_get_their_arguments_by_value():

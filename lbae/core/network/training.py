@@ -6,8 +6,8 @@ and yield one batch for each.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,19 +28,28 @@ _BATCHNORM_MOMENTUM = 0.1
 _LOOK_STEPS = 100
 # Distance between workers' seeds, 2**32 over the golden ratio: PyTorch's CPU generator uses only 32 bits.
 _WORKERS_APART = 2_654_435_761
+_STEPS_APART = 2_246_822_519  # a prime of 32 bits too
 # Pixels per batch in evaluation: 512 images with a side of 32 pixels, or 8 with a side of 256.
 _PIXELS_AT_A_TIME = 2**19
 
 
 @runtime_checkable
 class Feed(Protocol):
-    """The images of one worker: ``steps`` batches of ``batch`` images per epoch."""
+    """The images of one worker: ``steps`` batches of ``batch`` images per epoch.
+
+    ``stops`` are the numbers of steps, ascending and between 1 and ``steps`` - 1, after which an epoch can be
+    interrupted and resumed.
+    """
 
     batch: int
     steps: int
+    stops: Sequence[int]
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the uint8 batches (K, H, W, C) of an epoch; epochs count from 0."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
+
+        Epochs count from 0. The batches before a stop and those after it have no image in common.
+        """
         ...
 
 
@@ -82,11 +91,15 @@ class Epoch:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything a run resumes from: the network, its optimiser and the finished epochs."""
+    """Everything a run resumes from: network, optimiser, finished epochs and place in the current one.
+
+    ``losses`` are float64, one for each step that this worker has taken in the current epoch.
+    """
 
     network: LatentBernoulliAutoencoder
     optimizer: torch.optim.Optimizer
     history: list[Epoch]
+    losses: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
 
 def initial_state(network: LatentBernoulliAutoencoder, config: TrainConfig) -> TrainState:
@@ -121,20 +134,26 @@ class Resident:
 
     def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
         self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
+        self.stops: Sequence[int] = range(1, steps)
 
-    def __call__(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the batches of one epoch."""
+    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the batches of one epoch after the first ``start``."""
         order = torch.randperm(
             len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         )
-        taken = order[: self.batch * self.steps].to(self._images.device)
+        taken = order[self.batch * start : self.batch * self.steps].to(self._images.device)
         for index in torch.split(taken, self.batch):
             yield self._images[index]
 
 
 def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
-    """The seed of everything random in a worker's epoch, so that a resumed run needs no random states."""
+    """The seed of a worker's epoch, so that a resumed run needs no random states."""
     return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # the range of PyTorch's seeds
+
+
+def step_seed(seed: int, epoch: int, step: int, worker: int) -> int:
+    """The seed of everything random in one step of a worker, so that an epoch can be resumed at any step."""
+    return (epoch_seed(seed, epoch, worker) + (step + 1) * _STEPS_APART) % 2**64
 
 
 def data_parallel(device: torch.device) -> dict[str, bool]:
@@ -160,35 +179,38 @@ def train_epoch(
     precision: Precision,
     worker: int = 0,
     on_step: Callable[[int], None] = lambda images: None,
+    on_stop: Callable[[TrainState], None] = lambda state: None,
 ) -> Tensor:
-    """Train for one epoch; return its steps' reconstruction losses, float64, to be summed over workers.
+    """Train to the end of an epoch; return its steps' losses, float64, to be summed over workers.
 
-    Every hundred steps the losses are checked: LbaeError if one of this worker's is not finite.
+    Losses are those of the reconstruction. ``on_stop`` is called at the feed's stops, where the state can be
+    saved. Every hundred steps the losses are checked: LbaeError if one of this worker's is not finite.
     """
-    epoch = len(state.history)
-    seed = epoch_seed(config.seed, epoch, worker)
-    torch.manual_seed(seed)  # for the noise of Gaussian codes
+    epoch, steps, start = len(state.history), feed.steps, len(state.losses)
     state.network.train()
     norms = [module for module in state.network.modules() if isinstance(module, _BatchNorm)]
     device = _device(state.network)
-    steps = feed.steps
-    mirrors = torch.Generator().manual_seed(seed)
     losses = torch.full((steps,), math.nan, device=device, dtype=torch.float64)
-    for step, images in zip(range(steps), feed(epoch), strict=True):
+    losses[:start] = state.losses
+    for step, images in zip(range(start, steps), feed(epoch, start), strict=True):
         behind = epoch * steps + step
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(behind, config.epochs * steps, config)
         for module in norms:
             module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
+        torch.manual_seed(step_seed(config.seed, epoch, step, worker))  # for mirrors, and Gaussian codes
         batch = images.to(device, non_blocking=True)
         if config.flips:
-            mirrored = (torch.rand(feed.batch, generator=mirrors) < 0.5).to(device, non_blocking=True)
+            mirrored = (torch.rand(feed.batch) < 0.5).to(device, non_blocking=True)
             batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
         pixels = to_network(batch, state.network.config)
         losses[step] = training_step(stepped, state.optimizer, pixels, config.loss, precision)
         if step % _LOOK_STEPS == _LOOK_STEPS - 1:
-            _check_steps(losses, epoch, step + 1)
+            check_steps(losses[: step + 1], epoch, steps)
         on_step(len(batch))
+        if step + 1 in feed.stops:
+            state.losses = losses[: step + 1]
+            on_stop(state)
     return losses
 
 
@@ -252,12 +274,15 @@ def train(
     worker: int = 0,
     sum_over_workers: Callable[[Tensor], Tensor] = lambda value: value,
     on_step: Callable[[int], None] = lambda images: None,
+    on_stop: Callable[[TrainState], None] = lambda state: None,
     on_epoch: Callable[[TrainState], None] = lambda state: None,
 ) -> None:
     """Train ``state`` up to ``config.epochs`` epochs, and measure the held-out images after each.
 
-    ``on_epoch`` is called after each epoch. The images of ``test`` are measured as well, but influence
-    nothing. LbaeError if a loss is not finite; after an epoch all workers check the same sums, so all stop.
+    ``on_stop`` is called at the feed's stops, ``on_epoch`` after each epoch. A run that continues from the
+    state of either ends like one that was never interrupted. The images of ``test`` are measured as well, but
+    influence nothing. LbaeError if a loss is not finite; after an epoch all workers check the same sums, so
+    all stop.
     """
 
     def measured(images: Tensor) -> float | None:
@@ -266,9 +291,18 @@ def train(
 
     workers = sum_over_workers(torch.ones((), dtype=torch.float64, device=_device(state.network)))
     while len(state.history) < config.epochs:
-        steps = train_epoch(state, stepped, feed, config, precision=precision, worker=worker, on_step=on_step)
+        steps = train_epoch(
+            state,
+            stepped,
+            feed,
+            config,
+            precision=precision,
+            worker=worker,
+            on_step=on_step,
+            on_stop=on_stop,
+        )
         losses = sum_over_workers(steps)
-        _check_steps(losses, len(state.history), len(losses))
+        check_steps(losses, len(state.history), len(losses))
         average_buffers(state.network, sum_over_workers, workers)
         epoch = Epoch(
             number=len(state.history) + 1,
@@ -281,22 +315,23 @@ def train(
                 f"loss of the held-out images became {epoch.criterion} after epoch {epoch.number}"
             )
         state.history.append(epoch)
+        state.losses = losses[:0]
         on_epoch(state)
 
 
-def _check_steps(losses: Tensor, epoch: int, done: int) -> None:
-    """Raise LbaeError if one of the first ``done`` losses of an epoch is not finite."""
-    bad = (~torch.isfinite(losses[:done])).nonzero()
+def check_steps(losses: Tensor, epoch: int, steps: int) -> None:
+    """Raise LbaeError if one of the first losses of an epoch of ``steps`` steps is not finite."""
+    bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         step = int(bad[0])
         raise _diverged(
-            f"training loss became {float(losses[step])} in step {epoch * len(losses) + step + 1}, batch"
-            f" {step + 1} of {len(losses)} of epoch {epoch + 1}"
+            f"training loss became {float(losses[step])} in step {epoch * steps + step + 1}, batch"
+            f" {step + 1} of {steps} of epoch {epoch + 1}"
         )
 
 
 def _diverged(what: str) -> LbaeError:
-    return LbaeError(f"the {what}; lower the learning rate. Checkpoints of earlier epochs are kept")
+    return LbaeError(f"the {what}; lower the learning rate. Earlier checkpoints are kept")
 
 
 def average_buffers(

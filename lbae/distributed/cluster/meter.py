@@ -19,7 +19,7 @@ class Meter:
     """Counts the work that workers have done, for the driver's progress line."""
 
     def __init__(self) -> None:
-        self._done = self._total = 0
+        self._done = self._total = self._restarts = 0
         self._note = ""
         self._failure: LbaeError | None = None
 
@@ -34,6 +34,15 @@ class Meter:
     def set_note(self, note: str) -> None:
         """Set the note shown beside the progress."""
         self._note = note
+
+    def restarted(self, cause: str) -> None:
+        """Count a restart of the workers, and show its cause as the note."""
+        self._restarts += 1
+        self._note = f"restart {self._restarts}: {cause}"
+
+    def restarts(self) -> int:
+        """The number of restarts."""
+        return self._restarts
 
     def fail(self, error: LbaeError) -> None:
         """Record the error that ends the work; only the first one is kept."""

@@ -72,14 +72,27 @@ def without_sigint_handler(trainer: type[Trainer]) -> type[Trainer]:
     return type(trainer.__name__, (trainer,), {"_register_sigint_handler": lambda self, controller: None})
 
 
-def worker_start_failures() -> tuple[type[Exception], ...]:
-    """The exception types that Ray Train's controller raises if workers do not start."""
-    from ray.train.v2._internal.exceptions import (
-        WorkerGroupStartupFailedError,
-        WorkerGroupStartupTimeoutError,
-    )
+def controller_callback() -> type[Any]:
+    """The base class of a callback that Ray Train's controller calls after checkpoints and before restarts.
 
-    return WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+    A subclass has the methods ``on_checkpoint()`` and ``on_restart(error, started)``. ``started`` says
+    whether the workers had started, or their start failed. An exception of either method ends the run. Ray's
+    public ``UserCallback`` hears of no failed start, and several times of one failure.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback, ReportCallback
+    from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState
+
+    class Callback(ControllerCallback, ReportCallback):  # type: ignore[misc]
+        def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
+            if training_report.checkpoint is not None:
+                self.on_checkpoint()
+
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if isinstance(current_state, RestartingState | ReschedulingState):
+                started = isinstance(current_state, RestartingState)
+                self.on_restart(current_state.training_failed_error, started)
+
+    return Callback
 
 
 class _ByValue:

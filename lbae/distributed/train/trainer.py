@@ -1,5 +1,6 @@
-"""Training with Ray Train: data-parallel workers, and one checkpoint per epoch."""
+"""Training with Ray Train: data-parallel workers, checkpoints, and restarts of lost workers."""
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, TrainingFailedError
 from torch import Tensor
@@ -17,20 +17,21 @@ from lbae.config import Config
 from lbae.distributed.cluster.device import gpus_are_pretended
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import watched
-from lbae.distributed.cluster.ray_private import without_sigint_handler, worker_start_failures
+from lbae.distributed.cluster.ray_private import without_sigint_handler
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, nodes
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
+from lbae.distributed.train.restarts import RestartLimit
 from lbae.distributed.train.streamed_images import streamed_images
-from lbae.distributed.train.worker import STATE, FeedKind, Settings, work, worker_failure
+from lbae.distributed.train.worker import FeedKind, Settings, work, worker_failure
 from lbae.errors import LbaeError, UserError
+from lbae.io.artifacts.training_checkpoint import load_network
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import arrow_filesystem
 from lbae.report.progress import ProgressLine
 
+_logger = logging.getLogger(__name__)
+
 _RUN = "run"  # Ray Train's folder inside the storage of a run
-_RESTARTS = 3
-# Retries of starting workers, each with RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S as limit, by default a minute.
-_STARTS = 9
 # Seconds between polls of the workers by Ray Train, by default 2. A worker that reports waits for the next
 # poll, and on a GPU an epoch of 50,000 small images takes less than 2 seconds.
 _LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -102,20 +103,6 @@ def scaling_of(count: int, least: int | None, feed: FeedKind) -> ray.train.Scali
     return ray.train.ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=share)
 
 
-class _NoRestart(ray.train.UserCallback):  # type: ignore[misc]
-    """Ends a run in Ray Train's controller when a worker failed with an error that a restart would repeat.
-
-    Ray Train (2.60) restarts the workers after any error of a worker, but not after one in the controller.
-    """
-
-    def __init__(self, meter: Any) -> None:
-        self._meter = meter
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if failure := ray.get(self._meter.failure.remote()):
-            raise failure
-
-
 def run_workers(
     settings: Settings, scaling: ray.train.ScalingConfig, folder: str, keep: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -123,8 +110,6 @@ def run_workers(
     images, config = settings.source, settings.config
     filesystem, place = arrow_filesystem(folder)
     os.environ.setdefault(*_LOOKS)
-    elastic = isinstance(scaling.num_workers, tuple)  # an elastic run expects to lose nodes
-    restarts = max(_RESTARTS, config.train.epochs) if elastic else _RESTARTS
     trainer = without_sigint_handler(ray.train.torch.TorchTrainer)(
         work,
         train_loop_config={"settings": settings},
@@ -136,8 +121,8 @@ def run_workers(
             storage_path=place,
             storage_filesystem=filesystem,
             worker_runtime_env=TORCH_RUNTIME_ENV,
-            callbacks=[_NoRestart(settings.meter)],
-            failure_config=ray.train.FailureConfig(max_failures=restarts, controller_failure_limit=_STARTS),
+            callbacks=[RestartLimit(settings.meter, scaling)],
+            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep, checkpoint_score_attribute="loss", checkpoint_score_order="min"
             ),
@@ -155,15 +140,16 @@ def run_workers(
     if failure := ray.get(settings.meter.failure.remote()):
         raise failure
     if stopped:
-        raise _explained(stopped, scaling, folder)
+        raise _explained(stopped, folder)
     if result.checkpoint is None:
         raise LbaeError(f"training ended without a checkpoint in {folder}")
+    if restarts := ray.get(settings.meter.restarts.remote()):
+        _logger.info(f"lost workers were restarted {restarts} times, from the newest checkpoint each time")
     with result.get_best_checkpoint("loss", "min").as_directory() as path:
-        state = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
-    return state["network"], result.metrics
+        return load_network(Path(path)), result.metrics
 
 
-def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) -> LbaeError:
+def _explained(error: Exception, folder: str) -> LbaeError:
     """The error that ended a training run: of the first worker that failed, or of Ray Train's controller."""
     if isinstance(error, RayActorError):
         if error.actor_init_failed:
@@ -175,14 +161,7 @@ def _explained(error: Exception, scaling: ray.train.ScalingConfig, folder: str) 
             f"Ray Train's controller died ({root_cause(error)}); run the same command again to resume from"
             f" {folder}"
         )
-    if isinstance(error, ControllerError):
-        failed = error.controller_failure  # Ray Train retries only failures to start workers
-        if not isinstance(failed, worker_start_failures()):
-            return worker_failure(failed, folder)
-        return LbaeError(
-            f"{scaling.num_workers} workers of {scaling.resources_per_worker} did not start in {_STARTS + 1}"
-            f" tries; the cluster has {cluster_cpus()} CPUs and {cluster_gpus()} GPUs, which other jobs may"
-            f" hold: lower --workers, or try again later ({str(failed).splitlines()[0]})"
-        )
+    if isinstance(error, ControllerError):  # one that Ray Train does not retry, such as of RestartLimit
+        return worker_failure(error.controller_failure, folder)
     workers: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
     return root_cause(next(iter(workers.values()), error))

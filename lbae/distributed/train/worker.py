@@ -1,7 +1,7 @@
-"""One training worker: its images, the training loop, and a report with a checkpoint after every epoch."""
+"""One training worker: its images, the training loop, and its reports with checkpoints."""
 
 import errno
-import io
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
 from lbae.core.network.training import (
-    Epoch,
     Feed,
     Resident,
     TrainState,
+    check_steps,
     data_parallel,
     initial_state,
     reconstruct,
@@ -32,22 +32,25 @@ from lbae.core.network.training import (
 )
 from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.train.checkpoint_pace import CheckpointPace
 from lbae.distributed.train.streamed_images import epoch_parts, part_name
 from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
+from lbae.io.artifacts.training_checkpoint import load_checkpoint, save_checkpoint
 from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out
 from lbae.report.figures.tensorboard_events import log_epoch
 
 FeedKind = Literal["resident", "streaming"]
 
-STATE = "state.pt"  # file of a checkpoint
-
 # Losses of an epoch: the field of Epoch, and the name on the progress line.
 _LOSSES = {"train_loss": "loss", "validation_loss": "held out", "test_loss": "test"}
 _HELD_OUT = 10_000  # held-out images of a streaming run, over all workers
 _WATCHED = 1024  # held-out images of worker 0 whose bits are checked after every epoch
 _SHOWN = 16
+# The loss that Ray Train ranks a checkpoint inside an epoch by: below every epoch's. Ray Train (2.60) would
+# take one without a loss as the best, and cannot read an infinite loss from its own file.
+_NO_LOSS = sys.float_info.max
 # Of the memory that is free before training. Activations need the rest: by calculation, 16 GB for a batch of
 # 512 images of 128 pixels at bfloat16.
 _MOST_OF_A_GPU = 0.25
@@ -55,7 +58,11 @@ _MOST_OF_A_GPU = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the driver passes to its workers; ``board`` is the URI of the TensorBoard folder."""
+    """What the driver passes to its workers.
+
+    ``board`` is the URI of the TensorBoard folder, ``checkpoint_s`` the time in seconds between checkpoints
+    inside an epoch.
+    """
 
     config: Config
     source: image_source.Source
@@ -63,6 +70,7 @@ class Settings:
     feed: FeedKind
     max_bad_fraction: float
     board: str
+    checkpoint_s: float
     meter: Any
 
 
@@ -100,7 +108,7 @@ def worker_failure(error: BaseException, storage: str) -> LbaeError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LbaeError(
             f"no room for a checkpoint ({error}): the storage of {storage} or a worker's temporary folder is"
-            f" full; checkpoints of earlier epochs are kept"
+            f" full; earlier checkpoints are kept"
         )
     return root_cause(error)
 
@@ -119,19 +127,21 @@ def _work(settings: Settings) -> None:
     if device.type == "cuda" and world > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(device).to(memory_format=torch.channels_last)
+    stepped = ray.train.torch.prepare_model(
+        network, move_to_device=device, parallel_strategy_kwargs=data_parallel(device)
+    )
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
-    reporter.restore(state)
+    reporter.restore(
+        state
+    )  # after the wrapper, which copies BatchNorm statistics from worker 0 to all others
     if rank == 0:
-        done, total = (
-            epochs * reporter.images_per_epoch for epochs in (len(state.history), config.train.epochs)
-        )
-        ray.get(meter.set_progress.remote(done, total))
+        done = len(state.history) + len(state.losses) / images.feed.steps
+        progress = (round(epochs * reporter.images_per_epoch) for epochs in (done, config.train.epochs))
+        ray.get(meter.set_progress.remote(*progress))
     train(
         state,
-        ray.train.torch.prepare_model(
-            network, move_to_device=device, parallel_strategy_kwargs=data_parallel(device)
-        ),
+        stepped,
         images.feed,
         images.held_out,
         config.train,
@@ -140,6 +150,7 @@ def _work(settings: Settings) -> None:
         worker=rank,
         sum_over_workers=_sum_over_workers,
         on_step=lambda count: meter.add.remote(count),
+        on_stop=reporter.stop,
         on_epoch=reporter.report,
     )
 
@@ -234,7 +245,10 @@ def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
 
 
 class _Reporter:
-    """Reports every epoch to TensorBoard, Ray's metrics, and Ray Train with a checkpoint to resume from."""
+    """Reports every epoch to TensorBoard, Ray's metrics, and Ray Train with a checkpoint to resume from.
+
+    A long epoch has checkpoints in between, which only Ray Train learns of.
+    """
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
         device = _device()
@@ -246,31 +260,45 @@ class _Reporter:
             images.feed.steps * images.feed.batch * ray.train.get_context().get_world_size()
         )
         self._gauges = {name: Gauge(f"lbae_{name}") for name in (*_LOSSES, "images_per_second")}
+        self._pace = CheckpointPace(settings.checkpoint_s)
         self._since = time.monotonic()
+        # Of the part of the first epoch that an earlier process has done.
+        self._skipped_steps = self._skipped_bad = 0
 
     def restore(self, state: TrainState) -> None:
         """Resume from the newest checkpoint of this run, if there is one."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
+        world = ray.train.get_context().get_world_size()
         with checkpoint.as_directory() as path:
-            saved = torch.load(Path(path, STATE), weights_only=True, map_location="cpu")
-        state.network.load_state_dict(saved["network"])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.history.extend(Epoch(**epoch) for epoch in saved["history"])
+            self._skipped_bad = load_checkpoint(Path(path), state, self._images.feed, self._rank, world)
+        self._skipped_steps = len(state.losses)
+
+    def stop(self, state: TrainState) -> None:
+        """Make a checkpoint inside the epoch, if one is due."""
+        if self._pace.due():
+            check_steps(state.losses, len(state.history), self._images.feed.steps)
+            with TemporaryDirectory() as path:
+                save_checkpoint(Path(path), state, self._images.feed, self._rank, self._bad())
+                ray.train.report({"loss": _NO_LOSS}, checkpoint=ray.train.Checkpoint.from_directory(path))
+            self._pace.saved()
 
     def report(self, state: TrainState) -> None:
         """Report the epoch that has just ended."""
-        if isinstance(self._images.feed, StreamingFeed):
-            (missed,) = _total(self._images.feed.bad)
+        feed = self._images.feed
+        if isinstance(feed, StreamingFeed):
+            (missed,) = _total(self._bad())
             bad = self._images.facts["bad"] + missed
             check_bad_share(
                 self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction
             )
             self._facts |= {"bad": bad, "images": self._images.facts["images"] - missed}
         now = time.monotonic()
-        self._facts["images_per_second"] = round(self.images_per_epoch / (now - self._since), 1)
+        share = 1 - self._skipped_steps / feed.steps
+        self._facts["images_per_second"] = round(share * self.images_per_epoch / (now - self._since), 1)
         self._since = now
+        self._skipped_steps = self._skipped_bad = 0
         metrics = {
             **self._facts,
             "loss": state.history[-1].criterion,
@@ -278,18 +306,17 @@ class _Reporter:
         }
         if self._rank:
             ray.train.report(metrics)
-            return
-        self._show(state)
-        with TemporaryDirectory() as path:
-            saved = {
-                "network": state.network.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "history": metrics["history"],
-            }
-            buffer = io.BytesIO()
-            torch.save(saved, buffer)
-            Path(path, STATE).write_bytes(buffer.getvalue())  # torch.save would hide a full disk
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+        else:
+            self._show(state)
+            with TemporaryDirectory() as path:
+                save_checkpoint(Path(path), state, feed, self._rank)
+                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+        self._pace.saved()
+
+    def _bad(self) -> int:
+        """This worker's undecodable images of the current epoch."""
+        feed = self._images.feed
+        return self._skipped_bad + (feed.bad if isinstance(feed, StreamingFeed) else 0)
 
     def _show(self, state: TrainState) -> None:
         epoch = state.history[-1]

@@ -56,6 +56,7 @@ def train(
     seed: int | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
+    checkpoint_minutes: float = 10.0,
     kind: SourceKind = None,
     max_bad_fraction: BadFraction = 0.01,
     track: Track = None,
@@ -94,6 +95,8 @@ def train(
         feed: resident keeps decoded images in memory; streaming decodes them anew every epoch.
             auto is resident if they take at most a quarter of the memory of the workers' nodes.
         keep: Number of checkpoints to keep, by lowest loss; the newest is kept as well.
+        checkpoint_minutes: Minutes between checkpoints inside an epoch, above 0.
+            There is one after every epoch, and one when the cluster announces the loss of a worker's node.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
@@ -108,6 +111,8 @@ def train(
     for name, value in (("workers", workers), ("min_workers", min_workers), ("keep", keep)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; allowed: 1 or more")
+    if not checkpoint_minutes > 0:
+        raise UserError(f"checkpoint_minutes is {checkpoint_minutes}; allowed: above 0")
     folder = checkpoint_folder(storage, out)
     with locked(folder) as check_lock, session(address):
         before = {} if overwrite else known_options(out, folder)
@@ -139,6 +144,7 @@ def train(
             feed=chosen_feed,
             max_bad_fraction=max_bad_fraction,
             board=str(resolve(folder) / BOARD),
+            checkpoint_s=60 * checkpoint_minutes,
             meter=start_meter(),
         )
         with tracked_training(service, folder, out):
