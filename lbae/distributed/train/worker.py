@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 import ray
 import ray.train
-import ray.train.torch
 import torch
 from ray.util.metrics import Gauge
-from torch import Tensor, nn
+from torch import Tensor
 
 from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
@@ -23,13 +22,14 @@ from lbae.core.network.training import (
     Feed,
     Resident,
     TrainState,
-    data_parallel,
     initial_state,
     reconstruct,
     train,
 )
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.meter import Tally
 from lbae.distributed.train.all_workers import least, own_device, sum_over_workers, totals
+from lbae.distributed.train.data_parallel import as_worker, on_device
 from lbae.distributed.train.resident_images import (
     count_trained,
     held_out_share,
@@ -118,9 +118,7 @@ def _work(settings: Settings) -> None:
     images = (_resident if settings.feed == "resident" else _streamed)(settings, world)
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
-    if device.type == "cuda" and world > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = on_device(network, device, world, images.feed.batch)
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
     reporter.restore(state)
@@ -129,11 +127,15 @@ def _work(settings: Settings) -> None:
             epochs * reporter.images_per_epoch for epochs in (len(state.history), config.train.epochs)
         )
         ray.get(meter.set_progress.remote(done, total))
+    tally = Tally(meter)
+
+    def end_epoch(state: TrainState) -> None:
+        tally.flush()
+        reporter.report(state)
+
     train(
         state,
-        ray.train.torch.prepare_model(
-            network, move_to_device=device, parallel_strategy_kwargs=data_parallel(device)
-        ),
+        as_worker(network, device, config.train.gradients),
         images.feed,
         images.held_out,
         config.train,
@@ -141,8 +143,8 @@ def _work(settings: Settings) -> None:
         test=test_images(settings.test, config.model, settings.max_bad_fraction),
         worker=rank,
         sum_over_workers=sum_over_workers,
-        on_step=lambda count: meter.add.remote(count),
-        on_epoch=reporter.report,
+        on_step=tally.add,
+        on_epoch=end_epoch,
     )
 
 
