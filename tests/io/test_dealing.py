@@ -143,12 +143,12 @@ def counted() -> type[Counted]:
 
 
 @pytest.mark.parametrize(
-    ("row_group", "workers", "most"),
-    [(20, 1, 1.2), (20, 2, 1.2), (20, 4, 1.3), (1000, 1, 1.1), (1000, 2, 2.1)],
+    ("row_group", "shard", "workers", "most"),
+    [(20, 20, 2, 1.2), (20, 20, 4, 1.2), (20, 200, 4, 1.2), (2000, 20, 1, 1.1), (2000, 20, 2, 2.1)],
 )
-def test_all_workers_together_read_the_source_once(monkeypatch, counted, row_group, workers, most):
+def test_all_workers_together_read_the_source_once(monkeypatch, counted, row_group, shard, workers, most):
     """A row group that several workers need is read by each of them, but once and not per shard."""
-    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 20)
+    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", shard)
     rows, rng = 20 * RUNS * 4, np.random.default_rng(0)
     cells = [rng.bytes(2**15) for _ in range(rows)]
     with fsspec.open("counted:///data/a.parquet", "wb") as file:
@@ -157,7 +157,7 @@ def test_all_workers_together_read_the_source_once(monkeypatch, counted, row_gro
     counted.read_bytes = 0
     read = 0
     for worker in range(workers):
-        for shard in deal(planned.shards, worker, workers):
-            read += sum(map(len, read_batches(shard)))
+        for mine in deal(planned.shards, worker, workers):
+            read += sum(map(len, read_batches(mine)))
     assert read == rows
     assert 1 <= counted.read_bytes / (rows * 2**15) < most

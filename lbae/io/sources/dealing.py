@@ -5,8 +5,8 @@ equally many rows. A share depends on the source and the number of workers alone
 
 Every worker gets at least 16 runs of rows from all over the source, because sources are often sorted, and
 BatchNorm statistics of few classes would not fit the others. If there are fewer shards, each is cut into
-several runs. A row group is read from its start by every worker that has rows of it, so a source of few row
-groups is read more than once.
+several runs, between row groups if it has enough. A row group is read from its start by every worker that
+has rows of it, so a source of fewer than 16 row groups per worker is read more than once.
 """
 
 import itertools
@@ -27,9 +27,9 @@ def deal(shards: Sequence[Shard], worker: int, workers: int) -> tuple[Shard, ...
     whole = list(_whole(shards))
     pieces = -(-RUNS * workers // len(whole)) if workers > 1 else 1
     runs = [
-        (index, range(shard.rows * piece // pieces, shard.rows * (piece + 1) // pieces))
+        (index, range(start, end))
         for index, shard in enumerate(whole)
-        for piece in range(pieces)
+        for start, end in itertools.pairwise(_cuts(shard, pieces))
     ]
     dealt = itertools.chain.from_iterable(runs[hand::workers] for hand in range(workers))
     total = sum(shard.rows for shard in whole)
@@ -58,6 +58,14 @@ def _whole(shards: Sequence[Shard]) -> Iterator[Shard]:
 def _continues(shard: Shard, other: Shard) -> bool:
     same = len(shard.row_groups) == 1 and (shard.files, shard.row_groups) == (other.files, other.row_groups)
     return same and shard.start + shard.rows == other.start
+
+
+def _cuts(shard: Shard, pieces: int) -> list[int]:
+    """Where ``pieces`` runs of a shard begin, and the last one ends."""
+    if len(shard.group_rows) < pieces:
+        return [shard.rows * piece // pieces for piece in range(pieces + 1)]
+    starts = list(itertools.accumulate(shard.group_rows, initial=0))
+    return [starts[len(shard.group_rows) * piece // pieces] for piece in range(pieces + 1)]
 
 
 def _only(shard: Shard, rows: set[int]) -> Shard:

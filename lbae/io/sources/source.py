@@ -40,6 +40,7 @@ class Shard:
         index: Number of the shard in the source.
         start: Number of the shard's first row in the source.
         row_groups: Of a Parquet file, the row groups to read.
+        group_rows: Of a Parquet file, how many of the shard's rows lie in each.
         skip: Of a Parquet file, rows to skip in those row groups.
         first_row: Of a Parquet file or a tar, number of the shard's first row in the file.
         samples: Of a tar, the samples to read.
@@ -56,6 +57,7 @@ class Shard:
     index: int = 0
     start: int = 0
     row_groups: tuple[int, ...] = ()
+    group_rows: tuple[int, ...] = ()
     skip: int = 0
     first_row: int = 0
     samples: tuple[tar.TarSample, ...] = ()
