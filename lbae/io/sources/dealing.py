@@ -46,7 +46,8 @@ def _whole(shards: Sequence[Shard]) -> Iterator[Shard]:
     joined: Shard | None = None
     for shard in shards:
         if joined and _continues(joined, shard):
-            joined = replace(joined, rows=joined.rows + shard.rows, size=joined.size + shard.size)
+            rows = joined.rows + shard.rows
+            joined = replace(joined, rows=rows, size=joined.size + shard.size, group_rows=(rows,))
             continue
         if joined:
             yield joined
