@@ -100,8 +100,9 @@ def train(
         keep: Number of checkpoints to keep, by lowest loss; the newest is kept as well.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
-    chosen |= {"learning_rate": learning_rate, "seed": seed, "gradients": gradients}
-    config = presets.get(preset, recipe).replace(**chosen)
+    config = presets.get(preset, recipe).replace(
+        **chosen, learning_rate=learning_rate, seed=seed, gradients=gradients
+    )
     service = tracking_service(track)
     images = plan(data, kind)
     test = plan(test_data, kind) if test_data else None
