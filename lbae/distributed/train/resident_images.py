@@ -1,5 +1,7 @@
 """Decoding a training worker's share of the images once, before the first epoch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import ray.train
 import torch
@@ -11,7 +13,7 @@ from lbae.distributed.train.all_workers import totals
 from lbae.errors import working_on
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.share import Share, decode_held_out, decode_share
-from lbae.io.sources.source import Source, held_out, shard_keys
+from lbae.io.sources.source import Shard, Source, held_out, shard_keys
 
 
 def resident_share(source: Source, model: ModelConfig, max_bad_fraction: float) -> tuple[Share, int]:
@@ -42,12 +44,12 @@ def held_out_share(source: Source, model: ModelConfig, most: int) -> Share:
         return decode_held_out(source, model, worker, workers, most // workers, _threads())
 
 
-def count_trained(source: Source) -> int:
-    """The number of rows that are not held out; every worker counts a part of the shards."""
+def count_trained(parts: Sequence[Sequence[Shard]]) -> list[int]:
+    """For each part of a source, its rows that are not held out; every worker counts its share of them."""
     worker, workers = _place()
-    mine = source.shards[worker::workers]
-    (trained,) = totals(sum(int((~held_out(shard_keys(shard))).sum()) for shard in mine))
-    return trained
+    return totals(
+        *(sum(int((~held_out(shard_keys(shard))).sum()) for shard in part[worker::workers]) for part in parts)
+    )
 
 
 def _place() -> tuple[int, int]:

@@ -119,6 +119,7 @@ def _work(settings: Settings) -> None:
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
     network = on_device(network, device, world, images.feed.batch)
+    stepped = as_worker(network, device, config.train.gradients)
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
     reporter.restore(state)
@@ -135,7 +136,7 @@ def _work(settings: Settings) -> None:
 
     train(
         state,
-        as_worker(network, device, config.train.gradients),
+        stepped,
         images.feed,
         images.held_out,
         config.train,
@@ -170,7 +171,7 @@ def _streamed(settings: Settings, world: int) -> Images:
     config, source = settings.config, settings.source
     unseen = held_out_share(source, config.model, _HELD_OUT)
     bad, looked_at = totals(unseen.bad, unseen.bad + len(unseen.held_out))
-    trained = count_trained(source)
+    (trained,) = count_trained([source.shards])
     batch = _batch(config, trained // world, trained, world)
     steps = trained // world // batch
     rows = ray.train.get_dataset_shard(ROWS)
