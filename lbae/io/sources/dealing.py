@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from lbae.io.sources.source import Shard
 
-RUNS = 16  # least number of runs per worker, in docs/measurements.md
+RUNS = 16  # least number of runs per worker
 
 
 def deal(shards: Sequence[Shard], worker: int, workers: int) -> tuple[Shard, ...]:
