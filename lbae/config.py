@@ -16,6 +16,8 @@ MOST_BITS = 65536  # of a latent
 MOST_IMAGE_SIZE = 1024  # side of the network's images
 _MOST_WIDTH = 65536  # of a layer
 _MOST_STAGES = 8
+# Newer fields, with the value that older versions implied.
+_IMPLIED = (("model", "latent_grid", 1), ("train", "adam_beta2", 0.999), ("train", "gradients", "float32"))
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -125,7 +127,7 @@ class TrainConfig:
     ``batch_size`` is global: the sum over all workers. ``learning_rate`` is the peak: the rate is warmed up
     over ``warmup_fraction`` of the steps and then decays as a cosine or stays constant. ``adam_beta2`` is
     Adam's decay rate of the squared gradients. With ``flips``, every image is mirrored in about half of the
-    epochs.
+    epochs. ``gradients`` is the precision at which workers exchange them.
     """
 
     loss: Loss = "mse"
@@ -137,6 +139,7 @@ class TrainConfig:
     warmup_fraction: float = 0.05
     flips: bool = False
     seed: int = 0
+    gradients: Precision = "float32"
 
     def __post_init__(self) -> None:
         _require_types(self)
@@ -148,6 +151,7 @@ class TrainConfig:
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "0 to less than 1")
         _require(self.schedule in ("cosine", "constant"), "schedule", self.schedule, "cosine, constant")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+        _require(self.gradients in ("float32", "bfloat16"), "gradients", self.gradients, "float32, bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +168,7 @@ class Config:
         keep their fingerprints.
         """
         tree = dataclasses.asdict(self)
-        for section, name, before in (("model", "latent_grid", 1), ("train", "adam_beta2", 0.999)):
+        for section, name, before in _IMPLIED:
             if tree[section][name] == before:
                 del tree[section][name]
         tree["model"]["channels"] = list(self.model.channels)

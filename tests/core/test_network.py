@@ -179,3 +179,11 @@ def test_the_configuration_of_a_global_code_omits_latent_grid():
     assert "latent_grid" not in tree["model"]  # else the fingerprints of older models would change
     assert Config.from_dict(tree).model == SMALL
     assert Config.from_dict(Config(model=CELLS).to_dict()).model == CELLS
+
+
+def test_the_configuration_omits_the_default_precision_of_gradients():
+    assert "gradients" not in Config().to_dict()["train"]  # as above
+    changed = Config().replace(gradients="bfloat16")
+    assert Config.from_dict(changed.to_dict()) == changed
+    with pytest.raises(UserError, match=r"gradients is 'float16'; allowed: float32, bfloat16"):
+        Config().replace(gradients="float16")

@@ -1,7 +1,6 @@
 import hashlib
 import shutil
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +10,9 @@ from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import image_table as image_table_io
 from lbae.io.artifacts.output import Output
-from lbae.io.images import encode_png
-from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out, decode_rows
+from lbae.io.sources.decode import check_bad_share, decode_rows
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import held_out, only, read_shard, with_table_columns, without
+from lbae.io.sources.source import held_out, key_fractions, only, read_shard, with_table_columns, without
 from tests.conftest import image_table
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -237,30 +235,12 @@ def test_an_image_in_another_format_is_quarantined_with_the_allowed_ones(tmp_pat
     )
 
 
-def test_workers_share_the_rows_evenly(digits, monkeypatch):
-    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 100)
-    planned = plan(str(digits))
-    shares = [
-        [k for part in decode_every(planned, GREY, rank, 7) for k in part.rows["key"].to_pylist()]
-        for rank in range(7)
-    ]
-    assert sorted(key for share in shares for key in share) == sorted(keys(digits))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_a_worker_may_get_no_rows_and_every_image_may_be_bad(tmp_path):
-    image_table(tmp_path / "a.parquet", [b"no image"], label=[3])
-    shares = [list(decode_every(plan(str(tmp_path)), GREY, rank, 2)) for rank in range(2)]
-    assert [len(part.quarantine) for part in shares[0]] == [1]
-    assert [len(part.rows) for part in shares[0]] == [0]
-    assert shares[1] == []
-    assert shares[0][0].rows.column_names == ["key", "path", "label"]
-
-
 def test_held_out_rows_have_a_hash_divisible_by_ten():
-    names = [f"part:{i}" for i in range(500)]
-    expected = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0 for name in names]
-    assert held_out(pa.chunked_array([names])).tolist() == expected
+    names = [f"part-ä:{i}" for i in range(500)]
+    digests = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    keys = pa.chunked_array([names[:200], names[200:]])
+    assert held_out(keys).tolist() == [int(digest, 16) % 10 == 0 for digest in digests]
+    assert key_fractions(keys).tolist() == [int(digest[:16], 16) / 2**64 for digest in digests]
 
 
 @pytest.mark.parametrize(
@@ -309,19 +289,3 @@ def test_too_many_bad_images_raise_an_error():
         check_bad_share("x", 2, 100, 0.01)
     with pytest.raises(LbaeError, match="more than the allowed share of nan"):
         check_bad_share("x", 0, 100, float("nan"))
-
-
-def test_held_out_images_are_spread_over_a_sorted_source(tmp_path, monkeypatch):
-    cells = [encode_png(np.full((28, 28, 1), row * 255 // 600, dtype=np.uint8)) for row in range(600)]
-    names = [f"a.parquet:{row}" for row in range(600)]
-    broken = int(np.flatnonzero(held_out(pa.array(names)))[0])
-    cells[broken] = b"no image"
-    image_table(tmp_path / "a.parquet", cells)
-    monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 30)
-    found = [decode_held_out(plan(str(tmp_path)), GREY, worker, 2, 5) for worker in (0, 1)]
-    values = np.concatenate([images[:, 0, 0, 0] for images, _ in found])
-    assert 5 <= len(values) <= 10
-    assert len(set(values.tolist())) > len(values) / 2, "the workers get different images"
-    assert values.min() < 60
-    assert values.max() > 160
-    assert sum(bad for _, bad in found) == (broken < 30)

@@ -167,7 +167,11 @@ def data_parallel(device: torch.device) -> dict[str, bool]:
     gradients after its first step, and three or more workers sum a gradient in an order that depends on its
     place. A resumed run has a first step of its own, so its losses would differ in their last bits.
     """
-    return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
+    return {
+        "forward_sync_buffers": False,
+        "find_unused_parameters": device.type == "cpu",
+        "gradient_as_bucket_view": True,  # else every worker holds its gradients twice
+    }
 
 
 def train_epoch(

@@ -8,14 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import numpy as np
 import ray
 import ray.train
-import ray.train.torch
 import torch
-import torch.distributed
 from ray.util.metrics import Gauge
-from torch import Tensor, nn
+from torch import Tensor
 
 from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
@@ -25,20 +22,27 @@ from lbae.core.network.training import (
     Resident,
     TrainState,
     check_steps,
-    data_parallel,
     initial_state,
     reconstruct,
     train,
 )
-from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.meter import Tally
+from lbae.distributed.train.all_workers import least, own_device, sum_over_workers, totals
 from lbae.distributed.train.checkpoint_pace import CheckpointPace
+from lbae.distributed.train.data_parallel import as_worker, on_device
+from lbae.distributed.train.resident_images import (
+    count_trained,
+    held_out_share,
+    resident_share,
+    test_images,
+)
 from lbae.distributed.train.streamed_images import epoch_parts, part_name
 from lbae.distributed.train.streaming_feed import StreamingFeed
 from lbae.errors import LbaeError, UserError, working_on
 from lbae.io.artifacts.training_checkpoint import load_checkpoint, save_checkpoint
-from lbae.io.sources import source as image_source
-from lbae.io.sources.decode import check_bad_share, decode_every, decode_held_out
+from lbae.io.sources.decode import check_bad_share
+from lbae.io.sources.source import Source
 from lbae.report.figures.tensorboard_events import log_epoch
 
 FeedKind = Literal["resident", "streaming"]
@@ -65,8 +69,8 @@ class Settings:
     """
 
     config: Config
-    source: image_source.Source
-    test: image_source.Source | None
+    source: Source
+    test: Source | None
     feed: FeedKind
     max_bad_fraction: float
     board: str
@@ -118,18 +122,12 @@ def _work(settings: Settings) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     config, meter = settings.config, settings.meter
     torch.set_num_threads(1)  # several would wait for each other at every layer (docs/measurements.md)
-    device = _device()
-    images = (
-        _resident(settings, rank, world) if settings.feed == "resident" else _streamed(settings, rank, world)
-    )
+    device = own_device()
+    images = (_resident if settings.feed == "resident" else _streamed)(settings, world)
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
-    if device.type == "cuda" and world > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    network = network.to(device).to(memory_format=torch.channels_last)
-    stepped = ray.train.torch.prepare_model(
-        network, move_to_device=device, parallel_strategy_kwargs=data_parallel(device)
-    )
+    network = on_device(network, device, world, images.feed.batch)
+    stepped = as_worker(network, device, config.train.gradients)
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
     reporter.restore(
@@ -139,6 +137,12 @@ def _work(settings: Settings) -> None:
         done = len(state.history) + len(state.losses) / images.feed.steps
         progress = (round(epochs * reporter.images_per_epoch) for epochs in (done, config.train.epochs))
         ray.get(meter.set_progress.remote(*progress))
+    tally = Tally(meter)
+
+    def end_epoch(state: TrainState) -> None:
+        tally.flush()
+        reporter.report(state)
+
     train(
         state,
         stepped,
@@ -146,83 +150,38 @@ def _work(settings: Settings) -> None:
         images.held_out,
         config.train,
         precision=reporter.precision,
-        test=_test_images(settings, rank, world),
+        test=test_images(settings.test, config.model, settings.max_bad_fraction),
         worker=rank,
-        sum_over_workers=_sum_over_workers,
-        on_step=lambda count: meter.add.remote(count),
+        sum_over_workers=sum_over_workers,
+        on_step=tally.add,
         on_stop=reporter.stop,
-        on_epoch=reporter.report,
+        on_epoch=end_epoch,
     )
 
 
-def _device() -> torch.device:
-    """This worker's GPU, or the CPU."""
-    checked = checked_device(device_type(len(ray.get_gpu_ids())))
-    return ray.train.torch.get_device() if checked.type == "cuda" else checked
-
-
-def _sum_over_workers(value: Tensor) -> Tensor:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(value)
-    return value
-
-
-def _total(*counts: int) -> list[int]:
-    """Each count summed over all workers."""
-    return [int(n) for n in _sum_over_workers(torch.tensor(counts, device=_device()))]
-
-
-def _decoded(
-    settings: Settings, source: image_source.Source, rank: int, world: int
-) -> tuple[Tensor, Tensor, int]:
-    """This worker's training and held-out images of a source, and all workers' number of undecodable ones."""
-    trained, held_out = (
-        [np.empty((0, *settings.config.model.image_shape), dtype=np.uint8)] for _ in range(2)
-    )
-    bad = 0
-    with working_on(f"decoding images of {source.uri}"):
-        for decoded in decode_every(source, settings.config.model, rank, world):
-            mask = image_source.held_out(decoded.rows["key"])
-            trained.append(decoded.images[~mask])
-            held_out.append(decoded.images[mask])
-            bad += len(decoded.quarantine)
-    (bad,) = _total(bad)
-    check_bad_share(source.uri, bad, source.rows, settings.max_bad_fraction)
-    return torch.from_numpy(np.concatenate(trained)), torch.from_numpy(np.concatenate(held_out)), bad
-
-
-def _test_images(settings: Settings, rank: int, world: int) -> Tensor | None:
-    """This worker's share of the test images; None without test data."""
-    return None if settings.test is None else torch.cat(_decoded(settings, settings.test, rank, world)[:2])
-
-
-def _resident(settings: Settings, rank: int, world: int) -> Images:
+def _resident(settings: Settings, world: int) -> Images:
     """This worker's share of the images, decoded once; they lie on its GPU if they fit."""
-    config, device = settings.config, _device()
-    resident, held_out, bad = _decoded(settings, settings.source, rank, world)
-    (trained,) = _total(len(resident))
-    smallest = torch.tensor(len(resident), device=device)
-    if world > 1:
-        torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
-    batch = _batch(config, int(smallest), trained, world)
-    steps = int(smallest) // batch
-    if device.type == "cuda" and resident.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
-        resident = resident.to(device)
-    feed = Resident(resident, batch, steps, config.train.seed)
+    config, source, device = settings.config, settings.source, own_device()
+    share, bad = resident_share(source, config.model, settings.max_bad_fraction)
+    (trained,), smallest = totals(len(share.trained)), least(len(share.trained))
+    batch = _batch(config, smallest, trained, world)
+    images = torch.from_numpy(share.trained)
+    if device.type == "cuda" and images.numel() < _MOST_OF_A_GPU * torch.cuda.mem_get_info(device)[0]:
+        images = images.to(device)
     return Images(
-        feed=feed, held_out=held_out, rows=settings.source.rows, facts={"images": trained, "bad": bad}
+        feed=Resident(images, batch, smallest // batch, config.train.seed),
+        held_out=torch.from_numpy(share.held_out),
+        rows=source.rows,
+        facts={"images": trained, "bad": bad},
     )
 
 
-def _streamed(settings: Settings, rank: int, world: int) -> Images:
+def _streamed(settings: Settings, world: int) -> Images:
     """This worker's share of the stream, and of at most 10,000 held-out images, which are decoded once."""
     config, source = settings.config, settings.source
-    held_out, missed = decode_held_out(source, config.model, rank, world, _HELD_OUT // world)
-    bad, looked_at = _total(missed, missed + len(held_out))
-    parts = [
-        sum(int((~image_source.held_out(image_source.shard_keys(shard))).sum()) for shard in part)
-        for part in epoch_parts(source, config)
-    ]
+    unseen = held_out_share(source, config.model, _HELD_OUT)
+    bad, looked_at = totals(unseen.bad, unseen.bad + len(unseen.held_out))
+    parts = count_trained(epoch_parts(source, config))
     trained = sum(parts)
     batch = _batch(config, trained // world, trained, world)
     stream = StreamingFeed(
@@ -232,10 +191,11 @@ def _streamed(settings: Settings, rank: int, world: int) -> Images:
         batch=batch,
         seed=config.train.seed,
         epochs=config.train.epochs,
-        device=_device(),
+        device=own_device(),
     )
     facts = {"images": trained, "bad": bad}
-    return Images(feed=stream, held_out=torch.from_numpy(held_out), rows=trained + looked_at, facts=facts)
+    held_out = torch.from_numpy(unseen.held_out)
+    return Images(feed=stream, held_out=held_out, rows=trained + looked_at, facts=facts)
 
 
 def _batch(config: Config, smallest: int, trained: int, world: int) -> int:
@@ -251,7 +211,7 @@ class _Reporter:
     """
 
     def __init__(self, settings: Settings, images: Images, rank: int) -> None:
-        device = _device()
+        device = own_device()
         self.precision: Precision = best_precision(device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._facts = {**images.facts, "device": name, "precision": self.precision}
@@ -288,7 +248,7 @@ class _Reporter:
         """Report the epoch that has just ended."""
         feed = self._images.feed
         if isinstance(feed, StreamingFeed):
-            (missed,) = _total(self._bad())
+            (missed,) = totals(self._bad())
             bad = self._images.facts["bad"] + missed
             check_bad_share(
                 self._settings.source.uri, bad, self._images.rows, self._settings.max_bad_fraction

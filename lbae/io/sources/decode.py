@@ -1,7 +1,7 @@
 """Decoding the images of a source's rows; rows that cannot be decoded go to a quarantine table."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,7 @@ from lbae.config import ModelConfig
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.images import ImageError, decode_image
-from lbae.io.sources.source import (
-    HELD_OUT_OF,
-    Source,
-    held_out,
-    only,
-    read_batches,
-    read_shard,
-    shard_keys,
-    spread,
-)
+from lbae.io.sources.source import Source, only, read_batches, read_shard
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import open_parquet
 
@@ -63,33 +54,11 @@ def decode_rows(table: pa.Table, config: ModelConfig, keep_images: bool = False)
     )
 
 
-def decode_every(source: Source, config: ModelConfig, offset: int = 0, stride: int = 1) -> Iterator[Decoded]:
-    """Decode row ``offset`` and every ``stride``-th row after it, the share of one worker, in batches."""
+def decode_every(source: Source, config: ModelConfig) -> Iterator[Decoded]:
+    """Decode all images of a source, in batches."""
     for shard in source.shards:
-        mine = range((offset - shard.start) % stride, shard.rows, stride)
-        others = frozenset(range(shard.rows)).difference(mine)
-        for table in read_batches(replace(shard, excluded_rows=others)) if mine else ():
+        for table in read_batches(shard):
             yield decode_rows(table, config)
-
-
-def decode_held_out(
-    source: Source, config: ModelConfig, offset: int, stride: int, most: int
-) -> tuple[UInt8[np.ndarray, "K H W C"], int]:
-    """One worker's share of held-out images, and how many of its rows could not be decoded.
-
-    Takes held-out row ``offset`` and every ``stride``-th held-out row after it, up to ``most`` rows. The
-    shards are spread over the whole source, because sources are often sorted.
-    """
-    parts, count, seen, bad = [np.empty((0, *config.image_shape), dtype=np.uint8)], 0, 0, 0
-    for shard in spread(source.shards, HELD_OUT_OF * most * stride):
-        rows = np.flatnonzero(held_out(shard_keys(shard)))
-        mine = rows[(offset - seen) % stride :: stride][: most - count]
-        seen += len(rows)
-        if len(mine):
-            decoded = decode_rows(read_shard(shard).take(mine), config)
-            parts.append(decoded.images)
-            count, bad = count + len(mine), bad + len(decoded.quarantine)
-    return np.concatenate(parts), bad
 
 
 def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:

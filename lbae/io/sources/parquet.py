@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Bool
 
 from lbae.errors import UserError
 from lbae.io.sources.columns import plain_type
@@ -149,24 +151,33 @@ def renamed(name: str, *reserved: str) -> str:
 
 
 def batches(
-    location: Location, groups: tuple[int, ...], skip: int, rows: int, most: int
+    location: Location, groups: tuple[int, ...], wanted: Bool[np.ndarray, "R"], most: int
 ) -> Iterator[pa.Table]:
-    """Yield ``rows`` rows of some row groups after the first ``skip``, in batches of at most ``most``.
+    """Yield the wanted rows of some row groups in order, in batches of at most ``most``.
 
-    Columns: bytes, path, then the others. Pages are read on demand, so a large row group need not fit into
-    memory.
+    ``wanted`` marks rows from the first row of the first row group on. Row groups without wanted rows are not
+    read. Others are read from their start to the last wanted row, page by page, so a large row group need not
+    fit into memory. Columns: bytes, path, then the others.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or has other row groups than when the source was planned.
     """
-    before, end = 0, skip + rows
     with open_parquet(location, buffer_size=_BUFFER_BYTES) as parquet:
+        rows = [parquet.metadata.row_group(group).num_rows for group in groups]
+        if sum(rows) < len(wanted):
+            raise UserError(
+                f"{location} has {sum(rows)} rows in row groups where it had {len(wanted)} or more when the"
+                f" job started: it was changed meanwhile; run the job again"
+            )
+        each = np.split(wanted, np.cumsum(rows)[:-1])
+        groups = tuple(group for group, some in zip(groups, each, strict=True) if some.any())
+        left = np.concatenate([some for some in each if some.any()])
         for batch in parquet.iter_batches(most, row_groups=list(groups)):
-            first, last = max(skip - before, 0), min(end - before, len(batch))
-            before += len(batch)
-            if first < last:
-                yield _unpacked(pa.Table.from_batches([batch.slice(first, last - first)]))
-            if before >= end:
+            some, left = left[: len(batch)], left[len(batch) :]
+            if some.any():
+                found = batch.slice(0, len(some)).filter(pa.array(some))
+                yield _unpacked(pa.Table.from_batches([found]))
+            if not left.any():
                 return
 
 

@@ -112,13 +112,17 @@ def _table_shards(listing: Listing) -> _Planned:
         slices = list(index.slices(ROWS_PER_SHARD, BYTES_PER_SHARD))
         rows, sizes = [part.rows for part in slices], [part.size for part in slices]
         for first, last in runs(rows, sizes, ROWS_PER_SHARD, BYTES_PER_SHARD):
+            group_rows = Counter[int]()
+            for part in slices[first:last]:
+                group_rows[part.group] += part.rows
             shard = Shard(
                 root=listing.root,
-                rows=sum(rows[first:last]),
+                rows=group_rows.total(),
                 size=sum(sizes[first:last]),
                 files=(name,),
                 columns=index.columns,
-                row_groups=tuple(dict.fromkeys(part.group for part in slices[first:last])),
+                row_groups=tuple(group_rows),
+                group_rows=tuple(group_rows.values()),
                 skip=slices[first].skip,
                 first_row=sum(rows[:first]),
                 stored=index.stored,

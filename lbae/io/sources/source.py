@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float64, Shaped, UInt64
+from jaxtyping import Bool, Float64, Shaped, UInt8, UInt64
 
 from lbae.errors import UserError
 from lbae.io.image_formats import MAX_FILE_BYTES
@@ -41,6 +41,7 @@ class Shard:
         index: Number of the shard in the source.
         start: Number of the shard's first row in the source.
         row_groups: Of a Parquet file, the row groups to read.
+        group_rows: Of a Parquet file, how many of the shard's rows lie in each.
         skip: Of a Parquet file, rows to skip in those row groups.
         first_row: Of a Parquet file or a tar, number of the shard's first row in the file.
         samples: Of a tar, the samples to read.
@@ -58,6 +59,7 @@ class Shard:
     index: int = 0
     start: int = 0
     row_groups: tuple[int, ...] = ()
+    group_rows: tuple[int, ...] = ()
     skip: int = 0
     first_row: int = 0
     samples: tuple[tar.TarSample, ...] = ()
@@ -158,20 +160,20 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
     ``path`` (string), then ``shard.columns``. A table's own columns of these names, and ``latent``, are
     renamed to ``source_NAME``.
     """
-    root, keys = resolve(shard.root), shard_keys(shard)
+    root, wanted = resolve(shard.root), np.ones(shard.rows, dtype=bool)
+    wanted[list(shard.excluded_rows)] = False
+    keys, first = shard_keys(shard).filter(pa.array(wanted)), 0
     if shard.row_groups:
-        first = 0
-        for table in parquet.batches(
-            root / shard.files[0], shard.row_groups, shard.skip, shard.rows, _BATCH_ROWS
-        ):
-            wanted = pa.array([row not in shard.excluded_rows for row in range(first, first + len(table))])
-            yield _rows(shard, keys[first : first + len(table)].filter(wanted), table.filter(wanted))
+        wanted = np.concatenate([np.zeros(shard.skip, dtype=bool), wanted])
+        for table in parquet.batches(root / shard.files[0], shard.row_groups, wanted, _BATCH_ROWS):
+            yield _rows(shard, keys[first : first + len(table)], table)
             first += len(table)
         return
-    left = [row for row in range(shard.rows) if row not in shard.excluded_rows]
+    left = np.flatnonzero(wanted).tolist()
     for first in range(0, len(left), _BATCH_ROWS):
         some = left[first : first + _BATCH_ROWS]
-        yield _rows(shard, keys.take(some), (_samples if shard.samples else _files)(root, shard, some))
+        table = (_samples if shard.samples else _files)(root, shard, some)
+        yield _rows(shard, keys[first : first + len(some)], table)
 
 
 def _rows(shard: Shard, keys: pa.Array, table: pa.Table) -> pa.Table:
@@ -268,13 +270,18 @@ def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
 
 def key_fractions(keys: pa.Array | pa.ChunkedArray) -> Float64[np.ndarray, "K"]:
     """A fixed, uniformly distributed number in [0, 1) per key; a share p of the rows has numbers below p."""
-    return np.array([int.from_bytes(digest[:8]) / 2**64 for digest in _key_digests(keys)], dtype=np.float64)
+    return _key_digests(keys)[:, :8].copy().view(">u8")[:, 0] / 2**64
 
 
 def held_out(keys: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
     """Whether each row is held out for validation by every stage: sha256(key) mod 10 = 0."""
-    return np.array([int.from_bytes(digest) % HELD_OUT_OF == 0 for digest in _key_digests(keys)], dtype=bool)
+    digests = _key_digests(keys)
+    # The digest is a number in base 256, and every power of 256 above the zeroth is 6 mod 10.
+    remainder = (6 * digests[:, :-1].sum(axis=1, dtype=np.int64) + digests[:, -1]) % HELD_OUT_OF
+    return remainder == 0
 
 
-def _key_digests(keys: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
-    return (hashlib.sha256(key.encode()).digest() for key in keys.to_pylist())
+def _key_digests(keys: pa.Array | pa.ChunkedArray) -> UInt8[np.ndarray, "K 32"]:
+    sha256 = hashlib.sha256
+    data = b"".join([sha256(key).digest() for key in keys.cast(pa.binary()).to_pylist()])
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, 32)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lbae import presets
-from lbae.config import Bottleneck, Config
+from lbae.config import Bottleneck, Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import Epoch
 from lbae.distributed.cluster.meter import start_meter
@@ -54,6 +54,7 @@ def train(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    gradients: Precision | None = None,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
     checkpoint_minutes: float = 10.0,
@@ -90,8 +91,11 @@ def train(
             If omitted: OUT-checkpoints, beside --out.
         latent_dim: N, the number of bits per latent. If omitted: the preset's.
         batch_size: Images per step, over all workers; a multiple of their number. If omitted: the preset's.
+            So another number of workers changes neither the batch nor the rate that suits it.
         learning_rate: Peak learning rate, above 0 and below 1. If omitted: the preset's.
         seed: Seed of weights and shuffling, 0 or more. If omitted: 0.
+        gradients: Precision at which workers exchange gradients: float32, or bfloat16, which is half the
+            bytes for networks slower than the GPUs. If omitted: float32.
         feed: resident keeps decoded images in memory; streaming decodes them anew every epoch.
             auto is resident if they take at most a quarter of the memory of the workers' nodes.
         keep: Number of checkpoints to keep, by lowest loss; the newest is kept as well.
@@ -99,7 +103,9 @@ def train(
             There is one after every epoch, and one when the cluster announces the loss of a worker's node.
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
-    config = presets.get(preset, recipe).replace(**chosen, learning_rate=learning_rate, seed=seed)
+    config = presets.get(preset, recipe).replace(
+        **chosen, learning_rate=learning_rate, seed=seed, gradients=gradients
+    )
     service = tracking_service(track)
     images = plan(data, kind)
     test = plan(test_data, kind) if test_data else None
