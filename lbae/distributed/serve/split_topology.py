@@ -1,6 +1,7 @@
 """The split topology: each verb in a deployment of its own, behind the deployment that takes requests."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,29 @@ from lbae.errors import UserError
 from lbae.web.backend.backend import Backend, BundleFacts
 
 INGRESS = "LBAE"  # the deployment that takes the requests
-DEPLOYMENT_VERBS = {
-    "Codec": ("encode", "decode"),
-    "Sampler": ("draw", "vary"),
-    "Interpolator": ("path",),
-    "Editor": ("edit", "edit_at_all", "confidence"),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a deployment does: its verbs, and the parts of a bundle (fields of ``Bundle``) that they need."""
+
+    verbs: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def runs_network(self) -> bool:
+        """Whether the deployment runs the network, so that it may want a GPU."""
+        return "codec" in self.parts
+
+
+ROLES = {
+    "Codec": Role(verbs=("encode", "decode"), parts=("codec",)),
+    "Sampler": Role(verbs=("draw", "vary"), parts=("prior",)),
+    "Interpolator": Role(verbs=("path",), parts=("normals",)),
+    "Editor": Role(verbs=("edit", "edit_at_all", "confidence"), parts=("attributes", "values")),
+    INGRESS: Role(verbs=(), parts=()),
 }
+DEPLOYMENT_VERBS = {name: role.verbs for name, role in ROLES.items() if role.verbs}
 
 # Calls have no side effects, so one whose replica or node died is retried on another replica.
 _RETRY: dict[str, Any] = {
