@@ -83,10 +83,10 @@ def reservations(
         rooms: The memory of each node.
     """
 
-    def at(share: float) -> dict[str, int]:
-        return {name: given.get(name, int(share * bytes_)) for name, bytes_ in wanted.items()}
+    def at(share: float) -> dict[str, float]:
+        return {name: given.get(name, share * bytes_) for name, bytes_ in wanted.items()}
 
-    def all_(share: float) -> list[int]:
+    def all_(share: float) -> list[float]:
         return [bytes_ for name, bytes_ in at(share).items() for _ in range(replicas[name])]
 
     share = next((s / 10 for s in range(10, 0, -1) if _fit(all_(s / 10), rooms)), 0)
@@ -95,7 +95,7 @@ def reservations(
             f"under the worst load the replicas take {sum(all_(1)) / 1e9:.1f} GB, for which the nodes have no"
             f" room; they reserve {share:.0%} of it: give fewer replicas, or join a larger cluster"
         )
-    return at(share)
+    return {name: int(bytes_) for name, bytes_ in at(share).items()}
 
 
 def _fit(needs: Sequence[float], rooms: Sequence[float]) -> bool:
