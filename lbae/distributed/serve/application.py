@@ -4,37 +4,37 @@ The fused topology runs every verb in the deployment that takes the requests. Th
 verb in a deployment of its own (:mod:`lbae.distributed.serve.split_topology`).
 """
 
-import asyncio
+import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-import ray
-import torch
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
-from lbae.core.bundle import Bundle
-from lbae.distributed.cluster.device import checked_device, device_type
 from lbae.distributed.cluster.ray_private import serve_address
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
-from lbae.distributed.serve.bundle_registry import BundleRegistry, BundleVersion
-from lbae.distributed.serve.metrics import observe_batches, observe_requests
-from lbae.distributed.serve.replica_bundles import OpenBackend, ReplicaBundles
+from lbae.distributed.serve.bundle_registry import BundleRegistry
+from lbae.distributed.serve.bundle_replica import open_codec, start_bundle_replica
+from lbae.distributed.serve.ingress import Ingress
+from lbae.distributed.serve.metrics import observe_requests
+from lbae.distributed.serve.registry_placement import off_idle_nodes
+from lbae.distributed.serve.replica_bundles import REGISTRY
 from lbae.distributed.serve.service_plan import DeploymentPlan, Scaling, ServicePlan, plan_service
-from lbae.distributed.serve.split_topology import INGRESS, VerbDeployment, open_remote_backend
+from lbae.distributed.serve.split_topology import INGRESS, ROLES, start_split_ingress
+from lbae.distributed.serve.verb_deployment import VerbDeployment
 from lbae.io.artifacts import bundle_artifact
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 from lbae.web.app import create_app
-from lbae.web.backend.backend import Backend, BundleBackend, OnBatch
+from lbae.web.backend.backend import Verbs
+from lbae.web.backend.edit_verbs import EditVerbs
+from lbae.web.backend.path_verbs import PathVerbs
+from lbae.web.backend.prior_verbs import PriorVerbs
 from lbae.web.foreign_pages import allowed_hosts, allowed_origins, canonical_host
 from lbae.web.limits import DEFAULT_LIMITS, LOOPBACK, Limits, read_api_keys
-
-REGISTRY = "BundleRegistry"
 
 _logger = logging.getLogger(__name__)
 
@@ -100,10 +100,12 @@ def application(
         follow: swap to the new bundle when the pointer file changes.
         limits: of the HTTP application.
     """
-    own, topology = plan.deployments, plan.topology
+    own, threads = plan.deployments, plan.threads
+    split = plan.topology == "split"
+    start = start_split_ingress if split else functools.partial(start_bundle_replica, threads)
 
     def build() -> FastAPI:
-        return create_app(lambda: _start_replica(topology, own[INGRESS].threads), limits, observe_requests())
+        return create_app(start, limits, observe_requests())
 
     def scaled(deployment: Any, name: str) -> Any:
         return deployment.options(name=name, **_deployment_options(own[name], limits))
@@ -111,17 +113,27 @@ def application(
     registry = ray_serve.deployment(
         BundleRegistry,
         name=REGISTRY,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "label_selector": off_idle_nodes()},
         max_ongoing_requests=_MAX_HEARTBEATS,
         **_HEALTH,
     ).bind(bundle, follow, keep_s=limits.max_seconds)
     verbs = [
-        scaled(ray_serve.deployment(VerbDeployment), name).bind(_bundles_opener(of.threads), registry)
-        for name, of in own.items()
-        if name != INGRESS
+        scaled(ray_serve.deployment(VerbDeployment), name).bind(opens, ROLES[name].parts, registry)
+        for name, opens in _openers(threads).items()
+        if split
     ]
-    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(_Ingress)), INGRESS)
+    ingress = scaled(ray_serve.deployment(ray_serve.ingress(build)(Ingress)), INGRESS)
     return ingress.options(max_queued_requests=_max_requests(limits)).bind(registry, *verbs)
+
+
+def _openers(threads: int) -> dict[str, Callable[..., Verbs]]:
+    """What opens the verbs of each deployment of the split topology, from its parts of a bundle."""
+    return {
+        "Codec": functools.partial(open_codec, threads=threads),
+        "Sampler": PriorVerbs,
+        "Interpolator": PathVerbs,
+        "Editor": EditVerbs,
+    }
 
 
 def _deployment_options(plan: DeploymentPlan, limits: Limits) -> dict[str, Any]:
@@ -158,60 +170,3 @@ def check_bundle(uri: str, follow: bool) -> str:
     return read_manifest(
         bundle_artifact.read_pointer(uri) if follow else uri, bundle_artifact.KIND
     ).fingerprint
-
-
-class _Ingress:
-    """Takes requests. Serve first starts the deployments bound to it."""
-
-    app: FastAPI
-
-    def __init__(self, *dependencies: DeploymentHandle) -> None:
-        pass
-
-    def check_health(self) -> None:
-        """Raise when the backend is stuck; Serve then replaces this replica."""
-        self.app.state.current().check()
-
-
-async def _start_replica(topology: Literal["fused", "split"], threads: int) -> Callable[[], Backend]:
-    """Open the bundle, and return a function that gives the ingress its current backend."""
-    if topology == "fused":
-        torch.set_num_threads(threads)
-        bundles = _replica_bundles(_local_backend_opener())
-    else:
-        bundles = _replica_bundles(open_remote_backend)
-    await bundles.start()
-    return bundles.current
-
-
-def _bundles_opener(threads: int) -> Callable[[], ReplicaBundles]:
-    def open_bundles() -> ReplicaBundles:
-        torch.set_num_threads(threads)
-        return _replica_bundles(_local_backend_opener())
-
-    return open_bundles
-
-
-def _replica_bundles(open_backend: OpenBackend) -> ReplicaBundles:
-    context = ray_serve.get_replica_context()
-    return ReplicaBundles(_registry(), context.replica_id.to_full_id_str(), open_backend)
-
-
-def _registry() -> DeploymentHandle:
-    return ray_serve.get_deployment_handle(REGISTRY, ray_serve.get_replica_context().app_name)
-
-
-def _local_backend_opener() -> OpenBackend:
-    registry, on_batch = _registry(), observe_batches()
-
-    async def open_backend(version: BundleVersion) -> Backend:
-        (reference,) = await registry.fetch.remote(version)
-        return await asyncio.to_thread(_local_backend, await reference, on_batch)
-
-    return open_backend
-
-
-def _local_backend(bundle: Bundle, on_batch: OnBatch) -> BundleBackend:
-    # Ray's view of GPUs, not torch's: torch also sees GPUs that belong to other actors.
-    device = checked_device(device_type(len(ray.get_gpu_ids())))
-    return BundleBackend(bundle.to(device), on_batch)

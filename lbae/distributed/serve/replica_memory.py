@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from lbae.config import ModelConfig
 from lbae.core.network.codec import CPU_BATCH, rows_per_batch
 from lbae.core.prior.dichotomised_gaussian import model_bytes, models_to_cache
-from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, INGRESS
+from lbae.distributed.serve.split_topology import INGRESS, ROLES
 from lbae.io.artifacts.bundle_artifact import KIND, load_config
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.web.limits import Limits
@@ -61,7 +61,7 @@ def wanted_memory(needs: ReplicaMemory, split: bool) -> dict[str, int]:
     """Bytes that a replica of each deployment takes at most; one that does everything takes ``needs``."""
     if not split:
         return {INGRESS: sum(astuple(needs))}
-    wanted = dict.fromkeys((INGRESS, *DEPLOYMENT_VERBS), needs.process)
+    wanted = dict.fromkeys(ROLES, needs.process)
     wanted[INGRESS] += needs.requests
     wanted["Codec"] += needs.batch + needs.requests
     wanted["Editor"] += needs.edits

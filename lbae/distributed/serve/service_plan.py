@@ -49,7 +49,6 @@ class DeploymentPlan:
     cpus: float
     gpus: float
     memory: int
-    threads: int
 
     @property
     def is_autoscaled(self) -> bool:
@@ -59,10 +58,14 @@ class DeploymentPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ServicePlan:
-    """The topology, why it was chosen, and the plan of each deployment by name."""
+    """The topology, why it was chosen, and the plan of each deployment by name.
+
+    ``threads`` are those of a replica that runs the network.
+    """
 
     topology: Literal["fused", "split"]
     reason: str
+    threads: int
     deployments: dict[str, DeploymentPlan]
 
 
@@ -85,11 +88,11 @@ def plan_service(bundle: str, scaling: Scaling, limits: Limits) -> ServicePlan:
     network = next(name for name in names if not split or ROLES[name].runs_network)
     gpus = dict.fromkeys(names, 0.0) | {network: _wait_for_gpus(scaling, *ranges[network])}
     cpus = _wait_for_cpus(ranges, options, gpus, ranges[network][0])
-    threads = {name: _threads(options[name].cpus, ranges[name][0]) for name in names}
+    threads = _threads(options[network].cpus, ranges[network][0])
     # A head without CPUs holds no replica, so its memory does not count.
     rooms = [node.get("memory", 0) for node in nodes() if node.get("CPU")]
     memory = reservations(
-        wanted_memory(replica_memory(bundle, threads[network], limits), split),
+        wanted_memory(replica_memory(bundle, threads, limits), split),
         {name: int(of.memory_gb * 1e9) for name, of in options.items() if of.memory_gb},
         {name: least for name, (least, _) in ranges.items()},
         rooms,
@@ -97,6 +100,7 @@ def plan_service(bundle: str, scaling: Scaling, limits: Limits) -> ServicePlan:
     return ServicePlan(
         topology=topology,
         reason=reason,
+        threads=threads,
         deployments={
             name: DeploymentPlan(
                 least=ranges[name][0],
@@ -105,7 +109,6 @@ def plan_service(bundle: str, scaling: Scaling, limits: Limits) -> ServicePlan:
                 cpus=cpus[name],
                 gpus=gpus[name],
                 memory=memory[name],
-                threads=threads[name],
             )
             for name in names
         },

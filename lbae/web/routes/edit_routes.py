@@ -67,6 +67,6 @@ async def _edited(
     if request.until is None:
         return await backend.edit(latents, *asked, request.strength, request.method), {}
     tried = await backend.edit_at_all(latents, *asked)
-    found = await backend.confidence(await backend.encode(await backend.decode(tried)), *asked)
+    found = await backend.confidence(await backend.recode(tried), *asked)
     taken, (strength,) = least_strengths(found, request.until)
     return tried[taken], {"strength": float(strength), "confidence": round(float(found[taken[0]]), 4)}
