@@ -1,5 +1,7 @@
 """A split service on two nodes, one with a pretended GPU, whose deployments scale one after the other.
 
+The service asks for a GPU, and waits for the node that has one.
+
 ``python -m tests.distributed.deployments_soak BUNDLE`` prints one line of JSON. In a phase per deployment,
 clients send requests that only this deployment has to work for, until it has two replicas; then they stop
 until it has one again. Meanwhile a client asks for images that take all deployments. No client retries.
@@ -9,6 +11,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -30,6 +33,7 @@ from tests.distributed.autoscaling_soak import scaling_often
 
 PORT, CLIENTS = 18129, 8
 SLOW_BODIES, SLOW_S = 24, 6.0  # requests at a time that wait in the ingress for their bodies, in seconds
+JOINS_S = 8  # the service has long asked for a GPU when the node with one joins
 UP_S, DOWN_S = 90, 60  # the most that a phase waits
 OPTIONS = ("Codec", "Sampler", "Interpolator", "Editor")
 Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
@@ -123,8 +127,9 @@ async def main(bundle: str) -> None:
     os.environ[PRETEND_GPUS] = "1"
     options = {"num_cpus": 2, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    cluster.add_node(**options, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
+    late = threading.Timer(JOINS_S, cluster.add_node, kwargs={**options, "num_gpus": 1})
+    late.start()
     application._deployment_options = scaling_often
     own = deployment_options([f"{name}:target_requests=1" for name in OPTIONS])
     seen, stop = Counter(), asyncio.Event()
