@@ -1,13 +1,14 @@
 """Whether the replicas of a service fit on the cluster's nodes, and waiting for nodes on which they do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbae.distributed.cluster.resources import nodes, start_timeout_s, wait_until
 from lbae.errors import UserError
 
 Resources = Mapping[str, float]
 _CPU_SHARES = (1, 1 / 2, 1 / 4, 1 / 5, 1 / 10, 1 / 20, 1 / 50, 1 / 100)
+_COUNTED = ("CPU", "GPU", "memory")
 _ROUNDING = 1e-6
 
 
@@ -21,15 +22,12 @@ class Need:
 
 
 def cpu_share(needs: Sequence[Need], rooms: Sequence[Resources]) -> float:
-    """The CPUs per replica of those that name none: 1, or less where the nodes would not hold all."""
+    """The CPUs per replica of those that name none: 1, or less where only then the nodes hold all replicas."""
     for share in _CPU_SHARES:
-        filled = [
-            Need(deployment=n.deployment, replicas=n.replicas, resources={"CPU": share} | n.resources)
-            for n in needs
-        ]
+        filled = [replace(need, resources={"CPU": share} | need.resources) for need in needs]
         if _fit(filled, rooms):
-            break
-    return share
+            return share
+    return 1
 
 
 def _fit(needs: Sequence[Need], rooms: Sequence[Resources]) -> bool:
@@ -72,7 +70,7 @@ def shortage(needs: Sequence[Need], rooms: Sequence[Resources]) -> str | None:
                 f" which no node has; the nodes have {_shapes(rooms)}: let it ask for less, or start larger"
                 " nodes"
             )
-    for resource in ("CPU", "GPU", "memory"):
+    for resource in _COUNTED:
         asked = sum(need.replicas * need.resources.get(resource, 0) for need in needs)
         has = sum(room.get(resource, 0) for room in rooms)
         if asked > has + _ROUNDING:
@@ -87,14 +85,16 @@ def shortage(needs: Sequence[Need], rooms: Sequence[Resources]) -> str | None:
 def _text(resources: Resources) -> str:
     """Resources in words, such as ``2 CPUs, 0.5 GPUs and 3.2 GB``."""
     words = [
-        f"{amount / 1e9:.1f} GB" if name == "memory" else f"{amount:g} {name}{'' if amount == 1 else 's'}"
-        for name, amount in resources.items()
-        if name in ("CPU", "GPU", "memory")
+        f"{resources[name] / 1e9:.1f} GB"
+        if name == "memory"
+        else f"{resources[name]:g} {name}{'' if resources[name] == 1 else 's'}"
+        for name in _COUNTED
+        if name in resources
     ]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else "nothing"
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _shapes(rooms: Sequence[Resources]) -> str:
     """What nodes have, each kind of node once."""
-    ordered = [{name: room.get(name, 0) for name in ("CPU", "GPU", "memory")} for room in rooms]
+    ordered = [{name: room.get(name, 0) for name in _COUNTED} for room in rooms]
     return "; ".join(sorted({_text(room) for room in ordered}))

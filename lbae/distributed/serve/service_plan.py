@@ -198,7 +198,7 @@ def _wait_for_cpus(
         Need(
             deployment=name,
             replicas=least,
-            resources=_given({"CPU": of.cpus, "GPU": gpus[name], "memory": (of.memory_gb or 0) * 1e9}),
+            resources=_given({"CPU": of.cpus, "GPU": gpus[name], "memory": int((of.memory_gb or 0) * 1e9)}),
         )
         for (name, of), (least, _) in zip(options.items(), ranges.values(), strict=True)
     ]
