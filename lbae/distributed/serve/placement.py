@@ -22,7 +22,7 @@ class Need:
 
 
 def cpu_share(needs: Sequence[Need], rooms: Sequence[Resources]) -> float:
-    """The CPUs per replica of those that name none: 1, or less where only then the nodes hold all replicas."""
+    """CPUs per replica of those that name none: 1, or less where only then the nodes hold all replicas."""
     for share in _CPU_SHARES:
         filled = [replace(need, resources={"CPU": share} | need.resources) for need in needs]
         if _fit(filled, rooms):
