@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.core.latents.guided_strength import STRENGTHS, least_strengths
+from lbae.core.latents.strengths import STRENGTHS, least_strengths
 from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError, blames
