@@ -124,7 +124,7 @@ async def phases(url: str, latents: list[Latent], seen: Counter) -> dict[str, An
 
 async def main(bundle: str) -> None:
     """Serve under load, and print one line of JSON."""
-    os.environ[PRETEND_GPUS] = "1"
+    os.environ |= {PRETEND_GPUS: "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
     options = {"num_cpus": 2, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
