@@ -35,7 +35,9 @@ PORT, CLIENTS = 18129, 8
 SLOW_BODIES, SLOW_S = 24, 6.0  # requests at a time that wait in the ingress for their bodies, in seconds
 JOINS_S = 8  # the service has long asked for a GPU when the node with one joins
 UP_S, DOWN_S = 90, 60  # the most that a phase waits
-OPTIONS = ("Codec", "Sampler", "Interpolator", "Editor")
+# Verbs without a network take milliseconds of a request, so few of its requests are with them at a time.
+TARGETS = {"Codec": 1, "Sampler": 0.2, "Interpolator": 0.2, "Editor": 0.2}
+IMAGES_S = 3  # between the requests that take all deployments
 Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 
@@ -50,6 +52,11 @@ async def slow_body(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/v1/sample", content=body(), headers={"content-type": "application/json"})
 
 
+def sender(call: Any) -> Send:
+    """What sends a call, without the client's retries."""
+    return lambda client: client.request(call.method, call.path, json=call.body)
+
+
 def loads(latents: list[Latent]) -> dict[str, tuple[int, Send]]:
     """The number of clients and their request that keep one deployment busy, by its name."""
     calls = {
@@ -58,9 +65,6 @@ def loads(latents: list[Latent]) -> dict[str, tuple[int, Send]]:
         "Editor": edit(latents[0], set=["label=7"], until=0.9, format="latents"),
         "Codec": decode(latents),
     }
-
-    def sender(call: Any) -> Send:
-        return lambda client: client.request(call.method, call.path, json=call.body)
 
     return {name: (CLIENTS, sender(call)) for name, call in calls.items()} | {
         INGRESS: (SLOW_BODIES, slow_body)
@@ -131,17 +135,15 @@ async def main(bundle: str) -> None:
     late = threading.Timer(JOINS_S, cluster.add_node, kwargs={**options, "num_gpus": 1})
     late.start()
     application._deployment_options = scaling_often
-    own = deployment_options([f"{name}:target_requests=1" for name in OPTIONS])
+    own = deployment_options([f"{name}:target_requests={target}" for name, target in TARGETS.items()])
     seen, stop = Counter(), asyncio.Event()
     with serving(bundle, PORT, replicas=1, max_replicas=2, gpus=1, gpu_share=0.5, deployments=own) as facts:
         url = facts["url"]
         async with httpx.AsyncClient(base_url=url, timeout=150) as client:
             drawn = (await client.post("/v1/sample", json={"n": 256, "format": "latents"})).json()
         latents = [Latent(bytes.fromhex(one["hex"])) for one in drawn["latents"]]
-        all_ = sample(1, seed=1)
-        everything = asyncio.create_task(
-            requests(url, "image", lambda c: c.request(all_.method, all_.path, json=all_.body), stop, seen, 1)
-        )
+        image = sender(sample(1, seed=1))
+        everything = asyncio.create_task(requests(url, "image", image, stop, seen, IMAGES_S))
         scaled = await phases(url, latents, seen)
         stop.set()
         await everything
