@@ -13,6 +13,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import psutil
@@ -53,9 +54,13 @@ def asked(files: list[bytes]) -> dict[str, web.Call[httpx.Response]]:
 
 
 def processes(deployment: str) -> list[psutil.Process]:
-    """The replicas of a deployment."""
-    title = f"ray::ServeReplica:{APP}:{deployment}"
-    return [one for one in psutil.process_iter() if " ".join(one.cmdline()).startswith(title)]
+    """The replicas of a deployment that this process started."""
+    title, found = f"ray::ServeReplica:{APP}:{deployment}", []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # HAProxy restarts whenever replicas start or stop
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+    return found
 
 
 def has_torch(process: psutil.Process) -> bool:
