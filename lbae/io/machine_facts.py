@@ -36,26 +36,18 @@ class Check:
 
 def versions() -> dict[str, Any]:
     """Versions that results depend on, and fingerprints of this package's files and of all packages."""
-    packages = installed()
+    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
     own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
     return {
         "lbae": lbae.__version__,
         "python": platform.python_version(),
         "artifact_format": FORMAT_VERSION,
-        "packages": {name: packages[name] for name in _SHOWN if name in packages},
+        "packages": {name: installed[name] for name in _SHOWN if name in installed},
         "files": digest(
             *(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))
         ),
-        "installed": digest(*(f"{name}=={packages[name]}".encode() for name in sorted(packages))),
+        "installed": digest(*(f"{name}=={installed[name]}".encode() for name in sorted(installed))),
     }
-
-
-def installed() -> dict[str, str]:
-    """The version of each installed package. Of one that is there twice, the version that Python imports."""
-    found = {}
-    for package in importlib.metadata.distributions():
-        found.setdefault(package.name.lower(), package.version)
-    return found
 
 
 def checks() -> Iterator[Check]:

@@ -5,11 +5,14 @@ import uuid
 from collections.abc import Iterable
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lbae.distributed.cluster.every_node import call_on_nodes
+from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError
 from lbae.io.storage.location import absolute, resolve, usable_output
 
+_TIMEOUT_S = 120.0
 _REMEDY = (
     "all nodes need the same storage (s3://... or a shared folder), with its keys and endpoint in their"
     " environment"
@@ -39,14 +42,18 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
         for folder in folders:
             with usable_output(resolve(folder)):
                 (resolve(folder) / token).create(b"")
-        for node, problem, failure in call_on_nodes(
-            _check_here, dict.fromkeys(unchecked, 0), inputs, folders, token
-        ):
+        checks = {_check_on(node).remote(inputs, folders, token): node for node in unchecked}
+        done, late = ray.wait(list(checks), num_returns=len(checks), timeout=_TIMEOUT_S)
+        for task in done + late:
+            node = checks[task]
+            problem = _problem_of(task, node) if task in done else f"did not answer in {_TIMEOUT_S:g} s"
+            if problem is None:
+                continue
             for folder in folders:
-                if not problem and not failure and not (resolve(folder) / f"{token}-{node}").exists():
+                if not problem and not (resolve(folder) / f"{token}-{node}").exists():
                     problem = f"does not share {folder}: this process does not see a file written there"
-            if problem or failure:
-                raise LbaeError(f"node {nodes[node]} {problem or failure}; {_REMEDY}")
+            if problem:
+                raise LbaeError(f"node {nodes[node]} {problem}; {_REMEDY}")
             _checked.update((node, *one) for one in wanted)
     finally:
         for folder in folders:
@@ -54,18 +61,31 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
                 (resolve(folder) / name).remove()
 
 
-def _check_here(node: str, inputs: set[str], folders: set[str], token: str) -> str:
-    """What this node cannot reach; "" if nothing."""
-    uri = ""
+def _problem_of(task: ray.ObjectRef, node: str) -> str | None:
+    """What the node cannot reach, "" if nothing; None if the node died (Ray reruns its work elsewhere)."""
     try:
-        for uri in sorted(inputs):
-            location = resolve(uri)
-            location.fs.info(location.path)  # exists() returns False if s3fs cannot connect
-        for uri in sorted(folders):
-            (resolve(uri) / token).read_bytes()
-            (resolve(uri) / f"{token}-{node}").write_bytes(b"")
-    except FileNotFoundError:
-        return f"cannot reach {uri}: it does not exist there"
-    except Exception as error:  # filesystem libraries share no base class of errors
-        return f"cannot reach {uri}: {error}"
-    return ""
+        problem: str = ray.get(task)
+    except RayError as error:
+        alive = any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
+        return f"cannot run this package: {root_cause(error)}" if alive else None
+    return problem
+
+
+def _check_on(node: str) -> ray.remote_function.RemoteFunction:
+    @ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+    def check(inputs: set[str], folders: set[str], token: str) -> str:
+        uri = ""
+        try:
+            for uri in sorted(inputs):
+                location = resolve(uri)
+                location.fs.info(location.path)  # exists() returns False if s3fs cannot connect
+            for uri in sorted(folders):
+                (resolve(uri) / token).read_bytes()
+                (resolve(uri) / f"{token}-{node}").write_bytes(b"")
+        except FileNotFoundError:
+            return f"cannot reach {uri}: it does not exist there"
+        except Exception as error:  # filesystem libraries share no base class of errors
+            return f"cannot reach {uri}: {error}"
+        return ""
+
+    return check
