@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from safetensors.numpy import load_file
 
+from docs.generate import cluster_arithmetic
 from docs.generate.job_options import Option, every_job, options_of
 from lbae import cli
 from lbae.io.artifacts.bundle_artifact import load_bundle
@@ -175,6 +176,11 @@ def test_an_option_is_its_type_its_default_and_its_help():
         Option(label="--given", kind="text, once per value", state="optional", meaning="a condition."),
         Option(label="--fast", kind="switch", state="default off", meaning="hurry."),
     ]
+
+
+def test_the_arithmetic_of_the_cluster_guide_is_what_its_command_prints():
+    page = (ROOT / "docs" / "guides" / "clusters.md").read_text()
+    assert [table for table in cluster_arithmetic.tables() if table not in page] == []
 
 
 def test_the_formats_page_names_what_artifacts_hold():

@@ -37,17 +37,40 @@ class Check:
 def versions() -> dict[str, Any]:
     """Versions that results depend on, and fingerprints of this package's files and of all packages."""
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions()}
-    own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
     return {
         "lbae": lbae.__version__,
         "python": platform.python_version(),
         "artifact_format": FORMAT_VERSION,
         "packages": {name: installed[name] for name in _SHOWN if name in installed},
-        "files": digest(
-            *(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))
-        ),
+        "files": _own_files(),
         "installed": digest(*(f"{name}=={installed[name]}".encode() for name in sorted(installed))),
     }
+
+
+def image_facts() -> dict[str, str]:
+    """What all nodes of a cluster must have alike: this package's files, and the versions of libraries.
+
+    Local versions are left out: torch for CPUs and for CUDA may run side by side.
+    """
+    libraries = {name: Version(importlib.metadata.version(name)).public for name in _SHOWN}
+    return {"lbae": f"{lbae.__version__} (files {_own_files()[:8]})", **libraries}
+
+
+def image_differences(wanted: dict[str, str]) -> list[str]:
+    """What this process has otherwise than another whose :func:`image_facts` are ``wanted``."""
+    return [
+        f"{name} {found} where the job has {wanted[name]}"
+        for name, found in image_facts().items()
+        if found != wanted[name]
+    ]
+
+
+def _own_files() -> str:
+    """Digest of the files of this package."""
+    own = sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".js", ".css"))
+    return digest(
+        *(part for path in own for part in (str(path.relative_to(_PACKAGE)).encode(), path.read_bytes()))
+    )
 
 
 def checks() -> Iterator[Check]:

@@ -1,6 +1,7 @@
 """Run by test_storage_check: check storages on two nodes, some of which the second node cannot reach.
 
 ``python -m tests.distributed.probe_two_nodes FOLDER``. The driver and the first node can reach s3://bucket.
+At the end a third node joins, which has another torch.
 """
 
 import json
@@ -13,6 +14,14 @@ from ray.cluster_utils import Cluster
 from lbae.distributed.cluster import storage_check as probe
 from lbae.errors import LbaeError
 from lbae.io.storage.location import resolve
+
+
+def _with_another_torch(folder: str) -> str:
+    """A folder for PYTHONPATH whose metadata says that torch 1.0 is installed."""
+    metadata = Path(folder, "data", "torch-1.0.dist-info", "METADATA")
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    return str(Path(folder, "data"))
 
 
 def main(folder: str) -> None:
@@ -38,6 +47,11 @@ def main(folder: str) -> None:
             said[name] = f"{len(probe._checked) - asked} new"
         except LbaeError as error:
             said[name] = str(error)
+    cluster.add_node(**one, env_vars={"PYTHONPATH": _with_another_torch(folder)})
+    try:
+        probe.check_storage([f"{folder}/data"], [])
+    except LbaeError as error:
+        said["another image"] = str(error)
     print(json.dumps(said))
     ray.shutdown()
     cluster.shutdown()

@@ -1,10 +1,12 @@
-"""Storage that one of two nodes cannot reach is an error before work starts."""
+"""Storage that one of two nodes cannot reach is an error before work starts, and so is another image."""
 
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+from packaging.version import Version
 
 from tests.conftest import ROOT
 
@@ -27,4 +29,6 @@ def test_storage_that_a_node_cannot_reach_is_named(s3, tmp_path, monkeypatch):
         assert f"cannot reach {place}: " in said[name]
         assert why in said[name]
         assert "all nodes need the same storage" in said[name]
+    assert f"has torch 1.0 where the job has {Version(version('torch')).public}" in said["another image"]
+    assert "start them from one image" in said["another image"]
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing is left behind"

@@ -28,6 +28,14 @@ scipy==1.0 ; sys_platform == 'win32'
     ]
 
 
+def test_another_image_is_told_from_the_same():
+    here = machine_facts.image_facts()
+    assert machine_facts.image_differences(here) == []
+    assert machine_facts.image_differences({**here, "torch": "1.0"}) == [
+        f"torch {here['torch']} where the job has 1.0"
+    ]
+
+
 @pytest.mark.parametrize(
     ("mode", "token", "ok", "note"),
     [

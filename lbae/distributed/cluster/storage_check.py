@@ -1,4 +1,4 @@
-"""Check before work starts that every node can use the same storage as this process."""
+"""Check before work starts that every node has the code and the storage of this process."""
 
 import posixpath
 import uuid
@@ -10,18 +10,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lbae.distributed.cluster.failures import root_cause
 from lbae.errors import LbaeError
+from lbae.io.machine_facts import image_differences, image_facts
 from lbae.io.storage.location import absolute, resolve, usable_output
 
 _TIMEOUT_S = 120.0
-_REMEDY = (
+_LATE = f"did not answer in {_TIMEOUT_S:g} s: it may have no CPU time left, or its storage hangs"
+_SAME_STORAGE = (
     "all nodes need the same storage (s3://... or a shared folder), with its keys and endpoint in their"
     " environment"
+)
+_SAME_IMAGE = (
+    "all nodes need the same code and packages: start them from one image, and submit with --working-dir"
 )
 _checked: set[tuple[str, str, str]] = set()  # (node, "read" or "write", URI) of passed checks
 
 
 def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
-    """Check that every node can read ``reads`` and shares the parent folders of ``writes``.
+    """Check that every node can read ``reads``, and shares the code and the parent folders of ``writes``.
 
     A cluster of one node needs no check. Checks that a node passed are not repeated.
 
@@ -42,18 +47,22 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
         for folder in folders:
             with usable_output(resolve(folder)):
                 (resolve(folder) / token).create(b"")
-        checks = {_check_on(node).remote(inputs, folders, token): node for node in unchecked}
+        image = image_facts()
+        checks = {_check_on(node).remote(inputs, folders, token, image): node for node in unchecked}
         done, late = ray.wait(list(checks), num_returns=len(checks), timeout=_TIMEOUT_S)
         for task in done + late:
             node = checks[task]
-            problem = _problem_of(task, node) if task in done else f"did not answer in {_TIMEOUT_S:g} s"
+            problem = _problem_of(task, node) if task in done else _LATE
             if problem is None:
                 continue
             for folder in folders:
                 if not problem and not (resolve(folder) / f"{token}-{node}").exists():
-                    problem = f"does not share {folder}: this process does not see a file written there"
+                    problem = (
+                        f"does not share {folder}: this process does not see a file written there;"
+                        f" {_SAME_STORAGE}"
+                    )
             if problem:
-                raise LbaeError(f"node {nodes[node]} {problem}; {_REMEDY}")
+                raise LbaeError(f"node {nodes[node]} {problem}")
             _checked.update((node, *one) for one in wanted)
     finally:
         for folder in folders:
@@ -62,18 +71,20 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
 
 
 def _problem_of(task: ray.ObjectRef, node: str) -> str | None:
-    """What the node cannot reach, "" if nothing; None if the node died (Ray reruns its work elsewhere)."""
+    """What is wrong with the node, "" if nothing; None if it died (Ray reruns its work elsewhere)."""
     try:
         problem: str = ray.get(task)
     except RayError as error:
         alive = any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
-        return f"cannot run this package: {root_cause(error)}" if alive else None
+        return f"cannot run this package: {root_cause(error)}; {_SAME_IMAGE}" if alive else None
     return problem
 
 
 def _check_on(node: str) -> ray.remote_function.RemoteFunction:
     @ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-    def check(inputs: set[str], folders: set[str], token: str) -> str:
+    def check(inputs: set[str], folders: set[str], token: str, image: dict[str, str]) -> str:
+        if different := image_differences(image):
+            return f"has {', '.join(different)}; {_SAME_IMAGE}"
         uri = ""
         try:
             for uri in sorted(inputs):
@@ -83,9 +94,9 @@ def _check_on(node: str) -> ray.remote_function.RemoteFunction:
                 (resolve(uri) / token).read_bytes()
                 (resolve(uri) / f"{token}-{node}").write_bytes(b"")
         except FileNotFoundError:
-            return f"cannot reach {uri}: it does not exist there"
+            return f"cannot reach {uri}: it does not exist there; {_SAME_STORAGE}"
         except Exception as error:  # filesystem libraries share no base class of errors
-            return f"cannot reach {uri}: {error}"
+            return f"cannot reach {uri}: {error}; {_SAME_STORAGE}"
         return ""
 
     return check
