@@ -6,21 +6,21 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from packaging.version import Version
 
 from lbae.distributed.cluster.node_checks import _packages
 from tests.conftest import ROOT
 
 
 def test_differing_packages_are_named_with_the_nodes_that_have_them():
-    here = {"torch": "2.9", "python": "3.11.1"} | {f"p{index}": "1" for index in range(6)}
-    there = {"torch": "2.8", "python": "3.11.1"} | {f"p{index}": "2" for index in range(5)}
+    here, there = {"torch": "2.9", "scipy": "1"}, {"torch": "2.8", "scipy": "1"}
     check = _packages({"a": here, "b": here, "c": there}, [])
-    assert not check.ok
-    assert check.note.startswith("p0 is 1 on a, b, but 2 on c; ")
-    assert check.note.endswith("; 2 more differ: start all nodes from the same image")
-    note = _packages({"a": here, "c": {**here, "torch": "2.8"}}, []).note
-    assert note.startswith("torch is 2.9 on a, but 2.8 on c:")
+    assert (check.ok, check.note) == (
+        False,
+        "torch is 2.9 on a, b, but 2.8 on c: start all nodes from one image",
+    )
     assert _packages({"a": here, "b": here}, []).note == "2 nodes, all alike"
+    assert _packages({"a": here}, ["node b did not answer"]).note == "node b did not answer"
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_a_node_of_another_image_without_shared_memory_and_gpus_is_named(tmp_pat
     three = {check["name"]: check for check in checks}
     packages = three["packages of all nodes"]
     assert not packages["ok"]
-    assert f"torch is {version('torch')} on " in packages["note"]
+    assert f"torch is {Version(version('torch')).public} on " in packages["note"]
     assert ", but 9.9 on " in packages["note"]
     store = three["/dev/shm of all nodes"]
     assert not store["ok"]

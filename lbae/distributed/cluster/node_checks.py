@@ -11,11 +11,9 @@ from lbae.distributed.cluster.device import PRETEND_GPUS, checked_device, device
 from lbae.distributed.cluster.every_node import call_on_nodes
 from lbae.distributed.cluster.ray_private import object_store_folder
 from lbae.errors import LbaeError
-from lbae.io import machine_facts
-from lbae.io.machine_facts import Check
+from lbae.io.machine_facts import Check, image_facts
 
 _SHARED_MEMORY = "/dev/shm"
-_NAMED = 5  # differing packages per message
 
 
 def check_nodes() -> Iterator[Check]:
@@ -39,9 +37,7 @@ def check_nodes() -> Iterator[Check]:
 
 def node_facts(node: str) -> dict[str, Any]:
     """The packages of the node on which this runs, and the folder of its object store."""
-    facts = machine_facts.versions()
-    own = {"python": facts["python"], "lbae's files": facts["files"]}
-    return {"packages": own | machine_facts.installed(), "store": object_store_folder()}
+    return {"packages": image_facts(), "store": object_store_folder()}
 
 
 def gpu_facts(node: str) -> str:
@@ -87,9 +83,7 @@ def _packages(nodes: Mapping[str, Mapping[str, str]], problems: list[str]) -> Ch
             differing.append(f"{package} is {', but '.join(versions)}")
     if not differing:
         return Check(name=name, ok=True, note=f"{len(nodes)} nodes, all alike")
-    more = f"; {len(differing) - _NAMED} more differ" if len(differing) > _NAMED else ""
-    note = f"{'; '.join(differing[:_NAMED])}{more}: start all nodes from the same image"
-    return Check(name=name, ok=False, note=note)
+    return Check(name=name, ok=False, note=f"{'; '.join(differing)}: start all nodes from one image")
 
 
 def _stores(nodes: Mapping[str, str]) -> Check:
