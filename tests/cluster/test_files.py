@@ -16,7 +16,7 @@ from tests.cluster.files import CLUSTER, read
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("config", ["serve.yaml", "kuberay/rayservice.yaml"])
+@pytest.mark.parametrize("config", ["serve.yaml", "kuberay/rayservice.yaml", "kuberay/rayservice-gpu.yaml"])
 def test_ray_serve_accepts_its_config(config):
     tree = read(config)
     tree = yaml.safe_load(tree["spec"]["serveConfigV2"]) if "spec" in tree else tree

@@ -8,6 +8,7 @@ from functools import partial
 import jsonschema
 import pytest
 import ray
+import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 
@@ -134,20 +135,37 @@ def test_only_pods_of_the_cluster_reach_every_port():
         assert ("ports" not in rule) == (rule["from"] == own)
 
 
-@pytest.mark.parametrize(("name", "gpus"), [("raycluster", True), ("rayjob", True), ("rayservice", False)])
-def test_work_without_gpus_starts_no_gpu_pods(name, gpus):
-    cluster = {
-        "metadata": {"name": "lbae", "namespace": "default"},
-        "spec": cluster_of(f"kuberay/{name}.yaml"),
-    }
+def groups_for(name: str, demand: dict[str, float]) -> dict[str, int]:
+    """How many pods of each group Ray's autoscaler starts for a demand on a cluster without pods."""
+    cluster = {"metadata": {"name": "lbae", "namespace": "default"}, "spec": cluster_of(name)}
     types = _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
     scorer = partial(_default_utilization_scorer, node_availability_summary=None)
-    for demand, group in [({"CPU": 1}, "cpu"), *([({"GPU": 1, "CPU": 1}, "gpu")] if gpus else [])]:
-        nodes, unmet = get_nodes_for(types, {}, "headgroup", 8, [demand], utilization_scorer=scorer)
-        assert (dict(nodes), unmet) == ({group: 1}, [])
-        assert gpus == (types[group]["min_workers"] == 0), (
-            "a cluster for jobs costs nothing while it has none"
-        )
+    pods, unmet = get_nodes_for(types, {}, "headgroup", 8, [demand], utilization_scorer=scorer)
+    assert unmet == []
+    return dict(pods)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_only_work_for_gpus_starts_gpu_pods(name):
+    assert groups_for(name, {"CPU": 1}) == {"cpu": 1}
+    least = {group["groupName"]: group["minReplicas"] for group in cluster_of(name)["workerGroupSpecs"]}
+    if "gpu" in least:
+        assert groups_for(name, {"GPU": 1, "CPU": 4, "memory": 8e9}) == {"gpu": 1}
+    assert least.get("gpu", 0) == 0, "GPU pods cost most"
+    assert (least["cpu"] == 0) == (name not in SERVICES), "a cluster for jobs costs nothing while it has none"
+
+
+def test_the_two_services_differ_only_in_their_application_and_pods():
+    cpus, gpus = (documents(name) for name in ("kuberay/rayservice.yaml", "kuberay/rayservice-gpu.yaml"))
+    for service in (cpus[0]["spec"], gpus[0]["spec"]):
+        config = yaml.safe_load(service.pop("serveConfigV2"))
+        config["applications"][0]["args"] = None
+        service["config"] = config
+        for group in (groups := service["rayClusterConfig"]["workerGroupSpecs"]):
+            (container,) = group["template"]["spec"]["containers"]
+            del container["resources"]
+        groups[1:] = []
+    assert cpus == gpus
 
 
 def pause(template: dict) -> tuple[int, int]:
