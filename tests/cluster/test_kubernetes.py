@@ -1,7 +1,10 @@
 """The files of cluster/kuberay: what Kubernetes and KubeRay accept, and what pods may do and for how long."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,6 +17,7 @@ from ray.autoscaler._private.resource_demand_scheduler import _default_utilizati
 
 from lbae.web.limits import DEFAULT_LIMITS
 from tests.cluster.files import CLUSTER, check, documents, read
+from tests.conftest import ROOT
 
 MANIFESTS = sorted(path.relative_to(CLUSTER).as_posix() for path in (CLUSTER / "kuberay").glob("*.yaml"))
 CLUSTERS = [name for name in MANIFESTS if "access" not in name]
@@ -217,3 +221,16 @@ def test_pods_of_the_service_are_spread_over_machines_and_zones(name):
             selected = rule["labelSelector"]["matchLabels"]
             assert selected.items() <= template["metadata"]["labels"].items()
             assert rule["matchLabelKeys"] == ["ray.io/cluster"], "an upgrade runs two clusters for a while"
+
+
+@pytest.mark.slow
+def test_a_pod_that_stops_drains_its_node(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (container,) = workers("kuberay/rayservice.yaml")[0]["spec"]["containers"]
+    drain, _, _ = container["lifecycle"]["preStop"]["exec"]["command"][-1].rpartition(";")
+    drain = re.sub(r"^timeout \d+ ", "", drain)  # this machine may be busy
+    command = [sys.executable, "-m", "tests.cluster.drain_a_node", drain]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    (seconds,) = json.loads(done.stdout.splitlines()[-1]).values()
+    assert 0 < seconds <= pause(workers("kuberay/rayservice.yaml")[0])[0], "Ray knows until when the pod runs"
