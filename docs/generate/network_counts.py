@@ -59,7 +59,7 @@ def _operations(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that torch dispatches, views included."""
 
     count = 0
@@ -70,6 +70,6 @@ class _Counter(TorchDispatchMode):
 
 
 def _operators(work: Callable[[], object]) -> int:
-    with _Counter() as counter:
+    with _Counter() as counter:  # type: ignore[no-untyped-call]
         work()
     return counter.count

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from lbae.distributed.cluster.device import PRETEND_GPUS
+from lbae.distributed.cluster.session import session
 from lbae.distributed.serve.service import serving
 from lbae.jobs.build.encode import encode
 from lbae.jobs.build.evaluate import evaluate
@@ -92,7 +92,7 @@ def every_stage(data: str, out: str) -> dict[str, dict[str, Any]]:
         "reduce": {"latents": latents, "out": moments},
         "fit": {**made, "out": bundle, "components": "10"},
         "sample": {"bundle": bundle, "out": f"{out}/samples", "num": 4096},
-        "evaluate": {"bundle": bundle, "data": images, "out": f"{out}/evaluation", "gpus": 2},
+        "evaluate": {"bundle": bundle, "data": data, "out": f"{out}/evaluation", "cache": f"{out}/cache"},
         "serve": {"bundle": bundle},
     }
 
@@ -149,10 +149,9 @@ def main(stages: dict[str, dict[str, Any]]) -> None:
     head = {"num_cpus": 0, "object_store_memory": 2**28, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [worker(cluster) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    for stage, options in stages.items():
-        run(cluster, nodes, stage, options)
-    ray.shutdown()
+    with session(cluster.address):
+        for stage, options in stages.items():
+            run(cluster, nodes, stage, options)
     cluster.shutdown()
 
 

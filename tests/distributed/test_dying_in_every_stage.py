@@ -44,4 +44,5 @@ def test_ingest_fit_and_sample_lose_nothing_when_a_node_dies(pipeline: Pipeline,
     assert done.returncode == 0, done.stderr
     lost = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [stage["stage"] for stage in lost if stage["killed"]] == list(JOBS)
+    assert done.stderr.count("left the cluster") == len(JOBS), "each loss is said"
     assert {stage["stage"]: stage["fingerprint"] for stage in lost} == whole

@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 from ray.exceptions import RayError
 
 from lbae.distributed.cluster.connection import connect
 from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.node_watch import watched_nodes
 from lbae.distributed.cluster.resources import wait_for_gpus
 from lbae.errors import UnforeseenError
 
@@ -22,7 +23,8 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
 
     :func:`connect` says which cluster. If this process is already connected to Ray (in a notebook or a test),
     that connection is used and stays open. With ``gpus``, the session waits for them (:func:`wait_for_gpus`),
-    because an autoscaling cluster has GPU nodes only while a job asks for them.
+    because an autoscaling cluster has GPU nodes only while a job asks for them. Nodes that leave the cluster
+    are logged (:func:`watched_nodes`).
 
     Raises:
         LbaeError: The error that a task raised (:func:`root_cause`) or that the connection failed with
@@ -34,9 +36,10 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
     if not joined:
         connect(address)
     try:
-        if gpus is not None:
-            wait_for_gpus(gpus)
-        yield
+        with nullcontext() if joined else watched_nodes():
+            if gpus is not None:
+                wait_for_gpus(gpus)
+            yield
     except RayError as error:
         cause = root_cause(error)
         if isinstance(cause, UnforeseenError):
