@@ -1,5 +1,6 @@
 """What all benchmarks share: inputs, a busy process, and a fixture that compares work with a baseline."""
 
+import dataclasses
 import statistics
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,13 +36,16 @@ def smooth_images(path: Path, count: int) -> Path:
     return path
 
 
-def untrained(out: Path, preset: str, components: str = "50") -> dict[str, str]:
+def untrained(out: Path, preset: str, components: str = "50", **changes: Any) -> dict[str, str]:
     """Publish an untrained model of a preset, and its latents, moments and bundle of the bundled digits.
+
+    ``changes`` are fields of the preset's network.
 
     Returns:
         Their URIs by name.
     """
     config = presets.get(preset)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
     made = {name: str(out / name) for name in ("model", "latents", "moments")}
     output = Output(made["model"], "model", parents={}, config=config.to_dict())
     save_model(output, LatentBernoulliAutoencoder(config.model), config, {"images": 0})

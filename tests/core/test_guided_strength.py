@@ -4,7 +4,8 @@ import torch
 
 from lbae.config import ModelConfig
 from lbae.core.latents.editing import confidence, edit
-from lbae.core.latents.guided_strength import STRENGTHS, edit_until, least_strengths
+from lbae.core.latents.guided_strength import edit_until
+from lbae.core.latents.strengths import STRENGTHS, least_strengths
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
 from lbae.errors import UserError

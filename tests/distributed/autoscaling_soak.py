@@ -25,7 +25,7 @@ from lbae.io.images import encode_png
 from lbae.web.client import interpolate
 from lbae.web.limits import Limits
 
-scaling = application._scaling
+scaling = application._deployment_options
 
 PORT, REPLICAS = 18128, 3
 BUSY, IDLE = 12, 1  # streams at a time
@@ -104,7 +104,7 @@ async def main(seconds: float, bundle: str) -> None:
     ray.init(
         address="local", num_cpus=4, object_store_memory=2**29, include_dashboard=False, log_to_driver=False
     )
-    application._scaling = scaling_often
+    application._deployment_options = scaling_often
     limits = Limits(max_running=16)
     seen, counts = Counter(), list[int]()
     with serving(bundle, PORT, limits=limits, replicas=1, max_replicas=REPLICAS) as facts:

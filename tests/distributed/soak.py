@@ -27,9 +27,9 @@ import ray
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from lbae.distributed.serve.application import Topology
 from lbae.distributed.serve.running_service import swap
 from lbae.distributed.serve.service import serving
+from lbae.distributed.serve.service_plan import Topology
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.web import client as web
 from lbae.web.limits import Limits

@@ -12,6 +12,7 @@ from lbae.distributed.serve.replica_memory import (
     batch_bytes,
     models_bytes,
     reservations,
+    wanted_memory,
 )
 
 NEEDS = ReplicaMemory(process=10, batch=1, edits=2, variations=1, requests=4)
@@ -44,13 +45,17 @@ def test_models_are_bounded_by_their_number_and_by_their_cache():
 
 
 def test_every_deployment_reserves_what_its_verbs_take():
-    assert reservations(NEEDS, False, 2, [36]) == {"LBAE": 18}
-    assert reservations(NEEDS, True, 1, [100]) == {
-        "LBAE": 14,
-        "Codec": 15,
-        "Editor": 12,
-        "Sampler": 11,
-        "Interpolator": 10,
+    assert wanted_memory(NEEDS, split=False) == {"LBAE": 18}
+    wanted = {"LBAE": 14, "Codec": 15, "Editor": 12, "Sampler": 11, "Interpolator": 10}
+    assert wanted_memory(NEEDS, split=True) == wanted
+    assert reservations(wanted, {}, dict.fromkeys(wanted, 1), [100]) == wanted
+
+
+def test_memory_that_the_user_gives_is_not_shared():
+    replicas = {"Codec": 2, "Editor": 1}
+    assert reservations({"Codec": 20, "Editor": 12}, {"Editor": 30}, replicas, [50]) == {
+        "Codec": 10,
+        "Editor": 30,
     }
 
 
@@ -61,5 +66,5 @@ def test_every_deployment_reserves_what_its_verbs_take():
 def test_small_nodes_give_every_replica_a_share(rooms, reserved, caplog):
     """Ray would else never place the replicas that do not fit."""
     with caplog.at_level(logging.WARNING):
-        assert reservations(NEEDS, False, 2, rooms) == {"LBAE": reserved}
+        assert reservations({"LBAE": 18}, {}, {"LBAE": 2}, rooms) == {"LBAE": reserved}
     assert ("under the worst load the replicas take 0.0 GB" in caplog.text) == (reserved < 18)

@@ -26,10 +26,8 @@ from lbae.core.latents.packing import pack
 from lbae.distributed.serve import service as stage
 from lbae.distributed.serve.application import (
     ServeArguments,
-    application,
     build_application,
     config_limits,
-    share_of_gpu,
 )
 from lbae.distributed.serve.running_service import is_served
 from lbae.distributed.serve.service import serving
@@ -61,6 +59,8 @@ def test_the_config_file_builds_the_application(pipeline, monkeypatch):
         target(ServeArguments(**config(pipeline.bundle).args))
     with pytest.raises(ValidationError, match="replica"):
         ServeArguments(**config(pipeline.bundle, replica=2).args)
+    with pytest.raises(ValidationError, match=r"deployments\.Codec\.cpu"):
+        ServeArguments(**config(pipeline.bundle, deployments={"Codec": {"cpu": 2}}).args)
     for wrong in ({"allow_host": ["http://x/"]}, {"allow_origin": ["*"]}):
         with pytest.raises(UserError, match=r"allow_(host|origin) is "):
             target(ServeArguments(**config(pipeline.bundle, insecure=True, **wrong).args))
@@ -106,23 +106,6 @@ def _imported(path: str) -> tuple[object, str]:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "replicas", "share"),
-    [(0, 2, 0), (1, 1, 1), (1, 2, 1 / 2), (2, 1, 1), (2, 3, 1 / 2), (2, 4, 1 / 2), (4, 9, 1 / 3)],
-)
-def test_every_replica_fits_on_a_gpu(gpus, replicas, share):
-    assert share_of_gpu(gpus, replicas) == share
-    assert gpus == 0 or gpus * int(1 / share) >= replicas
-
-
-def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "0.1")
-    with pytest.raises(UserError, match=r"3 CPUs are needed; the cluster has 2 .*: give fewer replicas"):
-        application(pipeline.bundle, replicas=3)
-    with pytest.raises(UserError, match="replicas is 2, max_replicas is 1; allowed: replicas from 1"):
-        application(pipeline.bundle, replicas=2, max_replicas=1)
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("", "give --bundle or --follow, and not both"),
@@ -130,6 +113,7 @@ def test_more_replicas_than_cpus_are_refused(pipeline, monkeypatch):
         ("--follow {tmp}/pointer", "pointer {tmp}/pointer does not exist"),
         ("--bundle {bundle} --host=", "host is empty; allowed: the name or address of an interface"),
         ("--bundle {bundle} --host 0.0.0.0", "host 0.0.0.0 is open to other machines and there are no API"),
+        ("--bundle {bundle} --deployment Codec:cpu=2", "deployment is 'Codec:cpu=2': cpu is wrong"),
         (
             "--bundle {bundle} --allow-host http://x/",
             "allow_host is 'http://x/'; allowed: a host name or address",
@@ -346,6 +330,7 @@ def test_every_verb_answers_like_the_bundle(pipeline, topology, host, replicas):
     ):
         place = f"[{host}]" if ":" in host else host
         assert (facts["url"], facts["bundle"]) == (f"http://{place}:{PORT}", bundle.fingerprint)
+        assert (facts["topology"], facts["topology_reason"]) == (topology, "as asked")
         reserved = ray.cluster_resources()["memory"] - ray.available_resources()["memory"]
         assert reserved > replicas * LIMITS.max_memory_bytes
         drawn = [service.send(web.sample(1, seed=5, format="png")) for _ in range(6)]  # by any replica

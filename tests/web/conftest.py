@@ -26,7 +26,8 @@ from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Prior
 from lbae.core.prior.samplers import fit_sampler
 from lbae.web.app import create_app
-from lbae.web.backend.backend import Backend, BundleBackend
+from lbae.web.backend.backend import Backend
+from lbae.web.backend.bundle_backend import BundleBackend
 from lbae.web.limits import Limits
 from lbae.web.middleware import Observe
 from tests.core.test_exchange import value_models

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lbae.errors import LbaeError
-from lbae.web.backend import backend as web_backend
+from lbae.web.backend import codec_verbs
 from lbae.web.backend.batching import Batcher
 
 
@@ -124,10 +124,10 @@ def test_the_rows_of_a_cancelled_caller_are_freed_before_their_turn():
 
 def test_the_health_check_fails_while_a_batch_is_stuck(bundle, monkeypatch):
     """Ray Serve calls this check of a replica, and replaces the replica when it fails."""
-    monkeypatch.setattr(web_backend, "_STUCK_S", 0.05)
+    monkeypatch.setattr(codec_verbs, "_STUCK_S", 0.05)
 
     async def run() -> None:
-        backend, slow = web_backend.BundleBackend(bundle), Doubler()
+        backend, slow = codec_verbs.CodecVerbs(bundle.codec), Doubler()
         backend._decode = batcher(slow)
         backend.check()
         (task,) = await started(backend._decode, rows(0, 1))

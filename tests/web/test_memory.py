@@ -13,7 +13,7 @@ import pytest
 
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError
-from lbae.web.backend import backend as web_backend
+from lbae.web.backend import edit_verbs
 from lbae.web.limits import Limits
 from lbae.web.memory import BODY_COPIES, MemoryBudget, MemoryShare
 from lbae.web.requests import batches
@@ -152,7 +152,7 @@ def test_images_are_claimed_before_they_are_made(bundle, monkeypatch, path, body
     client = Client(bundle, Limits(max_memory_bytes=room * 8 // 7 + 10_000))
     made = []
     for verb in ("encode", "decode"):
-        monkeypatch.setattr(type(bundle), verb, lambda self, rows: made.append(len(rows)) or 1 / 0)
+        monkeypatch.setattr(type(bundle.codec), verb, lambda self, rows: made.append(len(rows)) or 1 / 0)
     answer = client.post(f"/v1/{path}", body)
     assert (answer.status_code, answer.json()["error"]["type"], made) == (413, "too_large", [])
     Client(bundle, Limits()).post(f"/v1/{path}", body)
@@ -250,7 +250,7 @@ def test_a_small_upload_is_read_between_the_images_of_large_ones(client, monkeyp
 
 def test_edits_run_one_at_a_time(client, monkeypatch):
     """Two edits at once would compute the same matrices twice."""
-    running, seen, edit = [0], [], web_backend.edit
+    running, seen, edit = [0], [], edit_verbs.edit
 
     def watched(*arguments: Any) -> np.ndarray:
         running[0] += 1
@@ -259,7 +259,7 @@ def test_edits_run_one_at_a_time(client, monkeypatch):
         running[0] -= 1
         return edit(*arguments)
 
-    monkeypatch.setattr(web_backend, "edit", watched)
+    monkeypatch.setattr(edit_verbs, "edit", watched)
     ask = ("POST", "/v1/edit", {"json": {"item": {"latent": "AAAA"}, "set": ["a"], "format": "latents"}})
     assert {answer.status_code for answer in client.requests(*[ask] * 6)} == {200}
     assert seen == [1] * 6

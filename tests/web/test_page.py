@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from lbae.web.backend.backend import BundleBackend
+from lbae.web.backend.bundle_backend import BundleBackend
 from lbae.web.limits import Limits
 from tests.web.conftest import image_file, listening, pixels_of
 

@@ -8,13 +8,13 @@ from jaxtyping import Float64, Int8
 
 from lbae.core.latents.exchange import confidence as exchange_confidence
 from lbae.core.latents.exchange import exchange
+from lbae.core.latents.strengths import STRONGEST
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.errors import UnusableAttribute, UserError, unknown
 
 Method = Literal["exchange", "bits"]
 
-STRONGEST = {"exchange": 2.0, "bits": 1.0}
 _ROUNDING = 1e-9
 
 

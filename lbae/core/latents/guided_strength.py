@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int64, UInt8
+from jaxtyping import Float64, Int8, UInt8
 
-from lbae.core.latents.editing import STRONGEST, confidence, edit
+from lbae.core.latents.editing import confidence, edit
+from lbae.core.latents.strengths import STRENGTHS, least_strengths
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
 from lbae.core.network.codec import Codec
 from lbae.errors import UserError
-
-STRENGTHS = np.arange(0, STRONGEST["exchange"] + 0.25, 0.25)
 
 
 class GuidedEdit(NamedTuple):
@@ -68,13 +67,3 @@ def edit_at_all(
     return np.concatenate(
         [edit(statistics, values, latents, set_, unset, float(strength)) for strength in STRENGTHS]
     )
-
-
-def least_strengths(
-    found: Float64[np.ndarray, "SK"], until: float
-) -> tuple[Int64[np.ndarray, "K"], Float64[np.ndarray, "K"]]:
-    """For each of K latents the row, of those of :func:`edit_at_all`, that is taken, and its strength."""
-    by_strength = found.reshape(len(STRENGTHS), -1)
-    reached = by_strength >= until
-    first = np.where(reached.any(axis=0), reached.argmax(axis=0), by_strength.argmax(axis=0))
-    return first * by_strength.shape[1] + np.arange(by_strength.shape[1]), STRENGTHS[first]

@@ -3,10 +3,11 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import ray
-from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from lbae.errors import UserError
 
@@ -51,10 +52,36 @@ def cluster_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def start_timeout_s() -> float:
+    """Ray Train's timeout for its workers, for which jobs wait for nodes: by default 60 seconds."""
+    return float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
+
+
+def wait_until(found: Callable[[], bool], bundles: list[dict[str, float]]) -> bool:
+    """Ask the autoscaler for nodes with these resources, and wait until ``found``; False on timeout.
+
+    The request is a placement group that stays pending. It is this job's own and ends with it.
+    ``ray.autoscaler.sdk.request_resources`` would replace the requests of all other jobs: a cluster keeps one
+    list, which Ray Data and Ray Train write as well. The timeout is :func:`start_timeout_s`.
+    """
+    if found():
+        return True
+    _logger.info(
+        f"waiting up to {start_timeout_s():g} s for nodes; the cluster has {cluster_cpus()} CPUs and"
+        f" {cluster_gpus()} GPUs"
+    )
+    request = placement_group(bundles)
+    deadline = time.monotonic() + start_timeout_s()
+    try:
+        while not (came := found()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    finally:
+        remove_placement_group(request)
+    return came
+
+
 def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     """Ask the autoscaler for ``count`` CPUs or GPUs, and wait until the cluster has them.
-
-    The timeout is Ray Train's for its workers: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, by default 60 seconds.
 
     Raises:
         UserError: The timeout passed. The message ends with ``remedy``.
@@ -63,18 +90,10 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     def found() -> int:
         return int(ray.cluster_resources().get(resource, 0))
 
-    if found() >= count:
-        return
-    timeout = float(os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"))
-    _logger.info(f"waiting up to {timeout:g} s for {count} {resource}s; the cluster has {found()}")
-    request_resources(bundles=[{resource: 1}] * count)
-    deadline = time.monotonic() + timeout
-    while found() < count and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    request_resources(bundles=[])
-    if found() < count:
+    if not wait_until(lambda: found() >= count, [{resource: 1}] * count):
         raise UserError(
-            f"{count} {resource}s are needed; the cluster has {found()} after {timeout:g} s: {remedy}"
+            f"{count} {resource}s are needed; the cluster has {found()} after {start_timeout_s():g} s:"
+            f" {remedy}"
         )
 
 

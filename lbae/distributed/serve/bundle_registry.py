@@ -8,38 +8,23 @@ that use it must have ended. The replica's side is :mod:`lbae.distributed.serve.
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import ray
 
 from lbae.core.bundle import Bundle
+from lbae.distributed.serve.bundle_version import FACTS, Assignment, BundleVersion
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.bundle_artifact import KIND, load_bundle, read_pointer
 from lbae.io.artifacts.manifest import read_manifest
+from lbae.web.backend.bundle_backend import bundle_facts
 
 _POLL_S = 1.0  # between polls of the pointer file
 _RETRY_S = 5.0  # the same after a poll or swap that failed
 _DEAD_S = 10.0  # a swap does not wait for a replica without a heartbeat for this long
 
 logger = logging.getLogger("ray.serve")
-
-
-@dataclass(frozen=True)
-class BundleVersion:
-    """A bundle version; ``number`` increases with each swap."""
-
-    number: int
-    uri: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The versions that a replica holds, and the one that it serves."""
-
-    hold: tuple[BundleVersion, ...]
-    serve: BundleVersion
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,9 @@ def _load(uri: str) -> Bundle:
 
 
 class BundleRegistry:
-    """Keeps bundles in the object store, where the replicas of a node share their large matrices.
+    """Keeps the parts of bundles in the object store, where the replicas of a node share their large arrays.
+
+    A replica fetches the parts that it needs: the fields of ``Bundle``, and the facts for clients.
 
     Args:
         uri: URI of a bundle, or with ``follow`` of a pointer file that holds a bundle's URI.
@@ -84,7 +71,7 @@ class BundleRegistry:
 
     def __init__(self, uri: str, follow: bool, keep_s: float) -> None:
         self._pointer, self._keep_s = uri if follow else None, keep_s
-        self._bundles: dict[str, ray.ObjectRef] = {}
+        self._bundles: dict[str, dict[str, ray.ObjectRef]] = {}
         self._image_shape: tuple[int, int, int] | None = None
         self._current: BundleVersion | None = None
         self._next: BundleVersion | None = None
@@ -135,13 +122,13 @@ class BundleRegistry:
         self._bundles = {name: bundle for name, bundle in self._bundles.items() if name in hold}
         return Assignment(tuple(hold.values()), current)
 
-    async def fetch(self, version: BundleVersion) -> list[ray.ObjectRef]:
-        """The reference to a version's bundle, in a list because Ray would resolve a bare reference.
+    async def fetch(self, version: BundleVersion) -> dict[str, ray.ObjectRef]:
+        """References to the parts of a version's bundle, by name.
 
         LbaeError if the version's URI now holds another bundle.
         """
         await self._ensure_loaded(version)
-        return [self._bundles[version.fingerprint]]
+        return self._bundles[version.fingerprint]
 
     def state(self) -> RegistryState:
         """What the service serves. LbaeError when there is no bundle to serve."""
@@ -150,7 +137,9 @@ class BundleRegistry:
     def _store(self, number: int, uri: str, bundle: Bundle) -> BundleVersion:
         self._image_shape = self._image_shape or bundle.codec.config.image_shape
         if bundle.fingerprint not in self._bundles:
-            self._bundles[bundle.fingerprint] = ray.put(bundle)
+            parts = {field.name: getattr(bundle, field.name) for field in fields(bundle)}
+            parts[FACTS] = bundle_facts(bundle)
+            self._bundles[bundle.fingerprint] = {name: ray.put(part) for name, part in parts.items()}
         return BundleVersion(number, uri, bundle.fingerprint)
 
     async def _swap(self, uri: str) -> BundleVersion | LbaeError:

@@ -5,13 +5,13 @@ behind this module are in docs/measurements.md, measured on CPUs.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from lbae.config import ModelConfig
 from lbae.core.network.codec import CPU_BATCH, rows_per_batch
 from lbae.core.prior.dichotomised_gaussian import model_bytes, models_to_cache
-from lbae.distributed.serve.split_topology import DEPLOYMENT_VERBS, INGRESS
+from lbae.distributed.serve.split_topology import INGRESS, ROLES
 from lbae.io.artifacts.bundle_artifact import KIND, load_config
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.web.limits import Limits
@@ -57,32 +57,45 @@ def models_bytes(count: int, bits: int) -> int:
     return min(count, models_to_cache(bits) + 1) * model_bytes(bits)
 
 
-def reservations(needs: ReplicaMemory, split: bool, replicas: int, rooms: Sequence[float]) -> dict[str, int]:
-    """Bytes that a replica of each deployment reserves: its needs, or where nodes have less, a share of them.
+def wanted_memory(needs: ReplicaMemory, split: bool) -> dict[str, int]:
+    """Bytes that a replica of each deployment takes at most; one that does everything takes ``needs``."""
+    if not split:
+        return {INGRESS: sum(astuple(needs))}
+    wanted = dict.fromkeys(ROLES, needs.process)
+    wanted[INGRESS] += needs.requests
+    wanted["Codec"] += needs.batch + needs.requests
+    wanted["Editor"] += needs.edits
+    wanted["Sampler"] += needs.variations
+    return wanted
+
+
+def reservations(
+    wanted: Mapping[str, int], given: Mapping[str, int], replicas: Mapping[str, int], rooms: Sequence[float]
+) -> dict[str, int]:
+    """Bytes that a replica of each deployment reserves: what it wants, or where nodes have less, a share.
 
     So a service starts on any cluster that has the CPUs for it, and warns if the nodes are small.
 
     Args:
-        needs: What a replica needs that does everything.
-        split: Whether each verb has a deployment of its own.
-        replicas: Replicas of every deployment.
+        wanted: What a replica of each deployment takes at most.
+        given: What the user gives the replicas of some deployments instead; it is no subject to sharing.
+        replicas: Replicas of each deployment.
         rooms: The memory of each node.
     """
-    wanted = {INGRESS: sum(astuple(needs))}
-    if split:
-        wanted = dict.fromkeys((INGRESS, *DEPLOYMENT_VERBS), needs.process)
-        wanted[INGRESS] += needs.requests
-        wanted["Codec"] += needs.batch + needs.requests
-        wanted["Editor"] += needs.edits
-        wanted["Sampler"] += needs.variations
-    all_ = [*wanted.values()] * replicas
-    share = next((s / 10 for s in range(10, 0, -1) if _fit([need * s / 10 for need in all_], rooms)), 0)
+
+    def at(share: float) -> dict[str, float]:
+        return {name: given.get(name, share * bytes_) for name, bytes_ in wanted.items()}
+
+    def all_(share: float) -> list[float]:
+        return [bytes_ for name, bytes_ in at(share).items() for _ in range(replicas[name])]
+
+    share = next((s / 10 for s in range(10, 0, -1) if _fit(all_(s / 10), rooms)), 0)
     if share < 1:
         logger.warning(
-            f"under the worst load the replicas take {sum(all_) / 1e9:.1f} GB, for which the nodes have no"
+            f"under the worst load the replicas take {sum(all_(1)) / 1e9:.1f} GB, for which the nodes have no"
             f" room; they reserve {share:.0%} of it: give fewer replicas, or join a larger cluster"
         )
-    return {name: int(share * bytes_) for name, bytes_ in wanted.items()}
+    return {name: int(bytes_) for name, bytes_ in at(share).items()}
 
 
 def _fit(needs: Sequence[float], rooms: Sequence[float]) -> bool:

@@ -7,8 +7,8 @@ from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from lbae.distributed.serve.application import REGISTRY
 from lbae.distributed.serve.bundle_registry import RegistryState
+from lbae.distributed.serve.replica_bundles import REGISTRY
 from lbae.errors import LbaeError
 from lbae.io.storage.location import absolute
 

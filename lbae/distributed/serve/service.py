@@ -16,10 +16,12 @@ from ray.serve.schema import ApplicationStatus
 
 from lbae.distributed.cluster.ray_private import deploy, serve_address
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.serve.application import application, check_bundle, replica_range
+from lbae.distributed.serve.application import application, check_bundle, planned
 from lbae.distributed.serve.haproxy import controller_options, end_orphans
 from lbae.distributed.serve.processes import listener
 from lbae.distributed.serve.running_service import APP
+from lbae.distributed.serve.service_plan import Scaling
+from lbae.distributed.serve.split_topology import INGRESS
 from lbae.errors import LbaeError, UserError
 from lbae.io.storage.location import absolute
 from lbae.web.foreign_pages import canonical_host
@@ -34,19 +36,27 @@ _POLL_S = 0.2
 
 @contextmanager
 def serving(
-    bundle: str, port: int = 8000, host: str = "127.0.0.1", limits: Limits = DEFAULT_LIMITS, **options: Any
+    bundle: str,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    *,
+    follow: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
     """Serve a bundle on the connected Ray cluster, and shut down at the end what was started.
 
     Args:
-        bundle: URI of the bundle, or of a pointer file (see ``options``).
+        bundle: URI of the bundle, or with ``follow`` of a pointer file that holds its URI.
         port: port to listen on.
         host: interface to listen on.
+        follow: swap to the new bundle when the pointer file changes.
         limits: of the HTTP application.
-        options: further arguments of :func:`lbae.distributed.serve.application.application`.
+        options: fields of :class:`lbae.distributed.serve.service_plan.Scaling`.
 
     Yields:
-        The URL, the bundle's fingerprint and Ray's address, once the service answers.
+        Once the service answers: the URL, the bundle's fingerprint, Ray's address, and the topology with the
+        reason for it.
 
     Raises:
         UserError: the port is taken, or this cluster's Ray Serve listens at another address.
@@ -55,18 +65,21 @@ def serving(
     running = _check_address(host, port)
     check_storage([bundle], [])
     limits = replace(limits, hosts=(*limits.hosts, canonical_host(host)))
-    app = application(bundle, limits=limits, **options)
+    uri, plan = planned(bundle, follow, Scaling(**options), limits)
+    app = application(uri, plan, follow=follow, limits=limits)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        least, most = replica_range(options.get("replicas"), options.get("max_replicas"))
-        proxy = controller_options(host, limits.max_seconds, autoscaled=least < most)
+        # HAProxy knows the replicas of the ingress only.
+        proxy = controller_options(host, limits.max_seconds, plan.deployments[INGRESS].is_autoscaled)
         ray_serve.start(http_options={"host": host, "port": port}, controller_options=proxy)
         deploy(app, APP)
         _wait_until_running()
         yield {
             "url": url,
-            "bundle": _wait_until_answering(url, bundle, options.get("follow", False), limits.keys),
+            "bundle": _wait_until_answering(url, bundle, follow, limits.keys),
             "address": ray.get_runtime_context().gcs_address,
+            "topology": plan.topology,
+            "topology_reason": plan.reason,
         }
     finally:
         if running:

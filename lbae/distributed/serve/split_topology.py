@@ -1,6 +1,11 @@
-"""The split topology: each verb in a deployment of its own, behind the deployment that takes requests."""
+"""The split topology: groups of verbs in deployments of their own, behind the one that takes requests.
+
+Only latents go between deployments, packed, except for images that a client sent or gets. It does not load
+torch: of a bundle, the deployment that takes requests holds the facts.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,18 +14,36 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.handle import DeploymentHandle
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from lbae.distributed.serve.bundle_registry import BundleVersion
-from lbae.distributed.serve.replica_bundles import ReplicaBundles
+from lbae.distributed.serve.bundle_version import FACTS, BundleVersion
+from lbae.distributed.serve.packed_latents import packed, unpacked
+from lbae.distributed.serve.replica_bundles import fetch_parts, replica_bundles
 from lbae.errors import UserError
 from lbae.web.backend.backend import Backend, BundleFacts
 
 INGRESS = "LBAE"  # the deployment that takes the requests
-DEPLOYMENT_VERBS = {
-    "Codec": ("encode", "decode"),
-    "Sampler": ("draw", "vary"),
-    "Interpolator": ("path",),
-    "Editor": ("edit", "edit_at_all", "confidence"),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a deployment does: its verbs, and the parts of a bundle (fields of ``Bundle``) that they need."""
+
+    verbs: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def runs_network(self) -> bool:
+        """Whether the deployment runs the network, so that it may want a GPU."""
+        return "codec" in self.parts
+
+
+ROLES = {
+    "Codec": Role(verbs=("encode", "decode", "reconstruct", "recode"), parts=("codec",)),
+    "Sampler": Role(verbs=("draw", "vary"), parts=("prior",)),
+    "Interpolator": Role(verbs=("path",), parts=("normals",)),
+    "Editor": Role(verbs=("edit", "edit_at_all", "confidence"), parts=("attributes", "values")),
+    INGRESS: Role(verbs=(), parts=(FACTS,)),
 }
+DEPLOYMENT_VERBS = {name: role.verbs for name, role in ROLES.items() if role.verbs}
 
 # Calls have no side effects, so one whose replica or node died is retried on another replica.
 _RETRY: dict[str, Any] = {
@@ -30,50 +53,38 @@ _RETRY: dict[str, Any] = {
 }
 
 
-class VerbDeployment:
-    """Runs verbs on the bundle version that the caller names."""
-
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, open_bundles: Callable[[], ReplicaBundles], registry: DeploymentHandle
-    ) -> None:
-        self._bundles = open_bundles()
-        await self._bundles.start()
-
-    async def facts(self, version: BundleVersion) -> BundleFacts:
-        """The facts of a bundle version."""
-        return (await self._bundles.backend(version)).facts
-
-    async def call(self, version: BundleVersion, verb: str, *arguments: Any) -> Any:
-        """The result of a verb, or its UserError: Serve would log a raised one with its traceback."""
-        try:
-            return await getattr(await self._bundles.backend(version), verb)(*arguments)
-        except UserError as error:
-            return error
-
-    def check_health(self) -> None:
-        """Raise when the backend is stuck; Serve then replaces this replica."""
-        self._bundles.current().check()
-
-
-async def open_remote_backend(version: BundleVersion) -> Backend:
-    """A backend that calls the deployments of the verbs, all on one bundle version."""
+async def start_split_ingress() -> Callable[[], Backend]:
+    """Hold the facts of the bundle; the result gives the backend that calls the deployments of the verbs."""
     app = ray_serve.get_replica_context().app_name
-    handles = {name: ray_serve.get_deployment_handle(name, app) for name in DEPLOYMENT_VERBS}
-    return _RemoteBackend(version, await handles["Sampler"].facts.remote(version), handles)
+    handles = {
+        verb: ray_serve.get_deployment_handle(name, app)
+        for name, role in ROLES.items()
+        for verb in role.verbs
+    }
+
+    async def open_version(version: BundleVersion) -> _RemoteBackend:
+        return _RemoteBackend(version, handles, **await fetch_parts(version, ROLES[INGRESS].parts))
+
+    bundles = replica_bundles(open_version)
+    await bundles.start()
+    return bundles.current
 
 
 class _RemoteBackend:
+    """Calls the deployments of the verbs, all on one bundle version."""
+
     def __init__(
-        self, version: BundleVersion, facts: BundleFacts, handles: dict[str, DeploymentHandle]
+        self, version: BundleVersion, handles: dict[str, DeploymentHandle], facts: BundleFacts
     ) -> None:
-        self.version, self.facts = version, facts
-        self._handles = {verb: handles[name] for name, verbs in DEPLOYMENT_VERBS.items() for verb in verbs}
+        self.facts, self._version, self._handles = facts, version, handles
 
     async def _call(self, verb: str, *arguments: Any) -> np.ndarray:
-        async def once() -> Any:
-            return await self._handles[verb].call.remote(self.version, verb, *arguments)
+        sent = [packed(argument) for argument in arguments]
 
-        result: Any = await AsyncRetrying(**_RETRY)(once)
+        async def once() -> Any:
+            return await self._handles[verb].call.remote(self._version, verb, *sent)
+
+        result: Any = unpacked(await AsyncRetrying(**_RETRY)(once))
         if isinstance(result, UserError):
             raise result
         return result
@@ -118,6 +129,14 @@ class _RemoteBackend:
     async def decode(self, latents: np.ndarray) -> np.ndarray:
         """Images of latents."""
         return await self._call("decode", latents)
+
+    async def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Images of the latents of images."""
+        return await self._call("reconstruct", images)
+
+    async def recode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents of the images of latents."""
+        return await self._call("recode", latents)
 
     def check(self) -> None:
         """Do nothing: Serve checks the deployments of the verbs themselves."""

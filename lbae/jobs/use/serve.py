@@ -8,9 +8,11 @@ from typing import Any
 
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.session import session
-from lbae.distributed.serve.application import Topology, check_bundle
+from lbae.distributed.serve.application import check_bundle
+from lbae.distributed.serve.deployment_options import deployment_options
 from lbae.distributed.serve.running_service import is_served, state, swap
 from lbae.distributed.serve.service import serving
+from lbae.distributed.serve.service_plan import Topology
 from lbae.errors import UserError
 from lbae.io.storage.hub import pinned
 from lbae.jobs.options import Address, Gpus, Names
@@ -31,11 +33,13 @@ def serve(
     replicas: int | None = None,
     max_replicas: int | None = None,
     topology: Topology | None = None,
+    deployment: Names = (),
+    gpus: Gpus = None,
+    gpu_share: float | None = None,
     api_keys: str | None = None,
     insecure: bool = False,
     allow_host: Names = (),
     allow_origin: Names = (),
-    gpus: Gpus = None,
     address: Address = None,
 ) -> Iterator[dict[str, Any]]:
     """Serve a bundle over HTTP until Ctrl-C: sampling, interpolation, editing, encoding and decoding.
@@ -50,9 +54,16 @@ def serve(
             If omitted: 127.0.0.1.
         replicas: Replicas per deployment. If omitted: 2 if the cluster has four CPUs or more, else 1.
         max_replicas: Autoscale up to this many replicas while requests wait. If omitted: no autoscaling.
-        topology: fused runs everything in one deployment and is faster on one node.
-            split has one deployment each for codec, sampler, interpolator and editor:
-            they scale apart, as where only a few GPUs serve the codec. If omitted: fused.
+        topology: fused runs everything in one deployment. split has one deployment each for requests (LBAE),
+            codec, sampler, interpolator and editor: they scale apart, and only the codec takes GPUs.
+            auto is split if the codec runs on GPUs or --deployment names its parts, else fused. The service
+            says which it took. If omitted: auto.
+        deployment: Options of one deployment, as NAME:OPTION=NUMBER,... such as
+            Codec:replicas=2,max_replicas=8,cpus=4. NAME is LBAE, Codec, Sampler, Interpolator or Editor.
+            The options are replicas, max_replicas, target_requests (requests at a time per replica before
+            one is added), cpus and memory_gb (both per replica).
+        gpu_share: Fraction of a GPU per replica that runs the network, above 0, to 1; 0 for CPUs. The service
+            waits for the GPUs of its replicas as with --gpus. If omitted: the replicas share the GPUs.
         api_keys: File with one API key per line.
             If omitted: the keys in LBAE_API_KEYS, separated by commas.
         insecure: Allow an open interface without API keys.
@@ -73,6 +84,9 @@ def serve(
         "replicas": replicas,
         "max_replicas": max_replicas,
         "topology": topology,
+        "gpus": gpus,
+        "gpu_share": gpu_share,
+        "deployments": deployment_options(deployment) or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     is_open = host is not None and host not in LOOPBACK
@@ -81,7 +95,7 @@ def serve(
         hosts=allowed_hosts(allow_host),
         origins=allowed_origins(allow_origin),
     )
-    with session(address, gpus):
+    with session(address):
         if is_served():
             if options or follow or api_keys or allow_host or allow_origin:
                 raise UserError(

@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.core.latents.guided_strength import STRENGTHS, least_strengths
+from lbae.core.latents.strengths import STRENGTHS, least_strengths
 from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError, blames
@@ -67,6 +67,6 @@ async def _edited(
     if request.until is None:
         return await backend.edit(latents, *asked, request.strength, request.method), {}
     tried = await backend.edit_at_all(latents, *asked)
-    found = await backend.confidence(await backend.encode(await backend.decode(tried)), *asked)
+    found = await backend.confidence(await backend.recode(tried), *asked)
     taken, (strength,) = least_strengths(found, request.until)
     return tried[taken], {"strength": float(strength), "confidence": round(float(found[taken[0]]), 4)}
