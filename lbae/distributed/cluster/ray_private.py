@@ -6,6 +6,8 @@ Functions import Ray Serve and Ray Train themselves, because most jobs need neit
 """
 
 import functools
+import os
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -39,6 +41,16 @@ def address_of_last_start() -> str | None:
 
     address: str | None = find_bootstrap_address(None)
     return address
+
+
+def object_store_folder() -> str:
+    """The folder of the object store of the node on which this task runs.
+
+    Ray's `raylet`, which starts the processes of tasks, has it as an argument.
+    """
+    arguments = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+    flag = "--plasma_directory="
+    return next(text.removeprefix(flag) for text in arguments if text.startswith(flag))
 
 
 def serve_address() -> tuple[str, int] | None:

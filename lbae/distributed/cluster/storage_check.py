@@ -5,22 +5,16 @@ import uuid
 from collections.abc import Iterable
 
 import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.every_node import SAME_IMAGE, call_on_nodes
 from lbae.errors import LbaeError
 from lbae.io.machine_facts import image_differences, image_facts
 from lbae.io.storage.location import absolute, resolve, usable_output
 
-_TIMEOUT_S = 120.0
-_LATE = f"did not answer in {_TIMEOUT_S:g} s: it may have no CPU time left, or its storage hangs"
+_LATE = ": it may have no CPU time left, or its storage hangs"
 _SAME_STORAGE = (
     "all nodes need the same storage (s3://... or a shared folder), with its keys and endpoint in their"
     " environment"
-)
-_SAME_IMAGE = (
-    "all nodes need the same code and packages: start them from one image, and submit with --working-dir"
 )
 _checked: set[tuple[str, str, str]] = set()  # (node, "read" or "write", URI) of passed checks
 
@@ -47,14 +41,11 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
         for folder in folders:
             with usable_output(resolve(folder)):
                 (resolve(folder) / token).create(b"")
-        image = image_facts()
-        checks = {_check_on(node).remote(inputs, folders, token, image): node for node in unchecked}
-        done, late = ray.wait(list(checks), num_returns=len(checks), timeout=_TIMEOUT_S)
-        for task in done + late:
-            node = checks[task]
-            problem = _problem_of(task, node) if task in done else _LATE
-            if problem is None:
-                continue
+        checks = call_on_nodes(
+            _check_here, dict.fromkeys(unchecked, 0), inputs, folders, token, image_facts()
+        )
+        for node, found, failure in checks:
+            problem = f"{failure}{_LATE}" if "did not answer" in failure else failure or found
             for folder in folders:
                 if not problem and not (resolve(folder) / f"{token}-{node}").exists():
                     problem = (
@@ -70,33 +61,20 @@ def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
                 (resolve(folder) / name).remove()
 
 
-def _problem_of(task: ray.ObjectRef, node: str) -> str | None:
-    """What is wrong with the node, "" if nothing; None if it died (Ray reruns its work elsewhere)."""
+def _check_here(node: str, inputs: set[str], folders: set[str], token: str, image: dict[str, str]) -> str:
+    """What is wrong with this node; "" if nothing."""
+    if different := image_differences(image):
+        return f"has {', '.join(different)}; {SAME_IMAGE}"
+    uri = ""
     try:
-        problem: str = ray.get(task)
-    except RayError as error:
-        alive = any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
-        return f"cannot run this package: {root_cause(error)}; {_SAME_IMAGE}" if alive else None
-    return problem
-
-
-def _check_on(node: str) -> ray.remote_function.RemoteFunction:
-    @ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-    def check(inputs: set[str], folders: set[str], token: str, image: dict[str, str]) -> str:
-        if different := image_differences(image):
-            return f"has {', '.join(different)}; {_SAME_IMAGE}"
-        uri = ""
-        try:
-            for uri in sorted(inputs):
-                location = resolve(uri)
-                location.fs.info(location.path)  # exists() returns False if s3fs cannot connect
-            for uri in sorted(folders):
-                (resolve(uri) / token).read_bytes()
-                (resolve(uri) / f"{token}-{node}").write_bytes(b"")
-        except FileNotFoundError:
-            return f"cannot reach {uri}: it does not exist there; {_SAME_STORAGE}"
-        except Exception as error:  # filesystem libraries share no base class of errors
-            return f"cannot reach {uri}: {error}; {_SAME_STORAGE}"
-        return ""
-
-    return check
+        for uri in sorted(inputs):
+            location = resolve(uri)
+            location.fs.info(location.path)  # exists() returns False if s3fs cannot connect
+        for uri in sorted(folders):
+            (resolve(uri) / token).read_bytes()
+            (resolve(uri) / f"{token}-{node}").write_bytes(b"")
+    except FileNotFoundError:
+        return f"cannot reach {uri}: it does not exist there; {_SAME_STORAGE}"
+    except Exception as error:  # filesystem libraries share no base class of errors
+        return f"cannot reach {uri}: {error}; {_SAME_STORAGE}"
+    return ""

@@ -1,10 +1,11 @@
-"""Check packages, memory, GPUs, cluster and storage, and say what to fix."""
+"""Check packages, memory, GPUs, the nodes of the cluster and storage, and say what to fix."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from lbae.distributed.cluster.node_checks import check_nodes
 from lbae.distributed.cluster.resources import cluster_cpus, cluster_gpus, cluster_nodes, wait_for
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
@@ -17,7 +18,9 @@ _logger = logging.getLogger(__name__)
 
 
 def doctor(*, storage: Names = (), gpus: int = 0, address: Address = None) -> dict[str, Any]:
-    """Check packages, token, memory, GPUs, the Ray cluster and storage; exit code 1 if a check fails.
+    """Check packages, token, memory, the Ray cluster, its nodes and storage; exit code 1 if a check fails.
+
+    Nodes must have the same packages and keep objects in /dev/shm. Each GPU multiplies matrices.
 
     Args:
         storage: URI of a folder that jobs write to. Repeat for several.
@@ -44,6 +47,7 @@ def _checks(storage: tuple[str, ...], gpus: int, address: str | None) -> Iterato
             yield Check(
                 name="Ray", ok=True, note=f"{nodes} nodes, {cluster_cpus()} CPUs, {cluster_gpus()} GPUs"
             )
+            yield from check_nodes()
             for uri, check in zip(storage, here, strict=True):
                 if check.ok:
                     yield _from_all_nodes(uri, nodes)
