@@ -50,7 +50,7 @@ class StreamingFeed:
         device: torch.device,
     ) -> None:
         self.batch, self.steps = batch, sum(part_steps)
-        self.stops = tuple(itertools.accumulate(part_steps[:-1]))
+        self.stops: Sequence[int] = tuple(itertools.accumulate(part_steps[:-1]))
         self.bad = 0
         self._parts, self._shape, self._device = parts, shape, device
         self._sizes = [_window_sizes(steps, batch) for steps in part_steps]
