@@ -106,7 +106,9 @@ def test_workers_take_every_image_of_ray_datas_streams_once_per_epoch(ray_sessio
             for i in range(0, len(rows), 100)
         ]
         stream = (
-            ray.data.from_arrow(tables).randomize_block_order(seed=order).map_batches(lambda table: table)
+            ray.data.from_arrow(tables)
+            .randomize_block_order(seed=order)
+            .map_batches(lambda table: table, batch_format="pyarrow")
         )
         parts.append(stream.streaming_split(2, equal=True))
     workers = split_streams(list(zip(*parts, strict=True)), [2600 // 2 // 64, 1600 // 2 // 64])
