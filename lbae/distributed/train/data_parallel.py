@@ -11,7 +11,7 @@ from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import data_parallel
 
 # From so many images per worker and step on, a worker's own BatchNorm statistics serve. Goyal et al. (2017)
-# trained with 32 per GPU at no loss; the sign of the latent is more sensitive, so this is twice as many.
+# trained with 32 per GPU at no loss. This is twice as many, because these networks have not been measured.
 _ENOUGH_IMAGES = 64
 
 
