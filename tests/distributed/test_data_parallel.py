@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -12,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lbae.config import ModelConfig, Precision, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.training import data_parallel, initial_state, training_step
-from lbae.distributed.train.data_parallel import send_gradients_as, shares_statistics
+from lbae.distributed.train.data_parallel import send_gradients_as
 
 MODEL = ModelConfig(latent_dim=64, image_size=32, image_channels=1, channels=(8, 16), latent_grid=8)
 STEPS, BATCH, WORLD = 20, 16, 2
@@ -53,11 +52,3 @@ def test_gradients_in_bfloat16_train_as_well(tmp_path):
     torch.testing.assert_close(rounded[:, -1].mean(), exact[:, -1].mean(), rtol=0.05, atol=0)
     sent = torch.tensor(both[0]["bfloat16"][1])
     assert torch.equal(sent, sent.bfloat16().float()), "gradients have the precision at which they are sent"
-
-
-@pytest.mark.parametrize(
-    ("device", "world", "batch", "shared"),
-    [("cuda", 8, 63, True), ("cuda", 8, 64, False), ("cuda", 1, 8, False), ("cpu", 8, 8, False)],
-)
-def test_gpus_share_batchnorm_statistics_of_small_batches(device, world, batch, shared):
-    assert shares_statistics(torch.device(device), world, batch) == shared

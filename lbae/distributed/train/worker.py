@@ -126,7 +126,7 @@ def _work(settings: Settings) -> None:
     images = (_resident if settings.feed == "resident" else _streamed)(settings, world)
 
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
-    network = on_device(network, device, world, images.feed.batch)
+    network = on_device(network, device, world)
     stepped = as_worker(network, device, config.train.gradients)
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
