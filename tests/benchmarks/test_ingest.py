@@ -25,7 +25,7 @@ def jpegs(side: int) -> list[bytes]:
         pixels = np.zeros((side, side, 3))
         for scale in (1, 4, 16, 64):
             noise = Image.fromarray(rng.integers(0, 256, (side // scale, side // scale, 3), dtype=np.uint8))
-            pixels += np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC)) * scale / 85
+            pixels += np.asarray(noise.resize((side, side), Image.Resampling.BICUBIC)) * scale**0.5 / 15
         buffer = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
         files.append(buffer.getvalue())

@@ -1,8 +1,6 @@
 """A job that waits for CPUs or GPUs asks the autoscaler for them, and ends no other job's request."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 
@@ -11,11 +9,16 @@ import ray
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.autoscaler.sdk import request_resources
 from ray.experimental.internal_kv import _internal_kv_get
+from ray.util import placement_group_table
 
 from lbae.distributed.cluster.resources import wait_for, wait_for_gpus
 from lbae.errors import UserError
-from tests.conftest import ROOT
-from tests.distributed.autoscaled_gpus import pending
+
+
+def pending() -> list[int]:
+    """The number of bundles of every pending placement group."""
+    groups = placement_group_table().values()
+    return sorted(len(group["bundles"]) for group in groups if group["state"] == "PENDING")
 
 
 def test_a_waiter_that_gives_up_leaves_the_requests_of_others(ray_session, monkeypatch):
@@ -67,14 +70,3 @@ def test_gpus_that_do_not_come_are_named(ray_session, monkeypatch):
     ):
         wait_for_gpus(1)
     assert pending() == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_autoscaler_starts_a_node_for_a_gpu(version):
-    command = [sys.executable, "-m", "tests.distributed.autoscaled_gpus", version]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads(done.stdout.splitlines()[-1])
-    assert (facts["before"], facts["after"]) == (0, 1)
-    assert facts["left"] == [9], "the request of the other waiter"
