@@ -90,10 +90,10 @@ def wait_for(count: int, resource: Literal["CPU", "GPU"], remedy: str) -> None:
     def found() -> int:
         return int(ray.cluster_resources().get(resource, 0))
 
+    timeout = start_timeout_s()
     if not wait_until(lambda: found() >= count, [{resource: 1}] * count):
         raise UserError(
-            f"{count} {resource}s are needed; the cluster has {found()} after {start_timeout_s():g} s:"
-            f" {remedy}"
+            f"{count} {resource}s are needed; the cluster has {found()} after {timeout:g} s: {remedy}"
         )
 
 
