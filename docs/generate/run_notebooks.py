@@ -32,7 +32,14 @@ def run(path: Path, folder: Path) -> NotebookNode:
     place = {"metadata": {"path": str(folder)}}
     with tempfile.TemporaryDirectory() as sockets:  # over TCP, other users of the machine could read along
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
-        client = NotebookClient(notebook, km=kernel, resources=place, timeout=_TIMEOUT_S, record_timing=False)
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            resources=place,
+            timeout=_TIMEOUT_S,
+            record_timing=False,
+            coalesce_streams=True,  # on a busy machine, the lines that a cell prints arrive one by one
+        )
         client.execute()
     for cell in notebook.cells:
         cell.metadata = {}
