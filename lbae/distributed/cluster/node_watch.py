@@ -37,7 +37,7 @@ def watched_nodes() -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(_POLL_S)  # it may wait for a head that is gone
 
 
 def _alive(nodes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
