@@ -1,4 +1,4 @@
-"""Run train, encode, reduce, fit and evaluate from one TOML file; ingest first where it pays."""
+"""Run train, encode, reduce, fit and evaluate from one TOML file."""
 
 import functools
 import inspect

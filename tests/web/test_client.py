@@ -117,7 +117,7 @@ def test_a_timeout_is_not_retried(bundle):
 
 
 def test_an_error_of_the_service_itself_is_not_retried(bundle, monkeypatch):
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
+    monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
     with pytest.raises(web.ServiceError, match="the service failed") as error:
         send(bundle, web.sample(1, seed=1), faults=[])
     assert (error.value.status, error.value.kind) == (500, "internal")

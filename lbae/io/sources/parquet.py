@@ -175,8 +175,10 @@ def batches(
         for batch in parquet.iter_batches(most, row_groups=list(groups)):
             some, left = left[: len(batch)], left[len(batch) :]
             if some.any():
-                found = batch.slice(0, len(some)).filter(pa.array(some))
-                yield _unpacked(pa.Table.from_batches([found]))
+                first, last = some.argmax(), len(some) - some[::-1].argmax()
+                table = _unpacked(pa.Table.from_batches([batch.slice(first, last - first)]))
+                # Only plain types can be filtered.
+                yield table if some[first:last].all() else table.filter(pa.array(some[first:last]))
             if not left.any():
                 return
 

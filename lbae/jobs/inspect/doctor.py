@@ -1,4 +1,4 @@
-"""Check packages, memory, GPUs, the nodes of the cluster and storage, and say what to fix."""
+"""Check packages, memory, GPUs, nodes and storage, and say what to fix."""
 
 import logging
 from collections.abc import Iterator
