@@ -116,13 +116,16 @@ def plan_service(bundle: str, scaling: Scaling, limits: Limits) -> ServicePlan:
 
 
 def choose_topology(scaling: Scaling, gpus_there: int) -> tuple[Literal["fused", "split"], str]:
-    """The topology that an option names, or that pays (docs/measurements.md), and the reason."""
+    """The topology that an option names, or else one that the hardware suggests, and the reason.
+
+    On CPUs of one node fused was faster (docs/measurements.md); with GPUs neither has been measured.
+    """
     if scaling.topology != "auto":
         return scaling.topology, "as asked"
     if own := sorted(scaling.deployments.keys() - {INGRESS}):
         return "split", f"{', '.join(own)} {'has' if len(own) == 1 else 'have'} options of their own"
     if scaling.gpus or scaling.gpu_share or (scaling.gpu_share is None and gpus_there):
-        return "split", "the codec runs on GPUs, so the CPU work of other nodes can keep them busy"
+        return "split", "the codec runs on GPUs, and the work of other parts does not have to share its CPUs"
     return "fused", "nothing runs on GPUs, and on CPUs one deployment is faster"
 
 
