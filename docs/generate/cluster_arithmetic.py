@@ -79,7 +79,7 @@ def stage_seconds(net: Network) -> dict[str, tuple[float, str]]:
         f"train, {EPOCHS} epochs": (EPOCHS * IMAGES / (PER_GPU * gpus) * step, limit),
         "encode": max(read, decode, (on_gpus * net.encode, "GPUs")),
         "reduce": max((IMAGES * net.bits / 8 / (NODES * STORAGE), "storage"), (products, "cores: products")),
-        "fit, decoding all latents": (IMAGES * net.decode / (core * cores), "cores: decoder"),
+        "fit --exact, decoding all latents": (IMAGES * net.decode / (core * cores), "cores: decoder"),
     }
 
 
