@@ -139,7 +139,7 @@ def test_a_body_that_stops_gets_408_and_a_slow_one_is_read(bundle, monkeypatch):
 
 def test_a_response_that_takes_too_long_is_a_504(bundle, monkeypatch):
     client = Client(bundle, Limits(max_seconds=1))
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: time.sleep(3))
+    monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: time.sleep(3))
     answer = client.post("/v1/sample", {"n": 1})
     assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout")
     assert client.seen == [("/v1/sample", 504)]
@@ -167,7 +167,7 @@ def test_a_request_that_its_server_cancels_counts_as_499(bundle, monkeypatch):
     """Ray Serve cancels a request when the client of its proxy disconnects."""
     client, asked = Client(bundle, Limits()), threading.Event()
     monkeypatch.setattr(
-        type(bundle), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1]
+        type(bundle.codec), "decode", lambda self, latents: (asked.set(), time.sleep(0.5), latents)[-1]
     )
 
     async def run() -> None:
