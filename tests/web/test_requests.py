@@ -271,7 +271,7 @@ def test_a_response_beyond_the_pixel_limit_is_refused_before_it_is_made(bundle, 
     client = Client(
         bundle, Limits(max_answer_pixels=20_000)
     )  # 78 images of 16 x 16, 19 in a grid, 4 in an animation
-    monkeypatch.setattr(type(bundle), "decode", lambda self, latents: 1 / 0)
+    monkeypatch.setattr(type(bundle.codec), "decode", lambda self, latents: 1 / 0)
     two, many = [LATENT, LATENT], ["AAAA"] * 79
     for path, body, param in [
         ("sample", {"n": 20}, "n"),
