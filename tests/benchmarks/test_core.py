@@ -14,7 +14,8 @@ from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision, to_network
-from lbae.core.network.training import Resident, initial_state, train_epoch, training_step
+from lbae.core.network.feed import Resident
+from lbae.core.network.training import initial_state, train_epoch, training_step
 from lbae.core.prior.correlation import nearest_correlation
 from lbae.core.prior.gaussian import tetrachoric
 from lbae.core.prior.hyperplane import gram_matrix, hyperplane_factor

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision, to_network
-from lbae.core.network.training import Resident, initial_state, train_epoch, training_step
+from lbae.core.network.feed import Resident
+from lbae.core.network.training import initial_state, train_epoch, training_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS, SIDE = (100, 8192) if DEVICE.type == "cuda" else (4, 2048)

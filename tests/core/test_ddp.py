@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.feed import Resident
 from lbae.core.network.training import (
-    Resident,
     TrainState,
     average_buffers,
     data_parallel,

@@ -9,15 +9,13 @@ from torch.nn import functional
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.core.network.feed import Resident, epoch_seed, step_seed
 from lbae.core.network.training import (
-    Resident,
-    epoch_seed,
     evaluate,
     initial_state,
     learning_rate,
     reconstruct,
     reconstruction_loss,
-    step_seed,
     train,
     train_epoch,
 )

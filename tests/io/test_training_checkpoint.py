@@ -7,7 +7,8 @@ import torch
 
 from lbae.config import ModelConfig, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.network.training import Resident, TrainState, initial_state, train
+from lbae.core.network.feed import Resident
+from lbae.core.network.training import TrainState, initial_state, train
 from lbae.io.artifacts.training_checkpoint import load_checkpoint, load_network, save_checkpoint
 
 MODEL = ModelConfig(latent_dim=16, image_size=32, image_channels=1, channels=(8, 8, 8))

@@ -6,9 +6,8 @@ and yield one batch for each.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lbae.config import Loss, Precision, TrainConfig
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import autocast, from_network, to_network
+from lbae.core.network.feed import Feed, step_seed
 from lbae.errors import LbaeError
 
 # Running statistics are a plain average over the first ten steps, then decay at PyTorch's default rate.
@@ -26,31 +26,8 @@ from lbae.errors import LbaeError
 _BATCHNORM_MOMENTUM = 0.1
 # Steps between checks that losses are finite: an epoch of a large corpus takes days.
 _LOOK_STEPS = 100
-# Distance between workers' seeds, 2**32 over the golden ratio: PyTorch's CPU generator uses only 32 bits.
-_WORKERS_APART = 2_654_435_761
-_STEPS_APART = 2_246_822_519  # a prime of 32 bits too
 # Pixels per batch in evaluation: 512 images with a side of 32 pixels, or 8 with a side of 256.
 _PIXELS_AT_A_TIME = 2**19
-
-
-@runtime_checkable
-class Feed(Protocol):
-    """The images of one worker: ``steps`` batches of ``batch`` images per epoch.
-
-    ``stops`` are the numbers of steps, ascending and between 1 and ``steps`` - 1, after which an epoch can be
-    interrupted and resumed.
-    """
-
-    batch: int
-    steps: int
-    stops: Sequence[int]
-
-    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
-
-        Epochs count from 0. The batches before a stop and those after it have no image in common.
-        """
-        ...
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, loss: Loss) -> Tensor:
@@ -124,36 +101,6 @@ def training_step(
     (value + price.float()).backward()
     optimizer.step()
     return value.detach()
-
-
-class Resident:
-    """A feed of K images in memory, shuffled for every epoch by the seed and the epoch's number.
-
-    An epoch leaves out K - batch * steps images, different ones each time.
-    """
-
-    def __init__(self, images: Tensor, batch: int, steps: int, seed: int) -> None:
-        self._images, self.batch, self.steps, self._seed = images, batch, steps, seed
-        self.stops: Sequence[int] = range(1, steps)
-
-    def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield the batches of one epoch after the first ``start``."""
-        order = torch.randperm(
-            len(self._images), generator=torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
-        )
-        taken = order[self.batch * start : self.batch * self.steps].to(self._images.device)
-        for index in torch.split(taken, self.batch):
-            yield self._images[index]
-
-
-def epoch_seed(seed: int, epoch: int, worker: int = 0) -> int:
-    """The seed of a worker's epoch, so that a resumed run needs no random states."""
-    return (seed * 1_000_003 + epoch + worker * _WORKERS_APART) % 2**64  # the range of PyTorch's seeds
-
-
-def step_seed(seed: int, epoch: int, step: int, worker: int) -> int:
-    """The seed of everything random in one step of a worker, so that an epoch can be resumed at any step."""
-    return (epoch_seed(seed, epoch, worker) + (step + 1) * _STEPS_APART) % 2**64
 
 
 def data_parallel(device: torch.device) -> dict[str, bool]:

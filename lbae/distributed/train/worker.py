@@ -17,15 +17,8 @@ from torch import Tensor
 from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
-from lbae.core.network.training import (
-    Feed,
-    Resident,
-    TrainState,
-    check_steps,
-    initial_state,
-    reconstruct,
-    train,
-)
+from lbae.core.network.feed import Feed, Resident
+from lbae.core.network.training import TrainState, check_steps, initial_state, reconstruct, train
 from lbae.distributed.cluster.failures import root_cause
 from lbae.distributed.cluster.meter import Tally
 from lbae.distributed.train.all_workers import least, own_device, sum_over_workers, totals

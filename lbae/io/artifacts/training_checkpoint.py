@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbae.core.network.training import Epoch, Feed, TrainState
+from lbae.core.network.feed import Feed
+from lbae.core.network.training import Epoch, TrainState
 
 _SHARED = "state.pt"
 
