@@ -1,38 +1,47 @@
-"""The cost of one image in the network, and how the time of the stages grows with the number of images.
+"""The cost of one image in the network, and how time and memory of the stages grow with the images.
 
-A line through the times of two sizes predicts the time of a third. ``docs/scaling.md`` uses these figures.
+docs/guides/large-corpora.md uses these figures.
 """
 
+import dataclasses
+import itertools
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lbae import presets
+from lbae.config import ModelConfig
+from lbae.core.latents.packing import packed_width
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
+from lbae.io.artifacts.latent_parts import publish_latents
+from lbae.io.artifacts.latent_table import latent_rows, rows_digest
+from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import save_model
 from lbae.io.artifacts.output import Output
-from lbae.io.storage.location import resolve
-from lbae.jobs.build.encode import encode
-from lbae.jobs.build.fit import fit
-from lbae.jobs.build.reduce import reduce
+from lbae.io.artifacts.written_part import Part
+from lbae.io.storage.parquet_file import write_parquet
 from tests.benchmarks.conftest import smooth_images
+from tests.conftest import ROOT
 
-SIZES = (6_000, 18_000, 54_000)
+SIZES = (10_000, 100_000, 1_000_000)
+NETWORK = ModelConfig(latent_dim=600, channels=(16, 64, 128))  # fast, so that the stages' own costs show
 COMPONENTS = "10"
+LINEAR, GROWTH = 10, {"fit": 2}  # most times the seconds at ten times the images
+MORE_MB = 200
+PART_ROWS = 2**16
+DIGIT = ROOT / "docs" / "images" / "seven.png"
 ROUNDS, ROWS = 5, 128
-
-
-def stored(uri: str) -> int:
-    """Size of an artifact's files in bytes."""
-    return sum(info["size"] for _, info in resolve(uri).files())
 
 
 @pytest.mark.parametrize("preset", ["mnist", "cifar10", "celeba", "celeba128", "celeba256"])
@@ -60,38 +69,69 @@ def test_cost_of_one_image(preset: str) -> None:
         )
 
 
-def test_stages_are_linear_in_the_images(tmp_path: Path) -> None:
-    config = presets.get("cifar10")
+def stand_in(model: str, out: str, count: int) -> None:
+    """Publish a table of random latents, as if a model had encoded ``count`` images."""
+    fingerprint, bits = read_manifest(model).fingerprint, NETWORK.latent_dim
+    settings = {"latent_dim": bits, "keep_images": False}
+    output = Output(out, "latent table", parents={"model": fingerprint, "data": str(count)}, config=settings)
+    output.begin()
+    rng, parts = np.random.default_rng(0), []
+    for first in range(0, count, PART_ROWS):
+        numbers = np.arange(first, min(first + PART_ROWS, count))
+        packed = rng.integers(0, 256, (len(numbers), packed_width(bits)), dtype=np.uint8)
+        columns = pa.table({"label": numbers % 10})
+        keys = pa.array([f"images/{number:012d}.png" for number in numbers])
+        rows = latent_rows(keys, packed, columns, bits, fingerprint, NETWORK.latent_grid)
+        name = f"data/part-001-{first // PART_ROWS:05d}.parquet"
+        write_parquet(out, name, rows)
+        encoder = frozenset({("cpu", "float32")})
+        digest = rows_digest(rows.schema)
+        parts.append(Part(files=(name,), rows=len(rows), bad=0, digest=digest, encoders=encoder))
+    publish_latents(output, parts, None, {"model": model})
+
+
+def job(name: str, *options: str) -> tuple[float, float]:
+    """Run a job in a process of its own; return its seconds and the most memory of the process in MB."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return time.perf_counter() - started, used.ru_maxrss / 1000
+
+
+def stages(out: Path, model: str, count: int) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Every stage on ``count`` images, with its seconds and MB. A table of the largest size is a stand-in."""
+    latents, moments = f"{out}/{count}/latents", f"{out}/{count}/moments"
+    if count == SIZES[-1]:
+        stand_in(model, latents, count)
+    else:
+        data = str(smooth_images(out / str(count) / "images" / "data.parquet", count))
+        yield "encode", job("encode", "--model", model, "--data", data, "--out", latents)
+    yield "reduce", job("reduce", "--latents", latents, "--out", moments)
+    inputs = ("--model", model, "--latents", latents, "--moments", moments)
+    yield "fit", job("fit", *inputs, "--out", f"{out}/{count}/bundle", "--components", COMPONENTS)
+    yield "show", job("show", latents)
+    yield "search", job("search", "--latents", latents, "--image", str(DIGIT))
+
+
+def test_no_part_grows_faster_than_the_corpus(tmp_path: Path) -> None:
+    """Ten times the images take at most ten times the time, and a fit of a sample less.
+
+    A quadratic part would take a hundred times its share. The memory of the job's process does not grow with
+    the images.
+    """
+    config = dataclasses.replace(presets.get("cifar10"), model=NETWORK)
     model = str(tmp_path / "model")
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
     save_model(Output(model, "model", parents={}, config=config.to_dict()), network, config, {"images": 0})
-    ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
-    seconds: dict[str, list[float]] = {"encode": [], "reduce": [], "fit": []}
-    for count in (min(SIZES), *SIZES):  # the first round only starts Ray's workers
-        data = smooth_images(tmp_path / str(count) / "data.parquet", count)
-        made = {name: f"{tmp_path}/{count}/{name}" for name in ("latents", "moments")}
-        bundle = f"{tmp_path}/{count}/bundle"
-        stages: dict[str, tuple[Callable[..., object], dict[str, str]]] = {
-            "encode": (encode, {"model": model, "data": str(data), "out": made["latents"]}),
-            "reduce": (reduce, {"latents": made["latents"], "out": made["moments"]}),
-            "fit": (fit, {"model": model, **made, "out": bundle, "components": COMPONENTS}),
-        }
-        for name, (stage, options) in stages.items():
-            started = time.perf_counter()
-            stage(**options, overwrite=True)
-            seconds[name].append(time.perf_counter() - started)
-        print(
-            f"\n{count:,} images: "
-            + ", ".join(
-                f"{name} {stored(uri) / 2**20:.1f} MiB" for name, uri in (*made.items(), ("bundle", bundle))
-            )
-        )
-    ray.shutdown()
-    for name, (_, small, middle, large) in seconds.items():
-        each = (middle - small) / (SIZES[1] - SIZES[0])
-        fixed = small - each * SIZES[0]
-        guess = fixed + each * SIZES[2]
-        print(
-            f"{name}: {fixed:.1f} s + {1e6 * each:.0f} s per million images; {SIZES[2]:,} images: predicted"
-            f" {guess:.1f} s, took {large:.1f} s"
-        )
+    found = {count: dict(stages(tmp_path, model, count)) for count in SIZES}
+    for count, of in found.items():
+        parts = ", ".join(f"{name} {seconds:.1f} s, {most:.0f} MB" for name, (seconds, most) in of.items())
+        print(f"\n{count:,} images: {parts}")
+    for before, after in itertools.pairwise(found.values()):
+        for name in before.keys() & after.keys():
+            (seconds, most), (longer, more) = before[name], after[name]
+            assert longer <= GROWTH.get(name, LINEAR) * seconds, (name, found)
+            assert more <= most + MORE_MB, (name, found)

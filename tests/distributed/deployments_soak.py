@@ -2,19 +2,22 @@
 
 The service asks for a GPU, and waits for the node that has one.
 
-``python -m tests.distributed.deployments_soak BUNDLE`` prints one line of JSON. In a phase per deployment,
-clients send requests that only this deployment has to work for, until it has two replicas; then they stop
-until it has one again. Meanwhile a client asks for images that take all deployments. No client retries.
+``python -m tests.distributed.deployments_soak BUNDLE`` prints a line of JSON per deployment, and one of all.
+In a phase per deployment, clients send requests that only this deployment has to work for, until it has two
+replicas; then they stop until it has one again. Meanwhile a client asks for images that take all deployments.
+No client retries.
 """
 
 import asyncio
 import json
 import os
+import random
+import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,11 +35,11 @@ from lbae.web.client import Latent, decode, edit, interpolate, sample
 from tests.distributed.autoscaling_soak import scaling_often
 
 PORT, CLIENTS = 18129, 8
-SLOW_BODIES, SLOW_S = 24, 6.0  # requests at a time that wait in the ingress for their bodies, in seconds
-JOINS_S = 8  # the service has long asked for a GPU when the node with one joins
+SLOW_BODIES = 24  # requests at a time that wait in the ingress for their bodies
+SLOW_S = (2, 10)  # least and most seconds of one, so that they do not end together
 UP_S, DOWN_S = 90, 60  # the most that a phase waits
 # Verbs without a network take milliseconds of a request, so few of its requests are with them at a time.
-TARGETS = {"Codec": 1, "Sampler": 0.2, "Interpolator": 0.2, "Editor": 0.2}
+TARGETS = {"Codec": 1, "Sampler": 0.2, "Interpolator": 0.2, "Editor": 0.05}
 IMAGES_S = 3  # between the requests that take all deployments
 Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
@@ -46,7 +49,7 @@ async def slow_body(client: httpx.AsyncClient) -> httpx.Response:
 
     async def body() -> Any:
         yield b'{"n": 1, "seed": 0,'
-        await asyncio.sleep(SLOW_S)
+        await asyncio.sleep(random.uniform(*SLOW_S))
         yield b' "format": "latents"}'
 
     return await client.post("/v1/sample", content=body(), headers={"content-type": "application/json"})
@@ -62,7 +65,7 @@ def loads(latents: list[Latent]) -> dict[str, tuple[int, Send]]:
     calls = {
         "Sampler": sample(1024, seed=0, format="latents"),
         "Interpolator": interpolate(latents[:16], steps=64, format="latents"),
-        "Editor": edit(latents[0], set=["label=7"], until=0.9, format="latents"),
+        "Editor": edit(latents[0], set=["label=7"], format="latents"),
         "Codec": decode(latents),
     }
 
@@ -123,17 +126,23 @@ async def phases(url: str, latents: list[Latent], seen: Counter) -> dict[str, An
             "down_s": round(time.monotonic() - started),
             "most": most,
         }
+        print(json.dumps({name: found[name], "seen": seen}), flush=True)
     return found
 
 
 async def main(bundle: str) -> None:
     """Serve under load, and print one line of JSON."""
     os.environ |= {PRETEND_GPUS: "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
-    options = {"num_cpus": 2, "object_store_memory": 2**28}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    head = {"num_cpus": 2, "object_store_memory": 2**28, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
-    late = threading.Timer(JOINS_S, cluster.add_node, kwargs={**options, "num_gpus": 1})
-    late.start()
+    # Of its own, because it joins after the service has asked for a GPU.
+    start = [Path(sys.executable).parent / "ray", "start", "--block", f"--address={cluster.address}"]
+    node = subprocess.Popen(
+        [*start, "--num-cpus=2", "--num-gpus=1", f"--object-store-memory={2**28}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     application._deployment_options = scaling_often
     own = deployment_options([f"{name}:target_requests={target}" for name, target in TARGETS.items()])
     seen, stop = Counter(), asyncio.Event()
@@ -150,6 +159,8 @@ async def main(bundle: str) -> None:
         gpus = ray.cluster_resources()["GPU"] - ray.available_resources().get("GPU", 0)
     print(json.dumps({"topology": facts["topology"], "gpus": gpus, "scaled": scaled, "seen": seen}))
     ray.shutdown()
+    node.terminate()
+    node.wait()
     cluster.shutdown()
 
 
