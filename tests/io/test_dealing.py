@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lbae.config import ModelConfig
 from lbae.io.images import encode_png
-from lbae.io.sources.dealing import RUNS, deal
+from lbae.io.sources.dealing import deal
 from lbae.io.sources.plan import plan
 from lbae.io.sources.share import decode_held_out, decode_share
 from lbae.io.sources.source import Shard, held_out, read_batches, shard_keys
@@ -144,12 +144,19 @@ def counted() -> type[Counted]:
 
 @pytest.mark.parametrize(
     ("row_group", "shard", "workers", "most"),
-    [(20, 20, 2, 1.2), (20, 20, 4, 1.2), (20, 200, 4, 1.2), (2000, 20, 1, 1.1), (2000, 20, 2, 2.1)],
+    [
+        (20, 20, 2, 1.2),
+        (20, 20, 4, 1.2),
+        (20, 200, 4, 1.2),
+        (80, 20, 4, 1.2),
+        (2000, 20, 1, 1.1),
+        (2000, 20, 2, 2.1),
+    ],
 )
 def test_all_workers_together_read_the_source_once(monkeypatch, counted, row_group, shard, workers, most):
     """A row group that several workers need is read by each of them, but once and not per shard."""
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", shard)
-    rows, rng = 20 * RUNS * 4, np.random.default_rng(0)
+    rows, rng = 1280, np.random.default_rng(0)
     cells = [rng.bytes(2**15) for _ in range(rows)]
     with fsspec.open("counted:///data/a.parquet", "wb") as file:
         pq.write_table(pa.table({"image": pa.array(cells, pa.binary())}), file, row_group_size=row_group)

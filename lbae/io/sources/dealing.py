@@ -3,10 +3,10 @@
 The shards are dealt to the workers like cards, and ``workers - 1`` of them are cut so that all shares have
 equally many rows. A share depends on the source and the number of workers alone.
 
-Every worker gets at least 16 runs of rows from all over the source, because sources are often sorted, and
+Every worker gets at least four runs of rows from all over the source, because sources are often sorted, and
 BatchNorm statistics of few classes would not fit the others. If there are fewer shards, each is cut into
 several runs, between row groups if it has enough. A row group is read from its start by every worker that
-has rows of it, so a source of fewer than 16 row groups per worker is read more than once.
+has rows of it, so a source of fewer than four row groups per worker is read more than once.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from lbae.io.sources.source import Shard
 
-RUNS = 16  # least number of runs per worker
+RUNS = 4  # least number of runs per worker
 
 
 def deal(shards: Sequence[Shard], worker: int, workers: int) -> tuple[Shard, ...]:
