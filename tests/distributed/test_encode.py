@@ -97,7 +97,7 @@ def encode_here(model: str, data: str, out: str) -> None:
         parents={"model": fingerprint, "data": images.fingerprint},
         config={"latent_dim": 128, "keep_images": False},
     )
-    plans = latent_parts.plan_latent_parts(images.shards, 1, keep_images=False)
+    plans = latent_parts.plan_latent_parts(images.shards, keep_images=False)
     parts = [write_part(out, part, codec, fingerprint) for part in plans]
     latent_parts.publish_latents(output, parts, None, {"model": model, "data": images.uri})
 
@@ -616,7 +616,7 @@ def test_a_resumed_table_keeps_its_precision_and_counts_every_row(ray_session, m
     parents = {"model": fingerprint, "data": images.fingerprint}
     config = {"latent_dim": 128, "keep_images": False}
     Output(out, "latent table", parents=parents, config=config, resume_key=PART_LIMITS).begin()
-    plans = latent_parts.plan_latent_parts(images.shards, 1, keep_images=False)
+    plans = latent_parts.plan_latent_parts(images.shards, keep_images=False)
     write_part(out, plans[0], codec, fingerprint)
     before = written(Path(out))
     result = encode(model=model, data=str(data), out=out)

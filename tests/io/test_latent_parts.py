@@ -1,5 +1,6 @@
 """How a latent table is divided into parts, which of them count as finished, and that none lacks rows."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbae.core.latents.packing import pack
-from lbae.errors import LbaeError, OverwriteNeeded
+from lbae.errors import LbaeError, OverwriteNeeded, UserError
 from lbae.io.artifacts import latent_parts
 from lbae.io.artifacts.latent_parts import PART_LIMITS, PartPlan
 from lbae.io.artifacts.latent_table import KIND, latent_rows, open_latent_table, part_digest
+from lbae.io.artifacts.manifest import Manifest, read_manifest, write_manifest
 from lbae.io.artifacts.output import UNFINISHED, Output
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import SHARD_LIMITS, plan
@@ -52,6 +54,20 @@ def part_of(rows: int, index: int = 0) -> PartPlan:
     return PartPlan(name=f"part-001-{index:05d}.parquet", shards=(shard(rows),))
 
 
+def table(generation: int = 1, files: int = 0) -> Manifest:
+    names = tuple(f"data/part-{i}.parquet" for i in range(files))
+    return Manifest(
+        kind=KIND,
+        fingerprint="f",
+        parents={},
+        config={},
+        rows=1,
+        files=names,
+        result={},
+        generation=generation,
+    )
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -59,18 +75,18 @@ def files_in(folder: Path) -> list[str]:
 @given(st.lists(st.integers(1, 2048), min_size=1, max_size=60), st.booleans())
 def test_parts_are_runs_of_shards_within_the_limits(rows, keep_images):
     shards = [shard(count, 20_000 * count, 1000 * count, f"{i}.parquet") for i, count in enumerate(rows)]
-    plans = latent_parts.plan_latent_parts(shards, 7, keep_images)
-    assert [one for plan in plans for one in plan.shards] == shards
-    assert [plan.name for plan in plans] == [f"part-007-{i:05d}.parquet" for i in range(len(plans))]
+    parts = latent_parts.plan_latent_parts(shards, keep_images, table(generation=6, files=9))
+    assert [one for part in parts for one in part.shards] == shards
+    assert [part.name for part in parts] == [f"part-007-{i:05d}.parquet" for i in range(len(parts))]
     most = latent_parts.rows_per_part(sum(rows))
-    for plan in plans:
-        assert plan.rows <= most
-        size = sum(one.size if keep_images else one.column_bytes for one in plan.shards)
-        assert size <= 256 * MEGABYTE or len(plan.shards) == 1
-    for one, after in zip(plans, plans[1:], strict=False):
-        first = after.shards[0]
-        full = one.rows + first.rows > most
-        assert full or sum(s.size for s in (*one.shards, first)) > 256 * MEGABYTE, "no part is cut needlessly"
+
+    def fits(some: tuple[Shard, ...]) -> bool:
+        kept = sum(one.size if keep_images else one.column_bytes for one in some)
+        return sum(one.rows for one in some) <= most and kept <= 256 * MEGABYTE
+
+    assert all(fits(part.shards) or len(part.shards) == 1 for part in parts)
+    for part, after in itertools.pairwise(parts):
+        assert not fits((*part.shards, after.shards[0])), "no part is cut without need"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +99,19 @@ def test_the_rows_of_a_part_follow_from_the_corpus(rows, per_part):
 
 def test_files_of_many_parts_sort_in_the_order_of_the_source(monkeypatch):
     monkeypatch.setattr(latent_parts, "_MOST_ROWS", 1)
-    names = [plan.name for plan in latent_parts.plan_latent_parts([shard(1)] * 100_001, 2, False)]
+    names = [part.name for part in latent_parts.plan_latent_parts([shard(1)] * 100_001, False)]
     assert names == sorted(names)
-    assert (names[0], names[-1]) == ("part-002-000000.parquet", "part-002-100000.parquet")
+    assert (names[0], names[-1]) == ("part-001-000000.parquet", "part-001-100000.parquet")
+
+
+def test_a_table_whose_manifest_could_not_be_read_is_not_begun(tmp_path):
+    shards = [shard(1, column_bytes=256 * MEGABYTE)] * 200_000
+    parts = latent_parts.plan_latent_parts(shards, False)
+    files = tuple(name for part in parts for name in (part.data, part.quarantine))
+    write_manifest(str(tmp_path), replace(table(), files=files))
+    assert len(read_manifest(str(tmp_path)).files) == 400_000
+    with pytest.raises(UserError, match="would have 400001 files, two per part; allowed: 400000"):
+        latent_parts.plan_latent_parts(shards, False, table(files=1))
 
 
 def test_columns_count_and_images_only_if_they_are_kept(tmp_path):
@@ -96,7 +122,7 @@ def test_columns_count_and_images_only_if_they_are_kept(tmp_path):
     assert 26 * text < found.column_bytes < 100 * text + 10_000
     assert found.size - found.column_bytes > 100 * image
     large = [replace(found, size=200 * MEGABYTE, column_bytes=100 * MEGABYTE)] * 4
-    counts = [len(latent_parts.plan_latent_parts(large, 1, keep)) for keep in (False, True)]
+    counts = [len(latent_parts.plan_latent_parts(large, keep)) for keep in (False, True)]
     assert counts == [2, 4]
 
 

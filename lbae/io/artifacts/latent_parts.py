@@ -1,4 +1,4 @@
-"""Writing a latent table in parts: each is a run of the source's shards, and is written once, by one actor."""
+"""Writing a latent table in parts: each is a run of the source's shards, and one actor writes it once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from lbae.io.storage.parquet_file import write_parquet
 _PARTS = 512
 _LEAST_ROWS, _MOST_ROWS = 2**11, 2**16
 _MOST_BYTES = 256 * 2**20  # an actor holds a part in memory until it writes it
+_MOST_FILES = 400_000  # two per part; their names take 15 of the 16 MiB that a manifest may have
 PART_LIMITS = {
     **SHARD_LIMITS,
     "parts": _PARTS,
@@ -80,15 +81,27 @@ def rows_per_part(rows: int) -> int:
     return min(max(rows // _PARTS, _LEAST_ROWS), _MOST_ROWS)
 
 
-def plan_latent_parts(shards: Sequence[Shard], generation: int, keep_images: bool) -> list[PartPlan]:
-    """Divide shards into parts. The division depends on them alone, so a job can resume on any cluster.
+def plan_latent_parts(
+    shards: Sequence[Shard], keep_images: bool, extends: Manifest | None = None
+) -> list[PartPlan]:
+    """Divide shards into the parts of a table's next generation, after that of the manifest ``extends``.
 
-    A part has at most :func:`rows_per_part` rows, and about 256 MB of the columns that it copies from the
-    source; with ``keep_images`` the images count too.
+    The division depends on the shards alone, so a job can resume on any cluster. A part has at most
+    :func:`rows_per_part` rows, and about 256 MB of the columns that it copies from the source; with
+    ``keep_images`` the images count too.
+
+    Raises:
+        UserError: The table would have too many parts.
     """
+    generation, named = (extends.generation + 1, len(extends.files)) if extends else (1, 0)
     rows = [shard.rows_to_read for shard in shards]
     sizes = [shard.size if keep_images else shard.column_bytes for shard in shards]
     cuts = list(runs(rows, sizes, rows_per_part(sum(rows)), _MOST_BYTES))
+    if named + 2 * len(cuts) > _MOST_FILES:
+        raise UserError(
+            f"the table would have {named + 2 * len(cuts)} files, two per part; allowed: {_MOST_FILES}, which"
+            f" is about 13 billion images without their bytes; encode the images into several tables"
+        )
     digits = max(5, len(str(len(cuts) - 1)))  # readers sort the files by name
     return [
         PartPlan(name=f"part-{generation:03d}-{i:0{digits}d}.parquet", shards=tuple(shards[first:last]))

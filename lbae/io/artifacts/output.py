@@ -21,7 +21,7 @@ from lbae.io.storage.visibility import wait_until_visible
 UNFINISHED = ".unfinished"
 """The marker file of an unfinished output: it says which run began the folder, so that run can resume."""
 WORK = "_work"
-"""Folder of a resumable job's intermediate files; Parquet readers skip names with a leading underscore."""
+"""Folder of earlier versions' intermediate files. No job reads it, and it is cleared like other leftovers."""
 # The marker's content while a folder is cleared. After a kill, such a folder belongs to no run: any job may
 # clear the rest.
 _CLEARING = {"clearing": True}

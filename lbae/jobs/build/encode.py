@@ -75,12 +75,12 @@ def encode(
         elif done := output.existing():
             check_bad_share(data, done["bad"], images.rows, max_bad_fraction, out)
             return done
+        plans = latent_parts.plan_latent_parts(shards, keep_images, output.extends)
         started = time.monotonic()
         arguments = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address, gpus):
             check_storage([images.uri, model], [out])
             output.begin()
-            plans = latent_parts.plan_latent_parts(shards, output.generation, keep_images)
             # Appended rows keep the precision of the table.
             precision = existing_table.precision if existing_table else None
             parts, encoded = encode_parts(arguments, plans, precision, check_lock)
