@@ -22,8 +22,8 @@ _logger = logging.getLogger(__name__)
 # max_restarts, because with max_task_retries a lost node would end the job.
 _TASK_RETRIES = 3
 _ACTOR_RESTARTS = 9
-# Ray Data costs the driver about 5 ms and 7 kB per block, whatever the cluster's size. So many tasks share
-# blocks, but every CPU gets enough blocks for all to end at about the same time.
+# Ray Data costs the driver some milliseconds and 7 kB per block, whatever the cluster's size. So many tasks
+# share blocks, but every CPU gets enough blocks for all to end at about the same time.
 _BLOCKS, _BLOCKS_PER_CPU = 2**11, 16
 
 
