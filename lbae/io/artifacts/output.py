@@ -129,9 +129,8 @@ class Output:
     ) -> dict[str, Any]:
         """Write the manifest, which makes the folder an artifact; return the job's result.
 
-        Table parts that ``files`` does not name are removed first, because a killed run may have divided the
-        rows into other parts. Outside the table folders, files of an older generation stay until the next
-        update.
+        Table parts that ``files`` does not name are removed first: leftovers of killed runs, and parts
+        without rows. Outside the table folders, files of an older generation stay until the next update.
 
         Raises:
             LbaeError: Some of ``files`` are missing.
