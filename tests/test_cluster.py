@@ -96,9 +96,9 @@ class Machines:
             self._cluster.remove_node(node, allow_graceful=False)
 
     def job(self, *command: object) -> subprocess.Popen[str]:
-        """Start ``python jobs/COMMAND`` on the cluster."""
+        """Start a job on the cluster; it cuts latent tables into small parts."""
         return subprocess.Popen(
-            [sys.executable, f"jobs/{command[0]}", *map(str, command[1:]), "--address", self.address],
+            [sys.executable, "-m", "tests.small_parts", *map(str, command), "--address", self.address],
             cwd=ROOT,
             env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | _SHORT_WAIT,
             stdout=subprocess.PIPE,
@@ -152,16 +152,16 @@ def ended(process: subprocess.Popen[str], seconds: float = 600) -> dict[str, Any
     return found
 
 
-def shards() -> int:
-    """The number of encoded shards of the pipeline."""
-    work = resolve(OUT) / "latents" / "_work"
-    return sum(name.startswith("latents-") for name, _ in work.files()) if work.exists() else 0
+def parts() -> int:
+    """The number of parts that the pipeline has encoded."""
+    data = resolve(OUT) / "latents" / "data"
+    return len(data.names()) if data.exists() else 0
 
 
 def encoding(process: subprocess.Popen[str]) -> None:
-    """Wait until a process has encoded two more shards."""
-    before = shards()
-    while shards() < before + 2:
+    """Wait until a process has encoded two more parts."""
+    before = parts()
+    while parts() < before + 2:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.2)
 
@@ -181,7 +181,7 @@ def check_sums(files: Iterable[int] = range(FILES)) -> None:
 def test_the_pipeline_survives_the_loss_of_a_head_and_of_a_node_and_its_bundle_is_served(machines, bucket):
     first = machines()
     first.add()
-    begun = first.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
+    begun = first.job("pipeline", "--config", f"{bucket}/pipeline.toml")
     encoding(begun)
     first.kill(first.head)
     _, err = begun.communicate(timeout=300)
@@ -191,7 +191,7 @@ def test_the_pipeline_survives_the_loss_of_a_head_and_of_a_node_and_its_bundle_i
 
     cluster = machines()
     doomed, _ = cluster.add(), cluster.add()
-    pipeline = cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml")
+    pipeline = cluster.job("pipeline", "--config", f"{bucket}/pipeline.toml")
     encoding(pipeline)
     cluster.kill(doomed)
     cluster.add()
@@ -206,7 +206,7 @@ def test_the_pipeline_survives_the_loss_of_a_head_and_of_a_node_and_its_bundle_i
     assert (report["images"][RECONSTRUCTIONS], "mixture" in report["distances"]) == (2 * ROWS, True)
 
     made = [read_manifest(f"{OUT}/{name}").created for name in STAGES]
-    again = ended(cluster.job("pipeline.py", "--config", f"{bucket}/pipeline.toml"))
+    again = ended(cluster.job("pipeline", "--config", f"{bucket}/pipeline.toml"))
     assert again["already"]
     assert again["stages"]["encode"] == {**result["stages"]["encode"], "already": True}
     assert [read_manifest(f"{OUT}/{name}").created for name in STAGES] == made

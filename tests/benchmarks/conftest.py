@@ -1,4 +1,4 @@
-"""What all benchmarks share: inputs, a busy process, and a fixture that compares work with a baseline."""
+"""What all benchmarks share: inputs, a busy process, peak memory, and the comparison with a baseline."""
 
 import dataclasses
 import statistics
@@ -53,6 +53,12 @@ def untrained(out: Path, preset: str, components: str = "50", **changes: Any) ->
     reduce(latents=made["latents"], out=made["moments"])
     fit(**made, out=str(out / "bundle"), components=components)
     return {**made, "bundle": str(out / "bundle")}
+
+
+def peak(process: Path) -> int:
+    """The peak resident memory of a process, in MB."""
+    line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
 
 
 @contextmanager

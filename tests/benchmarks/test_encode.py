@@ -31,7 +31,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.images import decode_image as ours
 from lbae.io.storage.parquet_file import write_parquet
 from lbae.jobs.build.encode import encode
-from tests.benchmarks.conftest import busy_neighbour, smooth_images
+from tests.benchmarks.conftest import busy_neighbour, peak, smooth_images
 
 CONFIG = presets.get("cifar10")
 IMAGES, FEW, BARE = 60_000, 10_000, 8_192
@@ -78,12 +78,6 @@ def plain(path: Path) -> float:
         ]
         network.encode(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255))
     return len(cells) / (time.perf_counter() - started)
-
-
-def peak(process: Path) -> int:
-    """The peak resident memory of a process, in MB."""
-    line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) // 1024
 
 
 def watch_encoders(stop: threading.Event, found: list[int]) -> None:

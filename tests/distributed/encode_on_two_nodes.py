@@ -14,10 +14,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from lbae.jobs.build.encode import encode
+from tests.small_parts import cut_small
 
 
 def main(model: str, data: str, shared: str, lost: str) -> None:
-    """Start the nodes and encode twice; the second time, kill a node once a few shards are written."""
+    """Start the nodes and encode twice; the second time, kill a node once a few parts are written."""
+    cut_small()
     options = {"num_cpus": 1, "object_store_memory": 2**28}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second = cluster.add_node(**options)
@@ -25,7 +27,7 @@ def main(model: str, data: str, shared: str, lost: str) -> None:
     undisturbed = encode(model=model, data=data, out=shared, max_bad_fraction=0.02)
 
     def kill() -> None:
-        while len(list(Path(lost, "_work").glob("latents-*"))) < 4:
+        while len(list(Path(lost, "data").glob("part-*"))) < 4:
             time.sleep(0.02)
         cluster.remove_node(second, allow_graceful=False)
 

@@ -24,16 +24,18 @@ from PIL import Image
 from lbae import presets
 from lbae.core.latents.packing import pack
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
-from lbae.core.network.codec import best_precision
+from lbae.core.network.codec import Codec, best_precision
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import latent_parts
+from lbae.io.artifacts.latent_parts import PART_LIMITS, PartPlan
 from lbae.io.artifacts.latent_table import latent_rows, open_latent_table, part_digest
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model, save_model
 from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.written_part import Part
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_rows
-from lbae.io.sources.plan import SHARD_LIMITS, plan
+from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard, shard_keys, without
 from lbae.io.storage.location import Location, resolve
 from lbae.io.storage.lock import locked
@@ -95,15 +97,19 @@ def encode_here(model: str, data: str, out: str) -> None:
         parents={"model": fingerprint, "data": images.fingerprint},
         config={"latent_dim": 128, "keep_images": False},
     )
-    for shard in images.shards:
-        decoded = decode_rows(read_shard(shard), codec.config)
-        keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
-        latents = latent_rows(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
-        made = {"device": "cpu", "precision": codec.precision}
-        latent_parts.write_shard(out, shard.index, [latents], decoded.quarantine, made)
-    rows = {shard.index: shard.rows_to_read for shard in images.shards}
-    parts = [latent_parts.assemble(out, part) for part in latent_parts.plan_latent_parts(out, rows, 1, 1)]
+    plans = latent_parts.plan_latent_parts(images.shards, keep_images=False)
+    parts = [write_part(out, part, codec, fingerprint) for part in plans]
     latent_parts.publish_latents(output, parts, None, {"model": model, "data": images.uri})
+
+
+def write_part(out: str, part: PartPlan, codec: Codec, fingerprint: str) -> Part:
+    """Encode and write a part of one shard as an actor would, but in one batch."""
+    (shard,) = part.shards
+    decoded = decode_rows(read_shard(shard), codec.config)
+    keys, rest = decoded.rows["key"].combine_chunks(), decoded.rows.drop_columns(["key"])
+    latents = latent_rows(keys, pack(codec.encode(decoded.images)), rest, 128, fingerprint)
+    made = ("cpu", codec.precision)
+    return latent_parts.write_latent_part(out, part, [latents], decoded.quarantine, made)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,7 @@ def test_the_table_equals_that_of_a_single_process(undisturbed, model, corpus):
     )
     assert sum(manifest.result["images_by_node"]) == FILES * ROWS
     assert len([name for name in manifest.files if name.startswith("data/")]) == 1, (
-        "1200 latents fit one file"
+        "1200 latents are one part"
     )
     quarantine = pq.read_table(undisturbed / "quarantine")
     assert sorted(quarantine["key"].to_pylist()) == [
@@ -257,7 +263,9 @@ def test_an_unfinished_table_is_resumed_only_with_the_same_options(ray_session, 
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "jobs/encode.py", *map(str, arguments), "--max-bad-fraction", "0.02"]
+    """The job, with parts of 50 rows: one per file of the corpus."""
+    job = [sys.executable, "-m", "tests.small_parts", "encode"]
+    return [*job, *map(str, arguments), "--max-bad-fraction", "0.02"]
 
 
 @pytest.fixture
@@ -281,8 +289,14 @@ def names_in(place: Location) -> list[str]:
     return [name for name, _ in place.files()] if place.exists() else []
 
 
-def shards_in(names: list[str]) -> int:
-    return sum(name.startswith("_work/latents-") for name in names)
+def parts_in(names: list[str]) -> int:
+    return sum(name.startswith("data/part-") for name in names)
+
+
+def written(out: Path) -> dict[str, tuple[int, int]]:
+    """The table's parts, each with what changes when its file is written again: its inode and its time."""
+    found = {path.name: path.stat() for path in (out / "data").glob("part-*")}
+    return {name: (facts.st_ino, facts.st_mtime_ns) for name, facts in found.items()}
 
 
 def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *options: object) -> bool:
@@ -299,25 +313,22 @@ def kill_when(reached: Callable[[list[str]], bool], out: str, later: float, *opt
 
 
 def kill_repeatedly(out: str, early: int, *options: object) -> int:
-    """Kill the job ``early`` times after a few more shards, and four times near its end.
+    """Kill the job ``early`` times after a few more parts, and three times near its end.
 
-    The last four kills come after all shards (twice), after a part and after the manifest.
+    The last three kills come after all parts (twice) and after the manifest.
 
     Returns:
         How often the job was still running when it was killed.
     """
     chance, killed = random.Random(0), 0
-    late = [lambda names: shards_in(names) == FILES] * 2
-    late += [
-        lambda names: any(name.startswith("data/") for name in names),
-        lambda names: "manifest.json" in names,
-    ]
+    late = [lambda names: parts_in(names) == FILES] * 2
+    late += [lambda names: "manifest.json" in names]
     for number in range(early + len(late)):
-        wanted = min(shards_in(names_in(resolve(out))) + chance.randrange(1, 4), FILES)
+        wanted = min(parts_in(names_in(resolve(out))) + chance.randrange(1, 4), FILES)
         moment = (
             late[number - early]
             if number >= early
-            else lambda names, wanted=wanted: shards_in(names) >= wanted
+            else lambda names, wanted=wanted: parts_in(names) >= wanted
         )
         killed += kill_when(moment, out, chance.random() / 10, *options)
         # The lock stays once, so that one job waits 12 seconds before it takes over a dead job's lock.
@@ -338,9 +349,14 @@ def finish(*options: object) -> dict:
 def test_five_kills_lose_and_duplicate_nothing(undisturbed, model, corpus, tmp_path):
     out = tmp_path / "latents"
     options = ("--model", model, "--data", corpus, "--out", out)
-    assert kill_repeatedly(str(out), 1, *options) >= 4
+    assert kill_when(lambda names: parts_in(names) >= 3, str(out), 0, *options)
+    resolve(f"{out}.lock").remove()
+    before = written(out)
+    assert 3 <= len(before) < FILES
+    assert kill_repeatedly(str(out), 1, *options) >= 3
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == rows_of(undisturbed)
+    assert written(out).items() > before.items(), "finished parts are not written again"
     assert {path.name for path in out.iterdir()} == {"data", "quarantine", "manifest.json"}
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
@@ -357,9 +373,8 @@ def test_kills_during_append_lose_and_duplicate_nothing(undisturbed, model, corp
     before, whole = rows_of(out), rows_of(undisturbed)
     old = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
     moments = (
-        lambda names: shards_in(names) >= 3,
-        lambda names: shards_in(names) == FILES - had,
-        lambda names: sum(name.startswith("data/") for name in names) > len(old),
+        lambda names: parts_in(names) >= len(old) + 3,
+        lambda names: parts_in(names) == FILES,
     )
     killed = []
     for moment in moments:
@@ -367,7 +382,7 @@ def test_kills_during_append_lose_and_duplicate_nothing(undisturbed, model, corp
         resolve(f"{out}.lock").remove()
         found = open_latent_table(str(out))
         assert found.manifest.rows in (len(before), len(whole)), "readers see either the old or the new table"
-    assert killed == [True] * 3
+    assert killed == [True] * 2
     assert finish(*options, "--append")["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     assert rows_of(out) == whole
     assert {name: (out / "data" / name).read_bytes() for name in old} == old
@@ -378,10 +393,11 @@ def test_kills_during_append_lose_and_duplicate_nothing(undisturbed, model, corp
 @pytest.mark.slow
 def test_ten_kills_on_s3_lose_and_duplicate_nothing(undisturbed, s3, ray_that_knows_s3, model, corpus):
     options = ("--model", model, "--data", corpus, "--out", f"{s3}/latents")
-    assert kill_repeatedly(f"{s3}/latents", 6, *options) >= 8
+    assert kill_repeatedly(f"{s3}/latents", 7, *options) >= 8
     assert finish(*options)["fingerprint"] == read_manifest(str(undisturbed)).fingerprint
     table = open_latent_table(f"{s3}/latents")
-    assert table.read(table.parts[0]).equals(pq.read_table(undisturbed / "data"))
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    assert rows.equals(pq.read_table(undisturbed / "data")), "in the same order"
     assert {name.split("/")[0] for name in names_in(resolve(f"{s3}/latents"))} == {
         "data",
         "quarantine",
@@ -474,7 +490,7 @@ def test_two_nodes_share_the_work_and_one_finishes_it_if_the_other_dies(undistur
     assert [rows_of(out) for out in outs] == [rows_of(undisturbed)] * 2
     assert len(facts["images_by_node"]) == 2
     assert min(facts["images_by_node"]) > FILES * ROWS / 10
-    assert len(list((outs[0] / "data").iterdir())) == 2
+    assert [len(list((out / "data").iterdir())) for out in outs] == [FILES] * 2, "on any number of nodes"
 
 
 def png_header(side: int) -> bytes:
@@ -595,23 +611,22 @@ def test_a_resumed_table_keeps_its_precision_and_counts_every_row(ray_session, m
     pq.write_table(digits, data)
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 300)
     other = "float32" if best_precision(torch.device("cpu")) == "bfloat16" else "bfloat16"
-    codec, first = load_model(model, other), plan(str(data)).shards[0]
-    decoded = decode_rows(read_shard(first), codec.config)
-    fingerprint = read_manifest(model).fingerprint
-    rest = decoded.rows.drop_columns(["key"])
-    whole = latent_rows(
-        decoded.rows["key"].combine_chunks(), pack(codec.encode(decoded.images)), rest, 128, fingerprint
-    )
-    parents = {"model": fingerprint, "data": plan(str(data)).fingerprint}
+    monkeypatch.setattr(latent_parts, "_LEAST_ROWS", 300)
+    codec, images, fingerprint = load_model(model, other), plan(str(data)), read_manifest(model).fingerprint
+    parents = {"model": fingerprint, "data": images.fingerprint}
     config = {"latent_dim": 128, "keep_images": False}
-    Output(out, "latent table", parents=parents, config=config, resume_key=SHARD_LIMITS).begin()
-    latent_parts.write_shard(out, 0, [whole], decoded.quarantine, {"device": "cpu", "precision": other})
+    Output(out, "latent table", parents=parents, config=config, resume_key=PART_LIMITS).begin()
+    plans = latent_parts.plan_latent_parts(images.shards, keep_images=False)
+    write_part(out, plans[0], codec, fingerprint)
+    before = written(Path(out))
     result = encode(model=model, data=str(data), out=out)
     assert (result["precision"], result["rows"], sum(result["images_by_node"])) == (other, 600, 300)
     table = open_latent_table(out)
-    assert table.digest() == part_digest(table.read(table.parts[0])), (
-        "shards are encoded in batches of 256 rows"
-    )
+    assert table.parts == [plan.data for plan in plans]
+    assert written(Path(out)).items() > before.items(), "a finished part is not written again"
+    rows = pa.concat_tables(table.read(part) for part in table.parts)
+    assert table.digest() == part_digest(rows), "parts are encoded in batches of 256 rows"
+    assert rows["key"].to_pylist() == [f"data.parquet:{row}" for row in range(600)]
 
 
 def test_shards_do_not_depend_on_excluded_rows(corpus):

@@ -3,11 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray.data
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.exceptions import RayError
 
 from lbae.distributed.cluster import tasks
@@ -43,6 +47,40 @@ def test_an_actor_that_keeps_dying_ends_the_job(ray_session, monkeypatch):
     pool = ray.data.ActorPoolStrategy(size=1)
     with pytest.raises(LbaeError, match="a worker process died 3 times"):
         list(results(map_tasks([0, POISON, 1], Worker, compute=pool, num_cpus=1)))
+
+
+class DyingOnce:
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        def work(task: int) -> int:
+            with suppress(FileExistsError):
+                if task == POISON:
+                    Path(self.marker).touch(exist_ok=False)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return task
+
+        return run_task(row, work)
+
+
+@pytest.mark.slow
+def test_tasks_that_share_blocks_all_come_back_once_although_an_actor_dies(
+    ray_session, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tasks, "_BLOCKS", 3)
+    monkeypatch.setattr(tasks, "_BLOCKS_PER_CPU", 1)
+    pool, marker = ray.data.ActorPoolStrategy(size=1), tmp_path / "died"
+    rows = map_tasks(range(7), DyingOnce, fn_constructor_args=[str(marker)], compute=pool, num_cpus=1)
+    assert sorted(results(rows)) == list(range(7))
+    assert marker.exists()
+
+
+@given(st.integers(1, 10**9), st.integers(1, 6000))
+def test_a_driver_hands_out_at_most_100_000_blocks(many, cpus):
+    handed_out = tasks.blocks(many, cpus)
+    assert min(many, 16 * cpus) <= handed_out <= min(many, 100_000), "every CPU gets some"
+    assert tasks.blocks(2048, cpus) == 2048, "few tasks have a block each"
 
 
 def run(fail: Callable[[Any], Any], task: Any = 0, *doing: Callable[[Any], str]) -> None:

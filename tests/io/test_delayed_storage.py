@@ -21,11 +21,18 @@ import pytest
 
 from lbae.core.latents.packing import pack
 from lbae.errors import LbaeError, OverwriteNeeded, UserError
-from lbae.io.artifacts import latent_parts
 from lbae.io.artifacts.ingest_parts import ingest_part
+from lbae.io.artifacts.latent_parts import (
+    PartPlan,
+    finished_part,
+    finished_parts,
+    publish_latents,
+    write_latent_part,
+)
 from lbae.io.artifacts.latent_table import latent_rows
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.written_part import Part
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import plan
@@ -122,54 +129,39 @@ def _changing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     return change
 
 
-def write_shard(out: str, index: int, good: int, bad: int) -> None:
-    latents = np.ones((good, 11), dtype=np.int8)
-    keys = pa.array([f"{index}-{i}" for i in range(good)])
-    rows = latent_rows(keys, pack(latents), pa.table({"label": [0] * good}), 11, "m")
-    wrong = {"key": [f"{index}-bad-{i}" for i in range(bad)], "path": ["p"] * bad, "error": ["e"] * bad}
+def write_part(out: str, plan: PartPlan, good: int) -> Part:
+    """Write a part, all of whose rows but ``good`` are bad."""
+    bad = plan.rows - good
+    keys = pa.array([f"{plan.name}-{i}" for i in range(good)])
+    rows = latent_rows(keys, pack(np.ones((good, 11), np.int8)), pa.table({"label": [0] * good}), 11, "m")
+    wrong = {"key": [f"{plan.name}-bad-{i}" for i in range(bad)], "path": ["p"] * bad, "error": ["e"] * bad}
     quarantine = pa.Table.from_pydict(wrong, schema=QUARANTINE_SCHEMA)
-    latent_parts.write_shard(out, index, [rows], quarantine, {"device": "cpu", "precision": "float32"})
+    return write_latent_part(out, plan, [rows], quarantine, ("cpu", "float32"))
 
 
-def test_the_table_holds_all_shards_that_other_machines_wrote(tmp_path):
-    out, driver, reader = str(tmp_path / "out"), Machine(), Machine()
-    write_shard(out, 0, good=2, bad=1)
+def test_parts_that_are_listed_late_are_found_by_opening_them(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in "abc":
+        (tmp_path / "data" / f"{name}.png").touch()
+    (source,) = plan(str(tmp_path / "data")).shards
+    plans = [PartPlan(name=f"part-{i}.parquet", shards=(source,)) for i in range(3)]
+    out, driver, actor = str(tmp_path / "out"), Machine(), Machine()
+    first = write_part(out, plans[0], 2)
     with driver.here():
-        assert latent_parts.finished_shards(out) == {0}
-    with reader.here():
-        for name in ("latents-2", "quarantine-2"):
-            assert not (resolve(out) / "_work" / f"{name}.parquet").exists()
-    write_shard(out, 1, good=3, bad=0)
-    write_shard(out, 2, good=4, bad=2)
+        assert finished_parts(out, plans) == {plans[0].name: first}
+    second = write_part(out, plans[1], 3)
     with driver.here():
-        assert latent_parts.finished_shards(out) == {0}, "the listing is late"
-        (plan,) = latent_parts.plan_latent_parts(out, {0: 3, 1: 3, 2: 6}, generation=1, at_least=1)
-    with reader.here():
-        part = latent_parts.assemble(out, plan)
-    assert (part.rows, part.bad) == (9, 3)
-
-
-def test_a_shard_that_never_appears_is_named_and_ends_the_job(tmp_path):
-    out = str(tmp_path / "out")
-    write_shard(out, 0, good=2, bad=0)
-    with pytest.raises(
-        LbaeError,
-        match=r"_work does not show .*: latents-1.parquet, latents-2.parquet, latents-3.parquet and"
-        r" 1 more; use an object store with conditional writes, a local disk, or NFSv4 mounted with noac",
-    ):
-        latent_parts.plan_latent_parts(out, dict.fromkeys(range(5), 2), generation=1, at_least=1)
-
-
-def test_a_part_with_fewer_rows_than_were_read_is_not_written(tmp_path):
-    out = str(tmp_path / "out")
-    write_shard(out, 0, good=2, bad=1)
-    (plan,) = latent_parts.plan_latent_parts(out, {0: 4}, generation=1, at_least=1)
-    with pytest.raises(LbaeError, match=r"shard 0 in .*_work hold 3 rows, but 4 were read from the source"):
-        latent_parts.assemble(out, plan)
-    (tmp_path / "out" / "_work" / "quarantine-0.parquet").unlink()
-    with pytest.raises(LbaeError, match=r"_work does not show .*: quarantine-0.parquet"):
-        latent_parts.assemble(out, plan)
-    assert not (tmp_path / "out" / "data").exists()
+        assert finished_parts(out, plans) == {plans[0].name: first}, "the listing is late"
+    with actor.here():
+        assert [finished_part(out, plan) for plan in plans] == [first, second, None]
+    with driver.here():
+        os.unlink(f"{out}/{plans[0].data}")  # by another machine
+        assert finished_parts(out, plans) == {}, "the listing still shows the part that is gone"
+    with actor.here():
+        write_part(out, plans[2], 3)
+        output = Output(out, "latent table", parents={"model": "m"}, config={"latent_dim": 11})
+        with pytest.raises(LbaeError, match=r"out does not show .*: data/part-0.parquet; use an object"):
+            publish_latents(output, [first, second], None, {})
 
 
 def test_a_deleted_part_that_the_machine_still_sees_is_written_again(tmp_path):

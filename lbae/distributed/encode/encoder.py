@@ -1,13 +1,16 @@
-"""Encode an image source to a latent table: a pool of actors reads, decodes and encodes shards.
+"""Encode an image source to a latent table: a pool of actors reads, decodes and encodes its parts.
 
-Actors write one file per shard; then tasks assemble part files from the shards' files. A killed job resumes
-with the shards that have no file. The rows and their order do not depend on the number of actors.
+An actor writes each part once, as a file of the table. A killed job resumes with the parts that have no file.
+The rows and their order do not depend on the number of actors.
 """
 
 import collections
+import math
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +22,8 @@ from lbae.config import Precision
 from lbae.core.latents.packing import pack
 from lbae.core.network.codec import best_precision
 from lbae.distributed.cluster.actor_pool import run_on_actors, torch_device
-from lbae.distributed.cluster.resources import cluster_nodes
-from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.io.artifacts import latent_parts, latent_table
+from lbae.io.artifacts.latent_parts import PartPlan
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
 from lbae.io.artifacts.written_part import Part
@@ -30,88 +32,93 @@ from lbae.io.sources.source import Shard, read_batches
 from lbae.report.progress import ProgressLine
 
 
-def encode_shards(
-    actor_arguments: dict[str, Any], shards: tuple[Shard, ...], check_lock: Callable[[], None]
-) -> dict[str, Any]:
-    """Encode the shards that have no file yet; return images per node and images per second."""
-    finished = latent_parts.finished_shards(actor_arguments["out"])
-    missing = [shard for shard in shards if shard.index not in finished]
-    total = sum(shard.rows_to_read for shard in shards)
+def encode_parts(
+    actor_arguments: dict[str, Any],
+    plans: Sequence[PartPlan],
+    precision: Precision | None,
+    check_lock: Callable[[], None],
+) -> tuple[list[Part], dict[str, Any]]:
+    """Encode the parts that are not finished yet; return all, and images per node and images per second.
+
+    All actors use one precision, although nodes may differ and a killed job may resume on other nodes. If
+    ``precision`` is None, it is that of the finished parts, else the best of the actors' device.
+    """
+    finished = latent_parts.finished_parts(actor_arguments["out"], plans)
+    parts, missing = list(finished.values()), [plan for plan in plans if plan.name not in finished]
+    precision = precision or next((_precision(part) for part in parts), None) or _best_precision()
     by_node: collections.Counter[str] = collections.Counter()
-    with ProgressLine("encode", total, "images") as line:
-        before = total - sum(shard.rows_to_read for shard in missing)
-        line.update(before)
-        for node, rows in run_on_actors(
-            missing, _ShardEncoder, lambda shard: f"encoding {shard}", **actor_arguments
+    began = updated = math.inf
+    with ProgressLine("encode", sum(plan.rows for plan in plans), "images") as line:
+        line.update(sum(part.rows + part.bad for part in parts))
+        for done in run_on_actors(
+            missing, _PartEncoder, lambda plan: f"encoding {plan}", precision=precision, **actor_arguments
         ):
-            by_node[node] += rows
-            line.update(before + by_node.total())
+            parts.append(done.part)
+            by_node[done.node] += done.encoded
+            updated = time.monotonic()
+            began = min(began, updated - done.seconds)
+            line.update(line.done + done.part.rows + done.part.bad)
             check_lock()
-    return {
+    return parts, {
         "images_by_node": sorted(by_node.values(), reverse=True),
-        "images_per_second": round(line.rate, 1),
+        # Not the line's rate, which leaves out all before the first part: too much where parts are few.
+        "images_per_second": round(by_node.total() / max(1e-9, updated - began), 1) if by_node else 0.0,
     }
 
 
-def choose_precision(out: str) -> Precision:
-    """The precision of a table: the precision of its finished shards, else the best of the actors' device.
+def _precision(part: Part) -> Precision:
+    return "bfloat16" if part.encoder[1] == "bfloat16" else "float32"
 
-    All actors use this one precision, although nodes may differ and a killed job may resume on other nodes.
-    """
-    if (found := latent_parts.precision(out)) is not None:
-        return found
+
+def _best_precision() -> Precision:
+    """The best precision of the device on which actors run."""
     device, share = torch_device()
     if device == "cpu":
         return best_precision(torch.device("cpu"))
     return ray.get(ray.remote(best_precision).options(num_gpus=share).remote(torch.device(device)))
 
 
-def assemble_parts(
-    out: str, shards: tuple[Shard, ...], existing_table: latent_table.LatentTable | None
-) -> list[Part]:
-    """Assemble part files, at least one per node, from the files of the shards."""
-    rows = {shard.index: shard.rows_to_read for shard in shards}
-    generation = existing_table.manifest.generation + 1 if existing_table else 1
-    plans = latent_parts.plan_latent_parts(out, rows, generation, cluster_nodes())
-    if len(plans) == 1:  # starting a worker takes longer than the work
-        return [latent_parts.assemble(out, plans[0])]
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """A part, the node that encoded it, how many rows it encoded and in how many seconds."""
 
-    def assemble(row: dict[str, Any]) -> dict[str, Any]:
-        return run_task(row, lambda plan: latent_parts.assemble(out, plan), lambda plan: f"writing {plan}")
-
-    return list(results(map_tasks(plans, assemble, num_cpus=1)))
+    part: Part
+    node: str
+    encoded: int
+    seconds: float
 
 
-class _ShardEncoder:
-    """Encodes a shard to its file while threads decode further batches; returns node and number of rows."""
+class _PartEncoder:
+    """Encodes a part to its file while threads decode further batches."""
 
     def __init__(self, *, model: str, out: str, keep_images: bool, precision: Precision, device: str) -> None:
         self.codec = load_model(model, precision, torch.device(device))
         self.model = read_manifest(model).fingerprint
         self.out, self.keep_images = out, keep_images
-        self.encoded_on = {
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "precision": self.codec.precision,
-        }
+        named = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.encoder = (named, self.codec.precision)
         self.ahead = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.ahead)
         self.node = ray.get_runtime_context().get_node_id()
-        self.encoded = Counter("lbae_encoded_images", description="Images encoded or quarantined.")
+        self.counter = Counter("lbae_encoded_images", description="Images encoded or quarantined.")
 
-    def __call__(self, shard: Shard) -> tuple[str, int]:
-        latents, quarantine = [], []
-        for decoded in self._decoded(shard):
+    def __call__(self, plan: PartPlan) -> _Done:
+        # A process that was lost after its last write, or that the job's listing did not show yet.
+        if part := latent_parts.finished_part(self.out, plan):
+            return _Done(part=part, node=self.node, encoded=0, seconds=0)
+        started, latents, quarantine = time.monotonic(), [], []
+        for decoded in self._decoded(plan.shards):
             latents.append(self._latents(decoded))
             quarantine.append(decoded.quarantine)
-        latent_parts.write_shard(
-            self.out, shard.index, latents, pa.concat_tables(quarantine), self.encoded_on
+            self.counter.inc(len(decoded.rows) + len(decoded.quarantine))
+        part = latent_parts.write_latent_part(
+            self.out, plan, latents, pa.concat_tables(quarantine), self.encoder
         )
-        self.encoded.inc(shard.rows_to_read)
-        return self.node, shard.rows_to_read
+        return _Done(part=part, node=self.node, encoded=plan.rows, seconds=time.monotonic() - started)
 
-    def _decoded(self, shard: Shard) -> Iterator[Decoded]:
+    def _decoded(self, shards: Sequence[Shard]) -> Iterator[Decoded]:
         waiting: deque[Future[Decoded]] = deque()
-        for batch in read_batches(shard):
+        for batch in (batch for shard in shards for batch in read_batches(shard)):
             waiting.append(self.pool.submit(decode_rows, batch, self.codec.config, self.keep_images))
             if len(waiting) > self.ahead:
                 yield waiting.popleft().result()

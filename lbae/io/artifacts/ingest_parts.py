@@ -6,9 +6,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
-from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.image_table import rows_of
-from lbae.io.artifacts.written_part import Part
+from lbae.io.artifacts.written_part import Part, finished_footer
 from lbae.io.images import ImageError, check_image, decode_square, encode_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import SHARD_LIMITS, runs
@@ -16,7 +15,7 @@ from lbae.io.sources.source import Shard, image_digests, leaving_out, read_batch
 from lbae.io.sources.stored_size import StoredSize, smallest
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import open_parquet, write_parquet
+from lbae.io.storage.parquet_file import write_parquet
 
 _PART_BYTES = 256 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 2048, 64 * 2**20
@@ -71,28 +70,16 @@ def ingest_part(out: str, index: int, shards: Sequence[Shard], size: StoredSize 
     """
     file, quarantine = (f"{folder}/part-{index:05d}.parquet" for folder in ("data", "quarantine"))
     rows, bad, digest = _finished(out, file) or _write(out, file, quarantine, shards, size)
-    wanted = sum(shard.rows_to_read for shard in shards)
-    if rows + bad != wanted:
-        raise LbaeError(
-            f"{resolve(out) / file} and its quarantine hold {rows + bad} rows, but {wanted} were planned from"
-            f" the source; run the job again with --overwrite"
-        )
-    return Part(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=digest)
+    part = Part(files=(file, *((quarantine,) if bad else ())), rows=rows, bad=bad, digest=digest)
+    return part.checked(resolve(out) / file, sum(shard.rows_to_read for shard in shards))
 
 
 def _finished(out: str, file: str) -> tuple[int, int, int] | None:
-    """Rows, bad rows and digest of a part that a killed run has written; None if there is none.
-
-    The file is opened to find out, because a network mount may still list a file that is gone.
-    """
-    try:
-        with open_parquet(resolve(out) / file) as parquet:
-            rows, metadata = parquet.metadata.num_rows, parquet.schema_arrow.metadata
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
-    return rows, int(metadata[_BAD]), int(metadata[_DIGEST], 16)
+    """Rows, bad rows and digest of a part that a killed run has written; None if there is none."""
+    if found := finished_footer(resolve(out) / file):
+        rows, metadata = found
+        return rows, int(metadata[_BAD]), int(metadata[_DIGEST], 16)
+    return None
 
 
 def _write(

@@ -1,13 +1,11 @@
-"""Writing a latent table: one file per shard, so that a killed job resumes, then larger part files."""
+"""Writing a latent table in parts: each is a run of the source's shards, and one actor writes it once."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from lbae.config import Precision
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts.latent_table import (
     LatentTable,
@@ -17,28 +15,56 @@ from lbae.io.artifacts.latent_table import (
 )
 from lbae.io.artifacts.manifest import Manifest, changes
 from lbae.io.artifacts.model_artifact import check_model
-from lbae.io.artifacts.output import WORK, Output
-from lbae.io.artifacts.written_part import Part, total_digest
+from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.written_part import Part, finished_footer, total_digest
+from lbae.io.sources.listing import look_at_each
+from lbae.io.sources.plan import SHARD_LIMITS, runs
+from lbae.io.sources.source import Shard
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
-from lbae.io.storage.parquet_file import open_parquet, write_parquet
-from lbae.io.storage.visibility import wait_until_visible
+from lbae.io.storage.parquet_file import write_parquet
 
-_PART_BYTES = 128 * 2**20
-_ROW_GROUP = 2**16
-_LATENTS, _QUARANTINE = "latents-", "quarantine-"
-_ENCODER = ("device", "precision")
+# Enough parts for hundreds of actors, but no small ones, because every reader opens every file. A part that a
+# kill ends is encoded again: the largest takes five minutes, at 4.4 ms per image on one core.
+_PARTS = 512
+_LEAST_ROWS, _MOST_ROWS = 2**11, 2**16
+_MOST_BYTES = 256 * 2**20  # an actor holds a part in memory until it writes it
+_MOST_FILES = 400_000  # two per part; their names take 15 of the 16 MiB that a manifest may have
+PART_LIMITS = {
+    **SHARD_LIMITS,
+    "parts": _PARTS,
+    "least_rows": _LEAST_ROWS,
+    "most_rows": _MOST_ROWS,
+    "most_bytes": _MOST_BYTES,
+}
+"""Part of the resume key: finished parts fit only these sizes."""
+_BAD, _DEVICE, _PRECISION = b"lbae.bad", b"lbae.device", b"lbae.precision"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """A part file to write: its name, and the row count of each of its shards."""
+    """A part to write: the name of its files, and the shards whose rows it holds, in the source's order."""
 
     name: str
-    rows: dict[int, int]
+    shards: tuple[Shard, ...]
 
     def __str__(self) -> str:
-        return f"{self.name} from the files of shards {min(self.rows)} to {max(self.rows)}"
+        return f"{self.name}, which begins with {self.shards[0]}"
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that are read."""
+        return sum(shard.rows_to_read for shard in self.shards)
+
+    @property
+    def data(self) -> str:
+        """The file of the latents. It is written last: the part is finished once it exists."""
+        return f"data/{self.name}"
+
+    @property
+    def quarantine(self) -> str:
+        """The file of the images that cannot be decoded, if there are any."""
+        return f"quarantine/{self.name}"
 
 
 def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> LatentTable:
@@ -50,122 +76,82 @@ def open_for_append(out: str, model: Manifest, config: dict[str, Any]) -> Latent
     return table
 
 
-def write_shard(
-    out: str, index: int, latents: Sequence[pa.Table], quarantine: pa.Table, encoder: dict[str, str]
-) -> None:
-    """Write the files of one shard; ``encoder`` gives the device and the precision of its latents.
-
-    The file of the latents is written last: the shard is finished once it exists.
-    """
-    if len(quarantine):
-        write_parquet(out, f"{WORK}/{_QUARANTINE}{index}.parquet", quarantine)
-    digest = RowDigest(sum(rows_digest(table.schema) for table in latents))
-    whole = with_digest(pa.concat_tables(latents), digest.total)
-    metadata = {**whole.schema.metadata, **{f"lbae.{name}": encoder[name] for name in _ENCODER}}
-    write_parquet(out, f"{WORK}/{_LATENTS}{index}.parquet", whole.replace_schema_metadata(metadata))
+def rows_per_part(rows: int) -> int:
+    """The most rows of a part, of ``rows`` rows in all."""
+    return min(max(rows // _PARTS, _LEAST_ROWS), _MOST_ROWS)
 
 
-def finished_shards(out: str) -> set[int]:
-    """Indices of the finished shards."""
-    return set(_written(out, _LATENTS))
+def plan_latent_parts(
+    shards: Sequence[Shard], keep_images: bool, extends: Manifest | None = None
+) -> list[PartPlan]:
+    """Divide shards into the parts of a table's next generation, after that of the manifest ``extends``.
 
-
-def precision(out: str) -> Precision | None:
-    """The precision at which the finished shards were encoded; None if there are none."""
-    for index in finished_shards(out):
-        with open_parquet(resolve(out) / WORK / f"{_LATENTS}{index}.parquet") as file:
-            metadata = file.schema_arrow.metadata
-        return "bfloat16" if metadata[b"lbae.precision"] == b"bfloat16" else "float32"
-    return None
-
-
-def plan_latent_parts(out: str, rows: Mapping[int, int], generation: int, at_least: int) -> list[PartPlan]:
-    """Combine finished shards into parts of about 128 MB, smaller if there would be fewer than ``at_least``.
-
-    Args:
-        out: The table.
-        rows: For each shard, all of them finished, the number of rows read from the source.
-        generation: The table's generation, part of the files' names.
-        at_least: The number of parts to aim for at least.
+    The division depends on the shards alone, so a job can resume on any cluster. A part has at most
+    :func:`rows_per_part` rows, and about 256 MB of the columns that it copies from the source; with
+    ``keep_images`` the images count too.
 
     Raises:
-        LbaeError: Files of shards are missing, or the storage still does not show them.
+        UserError: The table would have too many parts.
     """
-
-    def missing() -> list[str]:
-        return [f"{_LATENTS}{index}.parquet" for index in sorted(rows.keys() - finished_shards(out))]
-
-    wait_until_visible(resolve(out) / WORK, missing)
-    sizes = {index: size for index, size in _written(out, _LATENTS).items() if index in rows}
-    target = min(_PART_BYTES, sum(sizes.values()) / at_least)
-    runs: list[list[int]] = [[]]
-    room = target
-    for index in sorted(sizes):
-        if runs[-1] and room < sizes[index] / 2:
-            runs.append([])
-            room = target
-        runs[-1].append(index)
-        room -= sizes[index]
-    return [
-        PartPlan(
-            name=f"part-{generation:03d}-{i:05d}.parquet",
-            rows={index: rows[index] for index in run},
+    generation, named = (extends.generation + 1, len(extends.files)) if extends else (1, 0)
+    rows = [shard.rows_to_read for shard in shards]
+    sizes = [shard.size if keep_images else shard.column_bytes for shard in shards]
+    cuts = list(runs(rows, sizes, rows_per_part(sum(rows)), _MOST_BYTES))
+    if named + 2 * len(cuts) > _MOST_FILES:
+        raise UserError(
+            f"the table would have {named + 2 * len(cuts)} files, two per part; allowed: {_MOST_FILES}, which"
+            f" is about 13 billion images without their bytes; encode the images into several tables"
         )
-        for i, run in enumerate(runs)
+    digits = max(5, len(str(len(cuts) - 1)))  # readers sort the files by name
+    return [
+        PartPlan(name=f"part-{generation:03d}-{i:0{digits}d}.parquet", shards=tuple(shards[first:last]))
+        for i, (first, last) in enumerate(cuts)
     ]
 
 
-def _written(out: str, what: str) -> dict[int, int]:
-    """The size in bytes of each shard's file whose name begins with ``what``."""
-    work = resolve(out) / WORK
-    files = work.files() if work.exists() else []
-    found = ((re.fullmatch(rf"{what}(\d+)\.parquet", name), info) for name, info in files)
-    return {int(match[1]): info["size"] for match, info in found if match}
+def write_latent_part(
+    out: str, plan: PartPlan, latents: Sequence[pa.Table], quarantine: pa.Table, encoder: tuple[str, str]
+) -> Part:
+    """Write the files of a part; ``encoder`` is the device and the precision of its latents.
 
-
-def assemble(out: str, plan: PartPlan) -> Part:
-    """Write a part file, and its quarantine if there is any, from the files of its shards.
+    All latents are one row group. A part without any gets an empty file, which the manifest does not name.
 
     Raises:
-        LbaeError: The files of a shard hold more or fewer rows than were read from the source.
+        LbaeError: There are more or fewer rows than planned; nothing is written.
     """
-    read, set_aside = [], []
-    for index, rows in plan.rows.items():
-        read.append(_read(out, f"{_LATENTS}{index}.parquet"))
-        rest = rows - len(read[-1])
-        # Row counts tell whether a shard has a quarantine; a listing may be out of date.
-        if rest:
-            set_aside.append(_read(out, f"{_QUARANTINE}{index}.parquet"))
-            rest -= len(set_aside[-1])
-        if rest:
-            raise LbaeError(
-                f"the files of shard {index} in {resolve(out) / WORK} hold {rows - rest} rows, but {rows}"
-                f" were read from the source; run the job again with --overwrite"
-            )
-    latents = pa.concat_tables(read)
-    digest = RowDigest(sum(rows_digest(table.schema) for table in read)).total
-    files, bad = [], 0
-    if len(latents):
-        files.append(f"data/{plan.name}")
-        groups = [min(_ROW_GROUP, len(latents) - first) for first in range(0, len(latents), _ROW_GROUP)]
-        write_parquet(out, files[-1], with_digest(latents, digest), groups)
-    if set_aside:
-        quarantine = pa.concat_tables(set_aside)
-        files.append(f"quarantine/{plan.name}")
-        bad = len(quarantine)
-        write_parquet(out, files[-1], quarantine)
-    encoders = frozenset(
-        tuple(t.schema.metadata[f"lbae.{name}".encode()].decode() for name in _ENCODER) for t in read
-    )
-    return Part(files=tuple(files), rows=len(latents), bad=bad, digest=digest, encoders=encoders)
+    rows = pa.concat_tables(latents)
+    digest = RowDigest(sum(rows_digest(table.schema.metadata) for table in latents)).total
+    part = _part(out, plan, len(rows), len(quarantine), digest, encoder)
+    if len(quarantine):
+        write_parquet(out, plan.quarantine, quarantine)
+    facts = {_BAD: str(len(quarantine)), _DEVICE: encoder[0], _PRECISION: encoder[1]}
+    metadata = {**with_digest(rows, digest).schema.metadata, **facts}
+    write_parquet(out, plan.data, rows.replace_schema_metadata(metadata))
+    return part
 
 
-def _read(out: str, name: str) -> pa.Table:
-    """The rows of a file, which another node may have written a moment ago."""
-    work = resolve(out) / WORK
-    wait_until_visible(work, lambda: [] if (work / name).is_file() else [name])
-    with open_parquet(work / name) as file:
-        return file.read()
+def finished_part(out: str, plan: PartPlan) -> Part | None:
+    """The part if an earlier process has written it; raises LbaeError if rows are missing."""
+    if not (found := finished_footer(resolve(out) / plan.data)):
+        return None
+    rows, metadata = found
+    bad, device, precision = (metadata[name].decode() for name in (_BAD, _DEVICE, _PRECISION))
+    return _part(out, plan, rows, int(bad), rows_digest(metadata), (device, precision))
+
+
+def finished_parts(out: str, plans: Sequence[PartPlan]) -> dict[str, Part]:
+    """The parts that earlier processes have written, by name, as far as the folder's listing shows them."""
+    folder = resolve(out) / "data"
+    listed = folder.names() if folder.exists() else set()
+    by_name = {plan.name: plan for plan in plans if plan.name in listed}
+    found = look_at_each(str(folder), by_name, lambda file: finished_part(out, by_name[file.name]))
+    return {name: part for name, part in zip(by_name, found, strict=True) if part}
+
+
+def _part(out: str, plan: PartPlan, rows: int, bad: int, digest: int, encoder: tuple[str, str]) -> Part:
+    files = (*((plan.data,) if rows else ()), *((plan.quarantine,) if bad else ()))
+    part = Part(files=files, rows=rows, bad=bad, digest=digest, encoder=encoder)
+    return part.checked(resolve(out) / plan.data, plan.rows)
 
 
 def publish_latents(
@@ -176,7 +162,7 @@ def publish_latents(
     Raises:
         LbaeError: The latents were encoded at two precisions, so no single precision could reproduce all.
     """
-    devices, precisions = ({encoder[i] for part in parts for encoder in part.encoders} for i in range(2))
+    devices, precisions = ({part.encoder[i] for part in parts} for i in range(2))
     if existing_table:
         precisions.add(existing_table.precision)
     if len(precisions) != 1:

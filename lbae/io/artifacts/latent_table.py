@@ -10,7 +10,7 @@ Layout of the artifact, format version 1 (see docs/architecture.md):
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -72,9 +72,9 @@ def with_digest(part: pa.Table, digest: int) -> pa.Table:
     return part.replace_schema_metadata({**part.schema.metadata, _DIGEST: f"{digest:x}"})
 
 
-def rows_digest(schema: pa.Schema) -> int:
-    """The digest of a part's rows, from its metadata."""
-    return int(schema.metadata[_DIGEST], 16)
+def rows_digest(metadata: Mapping[bytes, bytes]) -> int:
+    """The digest of a part's rows, from the metadata of its schema."""
+    return int(metadata[_DIGEST], 16)
 
 
 def part_digest(part: pa.Table) -> int:

@@ -21,7 +21,7 @@ from lbae.io.storage.visibility import wait_until_visible
 UNFINISHED = ".unfinished"
 """The marker file of an unfinished output: it says which run began the folder, so that run can resume."""
 WORK = "_work"
-"""Folder of a resumable job's intermediate files; Parquet readers skip names with a leading underscore."""
+"""Folder of earlier versions' intermediate files. No job reads it, and it is cleared like other leftovers."""
 # The marker's content while a folder is cleared. After a kill, such a folder belongs to no run: any job may
 # clear the rest.
 _CLEARING = {"clearing": True}
@@ -129,9 +129,8 @@ class Output:
     ) -> dict[str, Any]:
         """Write the manifest, which makes the folder an artifact; return the job's result.
 
-        Table parts that ``files`` does not name are removed first, because a killed run may have divided the
-        rows into other parts. Outside the table folders, files of an older generation stay until the next
-        update.
+        Table parts that ``files`` does not name are removed first: leftovers of killed runs, and parts
+        without rows. Outside the table folders, files of an older generation stay until the next update.
 
         Raises:
             LbaeError: Some of ``files`` are missing.

@@ -29,35 +29,43 @@ MOST_SLICES = 32
 
 
 class RowGroupSlice(NamedTuple):
-    """Rows of a row group: the group's index, rows to skip before them, their number, approximate bytes."""
+    """Rows of a row group: the group's index, rows to skip before them, their number, approximate bytes.
+
+    ``column_bytes`` are the bytes without those of the images.
+    """
 
     group: int
     skip: int
     rows: int
     size: int
+    column_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableIndex:
     """Rows and bytes of a Parquet file's row groups, and its columns without the image.
 
+    ``sizes`` count all bytes of a row group, ``column_bytes`` those of its columns without the image.
     ``large_integers``: the columns that hold integers beyond 2**53. ``stored``: the size of all images, if
     ``lbae ingest --size`` wrote the file.
     """
 
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
+    column_bytes: tuple[int, ...]
     columns: pa.Schema
     large_integers: frozenset[str]
     stored: StoredSize | None
 
     def slices(self, most_rows: int, most_bytes: int) -> Iterator[RowGroupSlice]:
         """Yield the row groups; large ones in equal slices, as many writers put a million rows into one."""
-        for group, (rows, size) in enumerate(zip(self.rows, self.sizes, strict=True)):
+        every = zip(self.rows, self.sizes, self.column_bytes, strict=True)
+        for group, (rows, size, column_bytes) in enumerate(every):
             count = max(1, min(MOST_SLICES, rows, max(-(-rows // most_rows), -(-size // most_bytes))))
             cuts = [rows * index // count for index in range(count + 1)]
             for first, last in itertools.pairwise(cuts):
-                yield RowGroupSlice(group, first, last - first, size * (last - first) // max(1, rows))
+                own, whole = last - first, max(1, rows)
+                yield RowGroupSlice(group, first, own, size * own // whole, column_bytes * own // whole)
 
 
 def has_images(location: Location) -> bool:
@@ -97,6 +105,7 @@ def index_parquet(location: Location) -> TableIndex:
     return TableIndex(
         rows=tuple(group.num_rows for group in groups),
         sizes=tuple(group.total_byte_size for group in groups),
+        column_bytes=tuple(map(_column_bytes, groups)),
         columns=pa.schema(columns),
         large_integers=frozenset(_large_integers(schema, groups)),
         stored=StoredSize.of_file(location, schema.metadata),
@@ -106,6 +115,13 @@ def index_parquet(location: Location) -> TableIndex:
 def _footer(location: Location) -> tuple[pa.Schema, pq.FileMetaData]:
     with open_parquet(location) as parquet:
         return parquet.schema_arrow, parquet.metadata
+
+
+def _column_bytes(group: pq.RowGroupMetaData) -> int:
+    """The uncompressed bytes of a row group without those of the images."""
+    chunks = map(group.column, range(group.num_columns))
+    others = (chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] != "image")
+    return sum(chunk.total_uncompressed_size for chunk in others)
 
 
 def _is_image(field: pa.Field) -> bool:

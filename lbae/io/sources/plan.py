@@ -119,6 +119,7 @@ def _table_shards(listing: Listing) -> _Planned:
                 root=listing.root,
                 rows=group_rows.total(),
                 size=sum(sizes[first:last]),
+                column_bytes=sum(part.column_bytes for part in slices[first:last]),
                 files=(name,),
                 columns=index.columns,
                 row_groups=tuple(group_rows),

@@ -36,6 +36,7 @@ class Shard:
         root: URI of the source's folder.
         rows: Number of rows.
         size: Approximate bytes of the rows.
+        column_bytes: Of a Parquet file, approximate bytes of the rows without their images.
         files: The shard's files, relative to ``root``.
         columns: Columns beside key, bytes and path; the same in all shards of a source.
         index: Number of the shard in the source.
@@ -56,6 +57,7 @@ class Shard:
     size: int
     files: tuple[str, ...]
     columns: pa.Schema
+    column_bytes: int = 0
     index: int = 0
     start: int = 0
     row_groups: tuple[int, ...] = ()

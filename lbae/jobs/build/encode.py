@@ -2,20 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
-from lbae.distributed.encode.encoder import assemble_parts, choose_precision, encode_shards
+from lbae.distributed.encode.encoder import encode_parts
 from lbae.io.artifacts import latent_parts
 from lbae.io.artifacts.latent_table import KIND, LatentTable
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.written_part import Part
 from lbae.io.sources.decode import check_bad_share
-from lbae.io.sources.plan import SHARD_LIMITS, plan
+from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Shard, Source, with_table_columns, without
 from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
@@ -62,7 +60,7 @@ def encode(
         parents={"model": manifest.fingerprint, "data": images.fingerprint},
         config=settings,
         inputs=[model, *images.folders],
-        resume_key=SHARD_LIMITS,
+        resume_key=latent_parts.PART_LIMITS,
         overwrite=overwrite,
     )
     with locked(out) as check_lock:
@@ -77,12 +75,15 @@ def encode(
         elif done := output.existing():
             check_bad_share(data, done["bad"], images.rows, max_bad_fraction, out)
             return done
+        plans = latent_parts.plan_latent_parts(shards, keep_images, output.extends)
         started = time.monotonic()
         arguments = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address, gpus):
             check_storage([images.uri, model], [out])
             output.begin()
-            parts, encoded = _encode(arguments, shards, existing_table, check_lock)
+            # Appended rows keep the precision of the table.
+            precision = existing_table.precision if existing_table else None
+            parts, encoded = encode_parts(arguments, plans, precision, check_lock)
         check_lock()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
         facts = {"model": arguments["model"], "data": images.uri, **known, **spent}
@@ -91,18 +92,6 @@ def encode(
     bad, rows = sum(part.bad for part in parts), sum(shard.rows_to_read for shard in shards)
     check_bad_share(data, bad, rows, max_bad_fraction, out)
     return result
-
-
-def _encode(
-    arguments: dict[str, Any],
-    shards: tuple[Shard, ...],
-    existing_table: LatentTable | None,
-    check_lock: Callable[[], None],
-) -> tuple[list[Part], dict[str, Any]]:
-    """Encode the shards and assemble the parts; appended rows keep the precision of the table."""
-    precision = existing_table.precision if existing_table else choose_precision(arguments["out"])
-    encoded = encode_shards({**arguments, "precision": precision}, shards, check_lock)
-    return assemble_parts(arguments["out"], shards, existing_table), encoded
 
 
 def _unknown_rows(images: Source, existing_table: LatentTable) -> tuple[Shard, ...]:
