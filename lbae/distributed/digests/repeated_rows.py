@@ -35,15 +35,19 @@ class RepeatedRows:
         self._distinct = distinct
         self._marked = np.zeros(-(-rows // 8), dtype=np.uint8)
         self._held: list[RowDigests] = []
+        self._held_rows = 0
         buckets = min(MOST_BUCKETS, -(-(rows + known) // _BUCKET_ROWS))
         self._pieces: list[list[ray.ObjectRef]] = [[] for _ in range(buckets)]
 
     def add(self, digests: Shaped[np.ndarray, "K"], first: int) -> None:
         """Add the digests (dtype S16) of rows of the source numbered from ``first``, or of ``KNOWN`` rows."""
-        rows = np.full(len(digests), KNOWN) if first == KNOWN else np.arange(first, first + len(digests))
-        self._held.append(RowDigests(digests=digests, rows=rows))
-        if self.needs_ray and sum(map(len, self._held)) >= HELD_ROWS:
-            self._hand_on()
+        for start in range(0, len(digests), HELD_ROWS):
+            some = digests[start : start + HELD_ROWS]
+            rows = np.full(len(some), KNOWN) if first == KNOWN else first + start + np.arange(len(some))
+            self._held.append(RowDigests(digests=some, rows=rows))
+            self._held_rows += len(some)
+            if self.needs_ray and self._held_rows >= HELD_ROWS:
+                self._hand_on()
 
     def left_out(self, check_lock: Callable[[], None]) -> UInt8[np.ndarray, "B"]:
         """One bit per row of the source, least significant first: 1 for the rows to leave out.
@@ -61,7 +65,8 @@ class RepeatedRows:
         """Put the digests that are held into their buckets."""
         if not self._held:
             return
-        held, self._held = concatenated(self._held), []
+        held = concatenated(self._held)
+        self._held, self._held_rows = [], 0
         if self._distinct:
             # Else a source of equal images would be a single bucket.
             again = held.left_out(distinct=True)

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -116,7 +115,10 @@ def _unknown_rows(
     if existing_table.parts:
         shards = with_table_columns(shards, existing_table.source_columns(), existing_table.uri)
     repeated = RepeatedRows(images.rows, known=existing_table.manifest.rows)
-    with session(address) if repeated.needs_ray else nullcontext():
+    if not repeated.needs_ray:
+        return leaving_out(shards, known_rows(shards, existing_table, repeated, check_lock))
+    with session(address):
+        check_storage([images.uri, existing_table.uri], [])
         return leaving_out(shards, known_rows(shards, existing_table, repeated, check_lock))
 
 
