@@ -3,8 +3,9 @@
 import functools
 import logging
 import statistics
-from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from lbae import presets
 from lbae.config import Config
@@ -96,7 +97,7 @@ def _decided(pays: bool, why: str) -> bool:
 def _shorter_side(images: Source) -> int:
     """Median of the shorter sides of some images from all over the source; 0 if none can be read."""
     shards = images.shards[:: -(-len(images.shards) // _SHARDS)]
-    first = [replace(shard, excluded_rows=frozenset(range(_ROWS, shard.rows))) for shard in shards]
+    first = [shard.reading(np.arange(shard.rows) < _ROWS) for shard in shards]
     cells = [cell for shard in first for cell in next(read_batches(shard))["bytes"].to_pylist()]
     sides = [min(size) for cell in cells if (size := image_size(cell))]
     return statistics.median_low(sides) if sides else 0

@@ -10,6 +10,7 @@ import pytest
 
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+from lbae.distributed.digests import repeated_rows
 from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import ingest_parts
 from lbae.io.artifacts.attribute_columns import candidate_columns
@@ -90,9 +91,11 @@ def test_the_paths_of_a_table_are_kept_beside_the_keys(ray_session, tmp_path):
     assert pq.read_table(tmp_path / "twice" / "data").drop_columns("image").to_pydict() == rest
 
 
-@pytest.mark.parametrize("layout", ["folder", "table"])
-def test_distinct_keeps_the_first_of_byte_identical_images(ray_session, tmp_path, monkeypatch, layout):
+@pytest.mark.parametrize(("layout", "held"), [("folder", 2**21), ("table", 3)])
+def test_distinct_keeps_the_first_of_byte_identical_images(ray_session, tmp_path, monkeypatch, layout, held):
     monkeypatch.setattr("lbae.io.sources.plan.ROWS_PER_SHARD", 3)
+    monkeypatch.setattr(repeated_rows, "HELD_ROWS", held)
+    monkeypatch.setattr(repeated_rows, "_BUCKET_ROWS", 2)
     black, white = (encode_png(np.full((28, 28, 1), level, dtype=np.uint8)) for level in (0, 255))
     cells = [white, black, b"", white, b"", white, black, black]
     data, out = tmp_path / "data", tmp_path / "table"

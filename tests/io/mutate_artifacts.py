@@ -121,7 +121,8 @@ def use_moments(uri: str) -> None:
 def use_table(uri: str) -> None:
     """Read a latent table in every way that jobs do."""
     table = latent_table.open_latent_table(uri)
-    table.keys()
+    for name in table.manifest.files:
+        list(table.keys(name))
     table.digest()
     if table.parts:
         table.source_columns()

@@ -25,9 +25,7 @@ GREY = ModelConfig(image_size=32, padding=2, image_channels=1)
 
 def numbers(shards: tuple[Shard, ...]) -> list[int]:
     """Numbers in the source of the rows that are read."""
-    return [
-        shard.start + row for shard in shards for row in range(shard.rows) if row not in shard.excluded_rows
-    ]
+    return [shard.start + row for shard in shards for row in np.flatnonzero(shard.wanted).tolist()]
 
 
 def table_of(folder: Path, files: list[int], row_group: int) -> str:

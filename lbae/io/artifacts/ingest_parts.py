@@ -11,7 +11,7 @@ from lbae.io.artifacts.written_part import Part, finished_footer
 from lbae.io.images import ImageError, check_image, decode_square, encode_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
 from lbae.io.sources.plan import SHARD_LIMITS, runs
-from lbae.io.sources.source import Shard, image_digests, leaving_out, read_batches
+from lbae.io.sources.source import Shard, image_digests, read_batches
 from lbae.io.sources.stored_size import StoredSize, smallest
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve
@@ -41,17 +41,6 @@ def plan_image_parts(
 def digests(shard: Shard) -> Shaped[np.ndarray, "K"]:
     """Half of the SHA-256 of every image of a shard, dtype S16; of the key for a row without bytes."""
     return np.concatenate([image_digests(batch) for batch in read_batches(shard)])
-
-
-def distinct(shards: tuple[Shard, ...], every: Sequence[Shaped[np.ndarray, "K"]]) -> tuple[Shard, ...]:
-    """The shards without duplicates: of images with equal digests, only the first is kept.
-
-    The digests of all images must fit into memory.
-    """
-    whole = np.concatenate(every)
-    again = np.ones(len(whole), dtype=np.bool_)
-    again[np.unique(whole, return_index=True)[1]] = False
-    return leaving_out(shards, again)
 
 
 def ingest_part(out: str, index: int, shards: Sequence[Shard], size: StoredSize | None = None) -> Part:

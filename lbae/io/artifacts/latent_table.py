@@ -149,29 +149,26 @@ class LatentTable:
         """Names of the part files with latents, without the quarantine."""
         return [name for name in self.manifest.files if name.startswith("data/")]
 
-    def keys(self) -> pa.ChunkedArray:
-        """Keys of all images, including those that could not be decoded.
+    def keys(self, name: str) -> Iterator[pa.StringArray]:
+        """Yield the keys of one file, a part or one of the quarantine, in batches of at most 2**12.
 
         Raises:
-            UserError: A part is damaged, has another model, or has a key twice or of more than 4 KiB.
+            UserError: The file is damaged, has another model, or has a key of more than 4 KiB, or twice in a
+                batch.
         """
-        chunks: list[pa.Array] = []
-        parts = set(self.parts)
-        for name in self.manifest.files:
-            location = fetched(self.uri, [name]) / name
-            with open_parquet(location) as file:
-                if name in parts:
-                    self._check(location, file)
-                for keys in texts(location, file, "key"):
-                    longest = pc.max(pc.binary_length(keys.dictionary)).as_py() or 0
-                    if longest > _MOST_KEY_BYTES:
-                        raise damaged(
-                            location, f"it has a key of {longest} bytes; allowed: at most {_MOST_KEY_BYTES}"
-                        )
-                    if pc.count_distinct(keys.indices).as_py() < len(keys):
-                        raise damaged(location, "it has a key more than once")
-                    chunks.append(keys.dictionary_decode())
-        return pa.chunked_array(chunks, pa.string())
+        location = fetched(self.uri, [name]) / name
+        with open_parquet(location) as file:
+            if name in self.parts:
+                self._check(location, file)
+            for keys in texts(location, file, "key"):
+                longest = pc.max(pc.binary_length(keys.dictionary)).as_py() or 0
+                if longest > _MOST_KEY_BYTES:
+                    raise damaged(
+                        location, f"it has a key of {longest} bytes; allowed: at most {_MOST_KEY_BYTES}"
+                    )
+                if pc.count_distinct(keys.indices).as_py() < len(keys):
+                    raise damaged(location, "it has a key more than once")
+                yield keys.dictionary_decode()
 
     def digest(self) -> int:
         """The digest of all rows; raises UserError if an older version wrote a part, without a digest."""

@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from lbae.io.sources.source import Shard
 
 RUNS = 4  # least number of runs per worker
@@ -70,4 +72,6 @@ def _cuts(shard: Shard, pieces: int) -> list[int]:
 
 
 def _only(shard: Shard, rows: set[int]) -> Shard:
-    return replace(shard, excluded_rows=frozenset(range(shard.rows)) - rows)
+    wanted = np.zeros(shard.rows, dtype=np.bool_)
+    wanted[list(rows)] = True
+    return shard.reading(wanted)

@@ -64,7 +64,7 @@ def decode_every(source: Source, config: ModelConfig) -> Iterator[Decoded]:
 def decode_keys(source: Source, config: ModelConfig, keys: list[str]) -> UInt8[np.ndarray, "K H W C"]:
     """The images with these keys, in this order; raises UserError if the source lacks one of them."""
     found: dict[str, np.ndarray] = {}
-    for shard in only(source.shards, pa.chunked_array([keys], pa.string())):
+    for shard in only(source.shards, pa.array(keys, pa.string())):
         decoded = decode_rows(read_shard(shard), config)
         found |= dict(zip(decoded.rows["key"].to_pylist(), decoded.images, strict=True))
     if missing := [key for key in keys if key not in found]:

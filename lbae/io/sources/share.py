@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,11 +37,11 @@ def decode_held_out(
     """
     shards, left = [], most
     for shard in deal(spread(source.shards, HELD_OUT_OF * most * workers), worker, workers):
-        mine = np.flatnonzero(held_out(shard_keys(shard))).tolist()
-        rows = [row for row in mine if row not in shard.excluded_rows][:left]
-        if rows:
-            shards.append(replace(shard, excluded_rows=frozenset(range(shard.rows)).difference(rows)))
-            left -= len(rows)
+        mine = held_out(shard_keys(shard)) & shard.wanted
+        mine &= np.cumsum(mine) <= left
+        if mine.any():
+            shards.append(shard.reading(mine))
+            left -= int(mine.sum())
     return _decoded(shards, config, threads)
 
 

@@ -48,7 +48,8 @@ class Shard:
         samples: Of a tar, the samples to read.
         constants: Columns with one value for the whole shard, from its file's folders.
         levels: Of image files, the columns that their first folders give, such as ``label``.
-        excluded_rows: Rows of the shard that are not read.
+        excluded_rows: One bit per row, least significant first: 1 for rows that are not read; empty if all
+            are read. :meth:`reading` sets it.
         stored: Of a table by ``lbae ingest --size``, the size at which all images are stored.
     """
 
@@ -67,7 +68,7 @@ class Shard:
     samples: tuple[tar.TarSample, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
-    excluded_rows: frozenset[int] = frozenset()
+    excluded_rows: bytes = b""
     stored: StoredSize | None = None
 
     def __str__(self) -> str:
@@ -79,7 +80,20 @@ class Shard:
     @property
     def rows_to_read(self) -> int:
         """Number of rows that are read."""
-        return self.rows - len(self.excluded_rows)
+        return self.rows - int.from_bytes(self.excluded_rows).bit_count()
+
+    @property
+    def wanted(self) -> Bool[np.ndarray, "K"]:
+        """Whether each row is read."""
+        if not self.excluded_rows:
+            return np.ones(self.rows, dtype=np.bool_)
+        bits = np.frombuffer(self.excluded_rows, dtype=np.uint8)
+        return np.unpackbits(bits, count=self.rows, bitorder="little") == 0
+
+    def reading(self, wanted: Bool[np.ndarray, "K"]) -> "Shard":
+        """The shard, of which only the wanted rows are read."""
+        bits = b"" if wanted.all() else np.packbits(~wanted, bitorder="little").tobytes()
+        return replace(self, excluded_rows=bits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +176,7 @@ def read_batches(shard: Shard) -> Iterator[pa.Table]:
     ``path`` (string), then ``shard.columns``. A table's own columns of these names, and ``latent``, are
     renamed to ``source_NAME``.
     """
-    root, wanted = resolve(shard.root), np.ones(shard.rows, dtype=bool)
-    wanted[list(shard.excluded_rows)] = False
+    root, wanted = resolve(shard.root), shard.wanted
     keys, first = shard_keys(shard).filter(pa.array(wanted)), 0
     if shard.row_groups:
         wanted = np.concatenate([np.zeros(shard.skip, dtype=bool), wanted])
@@ -211,29 +224,24 @@ def read_shard(shard: Shard) -> pa.Table:
     return pa.concat_tables(read_batches(shard))
 
 
-def without(shards: tuple[Shard, ...], known: pa.ChunkedArray) -> tuple[Shard, ...]:
-    """The shards without the rows whose keys are ``known``; both sets of keys must fit into memory."""
-    return leaving_out(shards, _is_among(shards, known))
+def only(shards: tuple[Shard, ...], keys: pa.Array) -> tuple[Shard, ...]:
+    """The shards with only the rows that have these keys; empty shards are dropped."""
+    found = (shard.reading(pc.is_in(shard_keys(shard), value_set=keys).to_numpy(False)) for shard in shards)
+    return tuple(shard for shard in found if shard.rows_to_read)
 
 
-def only(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> tuple[Shard, ...]:
-    """The shards with only the rows that have these keys; both sets of keys must fit into memory."""
-    return leaving_out(shards, ~_is_among(shards, keys))
+def leaving_out(shards: tuple[Shard, ...], rows: UInt8[np.ndarray, "B"]) -> tuple[Shard, ...]:
+    """The shards of a source without the marked rows; empty shards are dropped.
 
-
-def _is_among(shards: tuple[Shard, ...], keys: pa.ChunkedArray) -> Bool[np.ndarray, "K"]:
-    every = pa.chunked_array([shard_keys(shard) for shard in shards], pa.string())
-    # 64-bit offsets, because many keys take more than 2 GiB.
-    return pc.is_in(every.cast(pa.large_string()), value_set=keys.cast(pa.large_string())).to_numpy()
-
-
-def leaving_out(shards: tuple[Shard, ...], rows: Bool[np.ndarray, "K"]) -> tuple[Shard, ...]:
-    """Exclude the marked rows; drop empty shards."""
-    each = np.split(rows, np.cumsum([shard.rows for shard in shards])[:-1])
-    rest = [
-        replace(shard, excluded_rows=frozenset(np.flatnonzero(some).tolist()))
-        for shard, some in zip(shards, each, strict=True)
-    ]
+    Args:
+        shards: All shards of the source.
+        rows: One bit per row of the source, least significant first: 1 for the rows to leave out.
+    """
+    rest = []
+    for shard in shards:
+        first, skip = divmod(shard.start, 8)
+        marked = np.unpackbits(rows[first:], count=skip + shard.rows, bitorder="little")[skip:] == 1
+        rest.append(shard.reading(~marked))
     return tuple(shard for shard in rest if shard.rows_to_read)
 
 
@@ -268,6 +276,11 @@ def file_digests(rows: pa.Table) -> UInt64[np.ndarray, "R"]:
     """
     found = image_digests(rows.filter(pc.greater(pc.binary_length(rows["bytes"]), 0)))
     return found.view(">u8")[::2].astype(np.uint64)
+
+
+def key_digests(keys: pa.Array | pa.ChunkedArray) -> Shaped[np.ndarray, "K"]:
+    """Half of the SHA-256 of every key, dtype S16."""
+    return np.ascontiguousarray(_key_digests(keys)[:, :16]).view("S16")[:, 0]
 
 
 def key_fractions(keys: pa.Array | pa.ChunkedArray) -> Float64[np.ndarray, "K"]:

@@ -7,14 +7,16 @@ from typing import Any
 
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
+from lbae.distributed.digests.repeated_rows import RepeatedRows
 from lbae.distributed.encode.encoder import encode_parts
+from lbae.distributed.encode.known_rows import known_rows
 from lbae.io.artifacts import latent_parts
 from lbae.io.artifacts.latent_table import KIND, LatentTable
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import Shard, Source, with_table_columns, without
+from lbae.io.sources.source import Shard, Source, leaving_out, with_table_columns
 from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
@@ -68,7 +70,7 @@ def encode(
         if append:
             existing_table = latent_parts.open_for_append(out, manifest, settings)
             output = replace(output, extends=existing_table.manifest)
-            shards = _unknown_rows(images, existing_table)
+            shards = _unknown_rows(images, existing_table, check_lock, address)
             known = _count_known(images, shards, existing_table)
             if not shards:
                 return {**output.unchanged(), **known}
@@ -94,12 +96,19 @@ def encode(
     return result
 
 
-def _unknown_rows(images: Source, existing_table: LatentTable) -> tuple[Shard, ...]:
+def _unknown_rows(
+    images: Source, existing_table: LatentTable, check_lock: Callable[[], None], address: str | None
+) -> tuple[Shard, ...]:
     """The shards without the rows whose keys the table has; their columns become those of the table."""
     shards = images.shards
     if existing_table.parts:
         shards = with_table_columns(shards, existing_table.source_columns(), existing_table.uri)
-    return without(shards, existing_table.keys())
+    repeated = RepeatedRows(images.rows, known=existing_table.manifest.rows)
+    if not repeated.needs_ray:
+        return leaving_out(shards, known_rows(shards, existing_table, repeated, check_lock))
+    with session(address):
+        check_storage([images.uri, existing_table.uri], [])
+        return leaving_out(shards, known_rows(shards, existing_table, repeated, check_lock))
 
 
 def _count_known(images: Source, rest: tuple[Shard, ...], existing_table: LatentTable) -> dict[str, int]:

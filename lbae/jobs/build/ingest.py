@@ -8,12 +8,13 @@ from lbae.config import MOST_IMAGE_SIZE
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
+from lbae.distributed.digests.repeated_rows import RepeatedRows
 from lbae.errors import UserError
 from lbae.io.artifacts import image_table, ingest_parts
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import Shard, Source
+from lbae.io.sources.source import Shard, Source, leaving_out
 from lbae.io.sources.stored_size import StoredSize
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
@@ -122,13 +123,13 @@ def _distinct(images: Source, check_lock: Callable[[], None]) -> tuple[Shard, ..
 
     def look(row: dict[str, Any]) -> dict[str, Any]:
         return run_task(
-            row, lambda shard: (shard.index, ingest_parts.digests(shard)), lambda shard: f"reading {shard}"
+            row, lambda shard: (shard.start, ingest_parts.digests(shard)), lambda shard: f"reading {shard}"
         )
 
-    found = {}
+    repeated = RepeatedRows(images.rows, distinct=True)
     with ProgressLine("compare", images.rows, "images") as line:
-        for index, digests in results(map_tasks(images.shards, look, num_cpus=1)):
-            found[index] = digests
+        for first, digests in results(map_tasks(images.shards, look, num_cpus=1)):
+            repeated.add(digests, first)
             line.update(line.done + len(digests))
             check_lock()
-    return ingest_parts.distinct(images.shards, [found[shard.index] for shard in images.shards])
+    return leaving_out(images.shards, repeated.left_out(check_lock))

@@ -1,0 +1,1 @@
+"""Joins of row digests that keep the memory of every process bounded."""
