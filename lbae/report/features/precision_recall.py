@@ -19,7 +19,8 @@ def radii(images: FeatureSums) -> Radii:
     features = images.features()
     # The nearest is the image itself.
     nearest = [
-        torch.cdist(chunk, features).topk(NEIGHBOURS + 1, largest=False) for chunk in features.split(_CHUNK)
+        torch.cdist(chunk, features).topk(NEIGHBOURS + 1, largest=False)
+        for chunk in torch.split(features, _CHUNK)
     ]
     return torch.cat([distances[:, -1] for distances, _ in nearest])
 
@@ -34,7 +35,9 @@ def precision_recall(
     """
     features, known = images.features(), reference.features()
     inside, found = [], torch.zeros(len(known), dtype=torch.bool)
-    for chunk, chunk_radii in zip(features.split(_CHUNK), image_radii.split(_CHUNK), strict=True):
+    for chunk, chunk_radii in zip(
+        torch.split(features, _CHUNK), torch.split(image_radii, _CHUNK), strict=True
+    ):
         apart = torch.cdist(chunk, known)
         inside.append((apart <= reference_radii).any(dim=1))
         found |= (apart <= chunk_radii[:, None]).any(dim=0)
