@@ -12,6 +12,8 @@ from lbae.jobs.build.train import train
 from lbae.jobs.options import Address, Overwrite
 from lbae.report.pages.tour import write_tour
 
+# As many as `auto` takes for these digits; it would first fit 200, which memorise them.
+_COMPONENTS = 50
 _EXAMPLES = 8  # MNIST's licence, CC BY-SA 3.0, allows redistribution
 
 
@@ -46,6 +48,7 @@ def demo(
                 latents=latents,
                 moments=moments,
                 out=bundle,
+                components=_COMPONENTS,
                 examples=_EXAMPLES,
                 overwrite=overwrite,
             ),

@@ -36,8 +36,8 @@ from lbae.report.evaluation.report_json import evaluation_report
 from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import BAD, MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
 from lbae.report.features.classifier import Classifier
-from lbae.report.features.distances import distances
-from lbae.report.features.feature_sums import KEPT, METRICS, FeatureSums, drawn_rows
+from lbae.report.features.distances import frechet, kernel
+from lbae.report.features.feature_sums import KEPT, FeatureSums, drawn_rows
 from lbae.report.features.pixels import pixel_sums
 from lbae.report.pages.evaluation_page import files
 from tests.conftest import QUICK_DEATH, ROOT, SAMPLE, Outcome, Pipeline, image_table
@@ -586,7 +586,7 @@ def test_blocks_add_up_the_same_in_any_order_of_arrival():
         back.add(other)
     np.testing.assert_array_equal(forth.features.products, back.features.products)
     np.testing.assert_allclose(forth.features.statistics()["sigma"], np.cov(features.astype(np.float64).T))
-    assert distances(forth.features, back.features, METRICS)["frechet"] == pytest.approx(0, abs=1e-6)
+    assert frechet(forth.features, back.features)["frechet"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "deviates"), [((300, 300), False), ((300, 400), True)])
@@ -597,7 +597,7 @@ def test_a_kernel_distance_has_a_deviation_unless_every_subset_is_the_whole_set(
     sums = FeatureSums.empty(8), FeatureSums.empty(8)
     for filled, features in zip(sums, (other, one), strict=True):
         filled.add(features.numpy(), np.ones(len(features), dtype=bool))
-    found = distances(*sums, ("kernel",))
+    found = kernel(*sums)
     assert found.pop("kernel") == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-6)
     expected = {"kernel_deviation": theirs["kernel_inception_distance_std"]} if deviates else {}
     assert found == pytest.approx(expected)
@@ -638,7 +638,7 @@ def test_as_many_training_images_are_drawn_as_there_are_test_images():
     np.testing.assert_allclose(
         drawn.statistics()["sigma"], np.cov(drawn.features().numpy().T.astype(np.float64))
     )
-    as_many, all_of_them = (distances(some, images, ("frechet",))["frechet"] for images in (drawn, training))
+    as_many, all_of_them = (frechet(some, images)["frechet"] for images in (drawn, training))
     assert as_many > 1.5 * all_of_them
     assert training.drawn(5_000).count == 3_000, "all that are kept"
 

@@ -17,8 +17,8 @@ _POLL_S = 0.5
 
 
 def cluster_cpus() -> int:
-    """Whole CPUs of the cluster as Ray counts them, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """Whole CPUs of the cluster as Ray counts them, at least 1; 1 for a process without Ray."""
+    return 1 if not ray.is_initialized() else max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def nodes() -> list[dict[str, float]]:

@@ -18,13 +18,17 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def session(address: str | None = None, gpus: int | None = None) -> Iterator[None]:
+def session(address: str | None = None, gpus: int | None = None, *, little: bool = False) -> Iterator[None]:
     """Hold a Ray session: join a cluster, or start a local Ray and stop it at the end.
 
     :func:`connect` says which cluster. If this process is already connected to Ray (in a notebook or a test),
     that connection is used and stays open. With ``gpus``, the session waits for them (:func:`wait_for_gpus`),
     because an autoscaling cluster has GPU nodes only while a job asks for them. Nodes that leave the cluster
     are logged (:func:`watched_nodes`).
+
+    With ``little``, the work takes less time than starting Ray, so this process does it alone
+    (:func:`lbae.distributed.cluster.calls.call_each`). It joins a cluster that ``address`` or RAY_ADDRESS
+    names, and keeps a connection that it has.
 
     Raises:
         LbaeError: The error that a task raised (:func:`root_cause`) or that the connection failed with
@@ -33,6 +37,9 @@ def session(address: str | None = None, gpus: int | None = None) -> Iterator[Non
     # When a task with several results fails, Ray prints an error for each result that nobody fetches.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     joined = ray.is_initialized()
+    if little and not (joined or address or os.environ.get("RAY_ADDRESS")):
+        yield
+        return
     if not joined:
         connect(address)
     try:

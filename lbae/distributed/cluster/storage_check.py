@@ -22,11 +22,14 @@ _checked: set[tuple[str, str, str]] = set()  # (node, "read" or "write", URI) of
 def check_storage(reads: Iterable[str | None], writes: Iterable[str]) -> None:
     """Check that every node can read ``reads``, and shares the code and the parent folders of ``writes``.
 
-    A cluster of one node needs no check. Checks that a node passed are not repeated.
+    A cluster of one node needs no check, nor does a process without Ray. Checks that a node passed are not
+    repeated.
 
     Raises:
         LbaeError: A node failed a check or did not answer in time; the message names the node.
     """
+    if not ray.is_initialized():
+        return
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) == 1:
         return

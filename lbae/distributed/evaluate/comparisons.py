@@ -12,6 +12,8 @@ from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
 from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.cluster.torch_env import torch_task
+from lbae.distributed.evaluate.distance_tasks import DistanceTasks
+from lbae.distributed.evaluate.midpoints import midpoint_stream, start_midpoints
 from lbae.distributed.evaluate.nearest_training_latents import find_memorization
 from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
 from lbae.report.evaluation.cache import Reference
@@ -25,16 +27,16 @@ from lbae.report.evaluation.edits import (
     measure_edits,
     plan_edits,
 )
+from lbae.report.evaluation.feature_extraction import FeatureExtractor
 from lbae.report.evaluation.findings import Findings, classifier_accuracy
 from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import PAIRS, Paths, measure_paths
 from lbae.report.evaluation.lossy_formats import FORMATS, rate_curve
 from lbae.report.evaluation.settings import EvaluationSettings
-from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, Stream
+from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.evaluation.variations import VARIATIONS, VARIED, Varied, measure_variations
 from lbae.report.features.classifier import Classifier
-from lbae.report.features.distances import distances
-from lbae.report.features.feature_sums import Metric, drawn_rows
+from lbae.report.features.feature_sums import drawn_rows
 
 _logger = logging.getLogger(__name__)
 
@@ -42,95 +44,73 @@ _logger = logging.getLogger(__name__)
 def compare(
     inputs: EvaluationInputs,
     settings: EvaluationSettings,
-    classifier: Classifier | None,
+    extractor: FeatureExtractor,
     streams: Mapping[str, Stream],
     references: Mapping[str, Reference],
 ) -> Findings:
-    """Derive all findings from features and latents; without a classifier, no accuracy and no edits."""
-    made = streams[RECONSTRUCTIONS]
-    tested = unpack(made.latents, inputs.bundle.codec.config.latent_dim)
-    bundle = ray.put(inputs.bundle)
-    device, share = torch_device()
-    pairs = tested[drawn_rows(len(tested), 2 * PAIRS)]
-    paths = _paths.options(num_gpus=share).remote(bundle, device, pairs, settings.seed)
-    network = ray.put(classifier)
-    edits: list[ray.ObjectRef] = []
-    accuracy: dict[str, float] = {}
-    left_out: dict[str, str] = {}
-    if classifier is not None:
-        planned, left_out = plan_edits(inputs.bundle, classifier)
-        chosen = tested[drawn_rows(len(tested), LATENTS)]
-        edits = _start_edits(bundle, network, chosen, planned) if planned else []
-        accuracy, unusable = classifier_accuracy(references[TEST].sums, classifier)
-        left_out |= unusable
-    varied: list[ray.ObjectRef] = []
-    if inputs.bundle.prior.sampler == "gaussian":
-        some = tested[drawn_rows(len(tested), VARIED)]
-        varied = [_varied.options(num_gpus=share).remote(bundle, network, device, some, settings.seed)]
-    else:
-        left_out[VARIATIONS] = f"the bundle's sampler is {inputs.bundle.prior.sampler}; needs gaussian"
-    rates = {form: _rates.remote(made.shown[:, 0], form) for form in FORMATS}
-    apart = _start_distances(settings, streams, references)
+    """Derive all findings from features and latents; without a classifier, no accuracy and no edits.
+
+    All tasks start before any is waited for, so they share the cluster's CPUs until the last one ends.
+    """
+    made, classifier = streams[RECONSTRUCTIONS], extractor.classifier
+    middles = start_midpoints(extractor, made.latents)
+    distances = DistanceTasks(settings.metrics, references)
+    for name, stream in streams.items():
+        distances.start(name, stream.features)
+    edits, left_out = _start_edits(extractor, made)
+    others = _start_others(extractor, made)
     overlap = start_overlap(inputs.test, inputs.train, made)
     memorization = find_memorization(inputs, streams)
-    same = overlap_counts(overlap, made)
-    if count := same.get("bytes"):
-        what = f"{count} test images are byte-identical to training images"
-        _logger.warning(f"{what}; results on images seen in training look better than they are")
+    midpoints = midpoint_stream(middles, extractor.network.num_features, len(made.latents))
+    distances.start(MIDPOINTS, midpoints.features)
+    accuracy, unusable = classifier_accuracy(references[TEST].sums, classifier) if classifier else ({}, {})
     measured = [edit for edit in ray.get(edits) if edit]
     edited = {}
     if classifier is not None and settings.features == "classifier":
         edited = edit_distances(measured, classifier, references[TEST].features)
+    streams = {RECONSTRUCTIONS: made, MIDPOINTS: midpoints, **streams}
+    apart = distances.results()
     return Findings(
         streams=streams,
         references=references,
-        distances={
-            name: {reference: ray.get(task) for reference, task in tasks.items()}
-            for name, tasks in apart.items()
-        },
+        distances={name: apart[name] for name in (TRAIN, *streams) if name in apart},
         accuracy=accuracy,
-        rates={form: ray.get(task) for form, task in rates.items()},
+        rates={form: ray.get(others[form]) for form in FORMATS},
         nearest=memorization.nearest,
         neighbours=memorization.neighbours,
-        paths=ray.get(paths),
+        paths=ray.get(others["paths"]),
         edits=[
             replace(edit, ceiling=edit_ceiling(made.sums, edit.attribute, edit.value)) for edit in measured
         ],
         edit_distances=edited,
-        variations=next(iter(ray.get(varied)), None),
-        overlap=same,
-        left_out=left_out | memorization.left_out,
+        variations=ray.get(others[VARIATIONS]),
+        overlap=_counted(overlap_counts(overlap, made)),
+        left_out=left_out | unusable | memorization.left_out,
     )
 
 
-_distances, _rates = torch_task(distances), torch_task(rate_curve)
+def _counted(same: dict[str, int]) -> dict[str, int]:
+    """The overlap as given, after a warning if there is any."""
+    if count := same.get("bytes"):
+        what = f"{count} test images are byte-identical to training images"
+        _logger.warning(f"{what}; results on images seen in training look better than they are")
+    return same
 
 
-def _start_distances(
-    settings: EvaluationSettings, streams: Mapping[str, Stream], references: Mapping[str, Reference]
-) -> dict[str, dict[str, ray.ObjectRef]]:
-    """Start one task per pair of images and reference; the result is keyed by the names of both.
-
-    Against the training images only the Fréchet distance is measured, for which sums suffice. When training
-    images are themselves measured, they are limited to the number of test images, like all others: more of
-    them would come nearer than a perfect sampler can.
-    """
-    handles = {name: ray.put(reference.features) for name, reference in references.items()}
-    most = references[TEST].features.count
-    images = {TRAIN: ray.put(references[TRAIN].features.drawn(most))} if TRAIN in references else {}
-    images |= {name: ray.put(stream.features) for name, stream in streams.items()}
-    wanted: dict[str, tuple[Metric, ...]] = {
-        TEST: settings.metrics,
-        TRAIN: tuple(metric for metric in settings.metrics if metric == "frechet"),
-    }
+def _start_others(extractor: FeatureExtractor, made: Stream) -> dict[str, ray.ObjectRef]:
+    """Start the tasks that need reconstructions only: paths, variations, and a rate curve per format."""
+    bundle, (device, share) = ray.put(extractor.bundle), torch_device()
+    tested = unpack(made.latents, extractor.bundle.codec.config.latent_dim)
+    pairs, some = (tested[drawn_rows(len(tested), most)] for most in (2 * PAIRS, VARIED))
+    paths, varied = (task.options(num_gpus=share) for task in (_paths, _varied))
     return {
-        name: {
-            reference: _distances.remote(handle, features, wanted[reference])
-            for reference, handle in handles.items()
-            if reference != name and wanted[reference]
-        }
-        for name, features in images.items()
+        "paths": paths.remote(bundle, device, pairs, extractor.seed),
+        VARIATIONS: varied.remote(bundle, extractor.classifier, device, some, extractor.seed),
+        **{form: _rates.remote(made.shown[:, 0], form) for form in FORMATS},
     }
+
+
+_rates = torch_task(rate_curve)
 
 
 @torch_task
@@ -138,13 +118,20 @@ def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[
     return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
 
 
-def _start_edits(
-    bundle: ray.ObjectRef, network: ray.ObjectRef, latents: np.ndarray, planned: list[tuple[str, bool]]
-) -> list[ray.ObjectRef]:
+def _start_edits(extractor: FeatureExtractor, made: Stream) -> tuple[list[ray.ObjectRef], dict[str, str]]:
+    """Start one task per edit; also what is left out, with the reason."""
+    if extractor.classifier is None:
+        return [], {}
+    planned, left_out = plan_edits(extractor.bundle, extractor.classifier)
+    if not planned:
+        return [], left_out
+    bundle, network = ray.put(extractor.bundle), ray.put(extractor.classifier)
     device, share = torch_device()
+    packed = made.latents[drawn_rows(len(made.latents), LATENTS)]
+    latents = unpack(packed, extractor.bundle.codec.config.latent_dim)
     before = _before.options(num_gpus=share).remote(bundle, network, device, latents)
     task: Any = _edits.options(num_gpus=share)
-    return [task.remote(bundle, network, device, before, name, value) for name, value in planned]
+    return [task.remote(bundle, network, device, before, name, value) for name, value in planned], left_out
 
 
 @torch_task
@@ -155,7 +142,9 @@ def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.nda
 @torch_task
 def _varied(
     bundle: Bundle, classifier: Classifier | None, device: str, latents: np.ndarray, seed: int
-) -> Varied:
+) -> Varied | None:
+    if bundle.prior.sampler != "gaussian":
+        return None
     return measure_variations(bundle.to(device), classifier and classifier.to(device), latents, seed)
 
 

@@ -8,8 +8,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import ray
+
+from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.evaluate.comparisons import compare
-from lbae.distributed.evaluate.feature_actors import extract_features, hardware
+from lbae.distributed.evaluate.feature_actors import extract_features, start_precision
 from lbae.distributed.evaluate.networks import load_networks
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.source import Source, spread
@@ -33,7 +36,7 @@ def run_evaluation(
         UserError: There are too few images for a metric.
         LbaeError: More test images than the share ``max_bad_fraction`` cannot be decoded.
     """
-    clock = [time.monotonic()]
+    clock, precision = [time.monotonic()], start_precision()
     config = inputs.bundle.codec.config
     networks = load_networks(inputs.train, config, settings.features, cache)
     sources = _real_images(inputs, settings)
@@ -54,7 +57,7 @@ def run_evaluation(
     )
     clock.append(time.monotonic())
 
-    runs_on = hardware()
+    runs_on = {"device": torch_device()[0], "classifier_precision": ray.get(precision)}
     same = {"networks": networks.fingerprints, "rules": settings.protocol, **runs_on}
     made_of = {
         name: decoding(source, config) | {"role": name, "rows": source.rows, **same}
@@ -68,7 +71,7 @@ def run_evaluation(
         check_count(reference.features.count, networks.features.num_features, settings.metrics, what)
     clock.append(time.monotonic())
 
-    found = compare(inputs, settings, networks.classifier, streams, references)
+    found = compare(inputs, settings, extractor, streams, references)
     clock.append(time.monotonic())
     seconds = (round(now - before, 1) for before, now in itertools.pairwise(clock))
     return replace(

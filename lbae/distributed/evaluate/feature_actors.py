@@ -1,7 +1,6 @@
 """Extract the features of an evaluation on Ray: actors compute blocks of streams, the driver adds them up."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import ray
@@ -12,25 +11,27 @@ from lbae.distributed.cluster.actor_pool import run_on_actors, torch_device
 from lbae.distributed.cluster.torch_env import torch_task
 from lbae.io.sources.source import Source
 from lbae.report.evaluation.feature_extraction import BLOCK_ROWS, FeatureExtractor
-from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
-from lbae.report.features.feature_sums import drawn_rows
+from lbae.report.evaluation.streams import RECONSTRUCTIONS, TEST, TRAIN, FeatureBlock, Stream
 from lbae.report.progress import ProgressLine
 
 # A task of an actor: computes blocks with the actor's extractor.
 Task = partial[list[FeatureBlock]]
 
 
-def hardware() -> dict[str, str]:
-    """The device type on which actors run networks, and the precision of classifiers on it."""
+def start_precision() -> ray.ObjectRef:
+    """Start a task that returns the precision of classifiers on the device of the actors.
+
+    Later tasks reuse its process.
+    """
     device, share = torch_device()
-    precision = torch_task(best_precision).options(num_gpus=share).remote(torch.device(device))
-    return {"device": device, "classifier_precision": ray.get(precision)}
+    ref: ray.ObjectRef = torch_task(best_precision).options(num_gpus=share).remote(torch.device(device))
+    return ref
 
 
 def extract_features(
     extractor: FeatureExtractor, test: Source, references: dict[str, Source]
 ) -> dict[str, Stream]:
-    """The streams of all images that the bundle makes, and of the real images in ``references``."""
+    """The streams of reconstructions, samples, and the real images in ``references``."""
     tasks: list[Task] = [
         partial(FeatureExtractor.test_block, shard=shard, index=i, reference=TEST in references)
         for i, shard in enumerate(test.shards)
@@ -50,14 +51,12 @@ def extract_features(
     rows |= {role: source.rows for role, source in references.items()}
     dim = extractor.network.num_features
     streams = {name: Stream(dim, count) for name, count in rows.items()}
-    shared = ray.put(extractor)
     with ProgressLine("features", len(tasks), "blocks") as line:
-        for blocks in run_on_actors(tasks, _BlockMaker, _doing, extractor=shared):
+        for blocks in run_on_actors(tasks, _BlockMaker, _doing, extractor=ray.put(extractor)):
             for block in blocks:
                 streams[block.stream].add(block)
             line.update(line.done + 1)
-    midpoints = _midpoints(shared, streams[RECONSTRUCTIONS].latents, dim)
-    return {RECONSTRUCTIONS: streams.pop(RECONSTRUCTIONS), MIDPOINTS: midpoints, **streams}
+    return streams
 
 
 def _doing(task: Task) -> str:
@@ -74,24 +73,3 @@ class _BlockMaker:
 
     def __call__(self, task: Task) -> list[FeatureBlock]:
         return task(self.extractor)
-
-
-def _midpoints(extractor: ray.ObjectRef, packed: np.ndarray, dim: int) -> Stream:
-    """The stream of the midpoints of paths between test images.
-
-    Their order is random but fixed: pairs do not depend on the shards, and mix the classes of sorted sources.
-    """
-    stream, (device, share) = Stream(dim, len(packed)), torch_device()
-    mixed = packed[drawn_rows(len(packed), len(packed))]
-    task: Any = _midpoint_block.options(num_gpus=share)
-    for handle in [
-        task.remote(extractor, device, mixed[start : start + BLOCK_ROWS], start // BLOCK_ROWS)
-        for start in range(0, len(mixed), BLOCK_ROWS)
-    ]:
-        stream.add(ray.get(handle))
-    return stream
-
-
-@torch_task
-def _midpoint_block(extractor: FeatureExtractor, device: str, packed: np.ndarray, index: int) -> FeatureBlock:
-    return extractor.to(device).midpoint_block(packed, index)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import ray
 from jaxtyping import Int64, UInt8
 
 from lbae.core.latents.hamming import nearest
+from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
@@ -61,18 +61,16 @@ def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> 
     """The ``k`` latents of a table nearest to each packed query; ties go to the earlier row."""
     row_groups = [group for part in table.parts for group in table.footer(part, [])[0]]
     tasks = max(cluster_cpus(), -(-table.manifest.rows // _TASK_ROWS))
-    shared = ray.put(table), ray.put(packed)
-    partial, start = [], 0
+    calls, start = [], 0
     for assigned in assign_row_groups(row_groups, tasks):
-        partial.append(_nearest.remote(*shared, assigned, start, k))
+        calls.append((assigned, start, k))
         start += sum(group.rows for group in assigned)
     found = np.empty((len(packed), 0), dtype=np.int64)
-    for part in partial:
-        found = np.sort(np.concatenate([found, ray.get(part)], axis=1), axis=1)[:, :k]
+    for part in call_each(_nearest, (table, packed), calls):
+        found = np.sort(np.concatenate([found, part], axis=1), axis=1)[:, :k]
     return Nearest(row_groups=row_groups, found=found)
 
 
-@ray.remote(num_cpus=1)
 def _nearest(
     table: LatentTable, packed: UInt8[np.ndarray, "Q B"], row_groups: Sequence[RowGroup], start: int, k: int
 ) -> Int64[np.ndarray, "Q k"]:

@@ -5,6 +5,7 @@ Sums are integers, so they are identical for any assignment of rows to tasks, an
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -32,9 +33,14 @@ def moment_sums_of(
         table: the latent table.
         row_groups: the row groups to sum.
         attributes: the attributes to sum with the bits.
-        tasks: the maximum number of tasks; None as in :func:`assign_row_groups`.
+        tasks: the maximum number of tasks; None as in :func:`assign_row_groups`. Without Ray there is one,
+            in this process.
         on_rows: called with the number of rows summed so far.
     """
+    if not ray.is_initialized():
+        whole, facts = _partial_sums(table, row_groups, attributes)
+        on_rows(facts.rows)
+        return whole, facts
     total, root = TaskStatistics(), None
     for _, sums, statistics in sum_row_groups(table, [assign_row_groups(row_groups, tasks)], attributes):
         total.add(statistics)
@@ -58,7 +64,7 @@ def sum_row_groups(
         while waiting and len(running) < 2 * cluster_cpus():
             index, tasks = waiting.popleft()
             tree = ReductionTree(
-                index, 8 * side**2, [_partial_sums.remote(table, task, attributes) for task in tasks]
+                index, 8 * side**2, [_sums_on_node.remote(table, task, attributes) for task in tasks]
             )
             running |= dict.fromkeys(tree.running, tree)
         (done,), _ = ray.wait(list(running))
@@ -69,9 +75,14 @@ def sum_row_groups(
 
 
 @ray.remote(num_returns=2)
+def _sums_on_node(*arguments: Any) -> tuple[MomentSums, Report]:
+    sums, statistics = _partial_sums(*arguments)
+    return sums, (this_node(), statistics)
+
+
 def _partial_sums(
-    table: LatentTable, row_groups: list[RowGroup], attributes: tuple[Attribute, ...]
-) -> tuple[MomentSums, Report]:
+    table: LatentTable, row_groups: Sequence[RowGroup], attributes: tuple[Attribute, ...]
+) -> tuple[MomentSums, TaskStatistics]:
     statistics = TaskStatistics(tasks=1, read_bytes=sum(group.stored_bytes for group in row_groups))
     total = MomentAccumulator(table.latent_dim, tuple(attribute.name for attribute in attributes))
     columns = ["latent", *dict.fromkeys(attribute.column for attribute in attributes)]
@@ -81,7 +92,7 @@ def _partial_sums(
             rows = next(blocks, None)
         if rows is None:
             with statistics.timed("finish"):
-                return total.sums(), (this_node(), statistics)
+                return total.sums(), statistics
         with statistics.timed("unpack"):
             bits = total.unpack(packed_latents(rows), *indicators(rows, attributes))
         with statistics.timed("product"):

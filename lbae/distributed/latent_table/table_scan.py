@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
+from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.io.artifacts.attribute_columns import column_values, merge_values
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup
@@ -25,9 +24,9 @@ class Scan:
 
 
 def scan(table: LatentTable, columns: list[str]) -> Scan:
-    """Scan all part files of a table, with the distinct values of ``columns``, in Ray tasks."""
+    """Scan all part files of a table, with the distinct values of ``columns``, in tasks."""
     chunks = min(2 * cluster_cpus(), len(table.parts))
-    found: list[Scan] = ray.get([_scan.remote(table, table.parts[i::chunks], columns) for i in range(chunks)])
+    found = list(call_each(_scan, (table,), [(table.parts[i::chunks], columns) for i in range(chunks)]))
     return Scan(
         row_groups=sorted(
             (group for some in found for group in some.row_groups),
@@ -38,7 +37,6 @@ def scan(table: LatentTable, columns: list[str]) -> Scan:
     )
 
 
-@ray.remote
 def _scan(table: LatentTable, parts: list[str], columns: list[str]) -> Scan:
     row_groups, digests = [], {}
     values: dict[str, set[Any]] = {name: set() for name in columns}

@@ -7,6 +7,7 @@ from typing import Any
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
+from lbae.distributed.latent_table.little_work import is_little_work
 from lbae.distributed.latent_table.sum_tasks import moment_sums_of
 from lbae.distributed.latent_table.table_scan import Scan, scan
 from lbae.distributed.latent_table.unique_keys import check_unique_keys
@@ -61,7 +62,9 @@ def reduce(
     # Earlier versions stored "by"; without it, their finished sums would count as made from other options.
     settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
-    with locked(out), session(address):
+    # Counting keys (--unique) is a shuffle of Ray Data's.
+    little = not unique and is_little_work(table, table.latent_dim**2)
+    with locked(out), session(address, little=little):
         check_storage([latents], [out])
         found = scan(table, columns)
         if found.rows != table.manifest.rows:

@@ -5,6 +5,7 @@ from typing import Any
 from lbae.core.latents.packing import pack
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
+from lbae.distributed.latent_table.little_work import is_little_work
 from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts import latent_table
@@ -54,7 +55,7 @@ def search(
     if out:
         source = plan(data or table.made_from("data"))
         source.check_output(out)
-    with session(address):
+    with session(address, little=is_little_work(table, table.latent_dim)):
         check_storage([latents], [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     found = [{"distance": hit.distance, **table.row(hit.part, hit.row_group, hit.row)} for hit in hits]

@@ -13,7 +13,7 @@ from lbae.core.latents.packing import pack
 from lbae.core.prior.baselines import paper_edit
 from lbae.report.evaluation.streams import FOUND, MEMBERS
 from lbae.report.features.classifier import Classifier
-from lbae.report.features.distances import distances
+from lbae.report.features.distances import frechet
 from lbae.report.features.feature_sums import FeatureSums
 
 # The strengths at which each method is measured; the paper's rule has none.
@@ -198,8 +198,7 @@ def edit_distances(
                 sums = FeatureSums.empty(classifier.num_features)
                 for some in features:
                     sums.add(some, np.ones(len(some), dtype=bool))
-                distance = distances(reference, sums, ("frechet",))["frechet"]
-                found.setdefault(column, {})[method] = round(distance, 4)
+                found.setdefault(column, {})[method] = round(frechet(reference, sums)["frechet"], 4)
     return found
 
 

@@ -84,10 +84,11 @@ class FeatureExtractor:
         images, places = decoded.images, _places(rows, decoded, shard.start)
         latents = self.bundle.encode(images)
         rebuilt = self.bundle.decode(latents)
-        sums = pixel_sums(images, rebuilt, self.lpips) | self._found(rebuilt, decoded.rows)
+        made = self._block(RECONSTRUCTIONS, index, places, rebuilt)
+        sums = pixel_sums(images, rebuilt, self.lpips) | self._found(rebuilt, made, decoded.rows)
         shown = np.isin(places, drawn_rows(self.samples, SHOWN))
         made = replace(
-            self._block(RECONSTRUCTIONS, index, places, rebuilt),
+            made,
             latents=pack(latents),
             digests=file_digests(rows),
             sums=sums | {BAD: float(len(decoded.quarantine))},
@@ -96,7 +97,7 @@ class FeatureExtractor:
         if not reference:
             return [made]
         tested = self._block(TEST, index, places, images)
-        return [replace(tested, sums=self._right(images, decoded.rows)), made]
+        return [replace(tested, sums=self._right(images, tested, decoded.rows)), made]
 
     def training_block(self, shard: Shard, index: int, start: int) -> list[FeatureBlock]:
         """A shard of training images; its first image has place ``start`` in the stream."""
@@ -128,7 +129,15 @@ class FeatureExtractor:
             stream=stream, index=index, places=places, features=self.network.features(images).numpy()
         )
 
-    def _right(self, images: Images, rows: pa.Table) -> dict[str, float]:
+    def _decided(
+        self, classifier: Classifier, images: Images, block: FeatureBlock
+    ) -> Bool[np.ndarray, "K A"]:
+        """What the classifier decides on images; from the features of their block where it made them."""
+        if self.network is classifier and self.rules == "ours":
+            return classifier.decide(torch.from_numpy(block.features))
+        return classifier.decide(classifier.features(images))
+
+    def _right(self, images: Images, block: FeatureBlock, rows: pa.Table) -> dict[str, float]:
         """Per column of the classifier: for how many images it is right, and for how many this is known.
 
         Both are 0 where the images have no such column, or one of a type that cannot hold the values of the
@@ -137,18 +146,18 @@ class FeatureExtractor:
         network = self.classifier
         if network is None:
             return {}
-        counts = network.correct(network.decide(network.features(images)), *self._known(rows))
+        counts = network.correct(self._decided(network, images, block), *self._known(rows))
         right = {f"{RIGHT} {column}": float(count) for column, (count, _) in counts.items()}
         return right | {f"{KNOWN} {column}": float(count) for column, (_, count) in counts.items()}
 
-    def _found(self, rebuilt: Images, rows: pa.Table) -> dict[str, float]:
+    def _found(self, rebuilt: Images, block: FeatureBlock, rows: pa.Table) -> dict[str, float]:
         """Per attribute and value: how many images have it, and in how many of these reconstructions the
         classifier finds it.
         """
         network = self.classifier
         if network is None:
             return {}
-        has, counts = network.decide(network.features(rebuilt)), {}
+        has, counts = self._decided(network, rebuilt, block), {}
         for value, members in zip((True, False), self._known(rows), strict=True):
             for j, attribute in enumerate(network.attributes):
                 found = members[:, j] & (has[:, j] == value)

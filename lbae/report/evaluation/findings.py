@@ -14,7 +14,7 @@ from lbae.report.evaluation.inputs import EvaluationInputs
 from lbae.report.evaluation.interpolations import Paths
 from lbae.report.evaluation.settings import COINS, MIXTURE, PRIORS, EvaluationSettings
 from lbae.report.evaluation.streams import KNOWN, RECONSTRUCTIONS, RIGHT, Stream
-from lbae.report.evaluation.variations import Varied
+from lbae.report.evaluation.variations import VARIATIONS, Varied
 from lbae.report.features.classifier import Classifier
 
 ACCURACY, BESIDE = "classifier accuracy", "training images beside samples"
@@ -68,6 +68,8 @@ def left_out_by(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict[
         left[_DISTANCE] = "the paper's protocol compares with test images only"
     elif "frechet" not in settings.metrics:
         left[_DISTANCE] = "frechet is the only metric that is measured against training images"
+    if inputs.bundle.prior.sampler != "gaussian":
+        left[VARIATIONS] = f"the bundle's sampler is {inputs.bundle.prior.sampler}; needs gaussian"
     if inputs.latents is None:
         left["nearest training latents"] = "needs --latents"
     if not (inputs.latents and inputs.train and MIXTURE in settings.priors):

@@ -20,7 +20,7 @@ from lbae.io.sources.plan import plan
 from lbae.io.sources.source import spread
 from lbae.report.features.classifier import FEATURES, Classifier
 from lbae.report.features.classifier_training import SETTINGS, train_classifier
-from lbae.report.features.distances import distances
+from lbae.report.features.distances import frechet
 from lbae.report.features.feature_sums import FeatureSums, check_count
 from lbae.report.features.labelled_images import read_labelled_images
 
@@ -47,9 +47,7 @@ def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> d
     classifier = train_classifier(examples, **SETTINGS, device=device)
     reference = _sums(classifier, (part.images for part in decode_every(test, config)))
     made = {name: _samples(network, examples.images, reference.count) for name, network in networks.items()}
-    apart = {
-        name: distances(reference, _sums(classifier, samples), ("frechet",)) for name, samples in made.items()
-    }
+    apart = {name: frechet(reference, _sums(classifier, samples)) for name, samples in made.items()}
     return {name: round(found["frechet"], 4) for name, found in apart.items()}
 
 
