@@ -110,6 +110,11 @@ class LatentTable:
         return f"LatentTable({self.uri!r}, rows={self.manifest.rows}, latent_dim={self.latent_dim})"
 
     @property
+    def rows(self) -> int:
+        """Number of rows, one per decoded image."""
+        return self.manifest.rows
+
+    @property
     def latent_dim(self) -> int:
         """Bits per latent, N."""
         return entry(self.uri, self.manifest, "config", "latent_dim", int)
