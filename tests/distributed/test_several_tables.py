@@ -1,4 +1,4 @@
-"""Several latent tables on a real Ray: the sums and the bundle of one table with all rows; refusals by name."""
+"""Several latent tables on a real Ray: sums and bundle of one table with all rows; refusals by name."""
 
 import itertools
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from lbae.core.latents.packing import pack
 from lbae.distributed.fit.table_fit import read_fit_inputs
@@ -103,8 +104,6 @@ def test_sums_by_group_read_all_tables(tables, tmp_path):
         grouped = write_grouped(
             table, scan(table, []).row_groups, by_bits, 4, ["latent", "label"], f"{tmp_path}/{name}-copy"
         )
-        import ray
-
         found[name] = {index: ray.get(ref).sums for index, ref in grouped.sums(())}
         grouped.remove()
     assert sorted(found["many"]) == [0, 1, 2, 3]
@@ -136,8 +135,8 @@ def test_rows_that_two_tables_share_are_refused_by_name(tables, tmp_path):
         UserError, match=r"share rows: .*tables/0/data/part-00000.parquet .*another one continues"
     ):
         reduce(latents=[tables[0], str(copied)], out=f"{tmp_path}/m")
+    same = write_latents(tmp_path / "same", -LATENTS[:5], {"label": LABELS[:5]})
     with pytest.raises(UserError, match=r"keys of \S+, \S+ occur more than once: k\d+"):
-        same = write_latents(tmp_path / "same", -LATENTS[:5], {"label": LABELS[:5]})
         reduce(latents=[tables[0], same], out=f"{tmp_path}/m", unique=True)
 
 
@@ -193,7 +192,7 @@ def test_sums_of_other_tables_than_those_given_are_refused_by_name(pipeline, tmp
         ([a, b], f"{tmp_path}/less"),
         (pipeline.latents, f"{tmp_path}/added"),
     ):
-        with pytest.raises(UserError, match="cover latent tables with the fingerprints and rows .*half0 "):
+        with pytest.raises(UserError, match=r"cover latent tables with the fingerprints and rows .*half0 "):
             read_fit_inputs(pipeline.model, latents, moments)
     read_fit_inputs(pipeline.model, [b, a], f"{tmp_path}/added")
 
@@ -201,11 +200,11 @@ def test_sums_of_other_tables_than_those_given_are_refused_by_name(pipeline, tmp
 def test_a_fit_refuses_keys_that_occur_in_two_tables(pipeline, tmp_path):
     a, _ = halves(pipeline, tmp_path)
     table = open_latent_table(a)
-    rows = table.read(table.parts[0])
+    rows = table.read(table.parts[0]).slice(0, 200)
+    rest = rows.drop_columns(["key", "latent"])
     other = latent_rows(
-        rows["key"].slice(0, 200), packed_latents(rows)[:200] ^ 1, rows.drop_columns(["key", "latent"]).slice(0, 200),
-        table.latent_dim, table.model_fingerprint,
-    )  # fmt: skip
+        rows["key"], packed_latents(rows) ^ 1, rest, table.latent_dim, table.model_fingerprint
+    )
     b = str(tmp_path / "other")
     write_parquet(b, "data/part-00000.parquet", other)
     Output(b, KIND, parents=table.manifest.parents, config=table.manifest.config).publish(

@@ -141,7 +141,16 @@ class LatentTable:
                 f"latent table {self.uri} was written by an older version, which did not record the location"
                 f" of its {name}; give it, or encode again"
             )
-        place = entry(self.uri, self.manifest, "result", name, str)
+        return self._followed(name, entry(self.uri, self.manifest, "result", name, str))
+
+    def images(self) -> str | list[str]:
+        """URI of the images, or ``NAME=URI`` of each source; raises the errors of :meth:`made_from`."""
+        if not isinstance(recorded := self.manifest.result.get("data"), list):
+            return self.made_from("data")
+        named = [str(one).partition("=") for one in recorded]
+        return [f"{name}={self._followed('data', uri)}" for name, _, uri in named]
+
+    def _followed(self, name: str, place: str) -> str:
         if "::" in place or get_protocol(place) not in _FOLLOWED:
             raise UserError(
                 f"latent table {self.uri} names {place!r:.200} as its {name}; followed without being asked:"

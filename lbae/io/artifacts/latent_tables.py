@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,9 +28,10 @@ _logger = logging.getLogger(__name__)
 class LatentTables:
     """Finished latent tables, read as one table of all their rows.
 
-    ``columns`` are those of all tables, in types that hold every table's values; ``schemas`` has each table's
-    own by its URI. The methods raise what those of :class:`LatentTable` raise. They also raise UserError for a
-    part with other columns than its table, and LbaeError for a value that the common type cannot hold.
+    ``columns`` are those of all tables, in types that hold every table's values; ``schemas`` has each
+    table's own by its URI. The methods raise what those of :class:`LatentTable` raise. They also raise
+    UserError for a part with other columns than its table, and LbaeError for a value that the common type
+    cannot hold.
     """
 
     tables: tuple[LatentTable, ...]
@@ -81,9 +82,10 @@ class LatentTables:
         """URIs of the part files with latents."""
         return [f"{table.uri}/{name}" for table in self.tables for name in table.parts]
 
-    def made_from(self, name: Literal["model", "data"]) -> str:
-        """URI of the model or of the images; of several tables, that of the first."""
-        return self.tables[0].made_from(name)
+    @property
+    def model(self) -> str:
+        """URI of the model, as the first table names it."""
+        return self.tables[0].made_from("model")
 
     def holder(self, part: str) -> LatentTable:
         """The table that a part file belongs to."""
@@ -125,7 +127,7 @@ class LatentTables:
         return table, part.removeprefix(f"{table.uri}/")
 
     def _as_one(self, uri: str, name: str, rows: pa.Table, columns: list[str]) -> pa.Table:
-        """A part's rows with these columns, in the types of all tables; a column that a table lacks is null."""
+        """A part's rows with these columns, in the types of all tables; null where its table lacks one."""
         own = pa.schema([field for field in self.schemas[uri] if field.name in columns])
         if {*rows.schema} != {*own}:
             raise UserError(

@@ -26,9 +26,9 @@ from lbae.report.tracking.service import tracking_service
 def evaluate(
     *,
     bundle: str,
-    data: str,
+    data: OneOrMore,
     out: str,
-    train_data: str | None = None,
+    train_data: OneOrMore | None = None,
     latents: OneOrMore | None = None,
     moments: str | None = None,
     priors: tuple[PriorName, ...] = PRIORS,
@@ -100,7 +100,7 @@ def evaluate(
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
-        check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, *tables], [])
+        check_storage([*inputs.test.uris, *(inputs.train.uris if inputs.train else []), *tables], [])
         found = run_evaluation(inputs, settings, kept, max_bad_fraction)
         report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)

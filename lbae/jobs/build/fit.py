@@ -144,12 +144,12 @@ def _publish(
 
 
 def _examples(table: LatentTables, config: ModelConfig, count: int) -> np.ndarray:
-    """The first images of the source of the latents."""
+    """The first images of the first table's source."""
     if count < 0:
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
         return np.empty((0, *config.image_shape), dtype=np.uint8)
-    return load_images(config, plan(table.made_from("data")), count)[0]
+    return load_images(config, plan(table.tables[0].images()), count)[0]
 
 
 def _component_count(components: str, by: str | None) -> int | None:

@@ -17,13 +17,13 @@ from lbae.io.sources.source import Shard, Source
 from lbae.io.sources.stored_size import StoredSize
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, BadFraction, Overwrite, SourceKind
+from lbae.jobs.options import Address, BadFraction, OneOrMore, Overwrite, SourceKind
 from lbae.report.progress import ProgressLine
 
 
 def ingest(
     *,
-    source: str,
+    source: OneOrMore,
     out: str,
     size: int | None = None,
     grey: bool = False,
@@ -69,10 +69,10 @@ def ingest(
         done = output.existing()
         if not done:
             with session(address):
-                check_storage([images.uri], [out])
+                check_storage(images.uris, [out])
                 output.begin()
                 done = _written(images, output, wanted, check_lock)
-    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
+    check_bad_share(images.uri, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 

@@ -9,14 +9,14 @@ from lbae.io.artifacts.output import Output
 from lbae.io.images import encode_png, is_picture
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.plan import plan
-from lbae.jobs.options import Overwrite, SourceKind
+from lbae.jobs.options import OneOrMore, Overwrite, SourceKind
 from lbae.report.figures.pictures import load_images, reconstructions
 
 
 def reconstruct(
     *,
     bundle: str,
-    data: str,
+    data: OneOrMore,
     out: str,
     num: int = 32,
     kind: SourceKind = None,
@@ -34,9 +34,9 @@ def reconstruct(
     if num < 1:
         raise UserError(f"num is {num}; allowed: 1 or more")
     picture_wanted = is_picture(out)
-    check_not_read(out, data)
-    loaded = load_bundle(bundle)
     source = plan(data, kind)
+    check_not_read(out, *source.uris)
+    loaded = load_bundle(bundle)
     source.check_output(out)
     source.check_stored(loaded.codec.config.content_size, loaded.codec.config.image_channels)
     images, bad = load_images(loaded.codec.config, source, num)

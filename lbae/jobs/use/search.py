@@ -30,7 +30,7 @@ def search(
     k: int = 20,
     out: str | None = None,
     model: str | None = None,
-    data: str | None = None,
+    data: OneOrMore | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
     """Find the images of latent tables that are nearest to an image, by Hamming distance of their latents.
@@ -51,13 +51,14 @@ def search(
     table = open_latent_tables(latents)
     if not table.rows:
         raise UserError(f"latent table {table} holds no rows; there is nothing to search")
-    place = pinned(model or table.made_from("model"))
+    place = pinned(model or table.model)
     check_model(f"latent table {table}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.precision)
     query = load_image(codec.config, image)
-    sources = {}
+    sources: dict[str, Source] = {}
     if out:
-        sources = {place: plan(place) for place in {data or one.made_from("data") for one in table.tables}}
+        one = plan(data) if data else None
+        sources = {each.uri: one or plan(each.images()) for each in table.tables}
         for source in sources.values():
             source.check_output(out)
     with session(address):
@@ -65,8 +66,8 @@ def search(
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
     rows = [table.row(hit.part, hit.row_group, hit.row) for hit in hits]
     if out:
-        places = [data or table.holder(hit.part).made_from("data") for hit in hits]
-        originals = _images(sources, codec.config, places, [row["key"] for row in rows])
+        holders = [table.holder(hit.part).uri for hit in hits]
+        originals = _images(sources, codec.config, holders, [row["key"] for row in rows])
         write_picture(out, encode_png(strip([query, *originals])))
     found = [
         {"distance": hit.distance, **row, **_table_of(table, hit.part)}
@@ -81,14 +82,12 @@ def _table_of(table: LatentTables, part: str) -> dict[str, str]:
 
 
 def _images(
-    sources: dict[str, Source], config: ModelConfig, places: list[str], keys: list[str]
+    sources: dict[str, Source], config: ModelConfig, tables: list[str], keys: list[str]
 ) -> list[np.ndarray]:
-    """The images with these keys, each from its own source."""
+    """The images with these keys; ``sources`` has the source of each table."""
     found: dict[tuple[str, str], np.ndarray] = {}
-    for place in dict.fromkeys(places):
-        own = [key for key, its in zip(keys, places, strict=True) if its == place]
-        found |= {
-            (place, key): image
-            for key, image in zip(own, decode_keys(sources[place], config, own), strict=True)
-        }
-    return [found[one] for one in zip(places, keys, strict=True)]
+    for table in dict.fromkeys(tables):
+        own = [key for key, its in zip(keys, tables, strict=True) if its == table]
+        images = decode_keys(sources[table], config, own)
+        found |= {(table, key): image for key, image in zip(own, images, strict=True)}
+    return [found[one] for one in zip(tables, keys, strict=True)]

@@ -15,7 +15,6 @@ from lbae.io.images import image_size
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source, read_batches
 from lbae.io.storage.hub import pinned
-from lbae.io.storage.location import absolute
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +32,11 @@ class EvaluationInputs:
 
 
 def read_inputs(
-    bundle: str, data: str, train_data: str | None, latents: str | Sequence[str] | None, moments: str | None
+    bundle: str,
+    data: str | Sequence[str],
+    train_data: str | Sequence[str] | None,
+    latents: str | Sequence[str] | None,
+    moments: str | None,
 ) -> EvaluationInputs:
     """Open the inputs.
 
@@ -54,14 +57,14 @@ def read_inputs(
                 f"bundle {bundle} was fitted from {name} with the fingerprint {wanted}; {uri} has"
                 f" {found}: give those that the bundle was fitted from"
             )
-    test, train = plan(data), plan(absolute(train_data)) if train_data else None
+    test, train = plan(data), plan(train_data) if train_data else None
     for one in table.tables if train and table else ():
         encoded = one.manifest.parents.get("data")
-        if train and train.fingerprint != encoded:
+        if train and encoded not in train.fingerprints:
             raise UserError(
                 f"latents {one.uri} were encoded from images with the fingerprint {encoded}; training images"
-                f" {train_data} have {train.fingerprint} (it covers the names, sizes and times of files):"
-                " give the images that were encoded, or leave out --latents"
+                f" {train.uri} have {train.fingerprint} (it covers the names, sizes and times of files):"
+                " give the images that were encoded, under the same names, or leave out --latents"
             )
     loaded = bundle_artifact.load_bundle(bundle, "cpu")
     config = loaded.codec.config

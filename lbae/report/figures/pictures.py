@@ -105,5 +105,5 @@ def portrait_of_latents(tables: LatentTables) -> np.ndarray:
     each = -(-_SHOWN // len(filled))
     first = [next(one.batches(one.footer(one.parts[0], [])[0], ["latent"])).slice(0, each) for one in filled]
     packed = np.concatenate([latent_table.packed_latents(rows) for rows in first])[:_SHOWN]
-    codec = load_model(tables.made_from("model"), tables.precision)
+    codec = load_model(tables.model, tables.precision)
     return grid(codec.decode(unpack(packed, tables.latent_dim)), _COLUMNS)
