@@ -64,6 +64,6 @@ def _rows(table: LatentTables, schema: pa.Schema, on_rows: Callable[[int], None]
             on_rows(done)
     if done != table.rows:
         raise UserError(
-            f"the part files of {table} hold {done} rows, the manifest says {table.rows}; encode the images"
+            f"the manifest of {table} says {table.rows} rows, but the parts hold {done}; encode the images"
             f" again"
         )
