@@ -128,6 +128,9 @@ def test_sources_that_cannot_be_one_are_refused_by_name(sources, tmp_path):
         plan([str(Path(one).parent), one])
     with pytest.raises(UserError, match=r"data .*gone does not exist"):
         plan([one, f"b={tmp_path}/gone"])
+    image_table(tmp_path / "label=cat" / "a.parquet", [png(1)], label=[1])
+    with pytest.raises(UserError, match=r"label=cat is one of several and needs a name without = and :"):
+        plan([one, str(tmp_path / "label=cat")])
     with pytest.raises(UserError, match="no data was given"):
         plan([])
     image_table(tmp_path / "text" / "a.parquet", [png(1)], label=["cat"])

@@ -19,8 +19,17 @@ def split_name(given: str) -> tuple[str, str]:
     return name, uri
 
 
-def check_distinct(named: Sequence[tuple[str, str]]) -> None:
-    """UserError if two sources, given as name and location, have one name, or one holds the other."""
+def check_names(named: Sequence[tuple[str, str]]) -> None:
+    """UserError if a source, given as name and location, has no usable name, or two are not apart.
+
+    They are apart if they have different names, and neither holds the other.
+    """
+    for name, uri in named:
+        if not name or {"=", ":"} & set(name):
+            raise UserError(
+                f"data {uri} is one of several and needs a name without = and :, with which the keys of its"
+                f" images begin; give it as NAME=URI"
+            )
     for (name, uri), (its_name, its_uri) in itertools.combinations(named, 2):
         if name == its_name:
             raise UserError(

@@ -19,7 +19,7 @@ from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_integers, common_columns, partition_columns
 from lbae.io.sources.listing import Kind as Kind
 from lbae.io.sources.listing import Listing, list_source, look_at_each, no_images
-from lbae.io.sources.names import check_distinct, split_name
+from lbae.io.sources.names import check_names, split_name
 from lbae.io.sources.source import Shard, Source, as_text, fingerprint_of
 from lbae.io.storage.digests import digest_json
 from lbae.io.storage.location import readable, resolve
@@ -59,7 +59,7 @@ def plan(data: str | Sequence[str], kind: Kind | None = None) -> Source:
 def _as_one(sources: list[Source]) -> Source:
     """Named sources as one, whose keys begin with their names."""
     parts = sorted(sources, key=lambda source: source.name)
-    check_distinct([(part.name, part.uri) for part in parts])
+    check_names([(part.name, part.uri) for part in parts])
     uri = ", ".join(part.uri for part in parts)
     columns = common_columns(((part.uri, part.shards[0].columns) for part in parts), uri)
     shards = [
