@@ -10,8 +10,11 @@ from lbae.io.sources.plan import Kind
 Names = tuple[str, ...]
 """A list option: several words after it, or the option repeated."""
 
-OneOrMore = str | Sequence[str]
+OneOrMore = Annotated[str | Sequence[str], tyro.conf.arg(metavar="STR [STR ...]")]
 """A list option with at least one value, which Python callers may give as plain text."""
+
+Words = Annotated[str, tyro.conf.Positional]
+"""Any number of words without an option."""
 
 Address = Annotated[
     str | None,

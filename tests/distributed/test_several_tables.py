@@ -21,10 +21,13 @@ from lbae.io.artifacts.latent_tables import open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
 from lbae.io.artifacts.output import Output
+from lbae.io.sources.plan import plan
 from lbae.io.storage.parquet_file import write_parquet
+from lbae.jobs.build.encode import encode
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from lbae.jobs.inspect.moments import add, subtract
+from lbae.report.evaluation.inputs import read_inputs
 from tests.conftest import Pipeline, write_latents
 
 LATENTS = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(700, 21))
@@ -220,6 +223,34 @@ def test_a_fit_refuses_keys_that_occur_in_two_tables(pipeline, tmp_path):
                 out=f"{tmp_path}/bundle",
                 components=1,
             )
+
+
+def test_a_second_image_table_with_equal_file_names_is_appended_under_a_name(pipeline, digits, tmp_path):
+    more = tmp_path / "more"
+    shutil.copytree(digits, more)  # the same files, as of two tables by `lbae ingest`
+    out = str(tmp_path / "latents")
+    first = encode(model=pipeline.model, data=f"one={digits}", out=out)
+    table = open_latent_table(out)
+    assert table.images() == [f"one={digits}"]
+    assert plan(table.images()).fingerprint == table.manifest.parents["data"]
+    both = encode(model=pipeline.model, data=[str(more), f"one={digits}"], out=out, append=True)
+    assert (first["rows"], both["known_rows"], both["rows"]) == (600, 600, 1200)
+    keys = {key.partition(":")[0] for key in open_latent_table(out).keys().to_pylist()}
+    assert keys == {"one/a.parquet", "one/b.parquet", "more/a.parquet", "more/b.parquet"}
+    whole = encode(model=pipeline.model, data=(f"one={digits}", str(more)), out=f"{tmp_path}/whole")
+    assert whole["fingerprint"] == both["fingerprint"]
+
+
+def test_an_evaluation_takes_the_tables_that_the_bundle_was_fitted_from(pipeline, tmp_path):
+    uris = halves(pipeline, tmp_path)
+    reduce(latents=uris, out=f"{tmp_path}/m")
+    fit(model=pipeline.model, latents=uris, moments=f"{tmp_path}/m", out=f"{tmp_path}/b", components=1)
+    found = read_inputs(f"{tmp_path}/b", str(pipeline.data), str(pipeline.data), uris[::-1], f"{tmp_path}/m")
+    assert found.latents is not None
+    assert found.latents.rows == 600
+    for latents in (uris[:1], [*uris, pipeline.latents], pipeline.latents):
+        with pytest.raises(UserError, match="was fitted from latents with the fingerprint"):
+            read_inputs(f"{tmp_path}/b", str(pipeline.data), None, latents, None)
 
 
 def test_the_jobs_take_tables_as_words_and_patterns(job, pipeline, tmp_path):

@@ -45,7 +45,9 @@ def encode(
     Args:
         model: URI of the model.
         data: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the latent table to write.
         append: Add only the images whose keys the existing table lacks, as its next generation.
         keep_images: Also store the image bytes, in the column image.

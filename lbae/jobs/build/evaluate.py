@@ -50,10 +50,10 @@ def evaluate(
 
     Args:
         bundle: URI of the bundle.
-        data: URI of the test images.
+        data: URI of the test images; several are read as one, as by `lbae encode`.
         out: URI of the folder to write.
         train_data: URI of the training images. They train the classifier, are a second reference,
-            and are searched for copies of test images.
+            and are searched for copies of test images. Give them under the names they were encoded with.
         latents: URI of the training images' latent table, to find the nearest neighbours of samples.
             Several, or a pattern such as 'OUT/*', are searched as one table.
         moments: URI of the moment sums of these tables, to fit all priors but mixture and coins.

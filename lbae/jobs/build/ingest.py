@@ -39,7 +39,9 @@ def ingest(
 
     Args:
         source: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the image table to write.
         size: Store every image as N x N pixels, as a model of content size N decodes it.
             Training then decodes no large image in every epoch, and gives the same result.

@@ -71,7 +71,9 @@ def train(
 
     Args:
         data: Training images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the model to write.
         preset: Network, image size and training settings.
             Allowed: demo, mnist, cifar10, celeba, celeba128, celeba256.

@@ -8,10 +8,11 @@ from lbae.io.artifacts.describe import describe, describe_tables
 from lbae.io.artifacts.latent_tables import is_pattern, open_latent_tables
 from lbae.io.images import encode_png
 from lbae.io.picture_file import write_picture
+from lbae.jobs.options import Words
 from lbae.report.figures.pictures import portrait, portrait_of_latents
 
 
-def show(uri: str, /, *more: str, picture: str | None = None) -> dict[str, Any]:
+def show(uri: str, /, *more: Words, picture: str | None = None) -> dict[str, Any]:
     """Describe an artifact: kind, inputs, rows and statistics.
 
     Args:

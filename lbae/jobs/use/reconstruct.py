@@ -27,7 +27,9 @@ def reconstruct(
     Args:
         bundle: URI of the bundle.
         data: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: PNG file to write (*.png), or URI of an image table with the reconstructions only.
         num: Number of images, 1 or more: the first ones of the source.
     """
