@@ -137,6 +137,15 @@ def test_a_part_that_is_gone_is_named(tables):
         both.footer(part, [])
 
 
+def test_images_of_named_sources_are_followed_with_their_names(tables):
+    change(tables[0], result={"data": ["a=s3://bucket/x", "b=/y"]})
+    assert open_latent_table(tables[0]).images() == ["a=s3://bucket/x", "b=/y"]
+    for place in ("a=http://evil/x", "http://evil=x", "file::http://evil/x", "a=simplecache::http://evil/x"):
+        change(tables[0], result={"data": ["b=/y", place]})
+        with pytest.raises(UserError, match="as its data; followed without being asked"):
+            open_latent_table(tables[0]).images()
+
+
 def test_a_pattern_stands_for_the_latent_tables_that_it_matches(tables, tmp_path, caplog):
     (tmp_path / "notes").mkdir()
     (tmp_path / ".hidden").mkdir()

@@ -43,17 +43,19 @@ def scan(table: LatentTables, columns: list[str]) -> Scan:
 
 def check_scan(table: LatentTables, found: Scan) -> None:
     """UserError if a table has more or fewer rows than its manifest says, or two part files hold the same."""
-    rows, first = Counter[str](), dict[str, str]()
+    of_parts, rows, first = Counter[str](), Counter[str](), dict[str, str]()
     for group in found.row_groups:
-        rows[table.holder(group.part).uri] += group.rows
+        of_parts[group.part] += group.rows
+    for part, count in of_parts.items():
+        rows[table.holder(part).uri] += count
     for one in table.tables:
         if rows[one.uri] != one.rows:
             raise UserError(
                 f"the part files of {one.uri} hold {rows[one.uri]} rows, its manifest says {one.rows}: a file"
                 f" was replaced; encode the table again"
             )
-    for part, digest in sorted(found.digests.items()):
-        if (other := first.setdefault(digest, part)) != part:
+    for part in sorted(+of_parts):
+        if (other := first.setdefault(found.digests[part], part)) != part:
             raise UserError(
                 f"latent tables {table} share rows: {other} and {part} hold the same; leave out the table"
                 f" that another one continues"

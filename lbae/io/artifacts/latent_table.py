@@ -26,6 +26,7 @@ from lbae.config import MOST_BITS, Precision
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
+from lbae.io.sources.names import split_name
 from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import Location, resolve
@@ -147,8 +148,8 @@ class LatentTable:
         """URI of the images, or ``NAME=URI`` of each source; raises the errors of :meth:`made_from`."""
         if not isinstance(recorded := self.manifest.result.get("data"), list):
             return self.made_from("data")
-        named = [str(one).partition("=") for one in recorded]
-        return [f"{name}={self._followed('data', uri)}" for name, _, uri in named]
+        named = [(name, self._followed("data", uri)) for name, uri in map(split_name, map(str, recorded))]
+        return [f"{name}={uri}" if name else uri for name, uri in named]
 
     def _followed(self, name: str, place: str) -> str:
         if "::" in place or get_protocol(place) not in _FOLLOWED:

@@ -21,6 +21,8 @@ from lbae.io.sources.columns import common_columns, with_columns
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import absolute, resolve
 
+_NAMED = 5  # tables that a message lists
+
 _logger = logging.getLogger(__name__)
 
 
@@ -39,7 +41,8 @@ class LatentTables:
     schemas: dict[str, pa.Schema]
 
     def __str__(self) -> str:
-        return ", ".join(self.uris)
+        more = len(self.uris) - _NAMED
+        return ", ".join(self.uris[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
     @property
     def uris(self) -> list[str]:

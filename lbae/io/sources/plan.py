@@ -70,7 +70,7 @@ def _as_one(sources: list[Source]) -> Source:
         fingerprint=fingerprint_of(parts),
         shards=_numbered(shards),
         skipped=sum((part.skipped for part in parts), Counter[str]()),
-        parts=tuple(parts),
+        parts=tuple(replace(part, shards=()) for part in parts),
     )
 
 

@@ -92,7 +92,8 @@ class Source:
     not their bytes. It also covers the kind of the files if their suffixes do not show it, and names.
     ``skipped`` counts the files, and the members of tars, that are not read, by suffix.
 
-    ``parts`` are the sources that are read as one, each with a ``name``; then ``uri`` lists all their URIs.
+    ``parts`` are the sources that are read as one, each with a ``name`` and without its shards; then ``uri``
+    lists all their URIs.
     """
 
     uri: str
