@@ -187,7 +187,7 @@ def test_sums_of_other_tables_than_those_given_are_refused_by_name(pipeline, tmp
         reduce(latents=uri, out=f"{uri}-moments")
     add(f"{a}-moments", f"{b}-moments", out=f"{tmp_path}/added")
     add(f"{tmp_path}/added", f"{a}-moments", out=f"{tmp_path}/twice", force=True)
-    subtract(f"{a}-moments", f"{b}-moments", out=f"{tmp_path}/less", force=True)
+    subtract(f"{tmp_path}/added", f"{a}-moments", out=f"{tmp_path}/less")
     for latents, moments in (
         (a, f"{tmp_path}/added"),
         ([a, b], f"{a}-moments"),
@@ -198,6 +198,7 @@ def test_sums_of_other_tables_than_those_given_are_refused_by_name(pipeline, tmp
         with pytest.raises(UserError, match=r"cover latent tables with the fingerprints and rows .*half0 "):
             read_fit_inputs(pipeline.model, latents, moments)
     read_fit_inputs(pipeline.model, [b, a], f"{tmp_path}/added")
+    read_fit_inputs(pipeline.model, b, f"{tmp_path}/less")  # what is left are the sums of this table
 
 
 def test_a_fit_refuses_keys_that_occur_in_two_tables(pipeline, tmp_path):
