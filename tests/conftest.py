@@ -147,7 +147,7 @@ def write_packed(
     numbers = np.arange(len(packed)) if numbers is None else numbers
     edges = np.linspace(0, len(packed), parts + 1).astype(int)
     for index, (first, last) in enumerate(itertools.pairwise(edges)):
-        keys = pa.array([f"k{i}" for i in numbers[first:last]])
+        keys = pa.array([f"k{i}" for i in numbers[first:last]], pa.string())
         part = latent_rows(keys, packed[first:last], rest.slice(first, last - first), latent_dim, model)
         files.append(f"data/part-{index:05d}.parquet")
         lengths = [min(row_group, last - start) for start in range(first, last, row_group)]

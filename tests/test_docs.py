@@ -173,7 +173,7 @@ def test_an_option_is_its_type_its_default_and_its_help():
     assert options_of(job) == [
         Option(label="NAME", kind="text", state="required", meaning="of `it`."),
         Option(label="--count", kind="whole number", state="default `3`", meaning="how many."),
-        Option(label="--given", kind="text, once per value", state="optional", meaning="a condition."),
+        Option(label="--given", kind="text, one or more", state="optional", meaning="a condition."),
         Option(label="--fast", kind="switch", state="default off", meaning="hurry."),
     ]
 

@@ -167,8 +167,8 @@ def test_large_corpora(pipeline, tmp_path):
     assert (appended["rows"], appended["known_rows"], sums["rows"], bundle["rows"]) == (800, 600, 800, 800)
     (found,) = run_readme(search, pipeline.out, pipeline.data)
     assert len(found["hits"]) == 20
-    *_, drift, added = run_readme(several, tmp_path, images, MORE=more)
-    assert (drift["rows"], added["rows"]) == ([800, 400], 1200)
+    *_, drift, added, bundle, found = run_readme(several, tmp_path, images, MORE=more)
+    assert (drift["rows"], added["rows"], bundle["rows"], found["rows"]) == ([800, 400], 1200, 1200, 1200)
 
 
 def test_vectors(tmp_path):

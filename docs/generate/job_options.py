@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -77,7 +77,7 @@ def _section(name: str, job: Job) -> str:
 
 
 def _label(parameter: inspect.Parameter) -> str:
-    if parameter.kind is parameter.POSITIONAL_ONLY:
+    if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
         return parameter.name.upper()
     return f"--{parameter.name.replace('_', '-')}"
 
@@ -88,19 +88,19 @@ def _kind(hint: Any) -> str:
         return _kind(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(hint))
+    if any(get_origin(one) in (tuple, Sequence) for one in (hint, *get_args(hint))):
+        return f"{_kind(get_args(hint)[0])}, one or more"
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_kind(one) for one in get_args(hint) if one is not types.NoneType)
-    if get_origin(hint) is tuple:
-        return f"{_kind(get_args(hint)[0])}, once per value"
     return _TYPES[hint]
 
 
 def _state(parameter: inspect.Parameter) -> str:
     value = parameter.default
+    if value is None or value == () or parameter.kind is parameter.VAR_POSITIONAL:
+        return "optional"
     if value is parameter.empty:
         return "required"
-    if value is None or value == ():
-        return "optional"
     if isinstance(value, bool):
         return f"default {'on' if value else 'off'}"
     return f"default {', '.join(f'`{one}`' for one in (value if isinstance(value, tuple) else (value,)))}"

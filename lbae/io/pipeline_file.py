@@ -15,6 +15,8 @@ _URIS, _SWITCH = ("data", "out", "current"), "decode_once"
 def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
     """The content of a pipeline's TOML file: ``data``, ``out``, ``current`` (URIs) and a table per stage.
 
+    ``data`` may be a list.
+
     ``current``, the switch ``decode_once`` and all stages but ``train`` may be missing. The stages check
     their own options.
 
@@ -35,8 +37,10 @@ def read_pipeline(config: str, stages: Iterable[str]) -> dict[str, Any]:
     return asked
 
 
-def _type(name: str) -> tuple[type, str]:
+def _type(name: str) -> tuple[type | tuple[type, ...], str]:
     """The type of an entry, and in words what is allowed."""
+    if name == "data":
+        return (str, list), "paths or URIs in quotes"
     if name in _URIS:
         return str, "a path or a URI in quotes"
     return (bool, "true or false") if name == _SWITCH else (dict, f"a table: [{name}] on a line of its own")

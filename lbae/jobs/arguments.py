@@ -1,6 +1,7 @@
 """Parse the arguments of a job from a command line or a TOML table; the types of its signature decide.
 
-On the command line, a list option is repeated (``--given A --given B``), because values may contain commas.
+On the command line, a list option takes several words (``--given A B``) or is repeated. Values may contain
+commas. A job that takes words without an option needs the repetition.
 """
 
 import difflib
@@ -49,7 +50,12 @@ def from_words(job: Job, words: Sequence[str]) -> functools.partial[Any]:
             if not rest or rest[0].startswith("--"):
                 options.refuse(last, "given without a value")
             value = rest.pop(0)
-        given[last] = [*given.get(last, []), value] if options.is_list(last) else value
+        if not options.is_list(last):
+            given[last] = value
+            continue
+        given[last] = [*given.get(last, []), value]
+        while not options.positional and rest and not rest[0].startswith("--"):
+            given[last].append(rest.pop(0))
     return options.bind(given, loose, strict=False)
 
 
@@ -71,7 +77,8 @@ class _Options:
         self.job, self.label, self.hints = job, label, get_type_hints(job)
         parameters = inspect.signature(job).parameters.values()
         self.positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-        self.named = {p.name: p for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+        self.takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.named = {p.name: p for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)}
 
     def known(self, name: str) -> str:
         """Return the name; UserError with the nearest name if there is no such option."""
@@ -92,11 +99,11 @@ class _Options:
 
     def is_list(self, name: str) -> bool:
         """Whether the option takes several values."""
-        return get_origin(self.hints[name]) is tuple
+        return _is_list(self.hints[name])
 
     def check_loose(self, words: list[str], last: str) -> None:
         """UserError if there are more positional words than the job takes."""
-        if len(words) > len(self.positional):
+        if len(words) > len(self.positional) and not self.takes_more:
             label = self.label(last) if last else ""
             hint = f"; give {label} once per value" if last and self.is_list(last) else ""
             takes = ", ".join(name.upper() for name in self.positional) or "options only"
@@ -131,12 +138,16 @@ class _Options:
         raise UserError(f"{self.label(name)} is {found}; allowed: {_allowed(self.hints[name])}{hint}")
 
 
+def _is_list(hint: Any) -> bool:
+    return any(get_origin(one) in (tuple, Sequence) for one in (hint, *get_args(hint)))
+
+
 def _allowed(hint: Any) -> str:
     """The allowed values of a type, in words."""
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
+    if _is_list(hint):
+        return _allowed(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_allowed(one) for one in get_args(hint) if one is not types.NoneType)
-    if get_origin(hint) is tuple:
-        return _allowed(get_args(hint)[0])
     return _TYPES[hint]

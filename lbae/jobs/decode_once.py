@@ -55,7 +55,9 @@ def ingest_first(
         )
     if not wanted:
         return None
-    _logger.info(f"decode once: {given['data']} is stored at {size} in {out}, and all stages read that table")
+    _logger.info(
+        f"decode once: {' '.join(given['data'])} is stored at {size} in {out}, and all stages read that table"
+    )
     same = {name: given[name] for name in ("max_bad_fraction",) if name in given}
     return functools.partial(
         ingest, source=given["data"], out=out, size=size.side, grey=size.channels == 1, **same

@@ -1,5 +1,6 @@
 """Options that several jobs share, with their help texts, and options that were removed."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
@@ -7,7 +8,13 @@ import tyro
 from lbae.io.sources.plan import Kind
 
 Names = tuple[str, ...]
-"""A list option: repeat it, once per value."""
+"""A list option: several words after it, or the option repeated."""
+
+OneOrMore = Annotated[str | Sequence[str], tyro.conf.arg(metavar="STR [STR ...]")]
+"""A list option with at least one value, which Python callers may give as plain text."""
+
+Words = Annotated[str, tyro.conf.Positional]
+"""Any number of words without an option."""
 
 Address = Annotated[
     str | None,

@@ -59,7 +59,10 @@ def print_summary(job: str, result: dict[str, Any], options: dict[str, Any]) -> 
         table.add_row("", "finished by an earlier run; there was nothing to do")
     console.print(table)
     for command in _NEXT.get(job, ()):
-        filled = {name: shlex.quote(str(value)) for name, value in (options | result).items()}
+        filled = {
+            name: shlex.join(value) if isinstance(value, tuple) else shlex.quote(str(value))
+            for name, value in (options | result).items()
+        }
         line = f"  next: {command.format_map(filled)}"
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)  # one line to copy
 

@@ -51,7 +51,7 @@ class Idle:
 def start_up(extractor: FeatureExtractor) -> float:
     """Seconds until two :class:`Idle` actors have answered."""
     started = time.perf_counter()
-    list(run_on_actors(range(4), Idle, extractor=ray.put(extractor)))
+    list(run_on_actors(range(4), Idle, str, extractor=ray.put(extractor)))
     return time.perf_counter() - started
 
 

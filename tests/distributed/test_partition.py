@@ -21,7 +21,7 @@ from lbae.distributed.fit.partition import (
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.sources.source import held_out
 from tests.conftest import ROOT, write_latents
 
@@ -32,7 +32,7 @@ def random_latents(rows: int) -> np.ndarray:
     return np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(rows, N))
 
 
-def subset(table: LatentTable, by: str | None = None, components: int = 1, most: int = 60_000) -> Subset:
+def subset(table: LatentTables, by: str | None = None, components: int = 1, most: int = 60_000) -> Subset:
     drawn = draw_rows(table, scan(table, []), ["key", "latent", *([by] if by else [])], most)
     return subset_of(drawn, N, components)
 
@@ -46,7 +46,7 @@ def test_the_subset_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
     latents, labels, drawn = random_latents(400), np.arange(400) // 100, []
     for order in (np.arange(400), np.random.default_rng(1).permutation(400)):
         columns = {"label": labels[order].tolist()}
-        table = open_latent_table(
+        table = open_latent_tables(
             write_latents(tmp_path / str(order[0]), latents[order], columns, numbers=order)
         )
         drawn.append(subset(table, "label"))
@@ -61,7 +61,7 @@ def test_the_subset_does_not_depend_on_the_order_of_rows(ray_session, tmp_path):
 def test_a_column_known_only_for_held_out_rows_is_refused(ray_session, tmp_path):
     held = held_out(pa.array([f"k{row}" for row in range(200)]))
     labels = [row % 2 if held[row] else None for row in range(200)]
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(200), {"label": labels}))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(200), {"label": labels}))
     found = scan(table, ["label"])
     with pytest.raises(
         UserError, match=rf"column 'label' has a value in {held.sum()} of the 200 rows .*all of them held out"
@@ -72,7 +72,7 @@ def test_a_column_known_only_for_held_out_rows_is_refused(ray_session, tmp_path)
 @pytest.mark.parametrize("values", [list(range(201)), [None] * 201])
 def test_a_column_with_too_many_values_or_none_is_refused(ray_session, tmp_path, values):
     column = {"id": pa.array(values, pa.int64())}
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(201), column))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(201), column))
     found = scan(table, ["id"])
     with pytest.raises(UserError, match="column 'id' has more than 200 distinct values, or none"):
         column_partition(subset(table, "id"), found, "id")
@@ -80,13 +80,13 @@ def test_a_column_with_too_many_values_or_none_is_refused(ray_session, tmp_path,
 
 def test_a_table_with_only_held_out_rows_is_refused(ray_session, tmp_path, codec):
     numbers = np.flatnonzero(held_out(pa.array([f"k{row}" for row in range(100)])))[:3]
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(3), numbers=numbers))
     with pytest.raises(UserError, match="all 3 rows are held out of clustering"):
         next(cluster_partitions(table, subset(table), codec, 0, None, 0))
 
 
 def test_no_image_is_decoded_for_a_single_cluster(ray_session, tmp_path):
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(30)))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(30)))
     codec = Codec(LatentBernoulliAutoencoder(presets.get("demo").model), "float32")  # of other latents
     (one,) = cluster_partitions(table, subset(table), codec, 0, 1, 0)
     assert one.partitioner is None
@@ -94,7 +94,7 @@ def test_no_image_is_decoded_for_a_single_cluster(ray_session, tmp_path):
 
 
 def test_labels_of_the_sample_are_those_that_an_exact_fit_gives(ray_session, tmp_path, codec):
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(400)))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(400)))
     whole = subset(table)
     (found,) = cluster_partitions(table, whole, codec, 0, 5, 0)
     np.testing.assert_array_equal(found.labels, found.partitioner(whole.sample))
@@ -103,7 +103,7 @@ def test_labels_of_the_sample_are_those_that_an_exact_fit_gives(ray_session, tmp
 
 def test_the_subset_is_the_start_of_a_larger_sample(ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr("lbae.distributed.fit.partition._SUBSET_ROWS", 100)
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(1000)))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(1000)))
     small, large = (
         subset(table, components=components, most=most) for components, most in ((1, 100), (30, 990))
     )
@@ -122,5 +122,5 @@ def test_the_pixels_decoded_at_a_time_are_bounded(preset):
 
 
 def test_attributes_count_towards_the_size_of_a_prior(ray_session, tmp_path, codec):
-    table = open_latent_table(write_latents(tmp_path / "latents", random_latents(4000)))
+    table = open_latent_tables(write_latents(tmp_path / "latents", random_latents(4000)))
     assert (cluster_counts(table, 0)[0], cluster_counts(table, 2000)[0]) == (200, 50)

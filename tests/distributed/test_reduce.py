@@ -26,9 +26,9 @@ from lbae.io.artifacts.describe import describe
 from lbae.io.artifacts.latent_table import (
     RowGroup,
     latent_rows,
-    open_latent_table,
     packed_latents,
 )
+from lbae.io.artifacts.latent_tables import open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.artifacts.output import Output
@@ -87,7 +87,7 @@ def test_row_groups_are_assigned_once_in_order_and_evenly(rows, tasks):
 
 
 def test_sums_by_group_equal_the_sums_of_the_groups_rows(latents, tmp_path):
-    table = open_latent_table(latents)
+    table = open_latent_tables(latents)
     by_first_bits = lambda rows: packed_latents(rows)[:, 0].astype(np.int64) % 8 - 1  # noqa: E731
     grouped = write_grouped(
         table, scan(table, []).row_groups, by_first_bits, 9, ["latent"], str(tmp_path / "scratch")
@@ -130,7 +130,7 @@ def test_grouped_sums_of_an_earlier_version_are_described_but_not_read_as_sums(t
 def test_fifty_groups_of_1500_bits_take_less_than_1_5_gib_per_process(tmp_path):
     packed = np.random.default_rng(0).integers(0, 256, (50_000, 188), dtype=np.uint8)
     packed[:, -1] &= 15
-    table = open_latent_table(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
+    table = open_latent_tables(write_packed(tmp_path / "wide", packed, 1500, parts=4, row_group=5000))
     by_byte = lambda rows: packed_latents(rows)[:, 3].astype(np.int64) % 50  # noqa: E731
     groups = scan(table, []).row_groups
     grouped = write_grouped(table, groups, by_byte, 50, ["latent"], str(tmp_path / "scratch"))
@@ -298,7 +298,7 @@ def test_an_empty_table_is_refused(tmp_path):
 
 
 def test_partials_of_one_node_are_added_there(latents):
-    table = open_latent_table(latents)
+    table = open_latent_tables(latents)
     seen: list[int] = []
     sums, statistics = moment_sums_of(table, scan(table, []).row_groups, (), 12, seen.append)
     np.testing.assert_array_equal(sums.sums, sum_packed(pack(LATENTS), N).sums)

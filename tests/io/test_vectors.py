@@ -152,7 +152,7 @@ def test_the_job_needs_no_ray_and_finds_its_own_result(tmp_path):
         ("--model m --format npy", "--format is for --latents only"),
         ("--latents l", "--latents was given without --format; allowed: faiss, npy, lance"),
         ("--latents l --format hnsw", "--format is 'hnsw'; allowed: faiss, npy, lance"),
-        ("--latents l --format npy", "there is no artifact at l"),
+        ("--latents l --format npy", "/l: it does not exist"),
         ("--latents {golden}/model --format npy", "model"),
         ("--latents {golden}/latents --format npy --out {golden}", "lies in the output"),
     ],

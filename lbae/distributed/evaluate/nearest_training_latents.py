@@ -10,7 +10,7 @@ from lbae.config import ModelConfig
 from lbae.core.prior.memorization import QUERIES, distance_facts
 from lbae.distributed.latent_table.neighbours import Hit, nearest_in
 from lbae.errors import UserError
-from lbae.io.artifacts.latent_table import LatentTable
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.source import Source
 from lbae.report.evaluation.findings import BESIDE, NEAREST
@@ -57,7 +57,7 @@ def find_memorization(inputs: EvaluationInputs, streams: Mapping[str, Stream]) -
 
 def _beside(
     config: ModelConfig,
-    table: LatentTable,
+    table: LatentTables,
     train: Source,
     samples: np.ndarray,
     hits: Sequence[Sequence[Hit]],

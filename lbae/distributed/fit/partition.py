@@ -23,7 +23,8 @@ from lbae.distributed.latent_table.grouped_sums import Partitioner
 from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.sources.source import held_out
 
 _COMPONENT_COUNTS = (200, 50, 10, 1)
@@ -123,7 +124,7 @@ def column_partition(subset: Subset, found: Scan, column: str) -> Partition:
 
 
 def cluster_partitions(
-    table: LatentTable, subset: Subset, codec: Codec, attributes: int, count: int | None, seed: int
+    table: LatentTables, subset: Subset, codec: Codec, attributes: int, count: int | None, seed: int
 ) -> Iterator[Partition]:
     """Yield partitions by k-means on the appearance of the decoded images, each computed on demand.
 
@@ -162,7 +163,7 @@ def _appearances(codec: Codec, rows: pa.Table) -> Float32[np.ndarray, "S F"]:
 
 
 def _appearance_partition(
-    table: LatentTable, codec: Codec, scored: ScoredPartition, points: Float32[np.ndarray, "S F"]
+    table: LatentTables, codec: Codec, scored: ScoredPartition, points: Float32[np.ndarray, "S F"]
 ) -> Partition:
     centers = scored.centers
     assert centers is not None
@@ -188,12 +189,12 @@ def _decoded_rows(codec: Codec) -> int:
     return min(_DECODED_ROWS, max(1, _DECODED_VALUES // math.prod(codec.config.image_shape)))
 
 
-def cluster_counts(table: LatentTable, attributes: int, can_judge: bool = True) -> list[int]:
+def cluster_counts(table: LatentTables, attributes: int, can_judge: bool = True) -> list[int]:
     """Numbers of clusters to try, largest first: enough rows per component, and a prior of limited size.
 
     Only 1 without rows to judge by, because nothing could then tell whether more clusters memorize.
     """
-    rows, bits = table.manifest.rows, table.latent_dim
+    rows, bits = table.rows, table.latent_dim
     most = min(_BITS_PER_ROW * rows // bits, _MAX_PRIOR_BYTES // (2 * (bits + attributes + 1) ** 2))
     return [number for number in _COMPONENT_COUNTS if number <= max(1, most)] if can_judge else [1]
 

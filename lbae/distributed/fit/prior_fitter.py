@@ -24,7 +24,8 @@ from lbae.core.prior.samplers import fit_sampler as fit_prior
 from lbae.distributed.fit.partition import Partition, Subset
 from lbae.distributed.latent_table.grouped_sums import Partitioner, write_grouped
 from lbae.io.artifacts.attribute_columns import Attribute, indicators
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
+from lbae.io.artifacts.latent_table import RowGroup, packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.report.progress import ProgressLine
 
 Moments = tuple[np.ndarray, np.ndarray]  # E[y] and E[y yT]
@@ -41,14 +42,14 @@ class FittedPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorFitter:
-    """Fits one prior per partition of a table, and chooses among them.
+    """Fits one prior per partition of the tables, and chooses among them.
 
     Components are fitted to the sample, or with ``exact`` to all rows. ``sums`` are those of all rows, which
     a single component is fitted to. ``scratch`` is the URI of a folder for a copy of all rows, grouped by
     component.
     """
 
-    table: LatentTable
+    table: LatentTables
     row_groups: list[RowGroup]
     attributes: tuple[Attribute, ...]
     sums: MomentSums

@@ -1,6 +1,6 @@
-"""Fit a latent table on Ray: the prior, baselines to compare it with, the pooled factor, value models."""
+"""Fit latent tables on Ray: the prior, baselines to compare it with, the pooled factor, value models."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,19 +33,18 @@ from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES, Attribute
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_lineage, load_moments
-from lbae.io.storage.location import absolute
 
 _BASELINES: tuple[Sampler, ...] = ("hyperplane", "direct")  # compared with the prior, as in slide 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """A latent table, its moment sums and their attributes, and the fingerprints of all inputs."""
+    """Latent tables, their moment sums and these sums' attributes, and the fingerprints of all inputs."""
 
-    table: LatentTable
+    table: LatentTables
     sums: MomentSums
     attributes: tuple[Attribute, ...]
     parents: dict[str, str]
@@ -82,35 +81,48 @@ class TableFit:
     edited: dict[str, Errors]
 
 
-def read_fit_inputs(model: str, latents: str, moments: str) -> FitInputs:
+def read_fit_inputs(model: str, latents: str | Sequence[str], moments: str) -> FitInputs:
     """Open the inputs; UserError unless they belong together."""
     model_manifest = read_manifest(model, model_artifact.KIND)
-    table = open_latent_table(absolute(latents))
+    table = open_latent_tables(latents)
     sums, moments_manifest = load_moments(moments)
-    model_artifact.check_model(f"latent table {latents}", table.model_fingerprint, model_manifest)
+    model_artifact.check_model(f"latent table {table}", table.model_fingerprint, model_manifest)
     model_artifact.check_model(f"moment sums {moments}", moments_manifest.parents["model"], model_manifest)
     lineage = load_lineage(moments, moments_manifest)
-    if list(lineage.tables.values()) != [sums.count] or table.manifest.fingerprint not in lineage.tables:
+    if lineage.tables != table.rows_of_tables or sums.count != table.rows:
         raise UserError(
-            f"moment sums {moments} cover the latent tables {', '.join(lineage.tables)}, not {latents} alone"
-            f" ({table.manifest.fingerprint}); reduce that table first"
+            f"moment sums {moments} cover latent tables with the fingerprints and rows"
+            f" {_listed(lineage.tables)}; --latents gives {table}, with {_listed(table.rows_of_tables)}: give"
+            f" each table that was summed, and no other, or reduce these tables"
+        )
+    if twice := sum(times != 1 for times in lineage.parts.values()):
+        raise UserError(
+            f"moment sums {moments} count the rows of {twice} part files more than once, because the tables"
+            f" {table} share them; leave out a table that another one continues"
         )
     if sums.count < 2:
         raise UserError(f"rows in moment sums {moments}: {sums.count}; a prior needs at least 2")
-    manifests = {"model": model_manifest, "latents": table.manifest, "moments": moments_manifest}
     return FitInputs(
         table=table,
         sums=sums,
         attributes=lineage.attributes,
-        parents={name: manifest.fingerprint for name, manifest in manifests.items()},
+        parents={
+            "model": model_manifest.fingerprint,
+            "latents": table.fingerprint,
+            "moments": moments_manifest.fingerprint,
+        },
     )
 
 
+def _listed(tables: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({rows})" for name, rows in sorted(tables.items())) or "none"
+
+
 def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: str) -> TableFit:
-    """Fit the prior of a table.
+    """Fit the prior of the tables.
 
     Args:
-        inputs: the table and its moment sums.
+        inputs: the tables and their moment sums.
         codec: decodes latents into the images that are clustered.
         settings: the components to fit.
         scratch: URI of a folder for a copy of the rows, grouped by component, of an exact fit.

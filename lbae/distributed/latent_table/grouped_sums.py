@@ -1,7 +1,7 @@
 """Moment sums per component: one pass writes the rows sorted by component, a second sums each component."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from lbae.distributed.latent_table.row_group_assignment import TASK_ROWS, assign
 from lbae.distributed.latent_table.sum_tasks import sum_row_groups
 from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.storage.location import resolve
 from lbae.io.storage.parquet_file import write_parquet
 
@@ -18,9 +19,9 @@ from lbae.io.storage.parquet_file import write_parquet
 Partitioner = Callable[[pa.Table], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupedRows:
-    """A copy of a table at ``table.uri``, in which each row group holds rows of one component."""
+    """A copy of the rows at ``table.uri``, in which each row group holds rows of one component."""
 
     table: LatentTable
     row_groups: list[list[RowGroup]]  # per component
@@ -45,24 +46,24 @@ class GroupedRows:
 
 
 def write_grouped(
-    table: LatentTable,
+    table: LatentTables,
     row_groups: Sequence[RowGroup],
     partitioner: Partitioner,
     count: int,
     columns: list[str],
     scratch: str,
 ) -> GroupedRows:
-    """Write the rows of a table grouped by component: one part file per task, one row group per component.
+    """Write the rows of tables grouped by component: one part file per task, one row group per component.
 
     Args:
-        table: the latent table.
+        table: the latent tables.
         row_groups: the row groups to read.
         partitioner: maps rows, with ``columns``, to component numbers.
         count: number of components.
         columns: the columns to read and to write.
         scratch: URI of the folder to write to.
     """
-    written = dataclasses.replace(table, uri=scratch)
+    written = table.copy_at(scratch)
     shared = ray.put(partitioner)
     tasks = [
         _write_by_group.remote(table, written, assigned, shared, columns, index)
@@ -77,7 +78,7 @@ def write_grouped(
 
 @ray.remote
 def _write_by_group(
-    table: LatentTable,
+    table: LatentTables,
     written: LatentTable,
     row_groups: list[RowGroup],
     partitioner: Partitioner,

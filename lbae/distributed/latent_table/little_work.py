@@ -1,13 +1,10 @@
 """Whether a pass over a latent table takes a process about a second, less than starting Ray does."""
 
-from lbae.io.artifacts.latent_table import LatentTable
-
 # A core reads 2**20 latents, or makes 2**34 multiplications of moment sums, in less than a second.
 _MOST_ROWS = 2**20
 _MOST_OPERATIONS = 2**34
 
 
-def is_little_work(table: LatentTable, operations_per_row: int) -> bool:
+def is_little_work(rows: int, operations_per_row: int) -> bool:
     """Whether a pass over all rows, with these multiplications per row, is done before Ray would start."""
-    rows = table.manifest.rows
     return rows <= _MOST_ROWS and rows * operations_per_row <= _MOST_OPERATIONS

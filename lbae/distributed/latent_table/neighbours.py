@@ -1,4 +1,4 @@
-"""Nearest-neighbour search in a latent table: each task searches some row groups, the driver merges."""
+"""Nearest-neighbour search in latent tables: each task searches some row groups, the driver merges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from lbae.core.latents.hamming import nearest
 from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
+from lbae.io.artifacts.latent_table import RowGroup, packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 
 _TASK_ROWS = 2**20
 # One int64 holds a distance (high bits) and a row number (low bits), so sorting orders by distance, then row.
@@ -57,10 +58,10 @@ class Nearest:
         return found
 
 
-def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
-    """The ``k`` latents of a table nearest to each packed query; ties go to the earlier row."""
+def nearest_in(table: LatentTables, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
+    """The ``k`` latents of the tables nearest to each packed query; ties go to the earlier row."""
     row_groups = [group for part in table.parts for group in table.footer(part, [])[0]]
-    tasks = max(cluster_cpus(), -(-table.manifest.rows // _TASK_ROWS))
+    tasks = max(cluster_cpus(), -(-table.rows // _TASK_ROWS))
     calls, start = [], 0
     for assigned in assign_row_groups(row_groups, tasks):
         calls.append((assigned, start, k))
@@ -72,7 +73,7 @@ def nearest_in(table: LatentTable, packed: UInt8[np.ndarray, "Q B"], k: int) -> 
 
 
 def _nearest(
-    table: LatentTable, packed: UInt8[np.ndarray, "Q B"], row_groups: Sequence[RowGroup], start: int, k: int
+    table: LatentTables, packed: UInt8[np.ndarray, "Q B"], row_groups: Sequence[RowGroup], start: int, k: int
 ) -> Int64[np.ndarray, "Q k"]:
     """Distance and row as one number per latent found; ``start`` is the table row to begin at."""
     found = np.empty((len(packed), 0), dtype=np.int64)

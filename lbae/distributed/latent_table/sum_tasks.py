@@ -18,10 +18,11 @@ from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.distributed.latent_table.task_statistics import TaskStatistics
 from lbae.io.artifacts.attribute_columns import Attribute, indicators
 from lbae.io.artifacts.latent_table import LatentTable, RowGroup, packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 
 
 def moment_sums_of(
-    table: LatentTable,
+    table: LatentTable | LatentTables,
     row_groups: Sequence[RowGroup],
     attributes: tuple[Attribute, ...],
     tasks: int | None,
@@ -50,7 +51,9 @@ def moment_sums_of(
 
 
 def sum_row_groups(
-    table: LatentTable, assignments: Iterable[list[list[RowGroup]]], attributes: tuple[Attribute, ...]
+    table: LatentTable | LatentTables,
+    assignments: Iterable[list[list[RowGroup]]],
+    attributes: tuple[Attribute, ...],
 ) -> Iterator[tuple[int, ray.ObjectRef | None, TaskStatistics]]:
     """Yield (assignment index, reference of the sum or None, statistics) per completed task.
 
@@ -81,7 +84,7 @@ def _sums_on_node(*arguments: Any) -> tuple[MomentSums, Report]:
 
 
 def _partial_sums(
-    table: LatentTable, row_groups: Sequence[RowGroup], attributes: tuple[Attribute, ...]
+    table: LatentTable | LatentTables, row_groups: Sequence[RowGroup], attributes: tuple[Attribute, ...]
 ) -> tuple[MomentSums, TaskStatistics]:
     statistics = TaskStatistics(tasks=1, read_bytes=sum(group.stored_bytes for group in row_groups))
     total = MomentAccumulator(table.latent_dim, tuple(attribute.name for attribute in attributes))

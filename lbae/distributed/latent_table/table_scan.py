@@ -1,12 +1,15 @@
-"""The scan of a latent table before a pass over it: footers, digests, and distinct values of columns."""
+"""The scan of latent tables before a pass over them: footers, digests, and distinct values of columns."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import column_values, merge_values
-from lbae.io.artifacts.latent_table import LatentTable, RowGroup
+from lbae.io.artifacts.latent_table import RowGroup
+from lbae.io.artifacts.latent_tables import LatentTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,8 @@ class Scan:
         return sum(group.rows for group in self.row_groups)
 
 
-def scan(table: LatentTable, columns: list[str]) -> Scan:
-    """Scan all part files of a table, with the distinct values of ``columns``, in tasks."""
+def scan(table: LatentTables, columns: list[str]) -> Scan:
+    """Scan all part files of the tables, with the distinct values of ``columns``, in tasks."""
     chunks = min(2 * cluster_cpus(), len(table.parts))
     found = list(call_each(_scan, (table,), [(table.parts[i::chunks], columns) for i in range(chunks)]))
     return Scan(
@@ -37,7 +40,28 @@ def scan(table: LatentTable, columns: list[str]) -> Scan:
     )
 
 
-def _scan(table: LatentTable, parts: list[str], columns: list[str]) -> Scan:
+def check_scan(table: LatentTables, found: Scan) -> None:
+    """UserError if a table has more or fewer rows than its manifest says, or two part files hold the same."""
+    of_parts, rows, first = Counter[str](), Counter[str](), dict[str, str]()
+    for group in found.row_groups:
+        of_parts[group.part] += group.rows
+    for part, count in of_parts.items():
+        rows[table.holder(part).uri] += count
+    for one in table.tables:
+        if rows[one.uri] != one.rows:
+            raise UserError(
+                f"the part files of {one.uri} hold {rows[one.uri]} rows, its manifest says {one.rows}: a file"
+                f" was replaced; encode the table again"
+            )
+    for part in sorted(+of_parts):
+        if (other := first.setdefault(found.digests[part], part)) != part:
+            raise UserError(
+                f"latent tables {table} share rows: {other} and {part} hold the same; leave out the table"
+                f" that another one continues"
+            )
+
+
+def _scan(table: LatentTables, parts: list[str], columns: list[str]) -> Scan:
     row_groups, digests = [], {}
     values: dict[str, set[Any]] = {name: set() for name in columns}
     for part in parts:

@@ -1,4 +1,4 @@
-"""A summary of any artifact: its manifest, and statistics of its bits."""
+"""A summary of any artifact, or of several latent tables: the manifest, and statistics of the bits."""
 
 import itertools
 from collections import Counter
@@ -12,6 +12,7 @@ from lbae.core.moments.bit_health import bit_health
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.io.artifacts import bundle_artifact, latent_table, moments_artifact
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import MANIFEST, read_manifest
 from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import resolve
@@ -52,7 +53,7 @@ def describe(uri: str) -> dict[str, Any]:
     if manifest.kind == moments_artifact.KIND:
         facts["bits"] = _bits(moments_artifact.load_moments(uri)[0])
     if manifest.kind == latent_table.KIND and manifest.rows:
-        facts["bits"] = _bits_of_latents(uri)
+        facts["bits"] = _bits_of_latents(open_latent_tables(uri))
     if reasons := _quarantine(uri, manifest.files):
         facts["quarantine"] = dict(reasons.most_common())
     if manifest.kind == bundle_artifact.KIND:
@@ -60,13 +61,34 @@ def describe(uri: str) -> dict[str, Any]:
     return facts
 
 
-def _bits_of_latents(uri: str) -> dict[str, Any]:
-    table = latent_table.open_latent_table(uri)
-    groups = [group for part in table.parts[:_SAMPLE_PARTS] for group in table.footer(part, [])[0]]
+def describe_tables(table: LatentTables) -> dict[str, Any]:
+    """The facts of several latent tables that are read as one, and the rows of each."""
+    reasons: Counter[str] = sum(
+        (_quarantine(one.uri, one.manifest.files) for one in table.tables), Counter[str]()
+    )
+    return {
+        "kind": latent_table.KIND,
+        "fingerprint": table.fingerprint,
+        "parents": {"model": table.model_fingerprint},
+        "rows": table.rows,
+        "files": sum(len(one.manifest.files) for one in table.tables),
+        "tables": {one.uri: one.rows for one in table.tables},
+        "schema": {field.name: str(field.type) for field in table.columns},
+        **({"bits": _bits_of_latents(table)} if table.rows else {}),
+        **({"quarantine": dict(reasons.most_common())} if reasons else {}),
+    }
+
+
+def _bits_of_latents(table: LatentTables) -> dict[str, Any]:
+    """The health of the bits of some rows, from parts all over the tables."""
+    parts = table.parts[:: -(-len(table.parts) // _SAMPLE_PARTS) or 1]
+    groups = [group for part in parts for group in table.footer(part, [])[0]]
     sample = itertools.islice(table.batches(groups, ["latent"]), _SAMPLE_BATCHES)
     packed = [latent_table.packed_latents(rows) for rows in sample]
     if not packed:
-        raise damaged(resolve(uri) / MANIFEST, f"it says {table.manifest.rows} rows, but the parts hold none")
+        raise damaged(
+            resolve(table.uris[0]) / MANIFEST, f"it says {table.rows} rows, but the parts hold none"
+        )
     return _bits(sum_packed(np.concatenate(packed), table.latent_dim))
 
 

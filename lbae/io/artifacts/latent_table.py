@@ -26,6 +26,7 @@ from lbae.config import MOST_BITS, Precision
 from lbae.core.latents.packing import check_packed, packed_width
 from lbae.errors import UserError
 from lbae.io.artifacts.manifest import FORMAT_VERSION, MANIFEST, Manifest, entry, option, read_manifest
+from lbae.io.sources.names import split_name
 from lbae.io.storage.digests import RowDigest, digest
 from lbae.io.storage.hub import fetched, pinned
 from lbae.io.storage.location import Location, resolve
@@ -110,6 +111,11 @@ class LatentTable:
         return f"LatentTable({self.uri!r}, rows={self.manifest.rows}, latent_dim={self.latent_dim})"
 
     @property
+    def rows(self) -> int:
+        """Number of rows, one per decoded image."""
+        return self.manifest.rows
+
+    @property
     def latent_dim(self) -> int:
         """Bits per latent, N."""
         return entry(self.uri, self.manifest, "config", "latent_dim", int)
@@ -136,7 +142,16 @@ class LatentTable:
                 f"latent table {self.uri} was written by an older version, which did not record the location"
                 f" of its {name}; give it, or encode again"
             )
-        place = entry(self.uri, self.manifest, "result", name, str)
+        return self._followed(name, entry(self.uri, self.manifest, "result", name, str))
+
+    def images(self) -> str | list[str]:
+        """URI of the images, or ``NAME=URI`` of each source; raises the errors of :meth:`made_from`."""
+        if not isinstance(recorded := self.manifest.result.get("data"), list):
+            return self.made_from("data")
+        named = [(name, self._followed("data", uri)) for name, uri in map(split_name, map(str, recorded))]
+        return [f"{name}={uri}" if name else uri for name, uri in named]
+
+    def _followed(self, name: str, place: str) -> str:
         if "::" in place or get_protocol(place) not in _FOLLOWED:
             raise UserError(
                 f"latent table {self.uri} names {place!r:.200} as its {name}; followed without being asked:"

@@ -19,9 +19,10 @@ from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_integers, common_columns, partition_columns
 from lbae.io.sources.listing import Kind as Kind
 from lbae.io.sources.listing import Listing, list_source, look_at_each, no_images
-from lbae.io.sources.source import Shard, Source, as_text
+from lbae.io.sources.names import check_names, split_name
+from lbae.io.sources.source import Shard, Source, as_text, fingerprint_of
 from lbae.io.storage.digests import digest_json
-from lbae.io.storage.location import readable
+from lbae.io.storage.location import readable, resolve
 
 ROWS_PER_SHARD = 2048
 BYTES_PER_SHARD = 256 * 2**20
@@ -34,13 +35,46 @@ SHARD_LIMITS = {
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
-def plan(uri: str, kind: Kind | None = None) -> Source:
-    """Plan a source: a path, a URI, or ``torchvision:NAME``. ``kind`` overrides the files' suffixes.
+def plan(data: str | Sequence[str], kind: Kind | None = None) -> Source:
+    """Plan a source, or several as one. The order of several does not matter.
+
+    Args:
+        data: A path, a URI, or ``torchvision:NAME``. With ``NAME=`` before it, its keys begin with NAME/.
+        kind: Overrides the kind that follows from the files' suffixes.
 
     Raises:
-        UserError: The source is missing or unfinished, holds no images or images of several kinds, is a
-            table without a column ``image``, or its files have columns of types that do not fit together.
+        UserError: A source is missing or unfinished, holds no images or images of several kinds, is a
+            table without a column ``image``, or files have columns of types that do not fit together. Two
+            sources have the same name, or one holds the other.
     """
+    given = [split_name(one) for one in ([data] if isinstance(data, str) else data)]
+    if not given:
+        raise UserError("no data was given; give one source or more")
+    found = [_plan_one(name, uri, kind) for name, uri in given]
+    if len(found) == 1:
+        return found[0] if not found[0].name else _as_one(found)
+    return _as_one([one if one.name else replace(one, name=resolve(one.uri).name) for one in found])
+
+
+def _as_one(sources: list[Source]) -> Source:
+    """Named sources as one, whose keys begin with their names."""
+    parts = sorted(sources, key=lambda source: source.name)
+    check_names([(part.name, part.uri) for part in parts])
+    uri = ", ".join(part.uri for part in parts)
+    columns = common_columns(((part.uri, part.shards[0].columns) for part in parts), uri)
+    shards = [
+        replace(shard, columns=columns, prefix=f"{part.name}/") for part in parts for shard in part.shards
+    ]
+    return Source(
+        uri=uri,
+        fingerprint=fingerprint_of(parts),
+        shards=_numbered(shards),
+        skipped=sum((part.skipped for part in parts), Counter[str]()),
+        parts=tuple(replace(part, shards=()) for part in parts),
+    )
+
+
+def _plan_one(name: str, uri: str, kind: Kind | None) -> Source:
     if uri.startswith("torchvision:"):
         # Imported here, because torchvision takes seconds to import.
         from lbae.io.sources import torchvision_sets
@@ -61,6 +95,7 @@ def plan(uri: str, kind: Kind | None = None) -> Source:
         fingerprint=digest_json(stamps if listing.kind == listing.named else [listing.kind, stamps]),
         shards=tuple(replace(shard, columns=columns) for shard in shards),
         skipped=listing.skipped + skipped,
+        name=name,
     )
 
 

@@ -5,9 +5,10 @@ row's key is unique by construction and known without reading the row.
 """
 
 import hashlib
+import itertools
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from lbae.io.sources import parquet, tar
 from lbae.io.sources.columns import check_fit, with_columns
 from lbae.io.sources.listing import bytes_or_none
 from lbae.io.sources.stored_size import StoredSize, smallest
+from lbae.io.storage.digests import digest_json
 from lbae.io.storage.location import Location, resolve
 
 HELD_OUT_OF = 10  # one row of ten is held out for validation
@@ -51,6 +53,7 @@ class Shard:
         excluded_rows: One bit per row, least significant first: 1 for rows that are not read; empty if all
             are read. :meth:`reading` sets it.
         stored: Of a table by ``lbae ingest --size``, the size at which all images are stored.
+        prefix: The beginning of all keys.
     """
 
     root: str
@@ -70,6 +73,7 @@ class Shard:
     levels: tuple[str, ...] = ()
     excluded_rows: bytes = b""
     stored: StoredSize | None = None
+    prefix: str = ""
 
     def __str__(self) -> str:
         first, last = posixpath.join(self.root, self.files[0]), self.files[-1]
@@ -101,14 +105,34 @@ class Source:
     """A planned image source.
 
     ``fingerprint`` covers the names and sizes of the files and the ETags or times that the filesystem gives,
-    not their bytes. It also covers the kind of the files if their suffixes do not show it. ``skipped`` counts
-    the files, and the members of tars, that are not read, by suffix.
+    not their bytes. It also covers the kind of the files if their suffixes do not show it, and names.
+    ``skipped`` counts the files, and the members of tars, that are not read, by suffix.
+
+    ``parts`` are the sources that are read as one, each with a ``name`` and without its shards; then ``uri``
+    lists all their URIs.
     """
 
     uri: str
     fingerprint: str
     shards: tuple[Shard, ...]
     skipped: Counter[str] = field(default_factory=Counter)
+    name: str = ""
+    parts: tuple["Source", ...] = ()
+
+    @property
+    def uris(self) -> list[str]:
+        """URIs of all sources that are read as one, or of this one."""
+        return [part.uri for part in self.parts] or [self.uri]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """The fingerprint, and those that each part has when it is read alone under its name."""
+        return {self.fingerprint, *(fingerprint_of([part]) for part in self.parts)}
+
+    @property
+    def given(self) -> str | list[str]:
+        """The data as ``plan`` takes it, with names, so that it gives the same keys again."""
+        return [f"{part.name}={part.uri}" for part in self.parts] or self.uri
 
     @property
     def rows(self) -> int:
@@ -146,12 +170,17 @@ class Source:
 
     def check_output(self, *outs: str) -> None:
         """Raise UserError if an output is or lies in the source, where later jobs would read it as images."""
-        for out in outs:
-            if resolve(self.uri).holds(resolve(out)):
+        for uri, out in itertools.product(self.uris, outs):
+            if resolve(uri).holds(resolve(out)):
                 raise UserError(
-                    f"the output {out} lies in the data {self.uri}, and later jobs would read it as part of"
+                    f"the output {out} lies in the data {uri}, and later jobs would read it as part of"
                     f" the data; choose another --out"
                 )
+
+
+def fingerprint_of(parts: Sequence[Source]) -> str:
+    """Fingerprint of named sources that are read as one; it covers their names, because keys hold them."""
+    return digest_json([[part.name, part.fingerprint] for part in parts])
 
 
 def with_table_columns(shards: tuple[Shard, ...], columns: pa.Schema, out: str) -> tuple[Shard, ...]:
@@ -248,10 +277,12 @@ def leaving_out(shards: tuple[Shard, ...], rows: UInt8[np.ndarray, "B"]) -> tupl
 def shard_keys(shard: Shard) -> pa.Array:
     """The keys of all rows of a shard, without reading it."""
     if shard.samples:
-        return pa.array([as_text(f"{shard.files[0]}:{sample.name}") for sample in shard.samples])
+        return pa.array(
+            [as_text(f"{shard.prefix}{shard.files[0]}:{sample.name}") for sample in shard.samples]
+        )
     if not shard.row_groups:
-        return pa.array([as_text(name) for name in shard.files], pa.string())
-    file = as_text(shard.files[0])
+        return pa.array([as_text(f"{shard.prefix}{name}") for name in shard.files], pa.string())
+    file = as_text(f"{shard.prefix}{shard.files[0]}")
     return pa.array([f"{file}:{row}" for row in range(shard.first_row, shard.first_row + shard.rows)])
 
 

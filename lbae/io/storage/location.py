@@ -92,6 +92,16 @@ class Location:
         with _storage_errors(self, "listed"):
             return {posixpath.basename(str(path).rstrip("/")) for path in self.fs.ls(self.path, detail=False)}
 
+    def matching_folders(self) -> list["Location"]:
+        """The folders whose paths match the wildcards of this path (``*``, ``?``, ``[...]``), sorted.
+
+        Hidden folders are left out.
+        """
+        with _storage_errors(self, "listed"):
+            found = self.fs.glob(self.path, detail=True)
+        folders = (Location(self.fs, path) for path, info in sorted(found.items()) if info["type"] != "file")
+        return [folder for folder in folders if not folder.name.startswith(".")]
+
     def open(self) -> IO[bytes]:
         """Open the file for reading.
 

@@ -6,7 +6,8 @@ import faiss
 import pyarrow as pa
 
 from lbae.core.latents.packing import packed_width, to_ubinary
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.storage.location import Location
 from lbae.io.vectors.keys_file import KEYS, keys_file
 
@@ -14,7 +15,7 @@ INDEX = "latents.faiss"
 
 
 def write_faiss(
-    folder: Location, table: LatentTable, schema: pa.Schema, batches: Iterable[pa.Table]
+    folder: Location, table: LatentTables, schema: pa.Schema, batches: Iterable[pa.Table]
 ) -> list[str]:
     """Write ``latents.faiss`` and ``keys.parquet``.
 

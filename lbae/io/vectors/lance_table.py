@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from lbae.core.latents.packing import packed_width, to_ubinary
 from lbae.errors import LbaeError, UserError
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.storage.location import Location
 
 TABLE = "latents.lance"
 
 
 def write_lance(
-    folder: Location, table: LatentTable, schema: pa.Schema, batches: Iterable[pa.Table]
+    folder: Location, table: LatentTables, schema: pa.Schema, batches: Iterable[pa.Table]
 ) -> list[str]:
     """Write ``latents.lance``, without an index: exact searches need none, and an index would approximate.
 

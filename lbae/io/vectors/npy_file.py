@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from lbae.core.latents.packing import packed_width, to_ubinary
-from lbae.io.artifacts.latent_table import LatentTable, packed_latents
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.storage.location import Location
 from lbae.io.vectors.keys_file import KEYS, keys_file
 
@@ -14,10 +15,10 @@ ARRAY = "latents.npy"
 
 
 def write_npy(
-    folder: Location, table: LatentTable, schema: pa.Schema, batches: Iterable[pa.Table]
+    folder: Location, table: LatentTables, schema: pa.Schema, batches: Iterable[pa.Table]
 ) -> list[str]:
     """Write ``latents.npy`` and ``keys.parquet``; memory does not grow with the rows."""
-    shape = table.manifest.rows, packed_width(table.latent_dim)
+    shape = table.rows, packed_width(table.latent_dim)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with (folder / ARRAY).writing() as file, keys_file(folder, schema) as write_keys:
         np.lib.format.write_array_header_1_0(file, header)

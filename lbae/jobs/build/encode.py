@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from lbae.io.sources.source import Shard, Source, leaving_out, with_table_column
 from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind
+from lbae.jobs.options import Address, BadFraction, Gpus, OneOrMore, Overwrite, SourceKind
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _logger = logging.getLogger(__name__)
 def encode(
     *,
     model: str,
-    data: str,
+    data: OneOrMore,
     out: str,
     append: bool = False,
     keep_images: bool = False,
@@ -45,7 +46,9 @@ def encode(
     Args:
         model: URI of the model.
         data: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the latent table to write.
         append: Add only the images whose keys the existing table lacks, as its next generation.
         keep_images: Also store the image bytes, in the column image.
@@ -75,24 +78,24 @@ def encode(
             if not shards:
                 return {**output.unchanged(), **known}
         elif done := output.existing():
-            check_bad_share(data, done["bad"], images.rows, max_bad_fraction, out)
+            check_bad_share(images.uri, done["bad"], images.rows, max_bad_fraction, out)
             return done
         plans = latent_parts.plan_latent_parts(shards, keep_images, output.extends)
         started = time.monotonic()
         arguments = {"model": absolute(model), "out": absolute(out), "keep_images": keep_images}
         with session(address, gpus):
-            check_storage([images.uri, model], [out])
+            check_storage([*images.uris, model], [out])
             output.begin()
             # Appended rows keep the precision of the table.
             precision = existing_table.precision if existing_table else None
             parts, encoded = encode_parts(arguments, plans, precision, check_lock)
         check_lock()
         spent = {**encoded, "seconds": round(time.monotonic() - started, 1)}
-        facts = {"model": arguments["model"], "data": images.uri, **known, **spent}
+        facts = {"model": arguments["model"], "data": images.given, **known, **spent}
         facts |= {"columns": images.columns, **images.skipped_result}
         result = latent_parts.publish_latents(output, parts, existing_table, facts)
     bad, rows = sum(part.bad for part in parts), sum(shard.rows_to_read for shard in shards)
-    check_bad_share(data, bad, rows, max_bad_fraction, out)
+    check_bad_share(images.uri, bad, rows, max_bad_fraction, out)
     return result
 
 
@@ -118,7 +121,7 @@ def _count_known(images: Source, rest: tuple[Shard, ...], existing_table: Latent
     """
     known = images.rows - sum(shard.rows_to_read for shard in rest)
     before = existing_table.manifest.result.get("data", "an unnamed source")
-    if known and before != images.uri:
+    if known and before != images.given:
         _logger.warning(
             f"{known} of {images.rows} images of {images.uri} are not encoded: {existing_table.uri}, encoded"
             f" from {before}, has their keys; if they are other images, rename their files or encode them"

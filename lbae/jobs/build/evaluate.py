@@ -11,7 +11,7 @@ from lbae.io.artifacts.output import Output
 from lbae.io.storage.cache_folder import cache_folder
 from lbae.io.storage.digests import digest
 from lbae.io.storage.location import resolve
-from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, Track
+from lbae.jobs.options import Address, BadFraction, Gpus, OneOrMore, Overwrite, Track
 from lbae.report.evaluation.cache import Cache
 from lbae.report.evaluation.inputs import EvaluationInputs, read_inputs
 from lbae.report.evaluation.report_json import KIND, evaluation_report
@@ -26,10 +26,10 @@ from lbae.report.tracking.service import tracking_service
 def evaluate(
     *,
     bundle: str,
-    data: str,
+    data: OneOrMore,
     out: str,
-    train_data: str | None = None,
-    latents: str | None = None,
+    train_data: OneOrMore | None = None,
+    latents: OneOrMore | None = None,
     moments: str | None = None,
     priors: tuple[PriorName, ...] = PRIORS,
     temperatures: tuple[float, ...] = (),
@@ -50,12 +50,13 @@ def evaluate(
 
     Args:
         bundle: URI of the bundle.
-        data: URI of the test images.
+        data: URI of the test images; several are read as one, as by `lbae encode`.
         out: URI of the folder to write.
         train_data: URI of the training images. They train the classifier, are a second reference,
-            and are searched for copies of test images.
+            and are searched for copies of test images. Give them under the names they were encoded with.
         latents: URI of the training images' latent table, to find the nearest neighbours of samples.
-        moments: URI of that table's moment sums, to fit all priors but mixture and coins.
+            Several, or a pattern such as 'OUT/*', are searched as one table.
+        moments: URI of the moment sums of these tables, to fit all priors but mixture and coins.
         priors: Prior to sample from; mixture is the bundle's own.
             Repeat for several; given values replace the default, all of them.
         temperatures: Also sample from the bundle's own prior at this temperature, 0 to 2.
@@ -85,12 +86,13 @@ def evaluate(
         inputs.bundle.prior.at(temperature)  # refuses one out of range before anything is computed
     for source in (inputs.test, inputs.train) if inputs.train else (inputs.test,):
         source.check_output(out)
+    tables = inputs.latents.uris if inputs.latents else []
     output = Output(
         out,
         KIND,
         parents=inputs.parents,
         config=_config(settings),
-        inputs=[bundle, latents, moments, *_folders(inputs)],
+        inputs=[bundle, *tables, moments, *_folders(inputs)],
         overwrite=overwrite,
     )
     if done := output.existing():
@@ -98,7 +100,7 @@ def evaluate(
         return done
     kept = Cache(resolve(cache) if cache else cache_folder())
     with session(address, gpus):
-        check_storage([inputs.test.uri, inputs.train.uri if inputs.train else None, latents], [])
+        check_storage([*inputs.test.uris, *(inputs.train.uris if inputs.train else []), *tables], [])
         found = run_evaluation(inputs, settings, kept, max_bad_fraction)
         report = evaluation_report(inputs, settings, found)
         files = evaluation_page.files(inputs, report, found)

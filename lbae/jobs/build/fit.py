@@ -17,13 +17,13 @@ from lbae.distributed.fit.table_fit import FitInputs, FitSettings, TableFit, fit
 from lbae.errors import UserError, unknown
 from lbae.io.artifacts import bundle_artifact, model_artifact
 from lbae.io.artifacts.attribute_columns import candidate_columns
-from lbae.io.artifacts.latent_table import LatentTable
+from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.storage.hub import pinned
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, Overwrite
+from lbae.jobs.options import Address, OneOrMore, Overwrite
 from lbae.report.figures.pictures import load_images
 from lbae.report.figures.plots import plot_covariances, plot_marginals
 
@@ -31,7 +31,7 @@ from lbae.report.figures.plots import plot_covariances, plot_marginals
 def fit(
     *,
     model: str,
-    latents: str,
+    latents: OneOrMore,
     moments: str,
     out: str,
     components: int | Literal["auto"] = "auto",
@@ -47,8 +47,8 @@ def fit(
 
     Args:
         model: URI of the model.
-        latents: URI of the latent table.
-        moments: URI of the moment sums of that table.
+        latents: URI of the latent table. Several, or a pattern such as 'OUT/*', are fitted as one table.
+        moments: URI of the moment sums of these tables, by one `lbae reduce` or by `lbae moments add`.
         out: URI of the bundle to write.
         components: Number of mixture components, 1 or more, or auto.
             auto takes the most of 200, 50, 10 and 1 whose samples do not memorise training latents.
@@ -85,7 +85,7 @@ def fit(
         bundle_artifact.KIND,
         parents=inputs.parents,
         config=settings,
-        inputs=[model, latents, moments],
+        inputs=[model, *inputs.table.uris, moments],
         overwrite=overwrite,
     )
     with locked(out):
@@ -93,7 +93,7 @@ def fit(
             return done
         started = time.monotonic()
         with session(address):
-            check_storage([latents], [out])
+            check_storage(inputs.table.uris, [out])
             output.begin()
             chosen = FitSettings(components=count, by=by, sampler=sampler, seed=seed, exact=exact)
             found = fit_table(inputs, codec, chosen, str(resolve(out) / "by-component"))
@@ -104,9 +104,9 @@ def _check_components(count: int | None, by: str | None, inputs: FitInputs) -> N
     """UserError if there are more components than rows, or ``by`` is no class column."""
     table, rows = inputs.table, inputs.sums.count
     if count and count > rows:
-        raise UserError(f"components is {count}; allowed: 1 to the {rows} rows of {table.uri}")
-    if by is not None and by not in candidate_columns(table.schema()):
-        raise unknown("class column", by, candidate_columns(table.schema()))
+        raise UserError(f"components is {count}; allowed: 1 to the {rows} rows of {table}")
+    if by is not None and by not in candidate_columns(table.columns):
+        raise unknown("class column", by, candidate_columns(table.columns))
 
 
 def _publish(
@@ -143,13 +143,13 @@ def _publish(
     )
 
 
-def _examples(table: LatentTable, config: ModelConfig, count: int) -> np.ndarray:
-    """The first images of the source of the latents."""
+def _examples(table: LatentTables, config: ModelConfig, count: int) -> np.ndarray:
+    """The first images of the first table's source."""
     if count < 0:
         raise UserError(f"examples is {count}; allowed: 0 or more")
     if not count:
         return np.empty((0, *config.image_shape), dtype=np.uint8)
-    return load_images(config, plan(table.made_from("data")), count)[0]
+    return load_images(config, plan(table.tables[0].images()), count)[0]
 
 
 def _component_count(components: str, by: str | None) -> int | None:

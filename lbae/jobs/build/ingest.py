@@ -18,13 +18,13 @@ from lbae.io.sources.source import Shard, Source, leaving_out
 from lbae.io.sources.stored_size import StoredSize
 from lbae.io.storage.location import absolute
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, BadFraction, Overwrite, SourceKind
+from lbae.jobs.options import Address, BadFraction, OneOrMore, Overwrite, SourceKind
 from lbae.report.progress import ProgressLine
 
 
 def ingest(
     *,
-    source: str,
+    source: OneOrMore,
     out: str,
     size: int | None = None,
     grey: bool = False,
@@ -40,7 +40,9 @@ def ingest(
 
     Args:
         source: Images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the image table to write.
         size: Store every image as N x N pixels, as a model of content size N decodes it.
             Training then decodes no large image in every epoch, and gives the same result.
@@ -70,10 +72,10 @@ def ingest(
         done = output.existing()
         if not done:
             with session(address):
-                check_storage([images.uri], [out])
+                check_storage(images.uris, [out])
                 output.begin()
                 done = _written(images, output, wanted, check_lock)
-    check_bad_share(source, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
+    check_bad_share(images.uri, done["bad"], done["rows"] + done["bad"], max_bad_fraction, out)
     return done
 
 

@@ -1,4 +1,4 @@
-"""Reduce a latent table to the exact moment sums of its bits and attributes."""
+"""Reduce latent tables to the exact moment sums of their bits and attributes."""
 
 import time
 from dataclasses import replace
@@ -9,7 +9,7 @@ from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latent_table.little_work import is_little_work
 from lbae.distributed.latent_table.sum_tasks import moment_sums_of
-from lbae.distributed.latent_table.table_scan import Scan, scan
+from lbae.distributed.latent_table.table_scan import Scan, check_scan, scan
 from lbae.distributed.latent_table.unique_keys import check_unique_keys
 from lbae.errors import UserError
 from lbae.io.artifacts import moments_artifact
@@ -20,19 +20,19 @@ from lbae.io.artifacts.attribute_columns import (
     select_attributes,
     unusable_columns,
 )
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import MANIFEST
 from lbae.io.artifacts.moments_artifact import Lineage
 from lbae.io.artifacts.output import Output
-from lbae.io.storage.location import absolute, resolve
+from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, Names, Overwrite
+from lbae.jobs.options import Address, Names, OneOrMore, Overwrite
 from lbae.report.progress import ProgressLine
 
 
 def reduce(
     *,
-    latents: str,
+    latents: OneOrMore,
     out: str,
     attributes: Names = ("all",),
     update: bool = False,
@@ -41,41 +41,37 @@ def reduce(
     overwrite: Overwrite = False,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Reduce a latent table to exact moment sums of its bits and attributes.
+    """Reduce latent tables to exact moment sums of their bits and attributes.
 
     Args:
-        latents: URI of the latent table.
+        latents: URI of the latent table. Several, or a pattern such as 'OUT/*', are summed as one table.
+            They need one model and different images.
         out: URI of the moment sums to write.
         attributes: Attribute to sum with the bits: all, none, a column, or column=value.
             Repeat for several; given values replace the default.
         update: Add only the part files that the sums at --out do not contain yet.
-        unique: Fail if a key occurs more than once in the table.
+        unique: Fail if a key occurs more than once in the tables.
         tasks: Largest number of parallel tasks; it does not change the sums.
             If omitted: as CPUs and rows allow.
     """
     if tasks is not None and tasks < 1:
         raise UserError(f"tasks is {tasks}; allowed: 1 or more")
-    table = open_latent_table(absolute(latents))
-    if not table.manifest.rows:
-        raise UserError(f"{latents} holds no rows; there is nothing to reduce")
-    columns = columns_to_scan(attributes, table.schema())
+    table = open_latent_tables(latents)
+    if not table.rows:
+        raise UserError(f"{table} holds no rows; there is nothing to reduce")
+    columns = columns_to_scan(attributes, table.columns)
     # Earlier versions stored "by"; without it, their finished sums would count as made from other options.
     settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
     # Counting keys (--unique) is a shuffle of Ray Data's.
-    little = not unique and is_little_work(table, table.latent_dim**2)
+    little = not unique and is_little_work(table.rows, table.latent_dim**2)
     with locked(out), session(address, little=little):
-        check_storage([latents], [out])
+        check_storage(table.uris, [out])
         found = scan(table, columns)
-        if found.rows != table.manifest.rows:
-            raise UserError(
-                f"the part files of {latents} hold {found.rows} rows, its manifest says"
-                f" {table.manifest.rows}:"
-                " a file was replaced; encode the table again"
-            )
+        check_scan(table, found)
         if unique:
             check_unique_keys(table)
-        others = other_columns(table.schema())
+        others = other_columns(table.columns)
         chosen = select_attributes(attributes, found.values, others)
         columns_left_out = (
             {**others, **unusable_columns(found.values)} if tuple(attributes) == ("all",) else {}
@@ -86,7 +82,7 @@ def reduce(
             moments_artifact.KIND,
             parents=_parents(table),
             config=settings,
-            inputs=[latents],
+            inputs=table.uris,
             overwrite=overwrite,
         )
         if update and (resolve(out) / MANIFEST).exists():
@@ -99,7 +95,7 @@ def reduce(
 
 
 def _sums(
-    table: LatentTable, found: Scan, attributes: tuple[Attribute, ...], tasks: int | None
+    table: LatentTables, found: Scan, attributes: tuple[Attribute, ...], tasks: int | None
 ) -> tuple[MomentSums, dict[str, Any]]:
     with ProgressLine("reduce", found.rows, "rows") as line:
         sums, statistics = moment_sums_of(table, found.row_groups, attributes, tasks, line.update)
@@ -109,21 +105,21 @@ def _sums(
 def _save(
     output: Output,
     sums: MomentSums,
-    table: LatentTable,
+    table: LatentTables,
     found: Scan,
     attributes: tuple[Attribute, ...],
     result: dict[str, Any],
 ) -> dict[str, Any]:
     lineage = Lineage(
-        tables={table.manifest.fingerprint: table.manifest.rows},
+        tables=table.rows_of_tables,
         parts=dict.fromkeys(found.digests.values(), 1),
         attributes=attributes,
     )
     return moments_artifact.save_moments(output, sums, lineage, result)
 
 
-def _parents(table: LatentTable) -> dict[str, str]:
-    return {"latents": table.manifest.fingerprint, "model": table.model_fingerprint}
+def _parents(table: LatentTables) -> dict[str, str]:
+    return {"latents": table.fingerprint, "model": table.model_fingerprint}
 
 
 def _since(started: float) -> float:
@@ -131,7 +127,7 @@ def _since(started: float) -> float:
 
 
 def _update(
-    table: LatentTable,
+    table: LatentTables,
     found: Scan,
     attributes: tuple[Attribute, ...],
     output: Output,
@@ -145,7 +141,7 @@ def _update(
     lineage = moments_artifact.load_lineage(out, manifest)
     if manifest.parents["model"] != table.model_fingerprint:
         raise UserError(
-            f"{out} holds sums for model {manifest.parents['model']}, but {table.uri} was encoded with model"
+            f"{out} holds sums for model {manifest.parents['model']}, but {table} was encoded with model"
             f" {table.model_fingerprint}"
         )
     if (manifest.config, lineage.attributes) != (output.config, attributes):
@@ -157,7 +153,7 @@ def _update(
         )
     if gone := lineage.parts.keys() - set(found.digests.values()):
         raise UserError(
-            f"{out} contains {len(gone)} part files that {table.uri} does not have (any more); reduce the"
+            f"{out} contains {len(gone)} part files that {table} does not have (any more); reduce the"
             f" table with --overwrite"
         )
     new = {part for part, digest in found.digests.items() if digest not in lineage.parts}

@@ -31,7 +31,7 @@ from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source
 from lbae.io.storage.location import resolve
 from lbae.io.storage.lock import locked
-from lbae.jobs.options import Address, BadFraction, Gpus, Overwrite, SourceKind, Track
+from lbae.jobs.options import Address, BadFraction, Gpus, OneOrMore, Overwrite, SourceKind, Track
 from lbae.report.tracking.service import tracking_service
 from lbae.report.tracking.training import track_finished_training, tracked_training
 
@@ -40,10 +40,10 @@ _logger = logging.getLogger(__name__)
 
 def train(
     *,
-    data: str,
+    data: OneOrMore,
     out: str,
     preset: str,
-    test_data: str | None = None,
+    test_data: OneOrMore | None = None,
     recipe: presets.Recipe = "modern",
     bottleneck: Bottleneck | None = None,
     epochs: int | None = None,
@@ -71,7 +71,9 @@ def train(
 
     Args:
         data: Training images: Parquet, WebDataset tars, image files or torchvision:NAME.
-            NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Its NAME is mnist, cifar10 or celeba; torchvision:NAME:test is the test split.
+            Several are read as one, and keys then begin with the names of their sources: NAME of NAME=URI,
+            else the last part of the path.
         out: URI of the model to write.
         preset: Network, image size and training settings.
             Allowed: demo, mnist, cifar10, celeba, celeba128, celeba256.
@@ -139,7 +141,7 @@ def train(
         if done := output.existing():
             track_finished_training(service, folder, out)
             return done
-        check_storage([images.uri, test.uri if test else None], [out, folder])
+        check_storage([*images.uris, *(test.uris if test else [])], [out, folder])
         begin_run(folder, {"parent": parents, **resolved}, overwrite, restart=overwrite and finished)
         output.begin()
         _logger.info(f"feed: {chosen_feed} ({sizes})")

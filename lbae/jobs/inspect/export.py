@@ -1,14 +1,14 @@
-"""Export a model or a latent table to files that other tools read."""
+"""Export a model or latent tables to files that other tools read."""
 
 from typing import Any
 
 from lbae.errors import UserError
 from lbae.io.artifacts import exported_model
-from lbae.io.artifacts.latent_table import open_latent_table
+from lbae.io.artifacts.latent_tables import open_latent_tables
 from lbae.io.artifacts.model_artifact import load_network
 from lbae.io.artifacts.output import Output
 from lbae.io.vectors import exported_latents
-from lbae.jobs.options import Overwrite
+from lbae.jobs.options import OneOrMore, Overwrite
 from lbae.report.progress import ProgressLine
 
 
@@ -16,7 +16,7 @@ def export(
     *,
     out: str,
     model: str | None = None,
-    latents: str | None = None,
+    latents: OneOrMore | None = None,
     format: exported_latents.Format | None = None,
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def export(
     Args:
         out: URI of the folder to write.
         model: URI of the model. Give this or --latents.
-        latents: URI of the latent table. Give this or --model.
+        latents: URI of the latent table. Give this or --model. Several, or a pattern such as 'OUT/*', are
+            exported as one table.
         format: Format of exported latents, needed with --latents. faiss: a FAISS binary index. npy: a NumPy
             array of bytes. lance: a Lance table.
     """
@@ -45,9 +46,9 @@ def export(
                 "--format is for --latents only; a model is always exported as torch.export files"
             )
         return _export_model(model, out, overwrite)
-    if format is None:
+    if latents is None or format is None:
         raise UserError("--latents was given without --format; allowed: faiss, npy, lance")
-    return _export_latents(str(latents), out, format, overwrite)
+    return _export_latents(latents, out, format, overwrite)
 
 
 def _export_model(model: str, out: str, overwrite: bool) -> dict[str, Any]:
@@ -60,21 +61,21 @@ def _export_model(model: str, out: str, overwrite: bool) -> dict[str, Any]:
 
 
 def _export_latents(
-    latents: str, out: str, format: exported_latents.Format, overwrite: bool
+    latents: OneOrMore, out: str, format: exported_latents.Format, overwrite: bool
 ) -> dict[str, Any]:
-    table = open_latent_table(latents)
-    if not table.manifest.rows:
-        raise UserError(f"latent table {latents} holds no rows; there is nothing to export")
-    parents = {"latents": table.manifest.fingerprint, "model": table.model_fingerprint}
+    table = open_latent_tables(latents)
+    if not table.rows:
+        raise UserError(f"latent table {table} holds no rows; there is nothing to export")
+    parents = {"latents": table.fingerprint, "model": table.model_fingerprint}
     output = Output(
         out,
         exported_latents.KIND,
         parents=parents,
         config={"format": format},
-        inputs=[latents],
+        inputs=table.uris,
         overwrite=overwrite,
     )
     if done := output.begin():
         return done
-    with ProgressLine("export", table.manifest.rows, "rows") as line:
+    with ProgressLine("export", table.rows, "rows") as line:
         return exported_latents.export_latents(table, output, format, line.update)

@@ -11,13 +11,13 @@ from lbae.io.images import is_picture
 from lbae.io.picture_file import write_picture
 from lbae.io.storage.location import resolve
 from lbae.io.storage.stored_file import damaged
-from lbae.jobs.options import Names
+from lbae.jobs.options import Names, OneOrMore
 from lbae.report.features.sample_distances import sample_distances
 from lbae.report.figures import plots as figures
 
 
 def losses(
-    *, models: Names, out: str, data: str | None = None, train_data: str | None = None
+    *, models: Names, out: str, data: OneOrMore | None = None, train_data: OneOrMore | None = None
 ) -> dict[str, Any]:
     """Plot the losses of several models over epochs, and how far their samples are from test images.
 

@@ -1,65 +1,94 @@
-"""Find the images of a latent table that are nearest to an image."""
+"""Find the images of latent tables that are nearest to an image."""
 
 from typing import Any
 
+import numpy as np
+
+from lbae.config import ModelConfig
 from lbae.core.latents.packing import pack
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latent_table.little_work import is_little_work
 from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.errors import UserError
-from lbae.io.artifacts import latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import check_model, load_model
 from lbae.io.images import encode_png
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.decode import decode_keys
 from lbae.io.sources.plan import plan
+from lbae.io.sources.source import Source
 from lbae.io.storage.hub import pinned
-from lbae.jobs.options import Address
+from lbae.jobs.options import Address, OneOrMore
 from lbae.report.figures.pictures import load_image, strip
 
 
 def search(
     *,
-    latents: str,
+    latents: OneOrMore,
     image: str,
     k: int = 20,
     out: str | None = None,
     model: str | None = None,
-    data: str | None = None,
+    data: OneOrMore | None = None,
     address: Address = None,
 ) -> dict[str, Any]:
-    """Find the images of a latent table that are nearest to an image, by Hamming distance of their latents.
+    """Find the images of latent tables that are nearest to an image, by Hamming distance of their latents.
 
     Args:
-        latents: URI of the latent table.
+        latents: URI of the latent table. Several, or a pattern such as 'OUT/*', are searched as one table.
         image: Image file to search with.
         k: Number of images to find, 1 or more.
         out: PNG file to write (*.png): the image, then the found images. If omitted: no picture.
-            The found images are read from the table's source.
-        model: URI of the model. If omitted: where it was when the table was encoded.
-        data: URI of the table's images. If omitted: where they were when the table was encoded.
+            The found images are read from their tables' sources.
+        model: URI of the model. If omitted: where it was when the first table was encoded.
+        data: URI of the tables' images. If omitted: where they were when each table was encoded.
     """
     if k < 1:
         raise UserError(f"k is {k}; allowed: 1 or more")
     if out:
         check_not_read(out, image)
-    table = latent_table.open_latent_table(latents)
-    if not table.manifest.rows:
-        raise UserError(f"latent table {latents} holds no rows; there is nothing to search")
-    place = pinned(model or table.made_from("model"))
-    check_model(f"latent table {latents}", table.model_fingerprint, read_manifest(place))
+    table = open_latent_tables(latents)
+    if not table.rows:
+        raise UserError(f"latent table {table} holds no rows; there is nothing to search")
+    place = pinned(model or table.model)
+    check_model(f"latent table {table}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.precision)
     query = load_image(codec.config, image)
+    sources: dict[str, Source] = {}
     if out:
-        source = plan(data or table.made_from("data"))
-        source.check_output(out)
-    with session(address, little=is_little_work(table, table.latent_dim)):
-        check_storage([latents], [])
+        one = plan(data) if data else None
+        sources = {each.uri: one or plan(each.images()) for each in table.tables}
+        for source in sources.values():
+            source.check_output(out)
+    with session(address, little=is_little_work(table.rows, table.latent_dim)):
+        check_storage(table.uris, [])
         hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
-    found = [{"distance": hit.distance, **table.row(hit.part, hit.row_group, hit.row)} for hit in hits]
+    rows = [table.row(hit.part, hit.row_group, hit.row) for hit in hits]
     if out:
-        originals = decode_keys(source, codec.config, [row["key"] for row in found])
+        holders = [table.holder(hit.part).uri for hit in hits]
+        originals = _images(sources, codec.config, holders, [row["key"] for row in rows])
         write_picture(out, encode_png(strip([query, *originals])))
-    return {"out": out, "rows": table.manifest.rows, "hits": found}
+    found = [
+        {"distance": hit.distance, **row, **_table_of(table, hit.part)}
+        for hit, row in zip(hits, rows, strict=True)
+    ]
+    return {"out": out, "rows": table.rows, "hits": found}
+
+
+def _table_of(table: LatentTables, part: str) -> dict[str, str]:
+    """The entry of a hit that names its table, needed where there are several."""
+    return {"latents": table.holder(part).uri} if len(table.tables) > 1 else {}
+
+
+def _images(
+    sources: dict[str, Source], config: ModelConfig, tables: list[str], keys: list[str]
+) -> list[np.ndarray]:
+    """The images with these keys; ``sources`` has the source of each table."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for table in dict.fromkeys(tables):
+        own = [key for key, its in zip(keys, tables, strict=True) if its == table]
+        images = decode_keys(sources[table], config, own)
+        found |= {(table, key): image for key, image in zip(own, images, strict=True)}
+    return [found[one] for one in zip(tables, keys, strict=True)]

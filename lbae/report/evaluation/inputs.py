@@ -1,20 +1,20 @@
 """The artifacts that an evaluation reads, and the check that they belong together."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lbae.core.bundle import Bundle
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact
-from lbae.io.artifacts.latent_table import LatentTable, open_latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.images import image_size
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import Source, read_batches
 from lbae.io.storage.hub import pinned
-from lbae.io.storage.location import absolute
 
 _logger = logging.getLogger(__name__)
 
@@ -26,13 +26,17 @@ class EvaluationInputs:
     bundle: Bundle
     test: Source
     train: Source | None
-    latents: LatentTable | None
+    latents: LatentTables | None
     moments: MomentSums | None
     parents: dict[str, str]
 
 
 def read_inputs(
-    bundle: str, data: str, train_data: str | None, latents: str | None, moments: str | None
+    bundle: str,
+    data: str | Sequence[str],
+    train_data: str | Sequence[str] | None,
+    latents: str | Sequence[str] | None,
+    moments: str | None,
 ) -> EvaluationInputs:
     """Open the inputs.
 
@@ -41,26 +45,27 @@ def read_inputs(
     """
     bundle = pinned(bundle)
     manifest = read_manifest(bundle, bundle_artifact.KIND)
-    table = open_latent_table(absolute(latents)) if latents else None
+    table = open_latent_tables(latents) if latents else None
     sums, sums_manifest = load_moments(moments) if moments else (None, None)
     for name, uri, found in (
-        ("latents", latents, table and table.manifest),
-        ("moments", moments, sums_manifest),
+        ("latents", table, table and table.fingerprint),
+        ("moments", moments, sums_manifest and sums_manifest.fingerprint),
     ):
         wanted = manifest.parents.get(name)
-        if found and found.fingerprint != wanted:
+        if found and found != wanted:
             raise UserError(
                 f"bundle {bundle} was fitted from {name} with the fingerprint {wanted}; {uri} has"
-                f" {found.fingerprint}: give those that the bundle was fitted from"
+                f" {found}: give those that the bundle was fitted from"
             )
-    test, train = plan(data), plan(absolute(train_data)) if train_data else None
-    encoded = table and table.manifest.parents.get("data")
-    if train and table and train.fingerprint != encoded:
-        raise UserError(
-            f"latents {latents} were encoded from images with the fingerprint {encoded}; training images"
-            f" {train_data} have {train.fingerprint} (it covers the names, sizes and times of files): give"
-            " the images that were encoded, or leave out --latents"
-        )
+    test, train = plan(data), plan(train_data) if train_data else None
+    for one in table.tables if train and table else ():
+        encoded = one.manifest.parents.get("data")
+        if train and encoded not in train.fingerprints:
+            raise UserError(
+                f"latents {one.uri} were encoded from images with the fingerprint {encoded}; training images"
+                f" {train.uri} have {train.fingerprint} (it covers the names, sizes and times of files):"
+                " give the images that were encoded, under the same names, or leave out --latents"
+            )
     loaded = bundle_artifact.load_bundle(bundle, "cpu")
     config = loaded.codec.config
     for source in (test, train) if train else (test,):
@@ -68,7 +73,7 @@ def read_inputs(
     _check_size(test, config.content_size)
     parents = {"bundle": manifest.fingerprint, "data": test.fingerprint}
     parents |= {"train_data": train.fingerprint} if train else {}
-    parents |= {"latents": table.manifest.fingerprint} if table else {}
+    parents |= {"latents": table.fingerprint} if table else {}
     parents |= {"moments": sums_manifest.fingerprint} if sums_manifest else {}
     return EvaluationInputs(
         bundle=loaded, test=test, train=train, latents=table, moments=sums, parents=parents

@@ -4,7 +4,7 @@ Every prior is one Gaussian without components, because this compares bottleneck
 in this process in float32, so the data sets must fit into its memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ _ROWS, _BATCH = 60_000, 256
 Images = UInt8[np.ndarray, "K H W C"]
 
 
-def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> dict[str, float]:
+def sample_distances(
+    models: Mapping[str, str], data: str | Sequence[str], train_data: str | Sequence[str]
+) -> dict[str, float]:
     """The Fréchet classifier distance between the test images and as many samples of each model, by name.
 
     UserError when the models make images of different shapes, the training images have no labels, or there
@@ -42,7 +44,7 @@ def sample_distances(models: Mapping[str, str], data: str, train_data: str) -> d
     config = next(iter(networks.values())).config
     test, train = plan(data), plan(train_data)
     check_count(test.rows, FEATURES, ("frechet",), f"test images of {test.uri}")
-    examples = read_labelled_images(train_data, spread(train.shards, _ROWS), config)
+    examples = read_labelled_images(train.uri, spread(train.shards, _ROWS), config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = train_classifier(examples, **SETTINGS, device=device)
     reference = _sums(classifier, (part.images for part in decode_every(test, config)))

@@ -11,6 +11,7 @@ from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
 from lbae.errors import UserError
 from lbae.io.artifacts import bundle_artifact, image_table, latent_table
+from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import load_model
 from lbae.io.image_formats import MAX_FILE_BYTES
@@ -88,10 +89,7 @@ def portrait(uri: str) -> np.ndarray:
         config = ModelConfig(image_size=_THUMBNAIL, channels=(1,) * int(np.log2(_THUMBNAIL // 4)))
         images = next(decode_every(plan(uri), config)).images[:_SHOWN]
     elif manifest.kind == latent_table.KIND:
-        table = latent_table.open_latent_table(uri)
-        first = next(table.batches(table.footer(table.parts[0], [])[0], ["latent"])).slice(0, _SHOWN)
-        codec = load_model(table.made_from("model"), table.precision)
-        images = codec.decode(unpack(latent_table.packed_latents(first), table.latent_dim))
+        return portrait_of_latents(open_latent_tables(uri))
     elif manifest.kind == bundle_artifact.KIND:
         images = bundle_artifact.load_bundle(uri).sample(_SHOWN, seed=0)
     else:
@@ -99,3 +97,13 @@ def portrait(uri: str) -> np.ndarray:
             f"{uri} is a {manifest.kind}; only image tables, latent tables and bundles have pictures"
         )
     return grid(images, _COLUMNS)
+
+
+def portrait_of_latents(tables: LatentTables) -> np.ndarray:
+    """A picture of decoded latents, as many of each table; the tables hold rows."""
+    filled = [one for one in tables.tables if one.rows]
+    each = -(-_SHOWN // len(filled))
+    first = [next(one.batches(one.footer(one.parts[0], [])[0], ["latent"])).slice(0, each) for one in filled]
+    packed = np.concatenate([latent_table.packed_latents(rows) for rows in first])[:_SHOWN]
+    codec = load_model(tables.model, tables.precision)
+    return grid(codec.decode(unpack(packed, tables.latent_dim)), _COLUMNS)
