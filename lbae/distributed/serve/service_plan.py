@@ -118,7 +118,8 @@ def plan_service(bundle: str, scaling: Scaling, limits: Limits) -> ServicePlan:
 def choose_topology(scaling: Scaling, gpus_there: int) -> tuple[Literal["fused", "split"], str]:
     """The topology that an option names, or else one that the hardware suggests, and the reason.
 
-    On CPUs of one node fused was faster (docs/measurements.md); with GPUs neither has been measured.
+    Fused makes more images per core, also with a GPU that is pretended (docs/measurements.md). Split is for
+    GPUs because there only the codec occupies one, and each part gets replicas of its own.
     """
     if scaling.topology != "auto":
         return scaling.topology, "as asked"
