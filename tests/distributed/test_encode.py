@@ -215,7 +215,11 @@ def test_append_encodes_only_new_keys_as_a_new_generation(undisturbed, ray_sessi
         encode(**{**options, "keep_images": False}, append=True)
 
 
-def test_append_recognises_files_by_their_names(ray_session, model, folder_of_images, tmp_path):
+@pytest.mark.parametrize("held", [16, 2**21], ids=["in tasks", "in the driver"])
+def test_append_recognises_files_by_their_names(
+    ray_session, model, folder_of_images, tmp_path, monkeypatch, held
+):
+    monkeypatch.setattr("lbae.distributed.digests.repeated_rows.HELD_ROWS", held)
     data, out = tmp_path / "images", tmp_path / "latents"
     names = sorted(str(path.relative_to(folder_of_images)) for path in folder_of_images.rglob("*.png"))
     for name in names[1::2]:
