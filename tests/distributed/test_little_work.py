@@ -36,14 +36,15 @@ print(json.dumps({"reduce": reduce, "search": search, "powers": powers}[job](**g
 """
 
 
-def without_ray(job: str, environment: dict[str, str] | None = None, **given) -> subprocess.CompletedProcess:
-    """The job in a process of its own, in which starting Ray fails."""
+def without_ray(job: str, address: dict[str, str], **given) -> subprocess.CompletedProcess:
+    """The job in a process of its own, in which starting Ray fails; ``address`` may hold RAY_ADDRESS."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | address
     command = [sys.executable, "-c", _WITHOUT_RAY, job, json.dumps(given)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 def result_of(job: str, **given):
-    done = without_ray(job, **given)
+    done = without_ray(job, {}, **given)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -86,12 +87,8 @@ def test_calls_give_the_same_here_and_in_tasks(ray_session):
 @pytest.mark.parametrize("named", ["--address", "RAY_ADDRESS"])
 def test_a_cluster_that_is_named_is_joined(latents, tmp_path, named):
     given = {"latents": latents, "out": str(tmp_path / "m")}
-    environment = dict(os.environ)
-    if named == "--address":
-        given["address"] = "local"
-    else:
-        environment["RAY_ADDRESS"] = "local"
-    assert "the job started Ray" in without_ray("reduce", environment, **given).stderr
+    option, variable = ({"address": "local"}, {}) if named == "--address" else ({}, {"RAY_ADDRESS": "local"})
+    assert "the job started Ray" in without_ray("reduce", variable, **given, **option).stderr
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ class DistanceTasks:
     def __init__(self, metrics: tuple[Metric, ...], references: Mapping[str, Reference]) -> None:
         self._metrics = metrics
         self._references = {name: ray.put(reference.features) for name, reference in references.items()}
-        self._counts_radii = bool({"precision", "recall"} & set(metrics))
-        self._test_radii = _radii.remote(self._references[TEST]) if self._counts_radii else None
+        self._has_balls = bool({"precision", "recall"} & set(metrics))
+        self._test_radii = _radii.remote(self._references[TEST]) if self._has_balls else None
         self._tasks: dict[str, dict[str, list[ray.ObjectRef]]] = {}
         if TRAIN in references:
             self.start(TRAIN, references[TRAIN].features.drawn(references[TEST].features.count))
@@ -36,7 +36,7 @@ class DistanceTasks:
     def start(self, name: str, images: FeatureSums) -> None:
         """Start the tasks of one set of images."""
         shared = ray.put(images)
-        wanted = {TEST: self._tests(self._references[TEST], shared)}
+        wanted = {TEST: self._against_test(self._references[TEST], shared)}
         if TRAIN in self._references and name != TRAIN and "frechet" in self._metrics:
             wanted[TRAIN] = [_frechet.remote(self._references[TRAIN], shared)]
         self._tasks[name] = wanted
@@ -48,10 +48,10 @@ class DistanceTasks:
             for name, of_name in self._tasks.items()
         }
 
-    def _tests(self, reference: ray.ObjectRef, images: ray.ObjectRef) -> list[ray.ObjectRef]:
+    def _against_test(self, reference: ray.ObjectRef, images: ray.ObjectRef) -> list[ray.ObjectRef]:
         named: dict[Metric, Any] = {"frechet": _frechet, "kernel": _kernel}
         tasks = [task.remote(reference, images) for metric, task in named.items() if metric in self._metrics]
-        if self._counts_radii:
+        if self._has_balls:
             balls = self._test_radii, _radii.remote(images)
             tasks.append(_precision_recall.remote(reference, images, *balls))
         return tasks
