@@ -19,9 +19,10 @@ import pytest
 from lbae.config import ModelConfig
 from lbae.io.images import encode_image
 from lbae.io.sources.decode import decode_rows
+from lbae.io.sources.hashes import held_out
 from lbae.io.sources.plan import plan
 from lbae.io.sources.share import decode_share
-from lbae.io.sources.source import Source, held_out, read_batches
+from lbae.io.sources.source import Source, read_batches
 
 MODEL = ModelConfig(latent_grid=8, image_size=64, channels=(8, 8, 8), latent_dim=64)
 IMAGES, SIDE, ROUNDS = 6_000, 96, 5

@@ -22,7 +22,7 @@ from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
-from lbae.io.sources.source import held_out
+from lbae.io.sources.hashes import held_out
 from tests.conftest import ROOT, write_latents
 
 N = 11

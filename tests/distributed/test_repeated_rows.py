@@ -13,8 +13,8 @@ from lbae.distributed.digests.repeated_rows import RepeatedRows
 from lbae.distributed.encode.known_rows import known_rows
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import open_latent_table
+from lbae.io.sources.hashes import key_digests
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import key_digests
 from lbae.io.storage.parquet_file import write_parquet
 from lbae.io.storage.row_digests import KNOWN
 from tests.conftest import image_table, write_latents

@@ -15,9 +15,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lbae.config import ModelConfig
 from lbae.io.images import encode_png
 from lbae.io.sources.dealing import deal
+from lbae.io.sources.hashes import held_out
 from lbae.io.sources.plan import plan
 from lbae.io.sources.share import decode_held_out, decode_share
-from lbae.io.sources.source import Shard, held_out, read_batches, shard_keys
+from lbae.io.sources.source import Shard, read_batches, shard_keys
 from tests.conftest import image_table
 
 GREY = ModelConfig(image_size=32, padding=2, image_channels=1)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lbae.io.sources.hashes import key_digests
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import key_digests, leaving_out, read_shard
+from lbae.io.sources.source import leaving_out, read_shard
 from lbae.io.storage.row_digests import KNOWN, RowDigests, concatenated, mark
 from tests.conftest import image_table
 

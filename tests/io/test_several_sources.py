@@ -10,8 +10,9 @@ from lbae.config import ModelConfig
 from lbae.errors import UserError
 from lbae.io.images import encode_png
 from lbae.io.sources.decode import decode_keys
+from lbae.io.sources.hashes import held_out
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import held_out, read_shard, shard_keys
+from lbae.io.sources.source import read_shard, shard_keys
 from tests.conftest import image_table, write_tar
 
 CONFIG = ModelConfig(image_size=32, image_channels=1, channels=(8, 8, 8))

@@ -11,8 +11,9 @@ from lbae.errors import LbaeError, UserError
 from lbae.io.artifacts import image_table as image_table_io
 from lbae.io.artifacts.output import Output
 from lbae.io.sources.decode import check_bad_share, decode_rows
+from lbae.io.sources.hashes import held_out, key_fractions
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import held_out, key_fractions, only, read_shard, with_table_columns
+from lbae.io.sources.source import only, read_shard, with_table_columns
 from tests.conftest import image_table
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

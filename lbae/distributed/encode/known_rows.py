@@ -9,8 +9,9 @@ from jaxtyping import Shaped, UInt8
 from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.distributed.digests.repeated_rows import RepeatedRows
 from lbae.io.artifacts.latent_table import LatentTable
+from lbae.io.sources.hashes import key_digests
 from lbae.io.sources.plan import runs
-from lbae.io.sources.source import Shard, key_digests, shard_keys
+from lbae.io.sources.source import Shard, shard_keys
 from lbae.io.storage.row_digests import KNOWN
 from lbae.report.progress import ProgressLine
 

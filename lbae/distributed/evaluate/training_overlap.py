@@ -9,7 +9,8 @@ import ray
 
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.distributed.cluster.torch_env import torch_task
-from lbae.io.sources.source import Shard, Source, file_digests, read_shard, shard_keys
+from lbae.io.sources.hashes import file_digests
+from lbae.io.sources.source import Shard, Source, read_shard, shard_keys
 from lbae.report.evaluation.streams import Stream
 
 

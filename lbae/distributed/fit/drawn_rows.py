@@ -13,7 +13,7 @@ from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import RowGroup
 from lbae.io.artifacts.latent_tables import LatentTables
-from lbae.io.sources.source import key_fractions
+from lbae.io.sources.hashes import key_fractions
 
 
 @dataclass(frozen=True, kw_only=True)

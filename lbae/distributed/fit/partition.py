@@ -25,7 +25,7 @@ from lbae.errors import UserError
 from lbae.io.artifacts.attribute_columns import MAX_CLASSES
 from lbae.io.artifacts.latent_table import packed_latents
 from lbae.io.artifacts.latent_tables import LatentTables
-from lbae.io.sources.source import held_out
+from lbae.io.sources.hashes import held_out
 
 _COMPONENT_COUNTS = (200, 50, 10, 1)
 _BITS_PER_ROW = 3  # a component has at least N / 3 rows on average

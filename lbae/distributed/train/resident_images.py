@@ -12,8 +12,9 @@ from lbae.distributed.cluster.resources import own_cpus
 from lbae.distributed.train.all_workers import totals
 from lbae.errors import working_on
 from lbae.io.sources.decode import check_bad_share
+from lbae.io.sources.hashes import held_out
 from lbae.io.sources.share import Share, decode_held_out, decode_share
-from lbae.io.sources.source import Shard, Source, held_out, shard_keys
+from lbae.io.sources.source import Shard, Source, shard_keys
 
 
 def resident_share(source: Source, model: ModelConfig, max_bad_fraction: float) -> tuple[Share, int]:

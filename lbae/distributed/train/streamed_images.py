@@ -13,9 +13,9 @@ from ray.data import RandomSeedConfig
 from lbae.config import Config
 from lbae.distributed.cluster.tasks import configure_ray_data
 from lbae.errors import working_on
-from lbae.io.sources import source as image_source
 from lbae.io.sources.decode import decode_rows
-from lbae.io.sources.source import Shard, Source
+from lbae.io.sources.hashes import held_out
+from lbae.io.sources.source import Shard, Source, read_batches
 
 PIXELS = "pixels"
 """The column of the datasets: uint8 (H, W, C) as bytes; null where an image could not be decoded."""
@@ -61,8 +61,8 @@ def _dataset(shards: tuple[Shard, ...], config: Config) -> ray.data.Dataset:
         for pickled in batch["shard"]:
             shard = pickle.loads(pickled)
             with working_on(f"decoding {shard}"):
-                for table in image_source.read_batches(shard):
-                    trained = table.filter(pa.array(~image_source.held_out(table["key"])))
+                for table in read_batches(shard):
+                    trained = table.filter(pa.array(~held_out(table["key"])))
                     decoded = decode_rows(trained, config.model)
                     yield pixel_table(decoded.images, len(decoded.quarantine))
 

@@ -10,8 +10,9 @@ from lbae.io.artifacts.image_table import rows_of
 from lbae.io.artifacts.written_part import Part, finished_footer
 from lbae.io.images import ImageError, check_image, decode_square, encode_image
 from lbae.io.sources.decode import QUARANTINE_SCHEMA
+from lbae.io.sources.hashes import image_digests
 from lbae.io.sources.plan import SHARD_LIMITS, runs
-from lbae.io.sources.source import Shard, image_digests, read_batches
+from lbae.io.sources.source import Shard, read_batches
 from lbae.io.sources.stored_size import StoredSize, smallest
 from lbae.io.storage.digests import RowDigest
 from lbae.io.storage.location import resolve

@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from lbae.config import ModelConfig
 from lbae.io.sources.dealing import deal
 from lbae.io.sources.decode import Decoded, decode_rows
-from lbae.io.sources.source import HELD_OUT_OF, Shard, Source, held_out, read_batches, shard_keys, spread
+from lbae.io.sources.hashes import HELD_OUT_OF, held_out
+from lbae.io.sources.source import Shard, Source, read_batches, shard_keys, spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from lbae.core.latents.packing import pack, unpack
 from lbae.core.prior.prior import BLOCK, Prior
 from lbae.io.artifacts.attribute_columns import can_hold, indicators
 from lbae.io.sources.decode import Decoded, decode_rows
-from lbae.io.sources.source import Shard, file_digests, read_shard
+from lbae.io.sources.hashes import file_digests
+from lbae.io.sources.source import Shard, read_shard
 from lbae.report.evaluation.lossy_formats import recompressed
 from lbae.report.evaluation.streams import (
     BAD,

@@ -12,8 +12,8 @@ from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.images import encode_png, grid
 from lbae.io.sources.decode import decode_every
+from lbae.io.sources.hashes import held_out
 from lbae.io.sources.plan import plan
-from lbae.io.sources.source import held_out
 from lbae.io.storage.location import resolve
 from lbae.report.figures import plots as figures
 from lbae.report.figures.pictures import reconstructions
