@@ -36,9 +36,9 @@ print(json.dumps({"reduce": reduce, "search": search, "powers": powers}[job](**g
 """
 
 
-def without_ray(job: str, address: dict[str, str], **given) -> subprocess.CompletedProcess:
-    """The job in a process of its own, in which starting Ray fails; ``address`` may hold RAY_ADDRESS."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | address
+def without_ray(job: str, variables: dict[str, str], **given) -> subprocess.CompletedProcess:
+    """The job in a process of its own, in which starting Ray fails; ``variables`` may hold RAY_ADDRESS."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | variables
     command = [sys.executable, "-c", _WITHOUT_RAY, job, json.dumps(given)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 import lbae
 from lbae import presets
-from lbae.core.latents.packing import unpack
+from lbae.core.latents.packing import pack, unpack
 from lbae.core.moments.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
@@ -31,7 +31,7 @@ from lbae.jobs.build.evaluate import evaluate
 from lbae.jobs.build.fit import fit
 from lbae.jobs.build.reduce import reduce
 from lbae.jobs.build.train import train
-from tests.conftest import image_table
+from tests.conftest import image_table, write_latents
 
 
 def latents_of(uri: str) -> dict[str, bytes]:
@@ -215,13 +215,14 @@ def test_sums_of_other_tables_are_refused(pipeline, tmp_path):
 
 def test_a_prior_from_one_row_is_refused(pipeline, tmp_path):
     _, manifest = load_moments(pipeline.moments)
-    table = open_latent_table(pipeline.latents)
-    moments, lineage = str(tmp_path / "m"), Lineage(tables={table.manifest.fingerprint: 1}, parts={})
-    one = sum_packed(packed_latents(table.read(table.parts[0]))[:1], table.latent_dim)
-    parents = {"model": manifest.parents["model"]}
-    save_moments(Output(moments, "moment sums", parents=parents, config={}), one, lineage, {})
+    model = manifest.parents["model"]
+    bits = np.ones((1, 128), dtype=np.int8)
+    latents = write_latents(tmp_path / "latents", bits, {}, parts=1, model=model)
+    lineage = Lineage(tables={open_latent_table(latents).manifest.fingerprint: 1}, parts={})
+    moments = Output(str(tmp_path / "m"), "moment sums", parents={"model": model}, config={})
+    save_moments(moments, sum_packed(pack(bits), 128), lineage, {})
     with pytest.raises(UserError, match=r"rows in moment sums .*: 1; a prior needs at least 2"):
-        fit(model=pipeline.model, latents=pipeline.latents, moments=moments, out=str(tmp_path / "b"))
+        fit(model=pipeline.model, latents=latents, moments=moments.uri, out=str(tmp_path / "b"))
 
 
 def test_a_damaged_bundle_is_not_loaded(pipeline, tmp_path):

@@ -1,4 +1,4 @@
-"""Describe an artifact, or several latent tables: kind, inputs, rows and statistics; or draw a picture."""
+"""Describe an artifact, or latent tables: kind, inputs, rows, statistics; or draw one."""
 
 from typing import Any
 
