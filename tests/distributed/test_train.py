@@ -87,9 +87,8 @@ def split_streams(shares: list[list[DataIterator]], steps: list[int]) -> list[li
     def work(parts: list[DataIterator]) -> list[list[int]]:
         cpu = torch.device("cpu")
         feed = StreamingFeed(parts, steps, (2, 2, 1), batch=64, seed=5, epochs=2, device=cpu)
-        return [
-            torch.cat(list(feed(epoch))).flatten(1).numpy().view("<u4").ravel().tolist() for epoch in (0, 1)
-        ]
+        epochs = [torch.cat([batch.clone() for batch in feed(epoch)]) for epoch in (0, 1)]
+        return [images.flatten(1).numpy().view("<u4").ravel().tolist() for images in epochs]
 
     with ThreadPoolExecutor(len(shares)) as threads:
         return list(threads.map(work, shares))

@@ -26,7 +26,8 @@ class Feed(Protocol):
     def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
 
-        Epochs count from 0. The batches before a stop and those after it have no image in common.
+        Epochs count from 0. The batches before a stop and those after it have no image in common. A batch
+        may change when the next one is asked for.
         """
         ...
 

@@ -23,8 +23,8 @@ _Item = TypeVar("_Item")
 class Window:
     """Memory for shuffled uint8 images (K, H, W, C) that is filled again and again.
 
-    Batches leave it as copies on ``device``. For a GPU the memory is pinned and the copies are asynchronous;
-    :meth:`fill` waits for the last of them.
+    For a GPU the memory is pinned, and batches leave it as asynchronous copies; :meth:`fill` waits for the
+    last of them. For a CPU batches are parts of the window.
     """
 
     def __init__(self, images: int, shape: tuple[int, ...], device: torch.device) -> None:
@@ -63,12 +63,12 @@ class Window:
         self._rows[missing] = self._rows[copied]
 
     def batch(self, start: int, images: int) -> Tensor:
-        """A copy of some images on the device."""
-        copy = self._images[start : start + images].to(self._device, non_blocking=True, copy=True)
-        if copy.is_cuda:
+        """Some images on the device; on a CPU they change when the window is filled again."""
+        batch = self._images[start : start + images].to(self._device, non_blocking=True)
+        if batch.is_cuda:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record(torch.cuda.current_stream(self._device))
-        return copy
+        return batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +118,14 @@ class WindowFiller:
         return not self._stopped.is_set()
 
     def batches(self, images: int, batch: int) -> Iterator[Tensor]:
-        """The batches of the next window, which holds ``images`` images."""
+        """The batches of the next window, which holds ``images`` images.
+
+        The window is filled again once the batch after its last one is asked for.
+        """
         window = self._next(Window)
         for start in range(0, images, batch):
-            copy = window.batch(start, batch)
-            if start + batch == images:
-                self._empty.put(window)
-            yield copy
+            yield window.batch(start, batch)
+        self._empty.put(window)
 
     def nulls(self) -> int:
         """The number of images of the stream that could not be decoded."""

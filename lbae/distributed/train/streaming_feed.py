@@ -61,7 +61,8 @@ class StreamingFeed:
     def __call__(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the uint8 batches (K, H, W, C) of an epoch after the first ``start``, which is 0 or a stop.
 
-        An error of Ray Data or of one of its tasks is raised here.
+        On a CPU a batch may change when the next one is asked for. An error of Ray Data or of one of its
+        tasks is raised here.
         """
         part, done = (0, *self.stops).index(start), False
         filler = self._filler_at(epoch, part)
