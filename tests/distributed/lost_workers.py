@@ -53,7 +53,9 @@ class Killer(threading.Thread):
 
 def alive() -> list[int]:
     """Process ids of the training workers of the connected Ray."""
-    found = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+    address = ray.get_runtime_context().gcs_address  # there may be other clusters on this machine
+    filters = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    found = list_actors(address=address, filters=filters)
     return sorted(actor.pid for actor in found if actor.pid)
 
 
