@@ -1,4 +1,4 @@
-"""Describe an artifact, or latent tables: kind, inputs, rows, statistics; or draw one."""
+"""Describe an artifact or several latent tables, or draw a picture of them."""
 
 from typing import Any
 
