@@ -45,12 +45,12 @@ Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 
 
 async def slow_body(client: httpx.AsyncClient) -> httpx.Response:
-    """A request whose body arrives slowly."""
+    """A request whose body arrives slowly, and which the ingress refuses alone: its format does not exist."""
 
     async def body() -> Any:
         yield b'{"n": 1, "seed": 0,'
         await asyncio.sleep(random.uniform(*SLOW_S))
-        yield b' "format": "latents"}'
+        yield b' "format": "none"}'
 
     return await client.post("/v1/sample", content=body(), headers={"content-type": "application/json"})
 
@@ -78,11 +78,12 @@ async def requests(
     url: str, name: str, send: Send, stop: asyncio.Event, seen: Counter, pause_s: float
 ) -> None:
     """Send one request after the other, and count in ``seen`` what came back."""
+    wanted = 422 if name == INGRESS else 200
     async with httpx.AsyncClient(base_url=url, timeout=150) as client:
         while not stop.is_set():
             try:
                 answer = await send(client)
-                seen[name if answer.status_code == 200 else f"{name}: {answer.status_code}"] += 1
+                seen[name if answer.status_code == wanted else f"{name}: {answer.status_code}"] += 1
             except httpx.HTTPError as error:
                 seen[f"{name}: {error!r}"] += 1
             await asyncio.sleep(pause_s)
