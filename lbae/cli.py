@@ -40,6 +40,7 @@ JOBS = {
     "encode": "lbae.jobs.build.encode",
     "reduce": "lbae.jobs.build.reduce",
     "fit": "lbae.jobs.build.fit",
+    "index": "lbae.jobs.build.index",
     "evaluate": "lbae.jobs.build.evaluate",
     "pipeline": "lbae.jobs.pipeline",
     "sample": "lbae.jobs.use.sample",

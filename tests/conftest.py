@@ -106,6 +106,24 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def encoded_digits(ray_session: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Latents of the digits from an untrained LBAE."""
+    import torch
+
+    from lbae import presets
+    from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
+    from lbae.io.artifacts.model_artifact import save_model
+    from lbae.jobs.build.encode import encode
+
+    out, config = tmp_path_factory.mktemp("encoded"), presets.get("demo", "modern")
+    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
+    output = Output(str(out / "model"), "model", parents={}, config=config.to_dict())
+    save_model(output, network, config, {"images": 0})
+    encode(model=str(out / "model"), data=str(digits), out=str(out / "latents"))
+    return str(out / "latents")
+
+
+@pytest.fixture(scope="session")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of colour images of several sizes."""
     root = tmp_path_factory.mktemp("images")

@@ -9,7 +9,6 @@ import pytest
 from lbae import presets
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
-from lbae.distributed.fit.drawn_rows import draw_rows
 from lbae.distributed.fit.partition import (
     Subset,
     _decoded_rows,
@@ -18,6 +17,7 @@ from lbae.distributed.fit.partition import (
     column_partition,
     subset_of,
 )
+from lbae.distributed.latent_table.drawn_rows import draw_rows
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle

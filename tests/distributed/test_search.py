@@ -5,18 +5,12 @@ import json
 import faiss
 import numpy as np
 import pytest
-import torch
 
-from lbae import presets
 from lbae.core.latents.packing import pack
-from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.distributed.latent_table.neighbours import nearest_in
 from lbae.io.artifacts.latent_table import open_latent_table
-from lbae.io.artifacts.model_artifact import save_model
-from lbae.io.artifacts.output import Output
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
-from lbae.jobs.build.encode import encode
 from lbae.jobs.inspect.export import export
 from tests.conftest import picture_size, write_latents
 
@@ -47,23 +41,12 @@ def test_a_search_agrees_with_an_exported_index(ray_session, tmp_path):
     np.testing.assert_array_equal(nearest_in(table, pack(latents[:5]), 20).distances, distances)
 
 
-@pytest.fixture(scope="module")
-def encoded(ray_session, digits, tmp_path_factory) -> str:
-    """Latents of the digits from an untrained LBAE."""
-    out, config = tmp_path_factory.mktemp("encoded"), presets.get("demo", "modern")
-    network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(0))
-    output = Output(str(out / "model"), "model", parents={}, config=config.to_dict())
-    save_model(output, network, config, {"images": 0})
-    encode(model=str(out / "model"), data=str(digits), out=str(out / "latents"))
-    return str(out / "latents")
-
-
-def test_the_job_finds_an_image_of_the_table_and_draws_the_hits(job, digits, encoded, tmp_path):
+def test_the_job_finds_an_image_of_the_table_and_draws_the_hits(job, digits, encoded_digits, tmp_path):
     (tmp_path / "a.png").write_bytes(read_shard(plan(str(digits)).shards[-1])["bytes"][7].as_py())
     found = job(
         "search",
         "--latents",
-        encoded,
+        encoded_digits,
         "--image",
         tmp_path / "a.png",
         "--k",
@@ -83,15 +66,15 @@ def test_the_job_finds_an_image_of_the_table_and_draws_the_hits(job, digits, enc
     assert width > 5 * height, "the image and five hits beside it"
 
 
-def test_invalid_search_requests_are_named(job, encoded, tmp_path):
+def test_invalid_search_requests_are_named(job, encoded_digits, tmp_path):
     for k in (0, -3):
-        refused = job("search", "--latents", encoded, "--image", tmp_path / "a.png", "--k", k)
+        refused = job("search", "--latents", encoded_digits, "--image", tmp_path / "a.png", "--k", k)
         assert (refused.code, refused.error) == (2, f"error: k is {k}; allowed: 1 or more")
-    assert job("search", "--latents", encoded, "--image", tmp_path / "a.png").error.endswith(
+    assert job("search", "--latents", encoded_digits, "--image", tmp_path / "a.png").error.endswith(
         "a.png does not exist"
     )
     (tmp_path / "a.png").write_text("words")
     assert (
         "a.png cannot be read as an image"
-        in job("search", "--latents", encoded, "--image", tmp_path / "a.png").error
+        in job("search", "--latents", encoded_digits, "--image", tmp_path / "a.png").error
     )

@@ -18,7 +18,7 @@ from lbae.core.latents.packing import unpack
 from lbae.core.network.codec import Codec
 from lbae.core.prior.appearance import appearance
 from lbae.core.prior.mixture import ScoredPartition, nearest_center, try_clusters, try_partition
-from lbae.distributed.fit.drawn_rows import DrawnRows
+from lbae.distributed.latent_table.drawn_rows import DrawnRows
 from lbae.distributed.latent_table.grouped_sums import Partitioner
 from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError

@@ -13,7 +13,6 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_sums import MomentSums
 from lbae.core.network.codec import Codec
 from lbae.core.prior.prior import Sampler
-from lbae.distributed.fit.drawn_rows import draw_rows
 from lbae.distributed.fit.partition import (
     Partition,
     cluster_counts,
@@ -29,6 +28,7 @@ from lbae.distributed.fit.prior_fitter import (
     single_gaussian_moments,
 )
 from lbae.distributed.fit.value_models_fit import VALUE_ROWS, fit_value_models
+from lbae.distributed.latent_table.drawn_rows import draw_rows
 from lbae.distributed.latent_table.table_scan import scan
 from lbae.errors import UserError
 from lbae.io.artifacts import model_artifact

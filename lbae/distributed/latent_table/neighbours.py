@@ -10,6 +10,7 @@ from lbae.core.latents.hamming import nearest
 from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.cluster.resources import cluster_cpus
 from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
+from lbae.distributed.latent_table.table_scan import scan
 from lbae.io.artifacts.latent_table import RowGroup, packed_latents
 from lbae.io.artifacts.latent_tables import LatentTables
 
@@ -60,7 +61,7 @@ class Nearest:
 
 def nearest_in(table: LatentTables, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
     """The ``k`` latents of the tables nearest to each packed query; ties go to the earlier row."""
-    row_groups = [group for part in table.parts for group in table.footer(part, [])[0]]
+    row_groups = scan(table, []).row_groups
     tasks = max(cluster_cpus(), -(-table.rows // _TASK_ROWS))
     calls, start = [], 0
     for assigned in assign_row_groups(row_groups, tasks):

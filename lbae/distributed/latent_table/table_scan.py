@@ -14,7 +14,7 @@ from lbae.io.artifacts.latent_tables import LatentTables
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """The row groups and digests of part files, and the distinct values of some of their columns."""
+    """The row groups of tables in their order, part files' digests, and distinct values of some columns."""
 
     row_groups: list[RowGroup]
     digests: dict[str, str]
@@ -28,12 +28,14 @@ class Scan:
 
 def scan(table: LatentTables, columns: list[str]) -> Scan:
     """Scan all part files of the tables, with the distinct values of ``columns``, in tasks."""
-    chunks = min(2 * cluster_cpus(), len(table.parts))
-    found = list(call_each(_scan, (table,), [(table.parts[i::chunks], columns) for i in range(chunks)]))
+    parts = table.parts
+    chunks = min(2 * cluster_cpus(), len(parts))
+    found = list(call_each(_scan, (table,), [(parts[i::chunks], columns) for i in range(chunks)]))
+    numbers = {part: number for number, part in enumerate(parts)}
     return Scan(
         row_groups=sorted(
             (group for some in found for group in some.row_groups),
-            key=lambda group: (group.part, group.index),
+            key=lambda group: (numbers[group.part], group.index),
         ),
         digests={part: digest for some in found for part, digest in some.digests.items()},
         values={name: merge_values(some.values[name] for some in found) for name in columns},

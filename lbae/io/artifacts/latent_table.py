@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from lbae.io.storage.stored_file import damaged
 KIND = "latent table"
 _BATCH_ROWS = 2**15
 _MOST_KEY_BYTES = 2**12
+_THREADS = 16  # that read footers: an object store has a high latency but answers many requests at once
 _FOLLOWED = {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"}
 _DIGEST = b"lbae.rows_digest"
 
@@ -187,13 +189,14 @@ class LatentTable:
 
     def digest(self) -> int:
         """The digest of all rows; raises UserError if an older version wrote a part, without a digest."""
-        total = 0
-        for part in self.parts:
-            with self._open(part) as file:
-                if not (written := self._written_digest(part, file.schema_arrow)):
-                    raise UserError(f"{self.uri}/{part} has no digest of its rows; encode the images again")
-                total += int(written, 16)
-        return RowDigest(total).total
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return RowDigest(sum(pool.map(self._part_digest, self.parts))).total
+
+    def _part_digest(self, part: str) -> int:
+        with self._open(part) as file:
+            if not (written := self._written_digest(part, file.schema_arrow)):
+                raise UserError(f"{self.uri}/{part} has no digest of its rows; encode the images again")
+            return int(written, 16)
 
     def schema(self) -> pa.Schema:
         """Columns of the table; raises UserError if it has no part."""
@@ -215,8 +218,11 @@ class LatentTable:
             return file.read(columns=columns)
 
     def row(self, part: str, group: int, row: int) -> dict[str, Any]:
-        """One row, without its latent and its image."""
+        """One row, without its latent and its image; raises UserError if the part has no such row."""
         with self._open(part) as file:
+            metadata = file.metadata
+            if not (0 <= group < metadata.num_row_groups and 0 <= row < metadata.row_group(group).num_rows):
+                raise damaged(resolve(self.uri) / part, f"it has no row {row} in a row group {group}")
             columns = [name for name in file.schema_arrow.names if name not in ("latent", "image")]
             return file.read_row_group(group, columns=columns).slice(row, 1).to_pylist()[0]
 

@@ -10,10 +10,12 @@ from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latent_table.little_work import is_little_work
 from lbae.distributed.latent_table.neighbours import nearest_in
+from lbae.distributed.search_index.index_search import hits_by_index
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_tables import LatentTables, open_latent_tables
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import check_model, load_model
+from lbae.io.artifacts.search_index import SearchIndex, open_search_index
 from lbae.io.images import encode_png
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.io.sources.decode import decode_keys
@@ -23,12 +25,16 @@ from lbae.io.storage.hub import pinned
 from lbae.jobs.options import Address, OneOrMore
 from lbae.report.figures.pictures import load_image, strip
 
+_PROBES = 16
+
 
 def search(
     *,
     latents: OneOrMore,
     image: str,
     k: int = 20,
+    index: str | None = None,
+    probes: int | None = None,
     out: str | None = None,
     model: str | None = None,
     data: OneOrMore | None = None,
@@ -40,6 +46,10 @@ def search(
         latents: URI of the latent table. Several, or a pattern such as 'OUT/*', are searched as one table.
         image: Image file to search with.
         k: Number of images to find, 1 or more.
+        index: URI of a search index of the same tables. It makes the search faster, but some of the
+            nearest images may be missing; the result says which share to expect.
+            If omitted: compare with all latents.
+        probes: Number of lists of the index to look into, 1 or more; more find more. If omitted: 16.
         out: PNG file to write (*.png): the image, then the found images. If omitted: no picture.
             The found images are read from their tables' sources.
         model: URI of the model. If omitted: where it was when the first table was encoded.
@@ -52,6 +62,7 @@ def search(
     table = open_latent_tables(latents)
     if not table.rows:
         raise UserError(f"latent table {table} holds no rows; there is nothing to search")
+    probed = _probed(index, table, probes)
     place = pinned(model or table.model)
     check_model(f"latent table {table}", table.model_fingerprint, read_manifest(place))
     codec = load_model(place, table.precision)
@@ -64,7 +75,11 @@ def search(
             source.check_output(out)
     with session(address, little=is_little_work(table.rows, table.latent_dim)):
         check_storage(table.uris, [])
-        hits = nearest_in(table, pack(codec.encode(query[None])), k).hits(0)
+        code = pack(codec.encode(query[None]))
+        if probed is None:
+            hits = nearest_in(table, code, k).hits(0)
+        else:
+            hits = hits_by_index(table, *probed, code[0], k)
     rows = [table.row(hit.part, hit.row_group, hit.row) for hit in hits]
     if out:
         holders = [table.holder(hit.part).uri for hit in hits]
@@ -74,7 +89,21 @@ def search(
         {"distance": hit.distance, **row, **_table_of(table, hit.part)}
         for hit, row in zip(hits, rows, strict=True)
     ]
-    return {"out": out, "rows": table.rows, "hits": found}
+    used = {"probes": probed[1], "recall": probed[0].expected_recall(probed[1])} if probed else {}
+    return {"out": out, "rows": table.rows, **used, "hits": found}
+
+
+def _probed(index: str | None, table: LatentTables, probes: int | None) -> tuple[SearchIndex, int] | None:
+    """The index and the number of its lists to look into; None without an index."""
+    if index is None:
+        if probes is not None:
+            raise UserError(f"probes is {probes}, but no index is given; give --index as well")
+        return None
+    opened = open_search_index(index, table)
+    count = min(_PROBES, opened.lists) if probes is None else probes
+    if not 1 <= count <= opened.lists:
+        raise UserError(f"probes is {count}; allowed: 1 to the {opened.lists} lists of {index}")
+    return opened, count
 
 
 def _table_of(table: LatentTables, part: str) -> dict[str, str]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray
 from jaxtyping import Float64
 
+from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
@@ -38,10 +38,8 @@ def draw_rows(table: LatentTables, found: Scan, columns: list[str], most: int) -
     UserError for a key that was drawn more than once: the hash draws all rows that share one.
     """
     share = min(1.0, most / found.rows)
-    tasks = [
-        _draw.remote(table, row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)
-    ]
-    drawn = [one for some in ray.get(tasks) for one in some]
+    calls = [(row_groups, columns, share) for row_groups in assign_row_groups(found.row_groups)]
+    drawn = [one for some in call_each(_draw, (table,), calls) for one in some]
     rows = pa.concat_tables([rows for _, rows in drawn])
     hashes = key_fractions(rows["key"])
     order = np.argsort(hashes, kind="stable")
@@ -58,7 +56,6 @@ def draw_rows(table: LatentTables, found: Scan, columns: list[str], most: int) -
     return DrawnRows(rows=rows.take(order).combine_chunks(), hashes=hashes[order], total=found.rows)
 
 
-@ray.remote
 def _draw(
     table: LatentTables, row_groups: list[RowGroup], columns: list[str], share: float
 ) -> list[tuple[str, pa.Table]]:

@@ -1,0 +1,1 @@
+"""Building a search index, and searching it, in tasks."""

@@ -1,0 +1,145 @@
+"""The search index of latent tables: their latents once more, sorted into inverted lists.
+
+Layout of the artifact, format version 1 (see docs/reference/formats.md):
+
+- ``data/part-*.parquet``: list, part, row_group, row and latent of every row, sorted by list
+- ``centres.safetensors``: the packed centre of each list
+- ``manifest.json``
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from jaxtyping import Int32, Int64, UInt8
+
+from lbae.core.latents.packing import packed_width
+from lbae.errors import UserError
+from lbae.io.artifacts.latent_table import packed_latents
+from lbae.io.artifacts.latent_tables import LatentTables
+from lbae.io.artifacts.manifest import entry, read_manifest
+from lbae.io.artifacts.output import Output
+from lbae.io.artifacts.tensors import read_tensors
+from lbae.io.storage.digests import digest
+from lbae.io.storage.hub import fetched, pinned
+from lbae.io.storage.location import resolve
+from lbae.io.storage.parquet_file import open_parquet, write_parquet
+from lbae.io.storage.stored_file import damaged
+
+KIND = "search index"
+PLACE = ("part", "row_group", "row", "list")
+"""Where a latent lies: the number of its part file among those of the tables, its row group, its row in that,
+and its list."""
+_CENTRES = "centres.safetensors"
+# A search reads row groups that hold a wanted list: 80 kB each at N = 600.
+_GROUP_ROWS = 2**10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchIndex:
+    """A search index: the packed centre of each list, and the names of the files with latents.
+
+    ``recall`` has the share of the 20 nearest latents that a search finds, by the number of lists probed;
+    powers of two were measured.
+    """
+
+    uri: str
+    centres: UInt8[np.ndarray, "L B"]
+    parts: tuple[str, ...]
+    recall: Mapping[str, float]
+
+    @property
+    def lists(self) -> int:
+        """The number of lists."""
+        return len(self.centres)
+
+    def expected_recall(self, probes: int) -> float | None:
+        """The recall of the power of two at or below ``probes`` lists; None if it was not measured."""
+        return self.recall.get(str(2 ** (probes.bit_length() - 1)))
+
+    def batches(
+        self, part: str, wanted: Int64[np.ndarray, "W"]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "K B"], Int32[np.ndarray, "K 4"]]]:
+        """Yield the latents of the ``wanted`` lists in a file, packed, and their places.
+
+        Raises:
+            UserError: The file is missing or damaged, or has other columns.
+        """
+        location = fetched(self.uri, [part]) / part
+        with open_parquet(location) as file:
+            if file.schema_arrow.remove_metadata() != _schema(self.centres.shape[1]):
+                raise damaged(location, f"its columns are {file.schema_arrow.names!s:.200}")
+            numbers = file.schema_arrow.get_field_index("list")
+            ranges = [
+                file.metadata.row_group(i).column(numbers).statistics for i in range(file.num_row_groups)
+            ]
+            if not all(found and found.has_min_max for found in ranges):
+                raise damaged(location, "it does not say which lists its row groups hold")
+            first = np.searchsorted(wanted, [found.min for found in ranges])
+            last = np.searchsorted(wanted, [found.max for found in ranges], side="right")
+            for batch in file.iter_batches(row_groups=np.flatnonzero(first < last).tolist()):
+                rows = pa.Table.from_batches([batch])
+                if any(column.null_count for column in rows.columns):
+                    raise damaged(location, "it has rows without a value")
+                rows = rows.filter(pa.array(np.isin(rows["list"].to_numpy(), wanted)))
+                yield packed_latents(rows), np.stack([rows[name].to_numpy() for name in PLACE], axis=1)
+
+
+def _schema(width: int) -> pa.Schema:
+    return pa.schema([("latent", pa.binary(width)), *((name, pa.int32()) for name in PLACE)])
+
+
+def write_index_part(
+    uri: str, number: int, packed: UInt8[np.ndarray, "K B"], places: Int32[np.ndarray, "K 4"]
+) -> str:
+    """Write one file of an index, sorted by list, and return its name."""
+    order = np.argsort(places[:, PLACE.index("list")], kind="stable")
+    latents = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed[order])]
+    )
+    columns = {name: pa.array(places[order, column]) for column, name in enumerate(PLACE)}
+    name = f"data/part-{number:05d}.parquet"
+    groups = [min(_GROUP_ROWS, len(order) - start) for start in range(0, len(order), _GROUP_ROWS)]
+    write_parquet(uri, name, pa.table({"latent": latents, **columns}), row_groups=groups)
+    return name
+
+
+def write_centres(uri: str, centres: UInt8[np.ndarray, "L B"]) -> None:
+    """Write the centres of an unfinished index."""
+    (resolve(uri) / _CENTRES).write_bytes(safetensors.numpy.save({"centres": centres}))
+
+
+def publish_index(
+    output: Output, table: LatentTables, index: SearchIndex, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Publish an index whose files are written."""
+    return output.publish(
+        fingerprint=digest(index.centres.tobytes(), table.fingerprint.encode()),
+        rows=table.rows,
+        files=[*index.parts, _CENTRES],
+        result={"latent_dim": table.latent_dim, "recall": dict(index.recall), **result},
+    )
+
+
+def open_search_index(uri: str, table: LatentTables) -> SearchIndex:
+    """The finished index at a URI; raises UserError if it is one of other rows than the tables'."""
+    uri = pinned(uri)
+    manifest = read_manifest(uri, KIND)
+    indexed = entry(uri, manifest, "parents", "latents", str)
+    if indexed != table.fingerprint:
+        raise UserError(
+            f"search index {uri} is one of the latents with the fingerprint {indexed:.100}; {table} has"
+            f" {table.fingerprint}: give the tables that were indexed, all of them, or index these"
+        )
+    lists = entry(uri, manifest, "config", "lists", int)
+    location = fetched(uri, [_CENTRES]) / _CENTRES
+    shape = (lists, packed_width(table.latent_dim))
+    return SearchIndex(
+        uri=uri,
+        centres=read_tensors(location, {"centres": ("uint8", shape)})["centres"],
+        parts=tuple(name for name in manifest.files if name.startswith("data/")),
+        recall=entry(uri, manifest, "result", "recall", dict),
+    )
