@@ -21,7 +21,7 @@ from lbae.distributed.search_index.index_build import measure_recall
 from lbae.distributed.search_index.index_search import hits_by_index
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_tables import open_latent_tables
-from lbae.io.artifacts.search_index import open_search_index, write_index_part
+from lbae.io.artifacts.search_index import ROW_BITS, IndexedLatents, open_search_index, write_index_part
 from lbae.io.sources.plan import plan
 from lbae.io.sources.source import read_shard
 from lbae.jobs.build.index import index
@@ -147,10 +147,15 @@ def test_a_damaged_file_of_an_index_is_named(ray_session, tmp_path, what):
     elif what == "columns":
         pq.write_table(pa.table({"latent": [b"x"]}), file)
     else:
-        packed = pack(latents)
-        places = np.full((len(packed), 4), [7, 0, 0, 0], dtype=np.int32)
-        write_index_part(str(tmp_path / "index"), 0, packed, places)
-    message = {"gone": "part-00000.parquet", "columns": "its columns are", "place": "it names part 7 of 3"}
+        numbers = np.zeros(len(latents), dtype=np.int32)
+        places = np.full(len(latents), (7 << ROW_BITS) + 5)
+        wrong = IndexedLatents(packed=pack(latents), lists=numbers, places=places)
+        write_index_part(str(tmp_path / "index"), 0, wrong)
+    message = {
+        "gone": "part-00000.parquet",
+        "columns": "its columns are",
+        "place": "it names part 7 of 3",
+    }
     with pytest.raises(UserError, match=message[what]):
         hits_by_index(table, opened, opened.lists, pack(latents)[0], 5)
 

@@ -1,6 +1,7 @@
 """Building a search index: centres from a sample, then one task per file of the index."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,18 @@ from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import RowGroup, packed_latents
 from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.artifacts.output import Output
-from lbae.io.artifacts.search_index import PLACE, SearchIndex, publish_index, write_centres, write_index_part
+from lbae.io.artifacts.search_index import (
+    ROW_BITS,
+    IndexedLatents,
+    SearchIndex,
+    publish_index,
+    write_centres,
+    write_index_part,
+)
 from lbae.report.progress import ProgressLine
 
 # Larger files let a search skip more of their row groups; a task holds a file twice.
-_FILE_ROWS, _FILE_BYTES = 2**20, 2**28
+_FILE_ROWS, _FILE_BYTES = 2**22, 2**28
 _QUERIES, _NEAREST = 100, 20
 
 
@@ -37,12 +45,12 @@ def build_index(table: LatentTables, output: Output, lists: int) -> dict[str, An
     centres = learn_centres(sample, lists)
     write_centres(output.uri, centres)
     rows = min(_FILE_ROWS, _FILE_BYTES // sample.shape[1])
-    numbers = {part: number for number, part in enumerate(table.parts)}
+    places = _first_places(table, found.row_groups)
     files = assign_row_groups(found.row_groups, -(-found.rows // rows))
+    calls = [(groups, [places[group] for group in groups], number) for number, groups in enumerate(files)]
     names = []
     with ProgressLine("index", found.rows, "rows") as line:
-        calls = [(groups, number) for number, groups in enumerate(files)]
-        for name, written in call_each(_write_part, (table, numbers, centres, output.uri), calls):
+        for name, written in call_each(_write_part, (table, centres, output.uri), calls):
             names.append(name)
             line.update(line.done + written)
     index = SearchIndex(uri=output.uri, centres=centres, parts=tuple(names), recall={})
@@ -55,8 +63,7 @@ def measure_recall(index: SearchIndex, queries: UInt8[np.ndarray, "Q B"]) -> dic
 
     A latent is found if its list is among those probed, so one search of all lists tells it for any number.
     """
-    nearest = nearest_in_lists(index, queries, _NEAREST + 1, np.arange(index.lists))
-    found = nearest.places[:, 1:, PLACE.index("list")]
+    found = nearest_in_lists(index, queries, _NEAREST + 1, np.arange(index.lists))["list"][:, 1:]
     order = nearest_lists(index.centres, queries, index.lists)
     rank = np.argsort(order, axis=1)
     needed = np.take_along_axis(rank, found, axis=1) + 1
@@ -68,25 +75,28 @@ def measure_recall(index: SearchIndex, queries: UInt8[np.ndarray, "Q B"]) -> dic
 
 def _write_part(
     table: LatentTables,
-    numbers: dict[str, int],
     centres: UInt8[np.ndarray, "L B"],
     uri: str,
     groups: list[RowGroup],
+    starts: list[int],
     number: int,
 ) -> tuple[str, int]:
-    """Write one file of the index; return its name and rows. ``numbers`` has those of the part files."""
-    total = sum(group.rows for group in groups)
-    packed = np.empty((total, centres.shape[1]), dtype=np.uint8)
-    places = np.empty((total, len(PLACE)), dtype=np.int32)
-    start = 0
+    """Write one file of the index; return its name and rows. ``starts`` has the groups' first places."""
+    packed = np.concatenate([packed_latents(rows) for rows in table.batches(groups, ["latent"])])
+    places = [start + np.arange(group.rows) for group, start in zip(groups, starts, strict=True)]
+    latents = IndexedLatents(
+        packed=packed,
+        lists=nearest_lists(centres, packed, 1)[:, 0].astype(np.int32),
+        places=np.concatenate(places),
+    )
+    return write_index_part(uri, number, latents), len(packed)
+
+
+def _first_places(table: LatentTables, groups: list[RowGroup]) -> dict[RowGroup, int]:
+    """The place of the first row of each row group."""
+    numbers = {part: number for number, part in enumerate(table.parts)}
+    places, before = {}, Counter[str]()
     for group in groups:
-        places[start : start + group.rows, :2] = numbers[group.part], group.index
-        places[start : start + group.rows, 2] = np.arange(group.rows)
-        start += group.rows
-    start = 0
-    for rows in table.batches(groups, ["latent"]):
-        some = packed_latents(rows)
-        packed[start : start + len(some)] = some
-        places[start : start + len(some), 3] = nearest_lists(centres, some, 1)[:, 0]
-        start += len(some)
-    return write_index_part(uri, number, packed, places), total
+        places[group] = numbers[group.part] << ROW_BITS | before[group.part]
+        before[group.part] += group.rows
+    return places

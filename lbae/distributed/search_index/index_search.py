@@ -1,41 +1,18 @@
 """The latents of a search index nearest to given ones: each task searches one file, the driver merges."""
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 
 from lbae.core.latents.hamming import nearest
 from lbae.core.latents.inverted_lists import nearest_lists
 from lbae.distributed.cluster.calls import call_each
 from lbae.distributed.latent_table.neighbours import Hit
 from lbae.io.artifacts.latent_tables import LatentTables
-from lbae.io.artifacts.search_index import PLACE, SearchIndex
+from lbae.io.artifacts.search_index import ROW_BITS, SearchIndex
 from lbae.io.storage.location import resolve
 from lbae.io.storage.stored_file import damaged
 
-
-@dataclass(frozen=True, kw_only=True)
-class NearestIndexed:
-    """Indexed latents nearest to each query, nearest first: their distances in bits, and their places."""
-
-    distances: Int32[np.ndarray, "Q C"]
-    places: Int32[np.ndarray, "Q C 4"]
-
-    def first(self, k: int) -> "NearestIndexed":
-        """The ``k`` nearest of them, in order."""
-        order = np.argsort(self.distances, axis=1, kind="stable")[:, :k]
-        return NearestIndexed(
-            distances=np.take_along_axis(self.distances, order, axis=1),
-            places=np.take_along_axis(self.places, order[:, :, None], axis=1),
-        )
-
-    def beside(self, other: "NearestIndexed") -> "NearestIndexed":
-        """Both together, in no order."""
-        return NearestIndexed(
-            distances=np.concatenate([self.distances, other.distances], axis=1),
-            places=np.concatenate([self.places, other.places], axis=1),
-        )
+_FOUND = np.dtype([("distance", np.int32), ("list", np.int32), ("place", np.int64)])
 
 
 def hits_by_index(
@@ -43,44 +20,56 @@ def hits_by_index(
 ) -> list[Hit]:
     """The ``k`` latents nearest to a packed query, of those in the ``probes`` lists nearest to it.
 
-    Fewer if the lists hold fewer. Of latents equally far as the last, any may be among them.
+    Fewer if the lists hold fewer. Of latents as far as the last, any may be among them.
     """
-    lists = nearest_lists(index.centres, query[None], probes)
-    found, parts = nearest_in_lists(index, query[None], k, lists[0]), table.parts
+    lists = nearest_lists(index.centres, query[None], probes)[0]
+    found, parts = nearest_in_lists(index, query[None], k, lists)[0], table.parts
     hits = []
-    for distance, (part, group, row, _) in zip(found.distances[0], found.places[0].tolist(), strict=True):
-        if not 0 <= part < len(parts):
-            raise damaged(resolve(index.uri), f"it names part {part} of {len(parts)}")
-        hits.append(Hit(distance=int(distance), part=parts[part], row_group=group, row=row))
+    for distance, place in zip(found["distance"].tolist(), found["place"].tolist(), strict=True):
+        number, row = place >> ROW_BITS, place & (2**ROW_BITS - 1)
+        if not 0 <= number < len(parts):
+            raise damaged(resolve(index.uri), f"it names part {number} of {len(parts)} of {table}")
+        group, row = _in_row_group(table, parts[number], row)
+        hits.append(Hit(distance=distance, part=parts[number], row_group=group, row=row))
     return hits
+
+
+def _in_row_group(table: LatentTables, part: str, row: int) -> tuple[int, int]:
+    """The row group that holds a row of a part, and the row in it; one after the last if none does."""
+    groups = table.footer(part, [])[0]
+    for group in groups:
+        if row < group.rows:
+            return group.index, row
+        row -= group.rows
+    return len(groups), row
 
 
 def nearest_in_lists(
     index: SearchIndex, packed: UInt8[np.ndarray, "Q B"], k: int, lists: Int64[np.ndarray, "W"]
-) -> NearestIndexed:
-    """The ``k`` latents nearest to each packed query, of those in some lists."""
+) -> Shaped[np.ndarray, "Q k"]:
+    """The ``k`` latents nearest to each packed query, of those in some lists; fewer if they hold fewer.
+
+    Each is a record of its ``distance`` in bits, its ``list`` and its ``place``, nearest first.
+    """
+    found = np.empty((len(packed), 0), dtype=_FOUND)
     calls = [(part,) for part in index.parts]
-    found = _nothing(len(packed))
-    for some in call_each(_nearest, (index, packed, k, np.sort(lists)), calls):
-        found = found.beside(some).first(k)
+    for some in call_each(_nearest_in_part, (index, packed, k, np.sort(lists)), calls):
+        found = _first(np.concatenate([found, some], axis=1), k)
     return found
 
 
-def _nothing(queries: int) -> NearestIndexed:
-    return NearestIndexed(
-        distances=np.empty((queries, 0), np.int32), places=np.empty((queries, 0, len(PLACE)), np.int32)
-    )
-
-
-def _nearest(
-    index: SearchIndex,
-    packed: UInt8[np.ndarray, "Q B"],
-    k: int,
-    lists: Int64[np.ndarray, "W"],
-    part: str,
-) -> NearestIndexed:
-    found = _nothing(len(packed))
-    for latents, places in index.batches(part, lists):
-        distances, rows = nearest(packed, latents, k)
-        found = found.beside(NearestIndexed(distances=distances, places=places[rows])).first(k)
+def _nearest_in_part(
+    index: SearchIndex, packed: UInt8[np.ndarray, "Q B"], k: int, lists: Int64[np.ndarray, "W"], part: str
+) -> Shaped[np.ndarray, "Q k"]:
+    found = np.empty((len(packed), 0), dtype=_FOUND)
+    for latents in index.latents(part, lists):
+        distances, rows = nearest(packed, latents.packed, k)
+        some = np.empty(distances.shape, dtype=_FOUND)
+        some["distance"], some["list"], some["place"] = distances, latents.lists[rows], latents.places[rows]
+        found = _first(np.concatenate([found, some], axis=1), k)
     return found
+
+
+def _first(found: Shaped[np.ndarray, "Q C"], k: int) -> Shaped[np.ndarray, "Q k"]:
+    order = np.argsort(found["distance"], axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(found, order, axis=1)

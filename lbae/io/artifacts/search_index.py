@@ -2,7 +2,7 @@
 
 Layout of the artifact, format version 1 (see docs/reference/formats.md):
 
-- ``data/part-*.parquet``: list, part, row_group, row and latent of every row, sorted by list
+- ``data/part-*.parquet``: list, place and latent of every row, sorted by list
 - ``centres.safetensors``: the packed centre of each list
 - ``manifest.json``
 """
@@ -30,12 +30,20 @@ from lbae.io.storage.parquet_file import open_parquet, write_parquet
 from lbae.io.storage.stored_file import damaged
 
 KIND = "search index"
-PLACE = ("part", "row_group", "row", "list")
-"""Where a latent lies: the number of its part file among those of the tables, its row group, its row in that,
-and its list."""
+ROW_BITS = 32
+"""A place is the number of a part file among those of the tables, and in this many low bits a row of it."""
 _CENTRES = "centres.safetensors"
-# A search reads row groups that hold a wanted list: 80 kB each at N = 600.
-_GROUP_ROWS = 2**10
+# A search reads row groups that hold a wanted list: 180 kB each at N = 600.
+_GROUP_ROWS = 2**11
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedLatents:
+    """Packed latents, the list that each is in, and its place in the tables."""
+
+    packed: UInt8[np.ndarray, "K B"]
+    lists: Int32[np.ndarray, "K"]
+    places: Int64[np.ndarray, "K"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +68,8 @@ class SearchIndex:
         """The recall of the power of two at or below ``probes`` lists; None if it was not measured."""
         return self.recall.get(str(2 ** (probes.bit_length() - 1)))
 
-    def batches(
-        self, part: str, wanted: Int64[np.ndarray, "W"]
-    ) -> Iterator[tuple[UInt8[np.ndarray, "K B"], Int32[np.ndarray, "K 4"]]]:
-        """Yield the latents of the ``wanted`` lists in a file, packed, and their places.
+    def latents(self, part: str, wanted: Int64[np.ndarray, "W"]) -> Iterator[IndexedLatents]:
+        """Yield the latents of the ``wanted`` lists, in order of their numbers, in a file.
 
         Raises:
             UserError: The file is missing or damaged, or has other columns.
@@ -85,25 +91,27 @@ class SearchIndex:
                 if any(column.null_count for column in rows.columns):
                     raise damaged(location, "it has rows without a value")
                 rows = rows.filter(pa.array(np.isin(rows["list"].to_numpy(), wanted)))
-                yield packed_latents(rows), np.stack([rows[name].to_numpy() for name in PLACE], axis=1)
+                yield IndexedLatents(
+                    packed=packed_latents(rows),
+                    lists=rows["list"].to_numpy(),
+                    places=rows["place"].to_numpy(),
+                )
 
 
 def _schema(width: int) -> pa.Schema:
-    return pa.schema([("latent", pa.binary(width)), *((name, pa.int32()) for name in PLACE)])
+    return pa.schema([("latent", pa.binary(width)), ("list", pa.int32()), ("place", pa.int64())])
 
 
-def write_index_part(
-    uri: str, number: int, packed: UInt8[np.ndarray, "K B"], places: Int32[np.ndarray, "K 4"]
-) -> str:
+def write_index_part(uri: str, number: int, latents: IndexedLatents) -> str:
     """Write one file of an index, sorted by list, and return its name."""
-    order = np.argsort(places[:, PLACE.index("list")], kind="stable")
-    latents = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(packed.shape[1]), len(packed), [None, pa.py_buffer(packed[order])]
+    order, width = np.argsort(latents.lists, kind="stable"), latents.packed.shape[1]
+    packed = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(width), len(order), [None, pa.py_buffer(latents.packed[order])]
     )
-    columns = {name: pa.array(places[order, column]) for column, name in enumerate(PLACE)}
+    columns = [packed, pa.array(latents.lists[order]), pa.array(latents.places[order])]
     name = f"data/part-{number:05d}.parquet"
     groups = [min(_GROUP_ROWS, len(order) - start) for start in range(0, len(order), _GROUP_ROWS)]
-    write_parquet(uri, name, pa.table({"latent": latents, **columns}), row_groups=groups)
+    write_parquet(uri, name, pa.table(columns, schema=_schema(width)), row_groups=groups)
     return name
 
 
