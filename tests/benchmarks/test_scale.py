@@ -24,7 +24,7 @@ from lbae.config import ModelConfig
 from lbae.core.latents.packing import packed_width
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec, best_precision
-from lbae.io.artifacts.latent_parts import publish_latents
+from lbae.io.artifacts.latent_parts import publish_latents, rows_per_part
 from lbae.io.artifacts.latent_table import latent_rows, rows_digest
 from lbae.io.artifacts.manifest import read_manifest
 from lbae.io.artifacts.model_artifact import save_model
@@ -34,14 +34,25 @@ from lbae.io.storage.parquet_file import write_parquet
 from tests.benchmarks.conftest import smooth_images
 from tests.conftest import ROOT
 
-SIZES = (10_000, 100_000, 1_000_000)
+SIZES = tuple(int(os.environ.get("LBAE_BENCH_ROWS", 1_000_000)) // share for share in (100, 10, 1))
 NETWORK = ModelConfig(latent_dim=600, channels=(16, 64, 128))  # fast, so that the stages' own costs show
 COMPONENTS = "10"
-LINEAR, GROWTH = 10, {"fit": 2}  # most times the seconds at ten times the images
+# Most times the seconds at ten times the images. An index has more lists, too.
+LINEAR, GROWTH = 10, {"fit": 2, "index": 32}
 MORE_MB = 200
-PART_ROWS = 2**16
 DIGIT = ROOT / "docs" / "images" / "seven.png"
 ROUNDS, ROWS = 5, 128
+# The system's own count of a finished child's memory includes that of its parent before the program started.
+WITH_PEAK = """
+import runpy, sys
+
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    with open("/proc/self/status") as status:
+        print(next(line for line in status if line.startswith("VmHWM")), file=sys.stderr)
+"""
 
 
 @pytest.mark.parametrize("preset", ["mnist", "cifar10", "celeba", "celeba128", "celeba256"])
@@ -75,30 +86,27 @@ def stand_in(model: str, out: str, count: int) -> None:
     settings = {"latent_dim": bits, "keep_images": False}
     output = Output(out, "latent table", parents={"model": fingerprint, "data": str(count)}, config=settings)
     output.begin()
-    rng, parts = np.random.default_rng(0), []
-    for first in range(0, count, PART_ROWS):
-        numbers = np.arange(first, min(first + PART_ROWS, count))
+    rng, parts, length = np.random.default_rng(0), [], rows_per_part(count)
+    for first in range(0, count, length):
+        numbers = np.arange(first, min(first + length, count))
         packed = rng.integers(0, 256, (len(numbers), packed_width(bits)), dtype=np.uint8)
         columns = pa.table({"label": numbers % 10})
         keys = pa.array([f"images/{number:012d}.png" for number in numbers])
         rows = latent_rows(keys, packed, columns, bits, fingerprint, NETWORK.latent_grid)
-        name = f"data/part-001-{first // PART_ROWS:05d}.parquet"
+        name = f"data/part-001-{first // length:05d}.parquet"
         write_parquet(out, name, rows)
-        encoder = frozenset({("cpu", "float32")})
-        digest = rows_digest(rows.schema)
-        parts.append(Part(files=(name,), rows=len(rows), bad=0, digest=digest, encoders=encoder))
+        digest, encoder = rows_digest(rows.schema.metadata), ("cpu", "float32")
+        parts.append(Part(files=(name,), rows=len(rows), digest=digest, encoder=encoder))
     publish_latents(output, parts, None, {"model": model})
 
 
 def job(name: str, *options: str) -> tuple[float, float]:
     """Run a job in a process of its own; return its seconds and the most memory of the process in MB."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *options]
+    command = [sys.executable, "-c", WITH_PEAK, str(ROOT / "jobs" / f"{name}.py"), *options]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    return time.perf_counter() - started, used.ru_maxrss / 1000
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, (command, done.stderr)
+    return time.perf_counter() - started, int(done.stderr.split()[-2]) / 1000
 
 
 def stages(out: Path, model: str, count: int) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -114,6 +122,9 @@ def stages(out: Path, model: str, count: int) -> Iterator[tuple[str, tuple[float
     yield "fit", job("fit", *inputs, "--out", f"{out}/{count}/bundle", "--components", COMPONENTS)
     yield "show", job("show", latents)
     yield "search", job("search", "--latents", latents, "--image", str(DIGIT))
+    yield "index", job("index", "--latents", latents, "--out", f"{out}/{count}/index")
+    indexed = ("--index", f"{out}/{count}/index")
+    yield "search by index", job("search", "--latents", latents, *indexed, "--image", str(DIGIT))
 
 
 def test_no_part_grows_faster_than_the_corpus(tmp_path: Path) -> None:

@@ -265,7 +265,6 @@ def test_damage_is_named_and_nothing_is_published(latents, tmp_path, how, messag
             describe(latents)
 
 
-@pytest.mark.slow
 def test_unique_keys_pass(latents, tmp_path):
     assert reduce(latents=latents, out=str(tmp_path / "m"), unique=True)["rows"] == 1000
 

@@ -6,15 +6,19 @@ the order in which digests are added nor on the number of buckets.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from jaxtyping import Int64, Shaped, UInt8
 
 from lbae.distributed.cluster.resources import cluster_cpus
+from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.io.storage.row_digests import KNOWN, MOST_BUCKETS, RowDigests, concatenated, mark
 from lbae.report.progress import ProgressLine
+
+T = TypeVar("T")
 
 HELD_ROWS = 2**21
 """Digests that the driver holds at a time, of 24 bytes each. As many rows are joined without Ray."""
@@ -48,6 +52,33 @@ class RepeatedRows:
             self._held_rows += len(some)
             if self.needs_ray and self._held_rows >= HELD_ROWS:
                 self._hand_on()
+
+    def add_each(
+        self,
+        tasks: Sequence[T],
+        digests_of: Callable[[T], tuple[Shaped[np.ndarray, "K"], int]],
+        doing: Callable[[T], str],
+        line: ProgressLine,
+        check_lock: Callable[[], None],
+    ) -> None:
+        """Add what ``digests_of`` returns for each task, in Ray tasks if this process has Ray.
+
+        Args:
+            tasks: Any values that can be pickled.
+            digests_of: Returns digests and ``first``, as :meth:`add` takes them.
+            doing: Describes a task in errors, such as ``reading keys of a.parquet``.
+            line: Counts the digests.
+            check_lock: Called per task.
+        """
+
+        def look(row: dict[str, Any]) -> dict[str, Any]:
+            return run_task(row, digests_of, doing)
+
+        in_tasks = ray.is_initialized()
+        for digests, first in results(map_tasks(tasks, look)) if in_tasks else map(digests_of, tasks):
+            self.add(digests, first)
+            line.update(line.done + len(digests))
+            check_lock()
 
     def left_out(self, check_lock: Callable[[], None]) -> UInt8[np.ndarray, "B"]:
         """One bit per row of the source, least significant first: 1 for the rows to leave out.

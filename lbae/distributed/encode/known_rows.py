@@ -1,12 +1,10 @@
-"""Find the rows of a source whose keys a latent table has, in this process or in Ray tasks."""
+"""Find the rows of a source whose keys a latent table has, in Ray tasks if this process has Ray."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from lbae.distributed.cluster.tasks import map_tasks, results, run_task
 from lbae.distributed.digests.repeated_rows import RepeatedRows
 from lbae.io.artifacts.latent_table import LatentTable
 from lbae.io.sources.hashes import key_digests
@@ -35,23 +33,16 @@ def known_rows(
     Raises:
         UserError: As :meth:`LatentTable.keys`.
     """
-
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        return run_task(
-            row, lambda task: _digests(table, task), lambda task: f"reading keys of {_named(task)}"
-        )
-
     tasks: list[_Task] = [*table.manifest.files, *_runs(shards)]
-    if not repeated.needs_ray:
-        for task in tasks:
-            repeated.add(*_digests(table, task))
-        return repeated.left_out(check_lock)
     total = table.manifest.rows + sum(shard.rows for shard in shards)
     with ProgressLine("compare", total, "keys") as line:
-        for digests, first in results(map_tasks(tasks, look, num_cpus=1)):
-            repeated.add(digests, first)
-            line.update(line.done + len(digests))
-            check_lock()
+        repeated.add_each(
+            tasks,
+            lambda task: _digests(table, task),
+            lambda task: f"reading keys of {_named(task)}",
+            line,
+            check_lock,
+        )
     return repeated.left_out(check_lock)
 
 

@@ -1,29 +1,44 @@
-"""Check with Ray Data that no key of latent tables occurs twice."""
+"""Check that no key of latent tables occurs twice."""
 
-import pyarrow.compute as pc
-import ray.data
+import itertools
+from collections.abc import Callable
 
-from lbae.distributed.cluster.resources import cluster_cpus
-from lbae.distributed.cluster.tasks import configure_ray_data
+import numpy as np
+
+from lbae.distributed.digests.repeated_rows import RepeatedRows
+from lbae.distributed.latent_table.table_scan import Scan
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_tables import LatentTables
-from lbae.io.storage.location import resolve
+from lbae.io.sources.hashes import key_digests
+from lbae.report.progress import ProgressLine
 
-_KEYS_PER_PARTITION = 2**20
+_NAMED = 5  # keys that the message lists
 
 
-def check_unique_keys(table: LatentTables) -> None:
+def check_unique_keys(table: LatentTables, found: Scan, check_lock: Callable[[], None]) -> None:
     """Raise UserError if keys occur more than once; the message names up to five of them."""
-    configure_ray_data()
-    files = [resolve(part) for part in table.parts]
-    partitions = max(2 * cluster_cpus(), table.rows // _KEYS_PER_PARTITION)
-    rows = ray.data.read_parquet([file.path for file in files], filesystem=files[0].fs)
-    counts = rows.select_columns(["key"]).groupby("key", num_partitions=partitions).count()
-    repeated = counts.map_batches(
-        lambda rows: rows.filter(pc.greater(rows["count()"], 1)), batch_format="pyarrow", batch_size=None
-    )
-    if found := [row["key"] for row in repeated.take(5)]:
+    starts, before = {}, 0
+    for part, groups in itertools.groupby(found.row_groups, key=lambda group: group.part):
+        starts[part] = before
+        before += sum(group.rows for group in groups)
+    repeated = RepeatedRows(found.rows, distinct=True)
+    with ProgressLine("compare", found.rows, "keys") as line:
+        repeated.add_each(
+            list(starts),
+            lambda part: (key_digests(table.read(part, ["key"])["key"]), starts[part]),
+            lambda part: f"reading keys of {part}",
+            line,
+            check_lock,
+        )
+    bits = np.unpackbits(repeated.left_out(check_lock), bitorder="little")
+    if names := {_key(table, starts, row) for row in np.flatnonzero(bits)[:_NAMED].tolist()}:
         raise UserError(
-            f"keys of {table} occur more than once: {', '.join(sorted(found))}; encode the table again, or of"
+            f"keys of {table} occur more than once: {', '.join(sorted(names))}; encode the table again, or of"
             f" several tables one, with a name for its images (--data NAME=URI)"
         )
+
+
+def _key(table: LatentTables, starts: dict[str, int], row: int) -> str:
+    """The key of a row of the tables, from the first rows of their parts."""
+    part = next(part for part in reversed(starts) if starts[part] <= row)
+    return str(table.read(part, ["key"])["key"][row - starts[part]])

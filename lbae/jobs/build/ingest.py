@@ -122,16 +122,13 @@ def _written(
 
 def _distinct(images: Source, check_lock: Callable[[], None]) -> tuple[Shard, ...]:
     """The shards without images whose bytes equal those of an earlier image."""
-
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        return run_task(
-            row, lambda shard: (shard.start, ingest_parts.digests(shard)), lambda shard: f"reading {shard}"
-        )
-
     repeated = RepeatedRows(images.rows, distinct=True)
     with ProgressLine("compare", images.rows, "images") as line:
-        for first, digests in results(map_tasks(images.shards, look, num_cpus=1)):
-            repeated.add(digests, first)
-            line.update(line.done + len(digests))
-            check_lock()
+        repeated.add_each(
+            images.shards,
+            lambda shard: (ingest_parts.digests(shard), shard.start),
+            lambda shard: f"reading {shard}",
+            line,
+            check_lock,
+        )
     return leaving_out(images.shards, repeated.left_out(check_lock))

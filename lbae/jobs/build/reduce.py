@@ -63,14 +63,13 @@ def reduce(
     # Earlier versions stored "by"; without it, their finished sums would count as made from other options.
     settings = {"attributes": ",".join(attributes), "by": None}
     started = time.monotonic()
-    # Counting keys (--unique) is a shuffle of Ray Data's.
-    little = not unique and is_little_work(table.rows, table.latent_dim**2)
-    with locked(out), session(address, little=little):
+    little = is_little_work(table.rows, table.latent_dim**2)
+    with locked(out) as check_lock, session(address, little=little):
         check_storage(table.uris, [out])
         found = scan(table, columns)
         check_scan(table, found)
         if unique:
-            check_unique_keys(table)
+            check_unique_keys(table, found, check_lock)
         others = other_columns(table.columns)
         chosen = select_attributes(attributes, found.values, others)
         columns_left_out = (
