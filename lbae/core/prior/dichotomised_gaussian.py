@@ -13,10 +13,11 @@ from scipy import linalg, special
 
 from lbae.core.prior.gaussian import upper_quadrant
 
-_LEAST_VARIANCE = 1e-3  # of a side given the other bits
+_PASSES = 4  # more bring sides no nearer to their means (docs/measurements.md)
+_LEAST = 1e-6  # mean and variance of a side in the tail, against rounding
 _LOG_DENSITY = -0.5 * np.log(2 * np.pi)
 _CACHE_BYTES = 2**29
-_MATRICES = 4  # float64 matrices that a model in use holds
+_MATRICES = 3  # float64 matrices that a model in use holds
 
 
 def model_bytes(bits: int) -> int:
@@ -50,12 +51,15 @@ class DichotomisedGaussian:
         found[i, j] = found[j, i] = 4 * (both - share[i] * share[j])
         return found
 
-    @cached_property
-    def roots(self) -> tuple[Float64[np.ndarray, "N N"], Float64[np.ndarray, "N N"]]:
-        """The symmetric R^(1/2) and R^(-1/2)."""
-        values, vectors = linalg.eigh(self.correlation, check_finite=False)
-        scale = np.sqrt(values)
-        return (vectors * scale) @ vectors.T, (vectors / scale) @ vectors.T
+    def whitened(self, sides: Float64[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
+        """R^(-1/2) (x - c) with the symmetric root: independent standard normals, if the sides are draws."""
+        values, vectors = self._eigen
+        return (((sides - self.shifts) @ vectors) / np.sqrt(values)) @ vectors.T
+
+    def coloured(self, white: Float64[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
+        """The sides c + R^(1/2) w of whitened ones."""
+        values, vectors = self._eigen
+        return self.shifts + ((white @ vectors) * np.sqrt(values)) @ vectors.T
 
     def log_likelihood(
         self, latents: Int8[np.ndarray, "K N"], mean: Float64[np.ndarray, "N"] | None = None
@@ -71,16 +75,23 @@ class DichotomisedGaussian:
     def sides(self, latents: Int8[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
         """Approximate E[x | b]; every side has the sign of its bit.
 
-        A side is predicted linearly from all other bits, as a Gaussian that its own bit then truncates at 0.
+        By vector approximate message passing (Rangan, Schniter and Fletcher 2019): all sides are predicted in
+        turn from their correlations, and from their bits, each time without what the other already told.
         """
-        gain, gain_of_own, deviation = self._prediction
-        surprise = (latents - self.mean) @ self._inverse[0]
-        others = self.shifts + (surprise * gain) @ self.correlation - surprise * gain_of_own
-        centre = latents * others / deviation
-        # The mean of a truncated Gaussian, in logarithms, which stay accurate far out in the tail.
-        ratio = np.exp(_LOG_DENSITY - centre**2 / 2 - special.log_ndtr(centre))
-        beyond: Float64[np.ndarray, "K N"] = latents * deviation * np.maximum(centre + ratio, _LEAST_VARIANCE)
-        return beyond
+        values, vectors = self._eigen
+        centre, precision = np.broadcast_to(self.shifts, latents.shape), np.ones((len(latents), 1))
+        for number in range(_PASSES + 1):
+            found, variance = _truncated(latents, centre, precision)
+            if number == _PASSES:
+                break
+            told = 1 / variance - precision
+            heard = (found / variance - precision * centre) / told
+            shrunk = values * told + 1
+            moved = ((heard - self.shifts) @ vectors * (values * told / shrunk)) @ vectors.T
+            spread = (values / shrunk).mean(axis=1, keepdims=True)
+            precision = 1 / spread - told
+            centre = ((self.shifts + moved) / spread - told * heard) / precision
+        return found
 
     @cached_property
     def _inverse(self) -> tuple[Float64[np.ndarray, "N N"], float]:
@@ -89,16 +100,22 @@ class DichotomisedGaussian:
         return linalg.inv(covariance, check_finite=False), float(np.linalg.slogdet(covariance)[1])
 
     @cached_property
-    def _prediction(self) -> tuple[Float64[np.ndarray, "N"], ...]:
-        """2 phi(c_i), (R D P)_ii / P_ii, and the deviation of side i given the other bits, for all i.
+    def _eigen(self) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N N"]]:
+        """Eigenvalues and eigenvectors of the correlation matrix."""
+        values, vectors = linalg.eigh(self.correlation, check_finite=False)
+        return values, vectors
 
-        With Cov(x, b) = R D, D = diag(2 phi(c)), and P the bits' precision, all bits predict x - c by
-        R D P (b - m). Without bit i, the prediction of side i is less by (R D P)_ii (P (b - m))_i / P_ii, and
-        the remaining variance is greater by (R D P)_ii^2 / P_ii.
-        """
-        density = 2 * np.exp(_LOG_DENSITY - self.shifts**2 / 2)
-        with_bits, precision = self.correlation * density, self._inverse[0]
-        all_bits = with_bits @ precision
-        own, certainty = np.diag(all_bits), np.diag(precision)
-        variance = 1 - (all_bits * with_bits).sum(axis=1) + own**2 / certainty
-        return density, own / certainty, np.sqrt(np.clip(variance, _LEAST_VARIANCE, 1))
+
+def _truncated(
+    latents: Int8[np.ndarray, "K N"],
+    centre: Float64[np.ndarray, "K N"],
+    precision: Float64[np.ndarray, "K 1"],
+) -> tuple[Float64[np.ndarray, "K N"], Float64[np.ndarray, "K 1"]]:
+    """Means of Gaussians truncated at 0 to the sides of the bits, and the mean of their variances."""
+    deviation = 1 / np.sqrt(precision)
+    inside = latents * centre / deviation
+    # In logarithms, which stay accurate far out in the tail.
+    ratio = np.exp(_LOG_DENSITY - inside**2 / 2 - special.log_ndtr(inside))
+    beyond = np.maximum(inside + ratio, _LEAST)
+    shares = np.clip(1 - ratio * (inside + ratio), _LEAST, None)
+    return latents * deviation * beyond, deviation**2 * shares.mean(axis=1, keepdims=True)
