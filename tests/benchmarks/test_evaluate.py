@@ -70,7 +70,7 @@ def bare(extractor: FeatureExtractor) -> float:
 def test_evaluation(tmp_path):
     made, cache = untrained(tmp_path, "mnist"), tmp_path / "cache"
     given = {name: made[name] for name in ("bundle", "latents", "moments")}
-    given |= {"data": str(SAMPLE), "train_data": str(SAMPLE), "priors": ",".join(PRIORS), "cache": str(cache)}
+    given |= {"data": str(SAMPLE), "train_data": str(SAMPLE), "priors": list(PRIORS), "cache": str(cache)}
 
     def run(name: str) -> tuple[float, float, float]:
         """Seconds of the whole job, of feature extraction, and of the work that only the driver does."""

@@ -89,6 +89,16 @@ def test_sides_are_nearly_their_means_given_the_bits():
     assert np.square(found - sides).mean() < 1.01 * np.square(means[codes] - sides).mean()
 
 
+@pytest.mark.parametrize("shift", [0.0, 8.0, -40.0])
+def test_sides_of_constant_bits_are_finite(shift):
+    rng = np.random.default_rng(2)
+    model = replace(random_model(rng), shifts=np.full(BITS, shift))
+    for latents in (np.ones((3, BITS), np.int8), -np.ones((3, BITS), np.int8)):
+        found = model.sides(latents)
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(signs(found), latents)
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=10)
 def test_exchanged_draws_have_the_moments_of_the_target(seed):

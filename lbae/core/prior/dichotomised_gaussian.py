@@ -14,7 +14,7 @@ from scipy import linalg, special
 from lbae.core.prior.gaussian import upper_quadrant
 
 _PASSES = 4  # more bring sides no nearer to their means (docs/measurements.md)
-_LEAST = 1e-6  # mean and variance of a side in the tail, against rounding
+_LEAST = 1e-6  # mean and variance of a side in the tail, and what bits tell, against rounding
 _LOG_DENSITY = -0.5 * np.log(2 * np.pi)
 _CACHE_BYTES = 2**29
 _MATRICES = 3  # float64 matrices that a model in use holds
@@ -84,7 +84,7 @@ class DichotomisedGaussian:
             found, variance = _truncated(latents, centre, precision)
             if number == _PASSES:
                 break
-            told = 1 / variance - precision
+            told = np.maximum(1 / variance - precision, _LEAST)
             heard = (found / variance - precision * centre) / told
             shrunk = values * told + 1
             moved = ((heard - self.shifts) @ vectors * (values * told / shrunk)) @ vectors.T
