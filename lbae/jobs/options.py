@@ -21,7 +21,7 @@ Address = Annotated[
     tyro.conf.arg(
         help="Ray cluster to join; 'local' starts one for this job. If omitted: the address in RAY_ADDRESS,"
         " else the cluster that `ray start` started on this machine, else a local Ray. A small table is"
-        " reduced or searched without Ray, unless an address is given."
+        " reduced, indexed or searched without Ray, unless an address is given."
     ),
 ]
 Gpus = Annotated[

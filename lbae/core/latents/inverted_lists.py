@@ -12,14 +12,19 @@ from jaxtyping import Int64, UInt8
 
 from lbae.core.latents.hamming import nearest
 
-_MOST_LISTS = 2**12
-SAMPLE_PER_LIST = 64
+MOST_LISTS = 2**14
+SAMPLE_PER_LIST = 40
 """Latents that centres are learned from, per list; FAISS asks for 39 or more."""
+_DEFAULT_LISTS, _DEFAULT_BYTES = 2**12, 2**30
 
 
-def default_lists(rows: int) -> int:
-    """The number of lists for this many latents: about the square root, a power of two, at most 4,096."""
-    return min(_MOST_LISTS, 2 ** round(math.log2(max(1, rows)) / 2))
+def default_lists(rows: int, bits: int) -> int:
+    """The number of lists for this many latents: about the square root, a power of two.
+
+    At most 4,096, and so few that FAISS's sample of real numbers takes at most a gibibyte.
+    """
+    most = min(_DEFAULT_LISTS, _DEFAULT_BYTES // (4 * SAMPLE_PER_LIST * bits))
+    return int(2 ** min(round(math.log2(max(1, rows)) / 2), math.floor(math.log2(most))))
 
 
 def learn_centres(sample: UInt8[np.ndarray, "K B"], lists: int) -> UInt8[np.ndarray, "L B"]:

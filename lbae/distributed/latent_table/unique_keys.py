@@ -30,8 +30,10 @@ def check_unique_keys(table: LatentTables, found: Scan, check_lock: Callable[[],
             line,
             check_lock,
         )
-    bits = np.unpackbits(repeated.left_out(check_lock), bitorder="little")
-    if names := {_key(table, starts, row) for row in np.flatnonzero(bits)[:_NAMED].tolist()}:
+    bits = repeated.left_out(check_lock)
+    some = np.flatnonzero(bits)[:_NAMED]
+    rows = np.flatnonzero(np.unpackbits(bits[some], bitorder="little"))[:_NAMED]
+    if names := {_key(table, starts, int(8 * some[row // 8] + row % 8)) for row in rows}:
         raise UserError(
             f"keys of {table} occur more than once: {', '.join(sorted(names))}; encode the table again, or of"
             f" several tables one, with a name for its images (--data NAME=URI)"

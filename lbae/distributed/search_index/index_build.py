@@ -1,7 +1,9 @@
 """Building a search index: centres from a sample, then one task per file of the index."""
 
+import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,6 @@ from lbae.distributed.latent_table.drawn_rows import draw_rows
 from lbae.distributed.latent_table.row_group_assignment import assign_row_groups
 from lbae.distributed.latent_table.table_scan import check_scan, scan
 from lbae.distributed.search_index.index_search import nearest_in_lists
-from lbae.errors import UserError
 from lbae.io.artifacts.latent_table import RowGroup, packed_latents
 from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.artifacts.output import Output
@@ -26,39 +27,49 @@ from lbae.io.artifacts.search_index import (
     write_centres,
     write_index_part,
 )
+from lbae.io.storage.location import absolute
 from lbae.report.progress import ProgressLine
+
+_logger = logging.getLogger(__name__)
 
 # Larger files let a search skip more of their row groups; a task holds a file twice.
 _FILE_ROWS, _FILE_BYTES = 2**22, 2**28
 _QUERIES, _NEAREST = 100, 20
 
 
-def build_index(table: LatentTables, output: Output, lists: int) -> dict[str, Any]:
-    """Write and publish an index of ``lists`` lists, with its recall against comparing with all rows."""
-    started = time.monotonic()
+def build_index(
+    table: LatentTables, output: Output, lists: int, check_lock: Callable[[], None]
+) -> dict[str, Any]:
+    """Write and publish an index of ``lists`` lists, with its recall against comparing with all rows.
+
+    An artifact that it replaces is only removed once the tables have been checked.
+    """
+    started, uri = time.monotonic(), absolute(output.uri)
     found = scan(table, [])
     check_scan(table, found)
     drawn = draw_rows(table, found, ["key", "latent"], SAMPLE_PER_LIST * lists + _QUERIES)
     sample = packed_latents(drawn.rows)
-    if len(sample) < lists:
-        raise UserError(f"lists is {lists}; allowed: at most the {len(sample)} rows of {table}")
+    _logger.info(f"learning the centres of {lists} lists from {len(sample)} latents")
     centres = learn_centres(sample, lists)
-    write_centres(output.uri, centres)
+    output.begin()
+    write_centres(uri, centres)
     rows = min(_FILE_ROWS, _FILE_BYTES // sample.shape[1])
-    places = _first_places(table, found.row_groups)
     files = assign_row_groups(found.row_groups, -(-found.rows // rows))
+    places = _first_places(table, found.row_groups)
     calls = [(groups, [places[group] for group in groups], number) for number, groups in enumerate(files)]
     names = []
     with ProgressLine("index", found.rows, "rows") as line:
-        for name, written in call_each(_write_part, (table, centres, output.uri), calls):
+        for name, written in call_each(_write_part, (table, centres, uri), calls):
             names.append(name)
             line.update(line.done + written)
-    index = SearchIndex(uri=output.uri, centres=centres, parts=tuple(names), recall={})
+            check_lock()
+    index = SearchIndex(uri=uri, rows=found.rows, centres=centres, parts=tuple(names), recall={})
     index = replace(index, recall=measure_recall(index, sample[:_QUERIES]))
+    check_lock()
     return publish_index(output, table, index, {"seconds": round(time.monotonic() - started, 1)})
 
 
-def measure_recall(index: SearchIndex, queries: UInt8[np.ndarray, "Q B"]) -> dict[str, float]:
+def measure_recall(index: SearchIndex, queries: UInt8[np.ndarray, "Q B"]) -> dict[int, float]:
     """The share of the 20 latents nearest to indexed ones, without themselves, by lists probed.
 
     A latent is found if its list is among those probed, so one search of all lists tells it for any number.
@@ -69,8 +80,8 @@ def measure_recall(index: SearchIndex, queries: UInt8[np.ndarray, "Q B"]) -> dic
     needed = np.take_along_axis(rank, found, axis=1) + 1
     if not needed.size:  # a single row has no others
         return {}
-    powers = [2**power for power in range(index.lists.bit_length())]
-    return {str(probes): round(float((needed <= probes).mean()), 4) for probes in powers}
+    measured = [*(2**power for power in range((index.lists - 1).bit_length())), index.lists]
+    return {probes: round(float((needed <= probes).mean()), 4) for probes in measured}
 
 
 def _write_part(

@@ -215,7 +215,12 @@ class LatentTable:
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """One part; raises UserError if it is damaged or has another latent width or model."""
         with self._open(part) as file:
-            return file.read(columns=columns)
+            return self._with_keys(part, file.read(columns=columns))
+
+    def latent(self, part: str, group: int, row: int) -> UInt8[np.ndarray, "B"]:
+        """The packed latent of one row, which the part must have."""
+        with self._open(part) as file:
+            return packed_latents(file.read_row_group(group, columns=["latent"]))[row]
 
     def row(self, part: str, group: int, row: int) -> dict[str, Any]:
         """One row, without its latent and its image; raises UserError if the part has no such row."""
@@ -253,7 +258,7 @@ class LatentTable:
                 for batch in file.iter_batches(
                     _BATCH_ROWS, row_groups=[group.index for group in run], columns=columns
                 ):
-                    rows = pa.Table.from_batches([batch])
+                    rows = self._with_keys(part, pa.Table.from_batches([batch]))
                     try:
                         check_packed(packed_latents(rows), self.latent_dim)
                     except ValueError as error:
@@ -266,6 +271,17 @@ class LatentTable:
         with open_parquet(location) as file:
             self._check(location, file)
             yield file
+
+    def _with_keys(self, part: str, rows: pa.Table) -> pa.Table:
+        """The rows; UserError if their keys, if read, are no text."""
+        if "key" in rows.column_names:
+            kind, missing = rows["key"].type, rows["key"].null_count
+            if missing or kind not in (pa.string(), pa.large_string()):
+                raise damaged(
+                    resolve(self.uri) / part,
+                    f"its keys have the type {kind}, and {missing} are missing; allowed: a text per row",
+                )
+        return rows
 
     def _written_digest(self, part: str, schema: pa.Schema) -> str:
         """The digest of a part's rows in its metadata, in hex; empty if there is none."""

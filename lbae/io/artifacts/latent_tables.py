@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt8
 
 from lbae.config import Precision
 from lbae.errors import UserError
@@ -19,6 +21,7 @@ from lbae.io.artifacts.manifest import MANIFEST, read_manifest
 from lbae.io.artifacts.output import UNFINISHED
 from lbae.io.sources.columns import common_columns, with_columns
 from lbae.io.storage.digests import digest
+from lbae.io.storage.json_file import read_object
 from lbae.io.storage.location import absolute, resolve
 
 _NAMED = 5  # tables that a message lists
@@ -105,6 +108,11 @@ class LatentTables:
         """One row, without its latent and its image."""
         table, name = self._find(part)
         return table.row(name, group, row)
+
+    def latent(self, part: str, group: int, row: int) -> UInt8[np.ndarray, "B"]:
+        """The packed latent of one row, which the part must have."""
+        table, name = self._find(part)
+        return table.latent(name, group, row)
 
     def footer(self, part: str, columns: Sequence[str]) -> tuple[list[RowGroup], str]:
         """The row groups of a part, each with the stored size of ``columns``, and the digest of its rows."""
@@ -211,8 +219,10 @@ def _matches(uri: str) -> list[str]:
     tables: list[str] = []
     others: list[str] = []
     for folder in place.matching_folders():
-        if (folder / MANIFEST).exists() or (folder / UNFINISHED).exists():
-            is_table = read_manifest(str(folder)).kind == KIND  # refuses an unfinished artifact
+        if (folder / MANIFEST).exists():
+            is_table = read_manifest(str(folder)).kind == KIND
+        elif (folder / UNFINISHED).exists() and read_object(folder / UNFINISHED).get("kind", KIND) == KIND:
+            is_table = bool(read_manifest(str(folder)))  # refuses an unfinished artifact
         else:
             is_table = False
         (tables if is_table else others).append(str(folder))

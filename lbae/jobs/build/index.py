@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lbae.core.latents.inverted_lists import default_lists
+from lbae.core.latents.inverted_lists import MOST_LISTS, default_lists
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.storage_check import check_storage
 from lbae.distributed.latent_table.little_work import is_little_work
@@ -28,15 +28,17 @@ def index(
     Args:
         latents: URI of the latent table. Several, or a pattern such as 'OUT/*', are indexed as one table.
         out: URI of the search index to write. It takes about as much room as the latents.
-        lists: Number of lists of similar latents, 1 or more.
-            If omitted: about the square root of the rows, at most 4096.
+        lists: Number of lists of similar latents, 1 to 16384. Their centres are learned from 160 bytes per
+            list and bit. If omitted: about the square root of the rows, at most 4096 or a gibibyte.
     """
     table = open_latent_tables(latents)
     if not table.rows:
         raise UserError(f"{table} holds no rows; there is nothing to index")
-    count = default_lists(table.rows) if lists is None else lists
-    if not 1 <= count <= table.rows:
-        raise UserError(f"lists is {count}; allowed: 1 to the {table.rows} rows of {table}")
+    count = default_lists(table.rows, table.latent_dim) if lists is None else lists
+    if not 1 <= count <= min(table.rows, MOST_LISTS):
+        raise UserError(
+            f"lists is {count}; allowed: 1 to {MOST_LISTS}, and at most the {table.rows} rows of {table}"
+        )
     output = Output(
         out,
         KIND,
@@ -46,8 +48,8 @@ def index(
         overwrite=overwrite,
     )
     little = is_little_work(table.rows, count * table.latent_dim)
-    with locked(out), session(address, little=little):
+    with locked(out) as check_lock, session(address, little=little):
         check_storage(table.uris, [out])
-        if done := output.begin():
+        if done := output.existing():
             return done
-        return build_index(table, output, count)
+        return build_index(table, output, count, check_lock)

@@ -47,9 +47,11 @@ def search(
         image: Image file to search with.
         k: Number of images to find, 1 or more.
         index: URI of a search index of the same tables. It makes the search faster, but some of the
-            nearest images may be missing; the result says which share to expect.
+            nearest images may be missing. `recall` in the result is the share that was found of the 20
+            nearest to indexed images when the index was written.
             If omitted: compare with all latents.
-        probes: Number of lists of the index to look into, 1 or more; more find more. If omitted: 16.
+        probes: Number of lists of the index to look into, 1 or more; more find more.
+            If they hold fewer than k images, fewer are found. If omitted: 16.
         out: PNG file to write (*.png): the image, then the found images. If omitted: no picture.
             The found images are read from their tables' sources.
         model: URI of the model. If omitted: where it was when the first table was encoded.
@@ -73,8 +75,9 @@ def search(
         sources = {each.uri: one or plan(each.images()) for each in table.tables}
         for source in sources.values():
             source.check_output(out)
-    with session(address, little=is_little_work(table.rows, table.latent_dim)):
-        check_storage(table.uris, [])
+    compared = probed[0].rows_read(probed[1]) if probed else table.rows
+    with session(address, little=is_little_work(compared, table.latent_dim)):
+        check_storage([*table.uris, *([index] if index else [])], [])
         code = pack(codec.encode(query[None]))
         if probed is None:
             hits = nearest_in(table, code, k).hits(0)
