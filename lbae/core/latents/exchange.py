@@ -22,8 +22,7 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
-TEMPERATURE = 0.6
-"""T of an exchange. A lower one reaches a value more often, and keeps less of the image."""
+_TEMPERATURE = 0.6  # T; a lower one reaches a value more often, and keeps less of the image
 
 
 def exchanged_sides(
@@ -118,7 +117,7 @@ def _exchange_column(
         rows = moves & (source == first) & (target == second)
         before, after = models.model(first), models.model(second)
         sides = before.sides(latents[rows])
-        goal = exchanged_sides(before, after, sides, TEMPERATURE)
+        goal = exchanged_sides(before, after, sides, _TEMPERATURE)
         mixed = (1 - strength) * sides + strength * goal
         edited[rows] = np.where(mixed >= 0, np.int8(1), np.int8(-1))
     return edited
