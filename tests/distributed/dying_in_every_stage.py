@@ -45,7 +45,7 @@ WORK = {  # processes of a stage's work, by a part of their titles
     "ingest": "ray::Map",
     "train": "RayTrainWorker",
     "encode": "ray::Map",
-    "reduce": "ray::_partial_sums",
+    "reduce": "ray::_sums_on_node",
     "fit": "ray::_",
     "sample": "ray::Map",
     "evaluate": "ray::Map",
