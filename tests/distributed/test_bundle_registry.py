@@ -21,6 +21,12 @@ from lbae.io.storage.location import resolve
 from tests.bundles import untrained_bundle
 
 
+@pytest.fixture(autouse=True)
+def settled(monkeypatch) -> None:
+    """Registries do not wait for replicas that they have not heard from yet."""
+    monkeypatch.setattr(bundle_registry, "_SETTLE_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def other(pipeline, tmp_path_factory) -> str:
     return untrained_bundle(pipeline, tmp_path_factory.mktemp("other"))
@@ -102,6 +108,22 @@ def test_a_restarted_registry_learns_from_its_replicas(pipeline, other):
         assert (hold[-1], answer) == (other, serving)
         parts = await again.fetch(dataclasses.replace(serving, number=7))
         assert await parts["fingerprint"] == fingerprint(other)
+
+    asyncio.run(run())
+
+
+def test_a_restarted_registry_waits_for_replicas_that_it_does_not_know_yet(pipeline, other, monkeypatch):
+    monkeypatch.setattr(bundle_registry, "_SETTLE_S", 1.0)
+
+    async def run():
+        registry, old = BundleRegistry(pipeline.bundle, False, keep_s=60), pipeline.bundle
+        await beat(registry, "quick", old)
+        await registry.swap(other)
+        assert (await beat(registry, "quick", old, other))[1].uri == old
+        await beat(registry, "late", old)
+        await asyncio.sleep(1)
+        assert (await beat(registry, "quick", old, other))[1].uri == old, "late does not hold it yet"
+        assert (await beat(registry, "late", old, other))[1].uri == other
 
     asyncio.run(run())
 

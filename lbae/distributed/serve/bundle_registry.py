@@ -23,6 +23,7 @@ from lbae.web.backend.bundle_backend import bundle_facts
 _POLL_S = 1.0  # between polls of the pointer file
 _RETRY_S = 5.0  # the same after a poll or swap that failed
 _DEAD_S = 10.0  # a swap does not wait for a replica without a heartbeat for this long
+_SETTLE_S = 5.0  # no swap ends before: a restarted registry has then heard from every live replica
 
 logger = logging.getLogger("ray.serve")
 
@@ -77,6 +78,7 @@ class BundleRegistry:
         self._next: BundleVersion | None = None
         self._retired: dict[BundleVersion, float] = {}
         self._heartbeats: dict[str, _Heartbeat] = {}
+        self._started = time.monotonic()
         self._loading = asyncio.Lock()
         self._problem: str | None = None
         self._following: asyncio.Task[None] | None = None
@@ -112,7 +114,9 @@ class BundleRegistry:
         now = time.monotonic()
         self._heartbeats[replica] = _Heartbeat(now, held)
         self._heartbeats = {name: beat for name, beat in self._heartbeats.items() if now - beat.at < _DEAD_S}
-        if next_ != current and all(next_.fingerprint in beat.held for beat in self._heartbeats.values()):
+        settled = now - self._started >= _SETTLE_S
+        held_by_all = all(next_.fingerprint in beat.held for beat in self._heartbeats.values())
+        if next_ != current and settled and held_by_all:
             self._retired[current] = now
             self._current = current = next_
         self._retired = {
