@@ -35,7 +35,7 @@ BLOCKS = {  # bash and Python blocks per page, all of which are run below
     "docs/guides/edits.md": (3, 1),
     "docs/guides/evaluation.md": (2, 1),
     "docs/guides/hub.md": (2, 1),
-    "docs/guides/large-corpora.md": (5, 0),
+    "docs/guides/large-corpora.md": (6, 0),
     "docs/guides/own-images.md": (2, 0),
     "docs/guides/priors.md": (2, 1),
     "docs/guides/serving.md": (3, 2),
@@ -151,7 +151,7 @@ def test_tracking(job, pipeline, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_large_corpora(pipeline, tmp_path):
-    ingest, small, append, search, several = readme_blocks("bash", guide("large-corpora"))
+    ingest, small, append, search, indexed, several = readme_blocks("bash", guide("large-corpora"))
     images, more = tmp_path / "digits", tmp_path / "others"
     shutil.copytree(pipeline.data, images)
     more.mkdir()
@@ -167,6 +167,8 @@ def test_large_corpora(pipeline, tmp_path):
     assert (appended["rows"], appended["known_rows"], sums["rows"], bundle["rows"]) == (800, 600, 800, 800)
     (found,) = run_readme(search, pipeline.out, pipeline.data)
     assert len(found["hits"]) == 20
+    index, by_index = run_readme(indexed, tmp_path, images)
+    assert (index["rows"], by_index["probes"], len(by_index["hits"])) == (800, 16, 20)
     *_, drift, added, bundle, found = run_readme(several, tmp_path, images, MORE=more)
     assert (drift["rows"], added["rows"], bundle["rows"], found["rows"]) == ([800, 400], 1200, 1200, 1200)
 

@@ -17,7 +17,7 @@ _PASSES = 4  # more bring sides no nearer to their means (docs/measurements.md)
 _LEAST = 1e-6  # mean and variance of a side in the tail, and what bits tell, against rounding
 _LOG_DENSITY = -0.5 * np.log(2 * np.pi)
 _CACHE_BYTES = 2**29
-_MATRICES = 3  # float64 matrices that a model in use holds
+_MATRICES = 4  # float64 matrices of a model: three that it keeps, and one while they are computed
 
 
 def model_bytes(bits: int) -> int:

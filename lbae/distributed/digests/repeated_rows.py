@@ -60,8 +60,9 @@ class RepeatedRows:
         doing: Callable[[T], str],
         line: ProgressLine,
         check_lock: Callable[[], None],
+        in_tasks: bool,
     ) -> None:
-        """Add what ``digests_of`` returns for each task, in Ray tasks if this process has Ray.
+        """Add what ``digests_of`` returns for each task.
 
         Args:
             tasks: Any values that can be pickled.
@@ -69,12 +70,12 @@ class RepeatedRows:
             doing: Describes a task in errors, such as ``reading keys of a.parquet``.
             line: Counts the digests.
             check_lock: Called per task.
+            in_tasks: In Ray tasks, else in this process.
         """
 
         def look(row: dict[str, Any]) -> dict[str, Any]:
             return run_task(row, digests_of, doing)
 
-        in_tasks = ray.is_initialized()
         for digests, first in results(map_tasks(tasks, look)) if in_tasks else map(digests_of, tasks):
             self.add(digests, first)
             line.update(line.done + len(digests))

@@ -1,4 +1,4 @@
-"""Find the rows of a source whose keys a latent table has, in Ray tasks if this process has Ray."""
+"""Find the rows of a source whose keys a latent table has, in this process or in Ray tasks."""
 
 from collections.abc import Callable, Iterator
 
@@ -42,6 +42,7 @@ def known_rows(
             lambda task: f"reading keys of {_named(task)}",
             line,
             check_lock,
+            in_tasks=repeated.needs_ray,
         )
     return repeated.left_out(check_lock)
 

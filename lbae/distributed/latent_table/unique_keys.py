@@ -29,6 +29,7 @@ def check_unique_keys(table: LatentTables, found: Scan, check_lock: Callable[[],
             lambda part: f"reading keys of {part}",
             line,
             check_lock,
+            in_tasks=repeated.needs_ray,
         )
     bits = repeated.left_out(check_lock)
     some = np.flatnonzero(bits)[:_NAMED]

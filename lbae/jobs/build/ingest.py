@@ -130,5 +130,6 @@ def _distinct(images: Source, check_lock: Callable[[], None]) -> tuple[Shard, ..
             lambda shard: f"reading {shard}",
             line,
             check_lock,
+            in_tasks=True,
         )
     return leaving_out(images.shards, repeated.left_out(check_lock))
