@@ -75,8 +75,9 @@ class DichotomisedGaussian:
     def sides(self, latents: Int8[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
         """Approximate E[x | b]; every side has the sign of its bit.
 
-        By vector approximate message passing (Rangan, Schniter and Fletcher 2019): all sides are predicted in
-        turn from their correlations, and from their bits, each time without what the other already told.
+        By vector approximate message passing (Rangan, Schniter and Fletcher 2019). Each pass predicts the
+        sides from their correlations, and then cuts them off at 0 by their bits. Each of the two steps takes
+        out of what it gets the part that it had sent to the other.
         """
         values, vectors = self._eigen
         centre, precision = np.broadcast_to(self.shifts, latents.shape), np.ones((len(latents), 1))
