@@ -4,18 +4,20 @@ Both use two cores. The bare work is encoding, sampling, decoding and features. 
 features, edits, paths, rates and neighbours.
 """
 
+import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
-import pytest
 import ray
-import ray.data
 import torch
 
 from lbae.core.latents.interpolation import interpolate
-from lbae.distributed.cluster.actor_pool import run_on_actors
+from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.sources.decode import decode_every
@@ -28,36 +30,38 @@ from lbae.report.evaluation.settings import make_priors
 from tests.benchmarks.conftest import untrained
 from tests.conftest import SAMPLE
 
+CPUS = 2
 PRIORS = ("mixture", "hyperplane", "gaussian", "direct", "independent")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@contextmanager
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, object_store_memory=2**30, log_to_driver=False)
+    """A new Ray, which has no processes of earlier jobs."""
+    ray.init(address="local", num_cpus=CPUS, object_store_memory=2**30, log_to_driver=False)
     yield
     ray.shutdown()
 
 
-class Idle:
-    """An actor that holds the same objects as one of an evaluation, and does nothing."""
-
-    def __init__(self, *, extractor: ray.ObjectRef, device: str) -> None:
-        self.extractor = ray.get(extractor).to(device)
-
-    def __call__(self, task: int) -> int:
-        return task
+def process(_: FeatureExtractor) -> int:
+    """The id of this process, after a wait that leaves the next task to another one."""
+    time.sleep(0.1)
+    return os.getpid()
 
 
 def start_up(extractor: FeatureExtractor) -> float:
-    """Seconds until two :class:`Idle` actors have answered."""
-    started = time.perf_counter()
-    list(run_on_actors(range(4), Idle, str, extractor=ray.put(extractor)))
-    return time.perf_counter() - started
+    """Seconds until a process per CPU has started, loaded the extractor, and answered."""
+    with cluster():
+        started, answered = time.perf_counter(), set[int]()
+        for answer in ExtractorTasks(extractor).start_each([partial(process)] * 1000):
+            answered.add(answer)
+            if len(answered) == CPUS:
+                return time.perf_counter() - started
+    raise AssertionError(f"only {len(answered)} processes started")
 
 
 def bare(extractor: FeatureExtractor) -> float:
     """Seconds for encoding, sampling, decoding and features of the same images in this process."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(CPUS)
     bundle, started = extractor.bundle, time.perf_counter()
     images = np.concatenate([part.images for part in decode_every(plan(str(SAMPLE)), bundle.codec.config)])
     latents = bundle.encode(images)
@@ -74,9 +78,10 @@ def test_evaluation(tmp_path):
 
     def run(name: str) -> tuple[float, float, float]:
         """Seconds of the whole job, of feature extraction, and of the work that only the driver does."""
-        started = time.perf_counter()
-        evaluate(out=str(tmp_path / name), **given)
-        whole = time.perf_counter() - started
+        with cluster():
+            started = time.perf_counter()
+            evaluate(out=str(tmp_path / name), **given)
+            whole = time.perf_counter() - started
         seconds = json.loads((tmp_path / name / "report.json").read_text())["seconds"]
         return (
             whole,
@@ -99,18 +104,18 @@ def test_evaluation(tmp_path):
         seed=0,
     )
     starts, bases, again = [start_up(extractor)], [bare(extractor)], []
-    for turn in range(2):
+    for turn in range(3):
         again.append(run(f"again-{turn}"))
         starts.append(start_up(extractor))
         bases.append(bare(extractor))
     whole, extraction, alone = zip(*again, strict=True)
     print(f"\nevaluation: {first:.1f} s with an empty cache, then {min(whole):.1f} to {max(whole):.1f} s")
-    for name, seconds in (("the job", whole), ("feature extraction", extraction)):
-        ratios = [(s - start) / base for s in seconds for start, base in zip(starts, bases, strict=True)]
-        print(
-            f"{name}, without starting actors ({min(starts):.1f} to {max(starts):.1f} s): {min(ratios):.2f}"
-            f" to"
-            f" {max(ratios):.2f} times the bare work ({min(bases):.1f} to {max(bases):.1f} s)"
-        )
+    around = [(before + after) / 2 for before, after in itertools.pairwise(bases)]
+    parts = {"the job": whole, "the job without its start": [s - min(starts) for s in whole]}
+    for name, seconds in (parts | {"features": extraction}).items():
+        ratios = [s / base for s, base in zip(seconds, around, strict=True)]
+        print(f"{name}: {min(ratios):.2f} to {max(ratios):.2f} times the bare work before and after it")
+    for name, seconds in (("a start", starts), ("the bare work", bases)):
+        print(f"{name} takes {min(seconds):.1f} to {max(seconds):.1f} s")
     shares = [driver / seconds for driver, seconds in zip(alone, whole, strict=True)]
     print(f"only the driver works during {min(shares):.0%} to {max(shares):.0%} of the time")

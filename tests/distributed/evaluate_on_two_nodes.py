@@ -1,4 +1,4 @@
-"""Run by test_evaluation: evaluate on two nodes, one of which is killed while actors extract features.
+"""Run by test_evaluation: evaluate on two nodes, one of which is killed while both extract features.
 
 ``python -m tests.distributed.evaluate_on_two_nodes OPTIONS``, the job's options as JSON.
 """
@@ -16,19 +16,18 @@ from ray.cluster_utils import Cluster
 from lbae.jobs.build.evaluate import evaluate
 
 
-def ready_actors() -> set[int]:
-    """Process ids of the actors whose constructor has returned."""
+def extracting() -> set[int]:
+    """Process ids of the workers that run a function of the extractor."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            title = " ".join(process.cmdline())
-            if "MapWorker" in title and "__init__" not in title:
+            if "ray::_call" in " ".join(process.cmdline()):
                 found.add(process.pid)
     return found
 
 
 def main(options: str) -> None:
-    """Start the nodes, evaluate, and kill the second node as soon as both have an actor."""
+    """Start the nodes, evaluate, and kill the second node as soon as both have extracted features."""
     one = {"num_cpus": 1, "object_store_memory": 2**29}
     cluster = Cluster(initialize_head=True, head_node_args={**one, "include_dashboard": False})
     second = cluster.add_node(**one)
@@ -36,9 +35,9 @@ def main(options: str) -> None:
     killed = threading.Event()
 
     def kill() -> None:
-        ready: set[int] = set()
-        while len(ready) < 2:
-            ready |= ready_actors()
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen |= extracting()
             time.sleep(0.1)
         cluster.remove_node(second, allow_graceful=False)
         killed.set()

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lbae.report.evaluation.lossy_formats import rate_curve, recompressed
-from lbae.report.features.pixels import pixel_sums
+from lbae.report.features.pixels import pixel_sums, structural_similarity
 
 
 @pytest.fixture
@@ -28,6 +30,17 @@ def test_pixel_sums_do_not_depend_on_the_batches(images):
         np.square(images / 255 - other / 255).mean(axis=(1, 2, 3)).sum(), rel=1e-5
     )
     assert pixel_sums(images, images, None) == pytest.approx({"mse": 0, "ssim": 5})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [6, 28])
+def test_structural_similarity_is_torchmetrics(channels, side):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(7, channels, side, side, generator=generator)
+    noise = torch.randn(a.shape, generator=generator) * torch.linspace(0, 1, 7)[:, None, None, None]
+    b = (a + noise).clamp(0, 1)
+    theirs = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert structural_similarity(a, b).numpy() == pytest.approx(theirs.numpy(), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])

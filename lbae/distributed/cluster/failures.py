@@ -26,6 +26,14 @@ def root_cause(error: BaseException) -> LbaeError:
     return UnforeseenError(lines[0] if hints_follow else lines[-1])
 
 
+def process_died(error: RayError, times: int, remedy: str) -> LbaeError:
+    """The error of a task whose process died so often that Ray gave up."""
+    return LbaeError(
+        f"a worker process died {times} times (out of memory, or an image that crashes the decoder);"
+        f" {remedy}: {' '.join(str(error).split())[:300]}"
+    )
+
+
 def _innermost(error: BaseException) -> BaseException:
     """The exception below Ray's wrappers, or the LbaeError that caused it, if any."""
     while inner := getattr(error, "cause", None) or getattr(error, "_base_exc", None) or _wrapped(error):

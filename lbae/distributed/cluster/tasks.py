@@ -10,17 +10,17 @@ import ray.data
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
-from lbae.distributed.cluster.failures import root_cause
+from lbae.distributed.cluster.failures import process_died, root_cause
 from lbae.distributed.cluster.ray_private import pass_arguments_by_value
 from lbae.distributed.cluster.resources import cluster_cpus
-from lbae.errors import LbaeError, UnforeseenError, as_lbae_error, working_on
+from lbae.errors import UnforeseenError, as_lbae_error, working_on
 
 _logger = logging.getLogger(__name__)
 
 # Ray Data by default retries a task forever when its process dies, even if the task itself kills it. Actors
 # get a higher limit, because they live as long as the job and a lost node counts too. Their limit is
 # max_restarts, because with max_task_retries a lost node would end the job.
-_TASK_RETRIES = 3
+TASK_RETRIES = 3
 _ACTOR_RESTARTS = 9
 # Ray Data costs the driver some milliseconds and 7 kB per block, whatever the cluster's size. So many tasks
 # share blocks, but every CPU gets enough blocks for all to end at about the same time.
@@ -55,7 +55,7 @@ def map_tasks(
     their process dies. ``options`` are those of Ray Data's ``map``.
     """
     pass_arguments_by_value()
-    limit = {"max_restarts": _ACTOR_RESTARTS} if isinstance(work, type) else {"max_retries": _TASK_RETRIES}
+    limit = {"max_restarts": _ACTOR_RESTARTS} if isinstance(work, type) else {"max_retries": TASK_RETRIES}
     with warnings.catch_warnings():
         # Passing options this way is deprecated, but Ray 2.60 has no other way to limit retries.
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -101,9 +101,5 @@ def results(rows: ray.data.Dataset) -> Iterator[Any]:
     except (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ActorDiedError) as error:
         if getattr(error, "actor_init_failed", False):
             raise root_cause(error) from error
-        times = (_ACTOR_RESTARTS if isinstance(error, ActorDiedError) else _TASK_RETRIES) + 1
-        raise LbaeError(
-            f"a worker process died {times} times (out of memory, or an image that crashes the decoder);"
-            f" finished work is kept, run the job again:"
-            f" {' '.join(str(error).split())[:300]}"
-        ) from error
+        retries = _ACTOR_RESTARTS if isinstance(error, ActorDiedError) else TASK_RETRIES
+        raise process_died(error, retries + 1, "finished work is kept, run the job again") from error

@@ -3,16 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import ray
 
-from lbae.core.bundle import Bundle
 from lbae.core.latents.packing import unpack
-from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.cluster.torch_env import torch_task
 from lbae.distributed.evaluate.distance_tasks import DistanceTasks
+from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
 from lbae.distributed.evaluate.midpoints import midpoint_stream, start_midpoints
 from lbae.distributed.evaluate.nearest_training_latents import find_memorization
 from lbae.distributed.evaluate.training_overlap import overlap_counts, start_overlap
@@ -35,7 +33,6 @@ from lbae.report.evaluation.lossy_formats import FORMATS, rate_curve
 from lbae.report.evaluation.settings import EvaluationSettings
 from lbae.report.evaluation.streams import MIDPOINTS, RECONSTRUCTIONS, TEST, TRAIN, Stream
 from lbae.report.evaluation.variations import VARIATIONS, VARIED, Varied, measure_variations
-from lbae.report.features.classifier import Classifier
 from lbae.report.features.feature_sums import drawn_rows
 
 _logger = logging.getLogger(__name__)
@@ -44,6 +41,7 @@ _logger = logging.getLogger(__name__)
 def compare(
     inputs: EvaluationInputs,
     settings: EvaluationSettings,
+    tasks: ExtractorTasks,
     extractor: FeatureExtractor,
     streams: Mapping[str, Stream],
     references: Mapping[str, Reference],
@@ -53,16 +51,16 @@ def compare(
     All tasks start before any is waited for, so they share the cluster's CPUs until the last one ends.
     """
     made, classifier = streams[RECONSTRUCTIONS], extractor.classifier
-    middles = start_midpoints(extractor, made.latents)
+    middles = start_midpoints(tasks, made.latents)
     distances = DistanceTasks(settings.metrics, references)
     for name, stream in streams.items():
         distances.start(name, stream.features)
-    edits, left_out = _start_edits(extractor, made)
-    others = _start_others(extractor, made)
+    edits, left_out = _start_edits(tasks, extractor, made)
+    others = _start_others(tasks, extractor, made)
     overlap = start_overlap(inputs.test, inputs.train, made)
-    memorization = find_memorization(inputs, streams)
     midpoints = midpoint_stream(middles, extractor.network.num_features, len(made.latents))
     distances.start(MIDPOINTS, midpoints.features)
+    memorization = find_memorization(inputs, streams)
     accuracy, unusable = classifier_accuracy(references[TEST].sums, classifier) if classifier else ({}, {})
     measured = [edit for edit in ray.get(edits) if edit]
     edited = {}
@@ -97,15 +95,15 @@ def _counted(same: dict[str, int]) -> dict[str, int]:
     return same
 
 
-def _start_others(extractor: FeatureExtractor, made: Stream) -> dict[str, ray.ObjectRef]:
+def _start_others(
+    tasks: ExtractorTasks, extractor: FeatureExtractor, made: Stream
+) -> dict[str, ray.ObjectRef]:
     """Start the tasks that need reconstructions only: paths, variations, and a rate curve per format."""
-    bundle, (device, share) = ray.put(extractor.bundle), torch_device()
     tested = unpack(made.latents, extractor.bundle.codec.config.latent_dim)
     pairs, some = (tested[drawn_rows(len(tested), most)] for most in (2 * PAIRS, VARIED))
-    paths, varied = (task.options(num_gpus=share) for task in (_paths, _varied))
     return {
-        "paths": paths.remote(bundle, device, pairs, extractor.seed),
-        VARIATIONS: varied.remote(bundle, extractor.classifier, device, some, extractor.seed),
+        "paths": tasks.start(_paths, pairs),
+        VARIATIONS: tasks.start(_varied, some),
         **{form: _rates.remote(made.shown[:, 0], form) for form in FORMATS},
     }
 
@@ -113,43 +111,35 @@ def _start_others(extractor: FeatureExtractor, made: Stream) -> dict[str, ray.Ob
 _rates = torch_task(rate_curve)
 
 
-@torch_task
-def _paths(bundle: Bundle, device: str, latents: np.ndarray, seed: int) -> dict[str, Paths]:
-    return measure_paths(bundle.codec.to(device), bundle.normals, latents, seed)
+def _paths(extractor: FeatureExtractor, latents: np.ndarray) -> dict[str, Paths]:
+    return measure_paths(extractor.bundle.codec, extractor.bundle.normals, latents, extractor.seed)
 
 
-def _start_edits(extractor: FeatureExtractor, made: Stream) -> tuple[list[ray.ObjectRef], dict[str, str]]:
+def _varied(extractor: FeatureExtractor, latents: np.ndarray) -> Varied | None:
+    if extractor.bundle.prior.sampler != "gaussian":
+        return None
+    return measure_variations(extractor.bundle, extractor.classifier, latents, extractor.seed)
+
+
+def _start_edits(
+    tasks: ExtractorTasks, extractor: FeatureExtractor, made: Stream
+) -> tuple[list[ray.ObjectRef], dict[str, str]]:
     """Start one task per edit; also what is left out, with the reason."""
     if extractor.classifier is None:
         return [], {}
     planned, left_out = plan_edits(extractor.bundle, extractor.classifier)
     if not planned:
         return [], left_out
-    bundle, network = ray.put(extractor.bundle), ray.put(extractor.classifier)
-    device, share = torch_device()
     packed = made.latents[drawn_rows(len(made.latents), LATENTS)]
-    latents = unpack(packed, extractor.bundle.codec.config.latent_dim)
-    before = _before.options(num_gpus=share).remote(bundle, network, device, latents)
-    task: Any = _edits.options(num_gpus=share)
-    return [task.remote(bundle, network, device, before, name, value) for name, value in planned], left_out
+    before = tasks.start(_before, unpack(packed, extractor.bundle.codec.config.latent_dim))
+    return [tasks.start(_edits, before, name, value) for name, value in planned], left_out
 
 
-@torch_task
-def _before(bundle: Bundle, classifier: Classifier, device: str, latents: np.ndarray) -> Before:
-    return before_edits(bundle.to(device), classifier.to(device), latents)
+def _before(extractor: FeatureExtractor, latents: np.ndarray) -> Before:
+    assert extractor.classifier is not None
+    return before_edits(extractor.bundle, extractor.classifier, latents)
 
 
-@torch_task
-def _varied(
-    bundle: Bundle, classifier: Classifier | None, device: str, latents: np.ndarray, seed: int
-) -> Varied | None:
-    if bundle.prior.sampler != "gaussian":
-        return None
-    return measure_variations(bundle.to(device), classifier and classifier.to(device), latents, seed)
-
-
-@torch_task
-def _edits(
-    bundle: Bundle, classifier: Classifier, device: str, before: Before, attribute: str, value: bool
-) -> Edits | None:
-    return measure_edits(bundle.to(device), classifier.to(device), before, attribute, value)
+def _edits(extractor: FeatureExtractor, before: Before, attribute: str, value: bool) -> Edits | None:
+    assert extractor.classifier is not None
+    return measure_edits(extractor.bundle, extractor.classifier, before, attribute, value)

@@ -1,6 +1,6 @@
-"""Evaluate a bundle on Ray: actors extract features of images, then tasks compare them.
+"""Evaluate a bundle on Ray: tasks extract features of images, then others compare them.
 
-No result depends on the number of actors or nodes.
+No result depends on the number of processes or nodes.
 """
 
 import itertools
@@ -12,7 +12,8 @@ import ray
 
 from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.evaluate.comparisons import compare
-from lbae.distributed.evaluate.feature_actors import extract_features, start_precision
+from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
+from lbae.distributed.evaluate.feature_tasks import extract_features, start_precision
 from lbae.distributed.evaluate.networks import load_networks
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.source import Source, spread
@@ -63,7 +64,8 @@ def run_evaluation(
         name: decoding(source, config) | {"role": name, "rows": source.rows, **same}
         for name, source in sources.items()
     }
-    streams, references = _features(extractor, sources, made_of, cache)
+    tasks = ExtractorTasks(extractor)
+    streams, references = _features(tasks, extractor, sources, made_of, cache)
     bad = int(streams[RECONSTRUCTIONS].sums[BAD])
     check_bad_share(inputs.test.uri, bad, inputs.test.rows, max_bad_fraction)
     for name, reference in references.items():
@@ -71,7 +73,7 @@ def run_evaluation(
         check_count(reference.features.count, networks.features.num_features, settings.metrics, what)
     clock.append(time.monotonic())
 
-    found = compare(inputs, settings, extractor, streams, references)
+    found = compare(inputs, settings, tasks, extractor, streams, references)
     clock.append(time.monotonic())
     seconds = (round(now - before, 1) for before, now in itertools.pairwise(clock))
     return replace(
@@ -92,13 +94,16 @@ def _real_images(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict
 
 
 def _features(
-    extractor: FeatureExtractor, sources: dict[str, Source], made_of: dict[str, dict[str, Any]], cache: Cache
+    tasks: ExtractorTasks,
+    extractor: FeatureExtractor,
+    sources: dict[str, Source],
+    made_of: dict[str, dict[str, Any]],
+    cache: Cache,
 ) -> tuple[dict[str, Stream], dict[str, Reference]]:
     """The streams of the images that the bundle makes, and the references, cached ones where possible."""
     known = {name: cache.reference(facts) for name, facts in made_of.items()}
-    streams = extract_features(
-        extractor, sources[TEST], {name: source for name, source in sources.items() if known[name] is None}
-    )
+    unknown = {name: source for name, source in sources.items() if known[name] is None}
+    streams = extract_features(tasks, extractor, sources[TEST], unknown)
     references = {}
     for name, facts in made_of.items():
         if (reference := known[name]) is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lbae.config import ModelConfig
 from lbae.core.prior.memorization import QUERIES, distance_facts
+from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
 from lbae.distributed.latent_table.neighbours import Hit, nearest_in
 from lbae.errors import UserError
 from lbae.io.artifacts.latent_tables import LatentTables
@@ -38,7 +39,8 @@ def find_memorization(inputs: EvaluationInputs, streams: Mapping[str, Stream]) -
     tested = streams[RECONSTRUCTIONS].latents
     queries = {TEST: tested[drawn_rows(len(tested), QUERIES)]}
     queries |= {name: streams[name].latents[:QUERIES] for name in PRIORS if name in streams}
-    found = nearest_in(inputs.latents, np.concatenate(list(queries.values())), NEAREST)
+    every = np.concatenate(list(queries.values()))
+    found = nearest_in(inputs.latents, every, NEAREST, TORCH_RUNTIME_ENV)  # in the processes that are there
     starts = dict(zip(queries, np.cumsum([0, *map(len, queries.values())]), strict=False))
     nearest = {
         name: distance_facts(found.distances[starts[name] : starts[name] + len(packed), 0])

@@ -1,8 +1,7 @@
 """The networks of an evaluation: a classifier, the network whose features are compared, and LPIPS."""
 
 from dataclasses import dataclass
-
-from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+from typing import TYPE_CHECKING
 
 from lbae.config import ModelConfig
 from lbae.distributed.evaluate.classifier_task import trained_classifier
@@ -19,6 +18,9 @@ from lbae.report.features.inception import load_inception
 from lbae.report.features.labelled_images import NoUsableLabels
 from lbae.report.features.pixels import load_lpips
 
+if TYPE_CHECKING:
+    from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
@@ -26,7 +28,7 @@ class Networks:
 
     features: FeatureNetwork
     classifier: Classifier | None
-    lpips: LearnedPerceptualImagePatchSimilarity | None
+    lpips: "LearnedPerceptualImagePatchSimilarity | None"
     fingerprints: dict[str, str]
     left_out: dict[str, str]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -59,16 +60,24 @@ class Nearest:
         return found
 
 
-def nearest_in(table: LatentTables, packed: UInt8[np.ndarray, "Q B"], k: int) -> Nearest:
-    """The ``k`` latents of the tables nearest to each packed query; ties go to the earlier row."""
-    row_groups = scan(table, []).row_groups
+def nearest_in(
+    table: LatentTables,
+    packed: UInt8[np.ndarray, "Q B"],
+    k: int,
+    runtime_env: dict[str, Any] | None = None,
+) -> Nearest:
+    """The ``k`` latents of the tables nearest to each packed query; ties go to the earlier row.
+
+    ``runtime_env`` is that of the tasks' processes.
+    """
+    row_groups = scan(table, [], runtime_env).row_groups
     tasks = max(cluster_cpus(), -(-table.rows // _TASK_ROWS))
     calls, start = [], 0
     for assigned in assign_row_groups(row_groups, tasks):
         calls.append((assigned, start, k))
         start += sum(group.rows for group in assigned)
     found = np.empty((len(packed), 0), dtype=np.int64)
-    for part in call_each(_nearest, (table, packed), calls):
+    for part in call_each(_nearest, (table, packed), calls, runtime_env):
         found = np.sort(np.concatenate([found, part], axis=1), axis=1)[:, :k]
     return Nearest(row_groups=row_groups, found=found)
 

@@ -26,11 +26,15 @@ class Scan:
         return sum(group.rows for group in self.row_groups)
 
 
-def scan(table: LatentTables, columns: list[str]) -> Scan:
-    """Scan all part files of the tables, with the distinct values of ``columns``, in tasks."""
+def scan(table: LatentTables, columns: list[str], runtime_env: dict[str, Any] | None = None) -> Scan:
+    """Scan all part files of the tables, with the distinct values of ``columns``, in tasks.
+
+    ``runtime_env`` is that of the tasks' processes.
+    """
     parts = table.parts
     chunks = min(2 * cluster_cpus(), len(parts))
-    found = list(call_each(_scan, (table,), [(parts[i::chunks], columns) for i in range(chunks)]))
+    calls = [(parts[i::chunks], columns) for i in range(chunks)]
+    found = list(call_each(_scan, (table,), calls, runtime_env))
     numbers = {part: number for number, part in enumerate(parts)}
     return Scan(
         row_groups=sorted(

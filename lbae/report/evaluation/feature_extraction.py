@@ -5,14 +5,13 @@ One call makes one block of a stream. A block does not depend on the process tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
 from lbae.core.bundle import Bundle
 from lbae.core.latents.interpolation import interpolate
@@ -40,6 +39,9 @@ from lbae.report.features.classifier import Classifier
 from lbae.report.features.feature_sums import drawn_rows
 from lbae.report.features.pixels import pixel_sums
 
+if TYPE_CHECKING:
+    from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
 Images = UInt8[np.ndarray, "K H W C"]
 
 BLOCK_ROWS = 8 * BLOCK
@@ -66,7 +68,7 @@ class FeatureExtractor:
     priors: Mapping[str, Prior]
     network: FeatureNetwork
     classifier: Classifier | None
-    lpips: LearnedPerceptualImagePatchSimilarity | None
+    lpips: "LearnedPerceptualImagePatchSimilarity | None"
     rules: Rules
     samples: int
     seed: int

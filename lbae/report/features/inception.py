@@ -11,6 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from lbae.errors import LbaeError
 from lbae.io.storage.digests import digest
+from lbae.report.features.weights_file import only_tensors
 
 FEATURES = 2048
 _BATCH = 64
@@ -57,14 +58,3 @@ def load_inception() -> tuple[Inception, str]:
                 " file there, or compare in the features of a classifier (--features classifier)"
             ) from error
     return Inception(weights), digest(weights.read_bytes())
-
-
-def only_tensors(path: Path) -> None:
-    """Raise LbaeError when a weights file holds more than tensors.
-
-    The libraries that load it would unpickle, and so run, whatever it holds.
-    """
-    try:
-        torch.load(path, weights_only=True)
-    except Exception as error:
-        raise LbaeError(f"{path} is not a weights file: {' '.join(str(error).split())[:200]}") from error
