@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import ray
 import torch
 
 from lbae.core.latents.interpolation import interpolate
-from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
+from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks, in_completion_order
 from lbae.io.artifacts.bundle_artifact import load_bundle
 from lbae.io.artifacts.moments_artifact import load_moments
 from lbae.io.sources.decode import decode_every
@@ -52,7 +51,8 @@ def start_up(extractor: FeatureExtractor) -> float:
     """Seconds until a process per CPU has started, loaded the extractor, and answered."""
     with cluster():
         started, answered = time.perf_counter(), set[int]()
-        for answer in ExtractorTasks(extractor).start_each([partial(process)] * 1000):
+        tasks = ExtractorTasks(extractor)
+        for answer in in_completion_order([tasks.start(process) for _ in range(1000)]):
             answered.add(answer)
             if len(answered) == CPUS:
                 return time.perf_counter() - started

@@ -2,14 +2,14 @@
 
 import os
 import signal
-from functools import partial
 
 import pytest
+import ray
 
 import lbae
 from lbae.distributed.cluster.session import session
 from lbae.distributed.cluster.torch_env import TORCH_RUNTIME_ENV
-from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
+from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks, in_completion_order
 from lbae.errors import LbaeError, UnforeseenError
 from lbae.io.artifacts.attribute_columns import Attribute
 from lbae.report.evaluation.feature_extraction import FeatureExtractor
@@ -38,7 +38,8 @@ def used(extractor: FeatureExtractor, turn: int) -> tuple[int, int, int, str]:
 
 
 def test_a_process_loads_the_extractor_once_for_many_calls(ray_session, extractor):
-    found = list(ExtractorTasks(extractor).start_each([partial(used, turn=turn) for turn in range(20)]))
+    tasks = ExtractorTasks(extractor)
+    found = list(in_completion_order([tasks.start(used, turn) for turn in range(20)]))
     assert sorted(turn for turn, *_ in found) == list(range(20))
     processes = {process for _, process, *_ in found}
     assert len({(process, place) for _, process, place, _ in found}) == len(processes)
@@ -46,18 +47,18 @@ def test_a_process_loads_the_extractor_once_for_many_calls(ray_session, extracto
 
 
 def test_a_block_is_what_the_extractor_makes_in_this_process(ray_session, extractor):
-    calls = [partial(FeatureExtractor.sample_block, name="mixture", index=0)]
-    (block,) = next(ExtractorTasks(extractor).start_each(calls))
+    tasks = ExtractorTasks(extractor)
+    (block,) = ray.get(tasks.start(FeatureExtractor.sample_block, name="mixture", index=0))
     (expected,) = extractor.sample_block("mixture", 0)
     assert (block.latents == expected.latents).all()
     assert block.features == pytest.approx(expected.features, rel=1e-5, abs=1e-6)
 
 
 def test_an_unforeseen_error_says_what_was_called_with_which_arguments(ray_session, extractor):
-    calls = [partial(FeatureExtractor.sample_block, name="unknown", index=3)]
+    tasks = ExtractorTasks(extractor)
     message = r"KeyError: 'unknown' \(while sample_block name=unknown, index=3\)"
     with pytest.raises(UnforeseenError, match=message), session():
-        list(ExtractorTasks(extractor).start_each(calls))
+        list(in_completion_order([tasks.start(FeatureExtractor.sample_block, name="unknown", index=3)]))
 
 
 def dies(_: FeatureExtractor) -> None:
@@ -67,4 +68,4 @@ def dies(_: FeatureExtractor) -> None:
 @pytest.mark.slow
 def test_a_call_that_kills_its_process_ends_the_evaluation(ray_session, extractor):
     with pytest.raises(LbaeError, match=r"a worker process died 4 times .*; run the evaluation again: "):
-        list(ExtractorTasks(extractor).start_each([partial(dies)]))
+        list(in_completion_order([ExtractorTasks(extractor).start(dies)]))

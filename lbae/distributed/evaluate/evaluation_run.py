@@ -10,10 +10,12 @@ from typing import Any
 
 import ray
 
+from lbae.config import Precision
+from lbae.core.network.codec import best_precision
 from lbae.distributed.cluster.actor_pool import torch_device
 from lbae.distributed.evaluate.comparisons import compare
 from lbae.distributed.evaluate.extractor_tasks import ExtractorTasks
-from lbae.distributed.evaluate.feature_tasks import extract_features, start_precision
+from lbae.distributed.evaluate.feature_tasks import extract_features, start_samples
 from lbae.distributed.evaluate.networks import load_networks
 from lbae.io.sources.decode import check_bad_share
 from lbae.io.sources.source import Source, spread
@@ -37,7 +39,7 @@ def run_evaluation(
         UserError: There are too few images for a metric.
         LbaeError: More test images than the share ``max_bad_fraction`` cannot be decoded.
     """
-    clock, precision = [time.monotonic()], start_precision()
+    clock = [time.monotonic()]
     config = inputs.bundle.codec.config
     networks = load_networks(inputs.train, config, settings.features, cache)
     sources = _real_images(inputs, settings)
@@ -56,6 +58,8 @@ def run_evaluation(
         samples=inputs.test.rows,
         seed=settings.seed,
     )
+    tasks = ExtractorTasks(extractor)
+    precision, samples = tasks.start(_precision), start_samples(tasks, extractor)
     clock.append(time.monotonic())
 
     runs_on = {"device": torch_device()[0], "classifier_precision": ray.get(precision)}
@@ -64,8 +68,10 @@ def run_evaluation(
         name: decoding(source, config) | {"role": name, "rows": source.rows, **same}
         for name, source in sources.items()
     }
-    tasks = ExtractorTasks(extractor)
-    streams, references = _features(tasks, extractor, sources, made_of, cache)
+    known = {name: cache.reference(facts) for name, facts in made_of.items()}
+    unknown = {name: source for name, source in sources.items() if known[name] is None}
+    streams = extract_features(tasks, extractor, samples, inputs.test, unknown)
+    references = _references(known, made_of, streams, cache)
     bad = int(streams[RECONSTRUCTIONS].sums[BAD])
     check_bad_share(inputs.test.uri, bad, inputs.test.rows, max_bad_fraction)
     for name, reference in references.items():
@@ -93,22 +99,23 @@ def _real_images(inputs: EvaluationInputs, settings: EvaluationSettings) -> dict
     return sources
 
 
-def _features(
-    tasks: ExtractorTasks,
-    extractor: FeatureExtractor,
-    sources: dict[str, Source],
+def _precision(extractor: FeatureExtractor) -> Precision:
+    """The precision of classifiers on the device of the tasks."""
+    return best_precision(extractor.bundle.codec.device)
+
+
+def _references(
+    known: dict[str, Reference | None],
     made_of: dict[str, dict[str, Any]],
+    streams: dict[str, Stream],
     cache: Cache,
-) -> tuple[dict[str, Stream], dict[str, Reference]]:
-    """The streams of the images that the bundle makes, and the references, cached ones where possible."""
-    known = {name: cache.reference(facts) for name, facts in made_of.items()}
-    unknown = {name: source for name, source in sources.items() if known[name] is None}
-    streams = extract_features(tasks, extractor, sources[TEST], unknown)
+) -> dict[str, Reference]:
+    """The known references, and those of the other real images, which leave the streams for the cache."""
     references = {}
-    for name, facts in made_of.items():
-        if (reference := known[name]) is None:
+    for name, reference in known.items():
+        if reference is None:
             stream = streams.pop(name)
             reference = Reference(features=stream.features, sums=dict(stream.sums))
-            cache.keep_reference(facts, reference)
+            cache.keep_reference(made_of[name], reference)
         references[name] = reference
-    return streams, references
+    return references

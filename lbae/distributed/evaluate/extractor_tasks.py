@@ -1,7 +1,7 @@
 """Run functions of an evaluation's feature extractor as Ray tasks, whose processes load it only once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import ray
@@ -32,18 +32,16 @@ class ExtractorTasks:
         ref: ray.ObjectRef = self._task.remote(self._held, self._device, function, *args, **kwargs)
         return ref
 
-    def start_each(self, calls: Sequence[partial[Any]]) -> Iterator[Any]:
-        """Start all calls, and yield their results in completion order.
 
-        LbaeError if a process dies each time that Ray tries a call.
-        """
-        pending = [self.start(call.func, *call.args, **call.keywords) for call in calls]
-        while pending:
-            done, pending = ray.wait(pending)
-            try:
-                yield from ray.get(done)
-            except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
-                raise process_died(error, TASK_RETRIES + 1, "run the evaluation again") from error
+def in_completion_order(tasks: Sequence[ray.ObjectRef]) -> Iterator[Any]:
+    """Yield the results of tasks; LbaeError if a process dies each time that Ray tries a task."""
+    pending = list(tasks)
+    while pending:
+        done, pending = ray.wait(pending)
+        try:
+            yield from ray.get(done)
+        except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+            raise process_died(error, TASK_RETRIES + 1, "run the evaluation again") from error
 
 
 @torch_task
