@@ -41,6 +41,7 @@ def value_models(
         rows=rows,
         shifts=np.concatenate([shifts for shifts, _ in fitted]),
         shared=np.array(shared),
+        judged=np.array(shared),
         correlations=np.concatenate([correlations for _, correlations in fitted]),
         temperatures=np.ones(len(names), dtype=np.float32),
     )
@@ -194,13 +195,13 @@ def test_the_temperature_undoes_a_scale_of_the_likelihoods(seed, scale):
     rng = np.random.default_rng(seed)
     likely = rng.normal(size=(3, 20_000))
     drawn = likely + rng.gumbel(size=likely.shape)  # so a value has the probability softmax(likely)
-    assert fit_temperature(scale * likely, drawn.argmax(axis=0)) == pytest.approx(scale, rel=0.1)
+    assert fit_temperature(scale * likely, drawn.argmax(axis=0))[0] == pytest.approx(scale, rel=0.1)
 
 
 def test_confidence_is_how_often_latents_have_what_is_asked():
     latents, kinds = two_kinds(7, classes=3)
     models = value_models(latents, [kinds])
-    temperature = fit_temperature(models.log_likelihoods([0, 1, 2], latents), kinds.argmax(axis=1))
+    temperature, _ = fit_temperature(models.log_likelihoods([0, 1, 2], latents), kinds.argmax(axis=1))
     models = replace(models, temperatures=np.full(3, temperature, dtype=np.float32))
     names = ("c=0", "c=1", "c=2")
     found = np.array([confidence(models, names, latents, {value: 1}) for value in range(3)])

@@ -22,7 +22,7 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
-_TEMPERATURE = 0.7  # T; a lower one reaches a value more often, and keeps less of the image
+_TEMPERATURE = 0.5  # T; a lower one reaches a value more often, and keeps less of the image
 
 
 def exchanged_sides(

@@ -34,12 +34,16 @@ def fit_values(
     return np.array(shifts, dtype=np.float32), np.array(packed)
 
 
-def fit_temperature(likely: Float64[np.ndarray, "C K"], value: Int64[np.ndarray, "K"]) -> float:
-    """The T at which softmax(log likelihood / T) best predicts ``value``, of K latents (Guo et al. 2017)."""
+def fit_temperature(likely: Float64[np.ndarray, "C K"], value: Int64[np.ndarray, "K"]) -> tuple[float, float]:
+    """The T at which softmax(log likelihood / T) best predicts ``value``, of K latents (Guo et al. 2017).
+
+    Also the surprise that is left, in nats. Every value weighs the same, however many latents have it.
+    """
+    weights = 1 / np.bincount(value, minlength=len(likely))[value]
 
     def surprise(log_temperature: float) -> float:
         predicted = special.log_softmax(likely / np.exp(log_temperature), axis=0)
-        return -float(predicted[value, np.arange(len(value))].mean())
+        return -float(np.average(predicted[value, np.arange(len(value))], weights=weights))
 
     found = optimize.minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)), float(found.fun)

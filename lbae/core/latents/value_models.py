@@ -25,8 +25,9 @@ class ValueModels:
     Value v is ``signs[v]`` (+1 set, -1 unset) of the attribute at position ``attributes[v]``, in column
     ``columns[v]``, and was fitted to ``rows[v]`` rows. Its sides have the shifts ``shifts[v]`` and the
     correlation matrix ``correlations[shared[v]]``, of which the entries above the diagonal are stored, row by
-    row. ``temperatures[v]`` divides the log likelihoods of v's column, which are too sure of themselves: bits
-    are no Gaussians.
+    row. The likelihoods that tell values apart take ``correlations[judged[v]]``: one that values share, where
+    their own tell latents apart worse that they were not fitted to. ``temperatures[v]`` divides the log
+    likelihoods of v's column, which are too sure of themselves: bits are no Gaussians.
     """
 
     attributes: Int64[np.ndarray, "V"]
@@ -35,6 +36,7 @@ class ValueModels:
     rows: Int64[np.ndarray, "V"]
     shifts: Float32[np.ndarray, "V N"]
     shared: Int64[np.ndarray, "V"]
+    judged: Int64[np.ndarray, "V"]
     correlations: Float16[np.ndarray, "G P"]
     temperatures: Float32[np.ndarray, "V"]
 
@@ -61,16 +63,16 @@ class ValueModels:
     ) -> Float64[np.ndarray, "C K"]:
         """Log likelihood, up to a constant, of the latents under each value's model.
 
-        Values that share a correlation matrix also share the bits' covariance, that of their average shifts.
+        Values that are judged by one correlation matrix also share the bits' covariance, that of their
+        average shifts.
         """
         found = np.empty((len(values), len(latents)))
         for row, value in enumerate(values):
-            alike = np.flatnonzero(self.shared == self.shared[value])
-            if len(alike) == 1:
+            if self.judged[value] == self.shared[value] and (self.shared == self.shared[value]).sum() == 1:
                 found[row] = self.model(value).log_likelihood(latents)
             else:
                 mean = 2 * special.ndtr(self.shifts[value].astype(np.float64)) - 1
-                found[row] = self._between(int(self.shared[value])).log_likelihood(latents, mean)
+                found[row] = self._between(int(self.judged[value])).log_likelihood(latents, mean)
         return found
 
     @cached_property
@@ -82,14 +84,14 @@ class ValueModels:
 
     @cached_property
     def _between(self) -> Callable[[int], DichotomisedGaussian]:
-        """The model at the average shifts of all values that share a correlation; only the last is cached."""
+        """The model at the average shifts of all values that one correlation judges; two are cached."""
 
-        def between(shared: int) -> DichotomisedGaussian:
-            alike = self.shared == shared
+        def between(judge: int) -> DichotomisedGaussian:
+            alike = self.judged == judge
             shifts = np.average(self.shifts[alike].astype(np.float64), axis=0, weights=self.rows[alike])
-            return self._model(shifts, shared)
+            return self._model(shifts, judge)
 
-        return lru_cache(1)(between)
+        return lru_cache(2)(between)
 
     def _model(self, shifts: Float64[np.ndarray, "N"], shared: int) -> DichotomisedGaussian:
         correlation, above = np.eye(len(shifts)), np.triu_indices(len(shifts), 1)

@@ -90,8 +90,11 @@ def parse_statistics(
 
 
 def parse_values(data: bytes, location: Location, bits: int, attributes: int) -> ValueModels:
-    """The models of the attributes' values; temperatures, which the first ones lacked, are then 1."""
-    ordinals = dict.fromkeys(("attributes", "columns", "rows", "shared"), ("int64", ("V",)))
+    """The models of the attributes' values.
+
+    The first ones lacked temperatures, which are then 1, and ``judged``, which is then ``shared``.
+    """
+    ordinals = dict.fromkeys(("attributes", "columns", "rows", "shared", "judged"), ("int64", ("V",)))
     needed = {
         **ordinals,
         "signs": ("int8", ("V",)),
@@ -99,11 +102,13 @@ def parse_values(data: bytes, location: Location, bits: int, attributes: int) ->
         "correlations": ("float16", ("G", bits * (bits - 1) // 2)),
         "temperatures": ("float32", ("V",)),
     }
-    found = parse_tensors(data, location, needed, optional=["temperatures"])
-    models = ValueModels(**{"temperatures": np.ones(len(found["rows"]), dtype=np.float32), **found})
+    found = parse_tensors(data, location, needed, optional=["temperatures", "judged"])
+    later = {"temperatures": np.ones(len(found["rows"]), dtype=np.float32), "judged": found["shared"]}
+    models = ValueModels(**{**later, **found})
     ranges = {
         "attributes": (models.attributes, 0, attributes - 1),
         "shared": (models.shared, 0, len(models.correlations) - 1),
+        "judged": (models.judged, 0, len(models.correlations) - 1),
         "signs": (np.abs(models.signs), 1, 1),
         "rows": (models.rows, 1, np.inf),
         "shifts": (models.shifts, -_MOST_SHIFT, _MOST_SHIFT),
