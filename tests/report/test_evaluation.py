@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,7 @@ def test_figures_of_an_edit_match_its_images(pipeline, report, images, cache):
         (np.stack(edited) != latents[chosen]).sum(axis=1).mean(), rel=0.03
     )
     assert found["bits"]["pixels"] == pytest.approx(pixels, rel=0.03)
-    assert found["bits"]["others"] is None, "there is one column"
+    assert found["bits"]["others"] is found["bits"]["beyond"] is None, "there is one column"
 
 
 def test_an_edit_is_measured_at_every_strength_against_its_ceiling(pipeline, report, images, cache):
@@ -283,7 +284,7 @@ def test_variations_are_measured_over_their_strength(report, whole):
 def test_edited_latents_are_compared_with_all_latents_for_the_nearest(small):
     bundle, latents = small[0].bundle, unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
     classifier = Classifier(1, (Attribute(name="label", column="label", yes=1, no=0),), {}).eval()
-    before = before_edits(bundle, classifier, latents)
+    before = before_edits(bundle, classifier, latents, np.zeros((len(latents), 1), dtype=bool))
     before.had[:] = False
     found = measure_edits(bundle, classifier, before, "label", True)
     for facts in found.by_strength["bits"]:
@@ -313,11 +314,17 @@ def test_other_columns_weigh_alike_however_many_classes_they_have(small, device)
     with torch.no_grad():
         classifier.head.bias[[1, 21]] = 100  # finds the first class of both columns in every image
     latents = unpack(small[2].streams[RECONSTRUCTIONS].latents, 11)
-    before = before_edits(bundle, classifier, latents)
-    before.had[:, [0, 21]], before.had[:, 22] = False, True  # before: the second class of one of them
+    had = np.zeros((len(latents), 121), dtype=bool)
+    had[:, [1, 22]] = True  # before: the second class of one of them
+    originals = had.copy()
+    originals[:30, 1:3], originals[30:, 21:23] = [False, True], [True, False]
+    before = replace(before_edits(bundle, classifier, latents, originals), had=had)
     found = measure_edits(bundle, classifier, before, "label", True)
     assert found.images == 40
-    assert {method: facts["others"] for method, facts in found.facts.items()} == {"bits": 0.5, "paper": 0.5}
+    for facts in found.facts.values():
+        assert facts["others"] == 0.5
+        # The edit is one column further from 30 of the originals, and one nearer to the other 10.
+        assert facts["beyond"] == 0.5 * 30 / 40 - 0.5 * 10 / 40
 
 
 @pytest.mark.slow

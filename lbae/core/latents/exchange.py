@@ -22,7 +22,8 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
-_TEMPERATURE = 0.5  # T; a lower one reaches a value more often, and keeps less of the image
+_TEMPERATURE = 0.6  # T; a lower one reaches a value more often, and keeps less of the image
+_SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
 
 
 def exchanged_sides(
@@ -46,7 +47,8 @@ def exchange(
 
     The targets of a column are the value to set, or all values that are not unset if there is none. The
     sources are the values to unset, or all values but the targets if there are none. A latent moves from the
-    likeliest source to the likeliest target. It does not change if its likeliest value is a target already.
+    likeliest source to the likeliest target. It does not change if it has a target already with a probability
+    of at least 0.75, as :func:`confidence` gives it.
 
     UserError for two classes of one column to set.
     """
@@ -66,9 +68,8 @@ def confidence(
     """
     found = []
     for values in _columns(models, asked):
-        likely = models.log_likelihoods(values.tolist(), latents) / models.temperatures[values[0]]
-        targets = np.isin(values, _wanted(models, names, values, asked))
-        found.append(special.softmax(likely, axis=0)[targets].sum(axis=0))
+        likely = models.log_likelihoods(values.tolist(), latents)
+        found.append(_probability(models, likely, values, _wanted(models, names, values, asked)))
     least: Float64[np.ndarray, " K"] = np.min(found, axis=0)
     return least
 
@@ -93,6 +94,18 @@ def _wanted(
     return targets or [v for v, sign in signs.items() if sign == 0]
 
 
+def _probability(
+    models: ValueModels,
+    likely: Float64[np.ndarray, "C K"],
+    values: Int64[np.ndarray, "C"],
+    targets: Sequence[int],
+) -> Float64[np.ndarray, "K"]:
+    """The probability that latents with the log likelihoods ``likely`` of a column's values have a target."""
+    of_values = special.softmax(likely / models.temperatures[values[0]], axis=0)
+    found: Float64[np.ndarray, " K"] = of_values[np.isin(values, targets)].sum(axis=0)
+    return found
+
+
 def _exchange_column(
     models: ValueModels,
     latents: Int8[np.ndarray, "K N"],
@@ -111,7 +124,7 @@ def _exchange_column(
 
     others = [v for v in values.tolist() if v not in targets]
     source, target = likeliest(unset or others), likeliest(targets)
-    moves = ~np.isin(likeliest(values.tolist()), targets)
+    moves = _probability(models, likely, values, targets) < _SURE
     edited = latents.copy()
     for first, second in sorted(set(zip(source[moves].tolist(), target[moves].tolist(), strict=True))):
         rows = moves & (source == first) & (target == second)

@@ -12,6 +12,7 @@ from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds
 
 _FLOOR = 1e-2  # of the eigenvalues: the exchange divides by their roots, and float16 perturbs them
 _COLDEST, _HOTTEST = 0.1, 100.0
+_ROWS_PER_BIT = 1 / 4  # with which own and shared correlation weigh the same (docs/measurements.md)
 
 
 def fit_values(
@@ -20,13 +21,14 @@ def fit_values(
     """Shifts of C values with the given moment sums, and correlation matrices of their sides.
 
     With ``own``, values have correlation matrices of their own (G = C), else they share the mean weighted by
-    rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is r / (r + N).
-    Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row by row.
+    rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is
+    1 / (1 + (N / 4r)^2). Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row
+    by row.
     """
     rows, bits = np.array([s.count for s in sums]), sums[0].latent_dim
     found = [gaussian_correlation(s.mean, s.second, s.count) for s in sums]
     mean = np.average(found, axis=0, weights=rows)
-    trust = rows / (rows + bits)
+    trust = 1 / (1 + (_ROWS_PER_BIT * bits / rows) ** 2)
     wanted = [t * one + (1 - t) * mean for t, one in zip(trust, found, strict=True)] if own else [mean]
     above = np.triu_indices(bits, 1)
     packed = [nearest_correlation(one, _FLOOR)[above].astype(np.float16) for one in wanted]

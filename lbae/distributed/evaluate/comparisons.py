@@ -130,14 +130,15 @@ def _start_edits(
     planned, left_out = plan_edits(extractor.bundle, extractor.classifier)
     if not planned:
         return [], left_out
-    packed = made.latents[drawn_rows(len(made.latents), LATENTS)]
-    before = tasks.start(_before, unpack(packed, extractor.bundle.codec.config.latent_dim))
+    rows = drawn_rows(len(made.latents), LATENTS)
+    latents = unpack(made.latents[rows], extractor.bundle.codec.config.latent_dim)
+    before = tasks.start(_before, latents, made.decisions[rows])
     return [tasks.start(_edits, before, name, value) for name, value in planned], left_out
 
 
-def _before(extractor: FeatureExtractor, latents: np.ndarray) -> Before:
+def _before(extractor: FeatureExtractor, latents: np.ndarray, originals: np.ndarray) -> Before:
     assert extractor.classifier is not None
-    return before_edits(extractor.bundle, extractor.classifier, latents)
+    return before_edits(extractor.bundle, extractor.classifier, latents, originals)
 
 
 def _edits(extractor: FeatureExtractor, before: Before, attribute: str, value: bool) -> Edits | None:

@@ -51,11 +51,15 @@ class Edits:
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """Latents that edits start from, their images, and the attributes that the classifier finds in them."""
+    """Latents that edits start from, their images, and the attributes that the classifier finds in them.
+
+    ``originals`` are the attributes that it finds in the test images themselves.
+    """
 
     latents: Int8[np.ndarray, "K N"]
     images: UInt8[np.ndarray, "K H W C"]
     had: Bool[np.ndarray, "K A"]
+    originals: Bool[np.ndarray, "K A"]
 
 
 def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, bool]], dict[str, str]]:
@@ -81,10 +85,16 @@ def plan_edits(bundle: Bundle, classifier: Classifier) -> tuple[list[tuple[str, 
     return wanted[:_MOST], left_out
 
 
-def before_edits(bundle: Bundle, classifier: Classifier, latents: Int8[np.ndarray, "K N"]) -> Before:
+def before_edits(
+    bundle: Bundle,
+    classifier: Classifier,
+    latents: Int8[np.ndarray, "K N"],
+    originals: Bool[np.ndarray, "K A"],
+) -> Before:
     """The latents, their images and the attributes found in them, which all edits share."""
     images = bundle.decode(latents)
-    return Before(latents=latents, images=images, had=classifier.decide(classifier.features(images)))
+    had = classifier.decide(classifier.features(images))
+    return Before(latents=latents, images=images, had=had, originals=originals)
 
 
 def measure_edits(
@@ -95,9 +105,10 @@ def measure_edits(
     Setting a class of a label unsets the class that the image has. The paper's rule can only set.
 
     In the figures of a method, ``success`` is the share of edited images in which the classifier finds the
-    attribute as asked; ``others`` the share of decisions on other columns that changed (None where the data
-    has one column); ``pixels`` the root mean square change of pixels in [0, 1]; ``own`` the share of edited
-    latents to which none of the latents before is nearer than their own.
+    attribute as asked; ``others`` the share of decisions on other columns that changed; ``beyond`` the share
+    of them that differ from the original images, beyond those that differ before the edit; ``pixels`` the
+    root mean square change of pixels in [0, 1]; ``own`` the share of edited latents to which none of the
+    latents before is nearer than their own. ``others`` and ``beyond`` are None where the data has one column.
     """
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
@@ -106,9 +117,10 @@ def measure_edits(
     if not len(chosen):
         return None
     latents, images, lifted = before.latents[chosen], before.images[chosen], bundle.attributes.lifted
+    had, originals = before.had[chosen], before.originals[chosen]
     asked: list[Asked] = [((), (attribute,))] * len(chosen)
     if value:
-        there = [[i for i in classes if i != index and has[i]] for has in before.had[chosen]]
+        there = [[i for i in classes if i != index and has[i]] for has in had]
         asked = [((attribute,), tuple(names[i] for i in some if names[i] in lifted)) for some in there]
     by_strength: dict[str, list[Facts]] = {}
     features, shown = {BEFORE: classifier.features(images).numpy()}, [images[:SHOWN]]
@@ -121,7 +133,8 @@ def measure_edits(
             has = classifier.decide(seen)
             facts: Facts = {
                 "success": round(float((has[:, index] == value).mean()), 4),
-                "others": _changed(classifier, index, has != before.had[chosen]),
+                "others": _changed(classifier, index, has, had),
+                "beyond": _beyond(classifier, index, has, had, originals),
                 **_changes(before, chosen, edited, after),
             }
             by_strength.setdefault(method, []).append({"strength": strength, **facts})
@@ -144,12 +157,27 @@ def measure_edits(
     )
 
 
-def _changed(classifier: Classifier, index: int, changed: Bool[np.ndarray, "K A"]) -> float | None:
-    """The share of decisions on columns other than that of the attribute at ``index`` that changed."""
+def _changed(
+    classifier: Classifier, index: int, has: Bool[np.ndarray, "K A"], had: Bool[np.ndarray, "K A"]
+) -> float | None:
+    """The share of decisions that changed, on columns other than that of the attribute at ``index``."""
     others = [indices for _, indices in classifier.columns if index not in indices]
     if not others:
         return None
+    changed = has != had
     return round(float(np.mean([changed[:, indices].any(axis=1).mean() for indices in others])), 4)
+
+
+def _beyond(
+    classifier: Classifier,
+    index: int,
+    has: Bool[np.ndarray, "K A"],
+    had: Bool[np.ndarray, "K A"],
+    originals: Bool[np.ndarray, "K A"],
+) -> float | None:
+    """The share of decisions that differ from the original images, beyond those that differed before."""
+    after, before = (_changed(classifier, index, decisions, originals) for decisions in (has, had))
+    return None if after is None or before is None else round(after - before, 4)
 
 
 def _changes(

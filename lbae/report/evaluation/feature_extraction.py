@@ -93,6 +93,7 @@ class FeatureExtractor:
         made = replace(
             made,
             latents=pack(latents),
+            decisions=self.classifier.decide(self.classifier.features(images)) if self.classifier else None,
             digests=file_digests(rows),
             sums=sums | {BAD: float(len(decoded.quarantine))},
             shown=np.stack([images[shown], rebuilt[shown]], axis=1),

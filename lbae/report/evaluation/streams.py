@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
 from lbae.report.features.feature_sums import KEPT, FeatureSums, drawn_rows
 
@@ -27,8 +27,9 @@ MEMBERS, FOUND = "images with", "found in reconstructions with"
 class FeatureBlock:
     """The features of one block of a stream, with the places of its images in the stream.
 
-    Some blocks also have packed latents, digests of the image files, sums over the images, and images to
-    show. An undecodable image has a place and perhaps a digest, but no features.
+    Some blocks also have packed latents, what the classifier decides on the original images, digests of the
+    image files, sums over the images, and images to show. An undecodable image has a place and perhaps a
+    digest, but no features.
     """
 
     stream: str
@@ -36,6 +37,7 @@ class FeatureBlock:
     places: Int64[np.ndarray, "K"]
     features: Float32[np.ndarray, "K D"]
     latents: UInt8[np.ndarray, "K B"] | None = None
+    decisions: Bool[np.ndarray, "K A"] | None = None
     digests: UInt64[np.ndarray, "R"] | None = None
     sums: Mapping[str, float] = field(default_factory=dict)
     shown: np.ndarray | None = None
@@ -50,6 +52,7 @@ class Stream:
         self._kept = drawn_rows(rows, KEPT)
         self._shown: list[np.ndarray] = []
         self._latents: list[np.ndarray] = []
+        self._decisions: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
         self._waiting: dict[int, FeatureBlock] = {}
         self._next = 0
@@ -61,6 +64,7 @@ class Stream:
             self.features.add(block.features, np.isin(block.places, self._kept))
             self.sums.update(block.sums)
             self._latents += [] if block.latents is None else [block.latents]
+            self._decisions += [] if block.decisions is None else [block.decisions]
             self._digests += [] if block.digests is None else [block.digests]
             self._shown += [] if block.shown is None else [block.shown]
             self._next += 1
@@ -74,6 +78,11 @@ class Stream:
     def latents(self) -> UInt8[np.ndarray, "K B"]:
         """All latents, packed."""
         return np.concatenate(self._latents)
+
+    @property
+    def decisions(self) -> Bool[np.ndarray, "K A"]:
+        """Which attributes the classifier finds in the original images."""
+        return np.concatenate(self._decisions)
 
     @property
     def digests(self) -> UInt64[np.ndarray, "R"]:

@@ -126,7 +126,8 @@ def _edits(report: dict[str, Any], shown: dict[str, bytes]) -> Section:
         text="Per method at strength 1: the share of edited images in which the classifier finds the"
         " attribute as asked. Ceiling: that share of reconstructions of images that have it. In brackets:"
         " bits flipped, root mean square change of pixels, share of edited latents nearest to their original"
-        " and, where the data has other columns, share of those that changed. Curves: success over strength,"
+        " and, where the data has other columns, the share of decisions on them that differ from the original"
+        " images, beyond those that differ before the edit. Curves: success over strength,"
         f" mean of all edits. Pictures: the first {EDITED} edits, one block per edit. Its rows are the images"
         f" before the edit, then those edited by {', '.join(METHODS)}, where the method can do it."
         + "".join(map(_edit_distance, report["edit_distances"].items())),
@@ -248,7 +249,7 @@ def _edit_row(edit: dict[str, Any]) -> list[object]:
     cells = []
     for method in METHODS:
         if facts := edit.get(method):
-            others = "" if facts["others"] is None else f", {facts['others']:.1%}"
+            others = "" if facts["beyond"] is None else f", {facts['beyond']:.1%}"
             kept = f"{facts['bits']:.0f}, {facts['pixels']:.3f}, {facts['own']:.0%}"
             cells.append(f"{facts['success']:.0%} ({kept}{others})")
         else:
