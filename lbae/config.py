@@ -17,7 +17,12 @@ MOST_IMAGE_SIZE = 1024  # side of the network's images
 _MOST_WIDTH = 65536  # of a layer
 _MOST_STAGES = 8
 # Newer fields, with the value that older versions implied.
-_IMPLIED = (("model", "latent_grid", 1), ("train", "adam_beta2", 0.999), ("train", "gradients", "float32"))
+_IMPLIED = (
+    ("model", "latent_grid", 1),
+    ("train", "adam_beta2", 0.999),
+    ("train", "gradients", "float32"),
+    ("train", "compiled", False),
+)
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -127,7 +132,8 @@ class TrainConfig:
     ``batch_size`` is global: the sum over all workers. ``learning_rate`` is the peak: the rate is warmed up
     over ``warmup_fraction`` of the steps and then decays as a cosine or stays constant. ``adam_beta2`` is
     Adam's decay rate of the squared gradients. With ``flips``, every image is mirrored in about half of the
-    epochs. ``gradients`` is the precision at which workers exchange them.
+    epochs. ``gradients`` is the precision at which workers exchange them. ``compiled`` runs the steps of one
+    worker as compiled code.
     """
 
     loss: Loss = "mse"
@@ -140,6 +146,7 @@ class TrainConfig:
     flips: bool = False
     seed: int = 0
     gradients: Precision = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         _require_types(self)

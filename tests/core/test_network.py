@@ -181,9 +181,9 @@ def test_the_configuration_of_a_global_code_omits_latent_grid():
     assert Config.from_dict(Config(model=CELLS).to_dict()).model == CELLS
 
 
-def test_the_configuration_omits_the_default_precision_of_gradients():
-    assert "gradients" not in Config().to_dict()["train"]  # as above
-    changed = Config().replace(gradients="bfloat16")
+def test_the_configuration_omits_how_steps_run_by_default():
+    assert not {"gradients", "compiled"} & set(Config().to_dict()["train"])  # as above
+    changed = Config().replace(gradients="bfloat16", compiled=True)
     assert Config.from_dict(changed.to_dict()) == changed
     with pytest.raises(UserError, match=r"gradients is 'float16'; allowed: float32, bfloat16"):
         Config().replace(gradients="float16")

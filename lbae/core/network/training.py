@@ -23,7 +23,7 @@ from lbae.errors import LbaeError
 # Running statistics are a plain average over the first ten steps, then decay at PyTorch's default rate.
 # Otherwise their initial variance of 1, far above that of the first layers, would distort them for a hundred
 # steps.
-_BATCHNORM_MOMENTUM = 0.1
+BATCHNORM_MOMENTUM = 0.1
 # Steps between checks that losses are finite: an epoch of a large corpus takes days.
 _LOOK_STEPS = 100
 # Pixels per batch in evaluation: 512 images with a side of 32 pixels, or 8 with a side of 256.
@@ -148,7 +148,7 @@ def train_epoch(
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(behind, config.epochs * steps, config)
         for module in norms:
-            module.momentum = max(_BATCHNORM_MOMENTUM, 1 / (behind + 1))
+            module.momentum = max(BATCHNORM_MOMENTUM, 1 / (behind + 1))
         torch.manual_seed(step_seed(config.seed, epoch, step, worker))  # for mirrors, and Gaussian codes
         batch = images.to(device, non_blocking=True)
         if config.flips:

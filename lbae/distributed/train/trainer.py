@@ -83,6 +83,8 @@ def check_workers(count: int, least: int | None, config: Config, feed: FeedKind)
         raise UserError(
             f"batch_size {config.train.batch_size} is not a multiple of {count} workers; change one of them"
         )
+    if config.train.compiled and count > 1:
+        raise UserError(f"compiled training runs on one worker, not {count}; give --workers 1")
     if least is not None and least > count:
         raise UserError(f"min_workers is {least}; allowed: 1 to the {count} workers")
     if least not in (None, count) and feed == "streaming" and not cluster_gpus():

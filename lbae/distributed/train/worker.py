@@ -17,6 +17,7 @@ from torch import Tensor
 from lbae.config import Config, Precision
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import best_precision
+from lbae.core.network.compiled import Compiled
 from lbae.core.network.feed import Feed, Resident
 from lbae.core.network.training import TrainState, check_steps, initial_state, reconstruct, train
 from lbae.distributed.cluster.failures import root_cause
@@ -121,6 +122,8 @@ def _work(settings: Settings) -> None:
     network = LatentBernoulliAutoencoder(config.model, torch.Generator().manual_seed(config.train.seed))
     network = on_device(network, device, world)
     stepped = as_worker(network, device, config.train.gradients)
+    if config.train.compiled:
+        stepped = Compiled(stepped, device)
     state = initial_state(network, config.train)
     reporter = _Reporter(settings, images, rank)
     reporter.restore(

@@ -55,6 +55,7 @@ def train(
     learning_rate: float | None = None,
     seed: int | None = None,
     gradients: Precision | None = None,
+    compiled: bool = False,
     feed: Literal["auto", "resident", "streaming"] = "auto",
     keep: int = 1,
     checkpoint_minutes: float = 10.0,
@@ -98,6 +99,8 @@ def train(
         seed: Seed of weights and shuffling, 0 or more. If omitted: 0.
         gradients: Precision at which workers exchange gradients: float32, or bfloat16, which is half the
             bytes for networks slower than the GPUs. If omitted: float32.
+        compiled: Run the steps of one worker as compiled code (torch.compile), on a GPU as CUDA graphs.
+            Compiling takes about a minute and a C++ compiler, and losses differ by rounding.
         feed: resident keeps decoded images in memory; streaming decodes them anew every epoch.
             auto is resident if they take at most a quarter of the memory of the workers' nodes.
         keep: Number of checkpoints to keep, by lowest loss; the newest is kept as well.
@@ -106,7 +109,7 @@ def train(
     """
     chosen = {"bottleneck": bottleneck, "epochs": epochs, "latent_dim": latent_dim, "batch_size": batch_size}
     config = presets.get(preset, recipe).replace(
-        **chosen, learning_rate=learning_rate, seed=seed, gradients=gradients
+        **chosen, learning_rate=learning_rate, seed=seed, gradients=gradients, compiled=compiled or None
     )
     service = tracking_service(track)
     images = plan(data, kind)
