@@ -30,8 +30,8 @@ class Compiled(nn.Module):
                 " the workers' nodes, or name it in CXX, or train without --compiled"
             )
         self.network = network
-        self.mode = "reduce-overhead" if device.type == "cuda" else "default"
-        self._compiled = torch.compile(network, fullgraph=True, mode=self.mode)
+        mode = "reduce-overhead" if device.type == "cuda" else "default"
+        self._compiled = torch.compile(network, fullgraph=True, mode=mode)
         self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
