@@ -100,9 +100,11 @@ def before_edits(
 def measure_edits(
     bundle: Bundle, classifier: Classifier, before: Before, attribute: str, value: bool
 ) -> Edits | None:
-    """Edit the first latents whose images do not have the attribute as asked; None when all have it.
+    """Edit latents whose images do not have the attribute as asked; None when all have it.
 
-    Setting a class of a label unsets the class that the image has. The paper's rule can only set.
+    Each attribute has other latents, as far as they suffice, so that the edits to the classes of a label are
+    not all of the same images. Setting a class of a label unsets the class that the image has. The paper's
+    rule can only set.
 
     In the figures of a method, ``success`` is the share of edited images in which the classifier finds the
     attribute as asked; ``others`` the share of decisions on other columns that changed; ``beyond`` the share
@@ -113,7 +115,7 @@ def measure_edits(
     names = [a.name for a in classifier.attributes]
     index = names.index(attribute)
     classes = next(indices for _, indices in classifier.columns if index in indices)
-    chosen = np.flatnonzero(before.had[:, index] != value)[:IMAGES]
+    chosen = np.roll(np.flatnonzero(before.had[:, index] != value), -IMAGES * index)[:IMAGES]
     if not len(chosen):
         return None
     latents, images, lifted = before.latents[chosen], before.images[chosen], bundle.attributes.lifted
