@@ -11,7 +11,7 @@ from lbae.core.network.feed import Resident
 from lbae.core.network.training import TrainState, initial_state, train_epoch
 from lbae.errors import UserError
 
-CPU, STEPS, WARM = torch.device("cpu"), 14, 10
+CPU, STEPS, WARM = torch.device("cpu"), 14, 9
 MODEL = ModelConfig(latent_dim=16, image_size=8, image_channels=1, channels=(8, 8), latent_grid=2)
 CONFIG = TrainConfig(batch_size=4, epochs=1, seed=1)
 

@@ -13,6 +13,7 @@ from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
+from lbae.core.prior.gaussian import bit_means
 from lbae.errors import UserError
 
 BITS = 24
@@ -34,16 +35,18 @@ def value_models(
         shared += [groups + min(i, len(fitted[-1][1]) - 1) for i in range(len(sides))]
         groups += len(fitted[-1][1])
     attributes, signs, of, rows = np.array(names).T
+    shifts = np.concatenate([shifts for shifts, _ in fitted])
     return ValueModels(
         attributes=attributes,
         signs=signs.astype(np.int8),
         columns=of,
         rows=rows,
-        shifts=np.concatenate([shifts for shifts, _ in fitted]),
+        shifts=shifts,
         shared=np.array(shared),
         judged=np.array(shared),
         correlations=np.concatenate([correlations for _, correlations in fitted]),
         temperatures=np.ones(len(names), dtype=np.float32),
+        adjusted=bit_means(shifts).astype(np.float32),
     )
 
 

@@ -89,6 +89,7 @@ def test_a_changed_prior_is_refused(bundle):
         ("values", "shifts", fill(3e38), "shifts go from .*; allowed: -40.0 to 40.0"),
         ("values", "rows", fill(0), "rows go from 0 to 0"),
         ("values", "temperatures", fill(0), "temperatures go from 0.0 to 0.0"),
+        ("values", "adjusted", one_nan, "adjusted holds numbers that are not finite"),
         ("values", "correlations", fill(2), "correlations go from 2.0 to 2.0"),
         ("values", "shifts", lambda array: array.astype(np.float64), "shifts is float64"),
         ("examples", "images", lambda array: array[:, :4].copy(), r"images is uint8 \(2, 4, 8, 3\)"),

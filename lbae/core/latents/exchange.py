@@ -1,15 +1,21 @@
 """Edit attributes by exchanging the unit vectors that a latent's hyperplane splits.
 
 Latents with the source value of an attribute have one dichotomised Gaussian, with shifts c_s and correlation
-R_s; latents with the target value have another, (c_t, R_t). A source latent b is given its mean sides
-x = E[x | b]. The exchange keeps the hyperplane's normal, in the frame of the symmetric roots, and replaces
-the unit vectors by the target's. The sides become
+R_s; latents with the target value have another, with correlation R_t. A source latent b is given its mean
+sides x = E[x | b]. The exchange keeps the hyperplane's normal, in the frame of the symmetric roots, and
+replaces the unit vectors by the target's. The sides become
 
-    x' = c_t + T R_t^(1/2) R_s^(-1/2) (x - c_s)
+    x' = c + T R_t^(1/2) R_s^(-1/2) (x - c_s)
 
-and the edited latent is sign((1 - s) x + s x'), with s the strength. At T = 1 this map takes N(c_s, R_s) to
-N(c_t, R_t). But the Gaussian of a value is wider than the value: its draws look less like it than images do.
-A temperature T below 1 keeps edited latents nearer to its middle. Latents are edited independently.
+and the edited latent is sign(x + r s (x' - x)), with s the strength.
+
+At the shifts c the bits' means are the source's plus the difference of both values' adjusted means: what the
+value changes while all other attributes stay. The means of all latents with the target differ by more: few
+people with a beard wear lipstick.
+
+At T = 1 the map takes N(c_s, R_s) to N(c, R_t). But the Gaussian of a value is wider than the value: its
+draws look less like it than images do. A temperature T below 1 keeps edited latents nearer to its middle, and
+the reach r carries them past it. Latents are edited independently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +28,8 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
-_TEMPERATURE = 0.6  # T; a lower one reaches a value more often, and keeps less of the image
+_TEMPERATURE = 0.8  # T; a lower one reaches a value more often, and keeps less of the image
+_REACH = 1.1  # r; a longer one reaches a value more often, and keeps less of the image
 _SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
 
 
@@ -131,6 +138,7 @@ def _exchange_column(
         before, after = models.model(first), models.model(second)
         sides = before.sides(latents[rows])
         goal = exchanged_sides(before, after, sides, _TEMPERATURE)
-        mixed = (1 - strength) * sides + strength * goal
+        goal += models.shifts_from(first, second) - after.shifts
+        mixed = sides + _REACH * strength * (goal - sides)
         edited[rows] = np.where(mixed >= 0, np.int8(1), np.int8(-1))
     return edited

@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float16, Float32, Float64, Int8, Int64
-from scipy import special
 
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian, models_to_cache
+from lbae.core.prior.gaussian import bit_means, negative_thresholds
 
 # Rows per bit from which edits to a value reach it 0.94 times as often as with all rows of MNIST
 # (docs/measurements.md).
@@ -27,7 +27,8 @@ class ValueModels:
     correlation matrix ``correlations[shared[v]]``, of which the entries above the diagonal are stored, row by
     row. The likelihoods that tell values apart take ``correlations[judged[v]]``: one that values share, where
     their own tell latents apart worse that they were not fitted to. ``temperatures[v]`` divides the log
-    likelihoods of v's column, which are too sure of themselves: bits are no Gaussians.
+    likelihoods of v's column, which are too sure of themselves: bits are no Gaussians. ``adjusted[v]`` are
+    the bits' adjusted means (:func:`lbae.core.latents.adjusted_means.adjusted_means`).
     """
 
     attributes: Int64[np.ndarray, "V"]
@@ -39,6 +40,7 @@ class ValueModels:
     judged: Int64[np.ndarray, "V"]
     correlations: Float16[np.ndarray, "G P"]
     temperatures: Float32[np.ndarray, "V"]
+    adjusted: Float32[np.ndarray, "V N"]
 
     def __repr__(self) -> str:
         values, latent_dim = self.shifts.shape
@@ -58,6 +60,16 @@ class ValueModels:
         rows = self.rows[self.attributes == attribute]
         return len(rows) > 0 and bool((rows >= _TRUSTED * self.shifts.shape[1]).all())
 
+    @property
+    def means(self) -> Float64[np.ndarray, "V N"]:
+        """E[b] of each value."""
+        return bit_means(self.shifts)
+
+    def shifts_from(self, source: int, target: int) -> Float64[np.ndarray, "N"]:
+        """The shifts of latents of ``source`` once they have ``target`` and all else stays."""
+        step = self.adjusted[target].astype(np.float64) - self.adjusted[source]
+        return negative_thresholds(bit_means(self.shifts[source]) + step, int(self.rows[target]))
+
     def log_likelihoods(
         self, values: Sequence[int], latents: Int8[np.ndarray, "K N"]
     ) -> Float64[np.ndarray, "C K"]:
@@ -71,8 +83,8 @@ class ValueModels:
             if self.judged[value] == self.shared[value] and (self.shared == self.shared[value]).sum() == 1:
                 found[row] = self.model(value).log_likelihood(latents)
             else:
-                mean = 2 * special.ndtr(self.shifts[value].astype(np.float64)) - 1
-                found[row] = self._between(int(self.judged[value])).log_likelihood(latents, mean)
+                between = self._between(int(self.judged[value]))
+                found[row] = between.log_likelihood(latents, bit_means(self.shifts[value]))
         return found
 
     @cached_property

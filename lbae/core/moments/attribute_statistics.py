@@ -122,12 +122,10 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
     p, q = slice(n, n + a), slice(n + a, n + 2 * a)
     set_count, unset_count = sums[p, -1], sums[q, -1]
     known = set_count + unset_count
-    mean_a = _ratio(set_count - unset_count, known, 0.0)
+    mean_a = known_mean(moments)
     mean_y = _ratio(sums[p, :n] + sums[q, :n], known[:, None], 0.0)
     cross = _ratio(sums[p, :n] - sums[q, :n], known[:, None], 0.0) - mean_a[:, None] * mean_y
-    both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
-    agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
-    covariance = _ratio(agree, both, np.outer(mean_a, mean_a)) - np.outer(mean_a, mean_a)
+    covariance, both = attribute_covariance(moments)
     inverse = _inverse(covariance) if a else covariance
     slope = inverse @ cross
     variance = np.maximum(1 - moments.mean**2 - np.einsum("an,ab,bn->n", slope, covariance, slope), 0)
@@ -143,6 +141,18 @@ def attribute_statistics(moments: MomentSums) -> AttributeStatistics:
         lift=2 * slope,
         lift_error=2 * error,
     )
+
+
+def attribute_covariance(
+    moments: MomentSums,
+) -> tuple[Float64[np.ndarray, "A A"], Float64[np.ndarray, "A A"]]:
+    """The attributes' covariance over the rows where both of a pair are known, and how many these are."""
+    n, a = moments.latent_dim, len(moments.attributes)
+    sums, mean = moments.sums.astype(np.float64), known_mean(moments)
+    p, q = slice(n, n + a), slice(n + a, n + 2 * a)
+    both = sums[p, p] + sums[p, q] + sums[q, p] + sums[q, q]
+    agree = sums[p, p] - sums[p, q] - sums[q, p] + sums[q, q]
+    return _ratio(agree, both, np.outer(mean, mean)) - np.outer(mean, mean), both
 
 
 def _inverse(covariance: Float64[np.ndarray, "A A"]) -> Float64[np.ndarray, "A A"]:

@@ -15,7 +15,7 @@ from lbae.errors import UserError
 class Compiled(nn.Module):
     """Calls a network on a device as compiled code, as soon as its BatchNorm momentum no longer changes.
 
-    Compiled code holds the momentum as a constant, so each of the first ten steps would be compiled anew. On
+    Compiled code holds the momentum as a constant, so each of the first nine steps would be compiled anew. On
     a GPU the code is a CUDA graph: small kernels take less time than their launches do.
 
     UserError if there is no C++ compiler, which compiled code needs.

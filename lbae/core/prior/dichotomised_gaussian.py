@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int8
 from scipy import linalg, special
 
-from lbae.core.prior.gaussian import upper_quadrant
+from lbae.core.prior.gaussian import bit_means, upper_quadrant
 
 _PASSES = 4  # more bring sides no nearer to their means (docs/measurements.md)
 _LEAST = 1e-6  # mean and variance of a side in the tail, and what bits tell, against rounding
@@ -40,7 +40,7 @@ class DichotomisedGaussian:
     @cached_property
     def mean(self) -> Float64[np.ndarray, "N"]:
         """E[b]."""
-        return 2 * special.ndtr(self.shifts) - 1
+        return bit_means(self.shifts)
 
     @property
     def covariance(self) -> Float64[np.ndarray, "N N"]:

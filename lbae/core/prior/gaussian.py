@@ -9,7 +9,7 @@ tetrachoric one, at which both bits are +1 as often as in the latents. With thre
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from scipy import special
 from torch import Tensor
 
@@ -110,6 +110,12 @@ def negative_thresholds(mean: Float64[np.ndarray, "N"], rows: int) -> Float64[np
     """
     half = 0.5 / rows
     return special.ndtri(np.clip((mean + 1) / 2, half, 1 - half))
+
+
+def bit_means(shifts: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """E[b] of bits with the thresholds -shifts; inverse of :func:`negative_thresholds`."""
+    means: Float64[np.ndarray, "*shape"] = 2 * special.ndtr(shifts.astype(np.float64)) - 1
+    return means
 
 
 def with_thresholds(

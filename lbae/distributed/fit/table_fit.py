@@ -156,7 +156,7 @@ def fit_table(inputs: FitInputs, codec: Codec, settings: FitSettings, scratch: s
     fitted, tried = fitter.choose(partitions, subset)
     moments = {f"{settings.sampler}, {len(fitted.prior.weights)} components": fitted.moments}
     moments |= {f"{name}, 1 component": ray.get(task) for name, task in baselines.items()}
-    values, edited = fit_value_models(drawn.first(VALUE_ROWS), table.latent_dim, inputs.attributes)
+    values, edited = fit_value_models(drawn.first(VALUE_ROWS), inputs.attributes, sums)
     return TableFit(
         fitted=fitted,
         tried=tried,

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,14 @@ import pyarrow as pa
 import ray
 from jaxtyping import Bool, Float16, Float32
 
+from lbae.core.latents.adjusted_means import adjusted_means
 from lbae.core.latents.edited_moments import ROWS, Errors, edited_moments
 from lbae.core.latents.packing import unpack
 from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.moment_accumulator import sum_packed
+from lbae.core.moments.moment_sums import MomentSums
+from lbae.core.prior.gaussian import bit_means
 from lbae.io.artifacts.attribute_columns import Attribute, indicators
 from lbae.io.artifacts.latent_table import packed_latents
 
@@ -39,14 +43,15 @@ class Column(NamedTuple):
 
 
 def fit_value_models(
-    rows: pa.Table, bits: int, attributes: Sequence[Attribute]
+    rows: pa.Table, attributes: Sequence[Attribute], sums: MomentSums
 ) -> tuple[ValueModels, dict[str, Errors]]:
     """The models of all values of the attributes' columns, fitted to rows in a random order.
 
     Also the errors of the moments of edited latents, by value such as ``label=7`` or ``no beard``. A column
     in which only one value occurs gets no model. Edits to the classes of a column with more than twelve are
-    not measured.
+    not measured. ``sums`` are those of all rows of the table, for the adjusted means.
     """
+    bits = sums.latent_dim
     if not attributes:
         return _joined([], np.empty((1, bits * (bits - 1) // 2), np.float16)), {}
     columns: dict[str, dict[int, Attribute]] = defaultdict(dict)
@@ -61,6 +66,7 @@ def fit_value_models(
         _fit_column.remote(shared_rows, pooled, bits, group, own[name]) for name, group in columns.items()
     ]
     models = _joined(ray.get(fitted), ray.get(pooled))
+    models = replace(models, adjusted=adjusted_means(models, sums))
     shared = ray.put(models)
     few = [group for group in columns.values() if len(group) <= _OWN_CLASSES]
     measured = ray.get([_measure_edits.remote(shared_rows, shared, group) for group in few])
@@ -143,7 +149,7 @@ def _measure_edits(
 
 
 def _joined(found: Sequence[Column], pooled: Float16[np.ndarray, "1 P"]) -> ValueModels:
-    """The models of all columns; the pooled correlation comes last, if it judges any."""
+    """The models of all columns, their means not adjusted; the pooled correlation last, if it judges any."""
     values: list[Value] = []
     columns, shared, by_pooled, temperatures, groups = [], [], [], [], 0
     for number, column in enumerate(found):
@@ -157,14 +163,16 @@ def _joined(found: Sequence[Column], pooled: Float16[np.ndarray, "1 P"]) -> Valu
     attributes, signs, rows = np.array(values, dtype=np.int64).reshape(-1, 3).T
     bits = round((1 + math.sqrt(1 + 8 * pooled.shape[1])) / 2)
     correlations = [column.correlations for column in found]
+    shifts = np.concatenate([np.empty((0, bits), np.float32), *(column.shifts for column in found)])
     return ValueModels(
         attributes=attributes,
         signs=signs.astype(np.int8),
         columns=np.array(columns, dtype=np.int64),
         rows=rows,
-        shifts=np.concatenate([np.empty((0, bits), np.float32), *(column.shifts for column in found)]),
+        shifts=shifts,
         shared=np.array(shared, dtype=np.int64),
         judged=np.where(np.array(by_pooled, dtype=bool), groups, np.array(shared, dtype=np.int64)),
         correlations=np.concatenate([*correlations, pooled if any(by_pooled) else pooled[:0]]),
         temperatures=np.array(temperatures, dtype=np.float32),
+        adjusted=bit_means(shifts).astype(np.float32),
     )

@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
+from lbae.core.prior.gaussian import bit_means
 from lbae.core.prior.prior import Prior
 from lbae.io.artifacts.tensors import parse_tensors
 from lbae.io.storage.location import Location
@@ -92,7 +93,8 @@ def parse_statistics(
 def parse_values(data: bytes, location: Location, bits: int, attributes: int) -> ValueModels:
     """The models of the attributes' values.
 
-    The first ones lacked temperatures, which are then 1, and ``judged``, which is then ``shared``.
+    The first ones lacked temperatures, which are then 1, ``judged``, which is then ``shared``, and adjusted
+    means, which are then the values' own.
     """
     ordinals = dict.fromkeys(("attributes", "columns", "rows", "shared", "judged"), ("int64", ("V",)))
     needed = {
@@ -101,9 +103,14 @@ def parse_values(data: bytes, location: Location, bits: int, attributes: int) ->
         "shifts": ("float32", ("V", bits)),
         "correlations": ("float16", ("G", bits * (bits - 1) // 2)),
         "temperatures": ("float32", ("V",)),
+        "adjusted": ("float32", ("V", bits)),
     }
-    found = parse_tensors(data, location, needed, optional=["temperatures", "judged"])
-    later = {"temperatures": np.ones(len(found["rows"]), dtype=np.float32), "judged": found["shared"]}
+    found = parse_tensors(data, location, needed, optional=["temperatures", "judged", "adjusted"])
+    later = {
+        "temperatures": np.ones(len(found["rows"]), dtype=np.float32),
+        "judged": found["shared"],
+        "adjusted": bit_means(found["shifts"]).astype(np.float32),
+    }
     models = ValueModels(**{**later, **found})
     ranges = {
         "attributes": (models.attributes, 0, attributes - 1),
@@ -114,6 +121,7 @@ def parse_values(data: bytes, location: Location, bits: int, attributes: int) ->
         "shifts": (models.shifts, -_MOST_SHIFT, _MOST_SHIFT),
         "correlations": (models.correlations, -1, 1),
         "temperatures": (models.temperatures, np.finfo(np.float32).tiny, np.inf),
+        "adjusted": (models.adjusted, np.finfo(np.float32).min, np.finfo(np.float32).max),
     }
     for name, (values, least, most) in ranges.items():
         if values.size and not (values.min() >= least and values.max() <= most):
