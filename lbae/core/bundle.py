@@ -75,7 +75,7 @@ class Bundle:
         return self.decode(self.prior.at(temperature).sample_given(count, seed, given or {})[0])
 
     def vary(
-        self, images: Images, count: int, seed: int, strength: float = 0.5
+        self, images: Images, count: int, seed: int, strength: float = 0.3
     ) -> UInt8[np.ndarray, "V H W C"]:
         """``count`` variations of each image, those of one image together (V = K * count).
 

@@ -110,7 +110,7 @@ def sample(
 
 
 def vary(
-    item: Item, n: int = 16, *, strength: float = 0.5, seed: int | None = None, format: str = "grid"
+    item: Item, n: int = 16, *, strength: float = 0.3, seed: int | None = None, format: str = "grid"
 ) -> Call[Answer]:
     """Request ``n`` variations of the item, from ``strength`` 0 (the item itself) to 1.
 

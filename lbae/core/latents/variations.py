@@ -1,11 +1,15 @@
 """Variations of latents: new latents of the component that a latent most likely belongs to.
 
-Under a component, the sides of a latent are x ~ N(c, L LT): c is column 0 of the component's factor, and L
-the columns after it. A latent b is given its mean sides x = E[x | b]. These are mixed with a new draw:
+Under a component, the sides of a latent are x ~ N(c, R), R = L LT: c is column 0 of the component's factor,
+and L the columns after it. A latent b is given its mean sides x = E[x | b]. These are mixed with a new draw:
 
     x' = c + sqrt(1 - s) (x - c) + sqrt(s) L z,   z ~ N(0, I)
 
 The variation is sign(x'). At strength s = 0 it is b itself, and at 1 a sample of the component.
+
+For the mean sides R is (1 - e) R + e I, with e the share of a side's variance that no other side explains. A
+component of fewer rows than bits has a singular R, under which no other latent has any probability: sides are
+then near 0, and the least new randomness changes a quarter of the bits (docs/measurements.md).
 """
 
 from collections.abc import Callable
@@ -21,6 +25,7 @@ from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian, models_t
 from lbae.core.prior.prior import Prior
 from lbae.errors import UserError
 
+_UNEXPLAINED = 0.3  # e
 _CONSTANT = 4.0  # shift of a bit that is constant in its component: its other value is as rare as 1 in 30,000
 
 
@@ -83,7 +88,7 @@ class Variations:
         def model(component: int) -> DichotomisedGaussian:
             rows = self._bits(component)
             constant = ~rows[:, 1:].any(axis=1)
-            correlation = rows[:, 1:] @ rows[:, 1:].T
+            correlation = (1 - _UNEXPLAINED) * (rows[:, 1:] @ rows[:, 1:].T)
             np.fill_diagonal(correlation, 1.0)
             shifts = np.where(constant, _CONSTANT * rows[:, 0], rows[:, 0])
             return DichotomisedGaussian(shifts=shifts, correlation=correlation)

@@ -13,7 +13,7 @@ from lbae.report.figures.pictures import load_image
 
 
 def vary(
-    *, bundle: str, image: Names, out: str, num: int = 8, strength: float = 0.5, seed: int = 0
+    *, bundle: str, image: Names, out: str, num: int = 8, strength: float = 0.3, seed: int = 0
 ) -> dict[str, Any]:
     """Draw variations of images, as a PNG.
 

@@ -174,9 +174,9 @@ class OneItem(BodyWithFiles):
 class VariationRequest(OneItem, SeveralImages):
     """New images that look like one image or latent."""
 
-    model_config = _example({"item": {"image": "iVBOR..."}, "n": 16, "strength": 0.5, "seed": 0})
+    model_config = _example({"item": {"image": "iVBOR..."}, "n": 16, "strength": 0.3, "seed": 0})
 
-    strength: VariationStrength = 0.5
+    strength: VariationStrength = 0.3
 
 
 class EditRequest(OneItem):
@@ -286,5 +286,5 @@ class OpenAIVariationRequest(FormRequest):
     size: ImageSize = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     seed: Seed | None = None
-    strength: VariationStrength = 0.5
+    strength: VariationStrength = 0.3
     user: Annotated[str, Field(description="not used")] = ""
