@@ -100,6 +100,13 @@ def test_bfloat16_is_chosen_on_cpus_with_native_products(monkeypatch, has, onedn
     assert best_precision(torch.device("cpu")) == best
 
 
+def test_views_with_negative_strides_are_read_as_their_copies_are():
+    codec, images = small_codec(), some_images(40)
+    latents = codec.encode(images[:, :, ::-1])
+    np.testing.assert_array_equal(latents, codec.encode(images[:, :, ::-1].copy()))
+    np.testing.assert_array_equal(codec.decode(latents[::-1]), codec.decode(latents[::-1].copy()))
+
+
 def test_images_and_latents_of_another_type_are_refused():
     """In a process of its own, because the annotations are checked in this one."""
     code = """

@@ -139,7 +139,8 @@ class Codec:
 
         @torch.inference_mode()
         def run(start: int) -> None:
-            some = torch.from_numpy(rows[start : start + self._batch]).to(self.device)
+            # A copy of views that torch cannot read, such as mirrored images.
+            some = torch.from_numpy(np.ascontiguousarray(rows[start : start + self._batch])).to(self.device)
             repeated = some[torch.arange(self._batch, device=self.device) % len(some)]
             with autocast(self.device, self.precision):
                 found = network(repeated)[: len(some)]
