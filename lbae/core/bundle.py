@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int8, UInt8
 
-from lbae.core.latents.editing import edit
+from lbae.core.latents.editing import edit, move_to_given
 from lbae.core.latents.guided_strength import GuidedEdit, edit_until
 from lbae.core.latents.interpolation import interpolate
 from lbae.core.latents.normals import Normals
@@ -72,7 +72,17 @@ class Bundle:
         depends only on the bundle, ``seed``, ``given``, ``temperature`` and i, not on ``count``. Raises the
         errors of :meth:`lbae.core.prior.prior.Prior.sample_given` and :meth:`lbae.core.prior.prior.Prior.at`.
         """
-        return self.decode(self.prior.at(temperature).sample_given(count, seed, given or {})[0])
+        latents, _ = self.prior.at(temperature).sample_given(count, seed, given or {})
+        return self.decode(self.move_to_given(latents, given or {}))
+
+    def move_to_given(
+        self, latents: Int8[np.ndarray, "K N"], given: Mapping[str, bool]
+    ) -> Int8[np.ndarray, "K N"]:
+        """Edit latents that the prior drew with attributes as ``given``, so that their images show them.
+
+        See :func:`lbae.core.latents.editing.move_to_given`.
+        """
+        return move_to_given(self.attributes, self.values, latents, given)
 
     def vary(
         self, images: Images, count: int, seed: int, strength: float = 0.3

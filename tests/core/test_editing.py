@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbae.core.latents.editing import edit, edit_bits
+from lbae.core.latents.editing import confidence, edit, edit_bits, move_to_given
 from lbae.core.latents.packing import pack
 from lbae.core.moments.attribute_statistics import attribute_statistics
 from lbae.core.moments.moment_accumulator import sum_packed
 from lbae.errors import UnusableAttribute, UserError
 from tests import reference
 from tests.core.test_attributes import BITS, LATENTS, PRESENT, STATISTICS, statistics_of
-from tests.core.test_exchange import value_models
+from tests.core.test_exchange import two_kinds, value_models
 from tests.core.test_normals import correlated
 
 MODELS = value_models(LATENTS, [PRESENT[:, :1], PRESENT[:, 1:]])
@@ -111,3 +111,29 @@ def test_errors_name_the_mistake():
     rare = value_models(LATENTS, [PRESENT[:, 1:]], first=1)
     with pytest.raises(UnusableAttribute, match="attribute 'a' is too rare"):
         edit(STATISTICS, rare, LATENTS[:3], ["a"])
+
+
+def test_draws_with_attributes_are_moved_until_their_bits_show_them():
+    given = {"a": True, "b": False}
+    moved = move_to_given(STATISTICS, MODELS, LATENTS[:500], given)
+    np.testing.assert_array_equal(moved, by_exchange(LATENTS[:500], ["a"], ["b"]))
+    before, after = (confidence(STATISTICS, MODELS, some, ["a"], ["b"]) for some in (LATENTS[:500], moved))
+    assert np.median(before) < 0.5 < np.median(after)
+    for same in (
+        move_to_given(STATISTICS, MODELS, LATENTS[:5], {}),
+        move_to_given(STATISTICS, None, LATENTS[:5], given),
+        move_to_given(STATISTICS, value_models(LATENTS, [PRESENT[:, 1:]], first=1), LATENTS[:5], given),
+    ):
+        np.testing.assert_array_equal(same, LATENTS[:5])
+
+
+def test_a_class_given_says_all_about_its_column():
+    latents, kinds = two_kinds(9, classes=3)
+    models, names = value_models(latents, [kinds]), ("a", "b", "c")
+    statistics = attribute_statistics(sum_packed(pack(latents), BITS, names, kinds, ~kinds))
+    np.testing.assert_array_equal(
+        move_to_given(statistics, models, latents, {"a": True, "b": False}),
+        move_to_given(statistics, models, latents, {"a": True}),
+    )
+    with pytest.raises(UserError, match="attributes 'a', 'b', 'c' are all classes of one column"):
+        edit(statistics, models, latents, (), names)

@@ -20,6 +20,7 @@ VERBS = (
     "edit",
     "edit_at_all",
     "confidence",
+    "move_to_given",
     "encode",
     "decode",
     "reconstruct",

@@ -57,7 +57,7 @@ def exchange(
     likeliest source to the likeliest target. It does not change if it has a target already with a probability
     of at least 0.75, as :func:`confidence` gives it.
 
-    UserError for two classes of one column to set.
+    UserError for two classes of one column to set, or all to unset.
     """
     for values in _columns(models, asked):
         targets = _wanted(models, names, values, asked)
@@ -98,7 +98,10 @@ def _wanted(
         raise UserError(
             f"attributes {both} are classes of one column, and an image has only one of them; set one"
         )
-    return targets or [v for v, sign in signs.items() if sign == 0]
+    if not (left := targets or [v for v, sign in signs.items() if sign == 0]):
+        every = ", ".join(repr(names[models.attributes[v]]) for v in values)
+        raise UserError(f"attributes {every} are all classes of one column; leave one that is not unset")
+    return left
 
 
 def _probability(

@@ -28,7 +28,7 @@ from lbae.io.artifacts.latent_tables import LatentTables
 from lbae.io.sources.hashes import held_out
 
 _COMPONENT_COUNTS = (200, 50, 10, 1)
-_BITS_PER_ROW = 3  # a component has at least N / 3 rows on average
+_BITS_PER_ROW = 4  # a component has at least N / 4 rows on average
 _MAX_PRIOR_BYTES = 512 * 2**20
 _SUBSET_ROWS = 60_000
 _HELD_OUT_ROWS = 2_000

@@ -91,10 +91,12 @@ class _Sampler:
     ) -> None:
         torch.set_num_threads(1)  # pixels must not depend on the number of actors
         loaded: Bundle = ray.get(bundle)
-        self.prior, self.codec = loaded.prior, loaded.codec.to(device)
+        self.bundle = loaded.to(device)
         self.out, self.num, self.seed, self.given = out, num, seed, given
 
     def __call__(self, index: int) -> tuple[Part, float]:
         first = index * _PART_ROWS
-        latents, draws = self.prior.draw(first, min(first + _PART_ROWS, self.num), self.seed, self.given)
-        return image_table.write_part(self.out, index, first, self.codec.decode(latents)), draws
+        stop = min(first + _PART_ROWS, self.num)
+        latents, draws = self.bundle.prior.draw(first, stop, self.seed, self.given)
+        images = self.bundle.decode(self.bundle.move_to_given(latents, self.given))
+        return image_table.write_part(self.out, index, first, images), draws

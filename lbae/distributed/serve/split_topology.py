@@ -40,7 +40,9 @@ ROLES = {
     "Codec": Role(verbs=("encode", "decode", "reconstruct", "recode"), parts=("codec",)),
     "Sampler": Role(verbs=("draw", "vary"), parts=("prior",)),
     "Interpolator": Role(verbs=("path",), parts=("normals",)),
-    "Editor": Role(verbs=("edit", "edit_at_all", "confidence"), parts=("attributes", "values")),
+    "Editor": Role(
+        verbs=("edit", "edit_at_all", "confidence", "move_to_given"), parts=("attributes", "values")
+    ),
     INGRESS: Role(verbs=(), parts=(FACTS,)),
 }
 DEPLOYMENT_VERBS = {name: role.verbs for name, role in ROLES.items() if role.verbs}
@@ -94,6 +96,10 @@ class _RemoteBackend:
     ) -> np.ndarray:
         """Latents of the prior, or of one of its components."""
         return await self._call("draw", count, seed, given, component, temperature)
+
+    async def move_to_given(self, latents: np.ndarray, given: Mapping[str, bool]) -> np.ndarray:
+        """Drawn latents, edited so that their images show the attributes that they were drawn with."""
+        return await self._call("move_to_given", latents, given)
 
     async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
         """``count`` variations of each latent."""

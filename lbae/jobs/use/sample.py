@@ -54,7 +54,7 @@ def sample(
         )
     loaded = load_bundle(bundle)
     latents, acceptance = loaded.prior.at(temperature).sample_given(num, seed, wanted)
-    write_picture(out, encode_png(square_grid(loaded.decode(latents))))
+    write_picture(out, encode_png(square_grid(loaded.decode(loaded.move_to_given(latents, wanted)))))
     return {
         "out": out,
         "num": num,

@@ -47,6 +47,9 @@ class Backend(Protocol):
     ) -> np.ndarray:
         """Latents drawn from the prior, or from one of its components."""
 
+    async def move_to_given(self, latents: np.ndarray, given: Mapping[str, bool]) -> np.ndarray:
+        """Drawn latents, edited so that their images show the attributes that they were drawn with."""
+
     async def vary(self, latents: np.ndarray, count: int, seed: int, strength: float) -> np.ndarray:
         """``count`` variations of each latent."""
 

@@ -47,6 +47,7 @@ class BundleBackend:
         self.draw, self.vary = prior.draw, prior.vary
         self.path = PathVerbs(bundle.normals).path
         self.edit, self.edit_at_all, self.confidence = edits.edit, edits.edit_at_all, edits.confidence
+        self.move_to_given = edits.move_to_given
         self.encode, self.decode = codec.encode, codec.decode
         self.reconstruct, self.recode = codec.reconstruct, codec.recode
         self.check = codec.check

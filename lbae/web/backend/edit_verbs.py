@@ -1,13 +1,13 @@
 """The verbs that need the attributes and the models of their values: edits, and how sure they are."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from lbae.core.latents.editing import confidence, edit
+from lbae.core.latents.editing import confidence, edit, move_to_given
 from lbae.core.latents.guided_strength import edit_at_all
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import AttributeStatistics
@@ -32,6 +32,10 @@ class EditVerbs(Verbs):
     ) -> np.ndarray:
         """Latents with attributes set and unset."""
         return await self._with_models(edit, latents, set_, unset, strength, method)
+
+    async def move_to_given(self, latents: np.ndarray, given: Mapping[str, bool]) -> np.ndarray:
+        """Drawn latents, edited so that their images show the attributes that they were drawn with."""
+        return await self._with_models(move_to_given, latents, given)
 
     async def edit_at_all(self, latents: np.ndarray, set_: Sequence[str], unset: Sequence[str]) -> np.ndarray:
         """The latents edited at each of ``STRENGTHS``."""

@@ -54,6 +54,8 @@ def add_openai_routes(app: FastAPI, limits: Limits) -> None:
         with blames("prompt"):
             given = parse_prompt(request.prompt, backend.facts.conditions)
             latents = await backend.draw(request.n, seed, given, None, 1.0)
+            if given:
+                latents = await backend.move_to_given(latents, given)
         return await _answer(latents, kind, seed, backend, share)
 
     @app.post(

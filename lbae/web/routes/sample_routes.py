@@ -41,6 +41,8 @@ def add_sample_route(app: FastAPI, limits: Limits) -> None:
             latents = await backend.draw(
                 request.n, seed, request.given, request.component, request.temperature
             )
+            if request.given:
+                latents = await backend.move_to_given(latents, request.given)
         answer = await latents_response(latents, request.format, backend, share)
         answer.headers["X-Seed"] = str(seed)
         return answer
