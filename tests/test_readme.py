@@ -207,7 +207,7 @@ def test_edits(pipeline, made):
     assert (half["method"], bits["method"]) == ("exchange", "bits")
     assert picture_size(made / "edited.png") == (118, 60)
     (varied,) = run_readme(variations, made, pipeline.data)
-    assert (varied["num"], varied["strength"]) == (8, 0.5)
+    assert (varied["num"], varied["strength"]) == (8, 0.3)
     strip, path = run_readme(paths, made, pipeline.data)
     assert (strip["frames"], path["frames"]) == (10, 23)
     (block,) = readme_blocks("python", guide("edits"))
