@@ -12,12 +12,13 @@ component of fewer rows than bits has a singular R, under which no other latent 
 then near 0, and the least new randomness changes a quarter of the bits (docs/measurements.md).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 from scipy import special
 
 from lbae.core.latents.packing import pack
@@ -55,10 +56,10 @@ class Variations:
         varied = np.empty((len(latents), count, latents.shape[1]), dtype=np.int8)
         for row, component in enumerate(self.components(latents).tolist()):
             model, rows = self._model(component), self._bits(component)
-            known = np.sqrt(1 - strength) * (model.sides(latents[row : row + 1]) - model.shifts)
-            normals = _normals(latents[row], count, seed, rows.shape[1] - 1)
-            sides = model.shifts + known + np.sqrt(strength) * (normals @ rows[:, 1:].T)
-            varied[row] = np.where(sides >= 0, np.int8(1), np.int8(-1))
+            known = math.sqrt(1 - strength) * (model.sides(latents[row : row + 1]) - model.shifts)
+            drawn = _normals(latents[row], count, seed, rows.shape[1] - 1) @ rows[:, 1:].T
+            drawn *= math.sqrt(strength)
+            varied[row] = np.where(drawn >= -(model.shifts + known), np.int8(1), np.int8(-1))
         return varied.reshape(-1, latents.shape[1])
 
     def components(self, latents: Int8[np.ndarray, "K N"]) -> Int64[np.ndarray, "K"]:
@@ -78,7 +79,10 @@ class Variations:
         return found
 
     def _bits(self, component: int) -> Float64[np.ndarray, "N M"]:
-        """The rows of a component's factor that belong to bits."""
+        """The rows of a component's factor that belong to bits.
+
+        Float64, because products in float32 would depend on the number of variations.
+        """
         return self.prior.factors[component, -self.prior.latent_dim :].astype(np.float64)
 
     @cached_property
@@ -98,8 +102,8 @@ class Variations:
 
 def _normals(
     latent: Int8[np.ndarray, "N"], count: int, seed: int, size: int
-) -> Float64[np.ndarray, "{count} {size}"]:
+) -> Float32[np.ndarray, "{count} {size}"]:
     """Normals of the variations of a latent; those of each variation have a random stream of their own."""
     own = int.from_bytes(pack(latent[None]).tobytes())
     streams = [np.random.Philox(np.random.SeedSequence((seed, i, own))) for i in range(count)]
-    return np.array([np.random.Generator(stream).standard_normal(size) for stream in streams])
+    return np.array([np.random.Generator(stream).standard_normal(size, np.float32) for stream in streams])
