@@ -240,6 +240,16 @@ def test_show_describes(job, pipeline):
         ("sample", "--bundle {bundle} --num 0 --out {tmp}/s.png", "num is 0"),
         (
             "sample",
+            "--bundle {bundle} --num 1000000000000 --out {tmp}/s.png",
+            "allowed: 10,000 in one picture",
+        ),
+        (
+            "vary",
+            "--bundle {bundle} --image docs/images/one.png --num 10001 --out {tmp}/v.png",
+            "num is 10,001 for each of 1 images; allowed: 10,000 in one picture",
+        ),
+        (
+            "sample",
             "--bundle {bundle} --given label=10 --out {tmp}/s.png",
             "unknown attribute 'label=10'; did you mean 'label=1'",
         ),

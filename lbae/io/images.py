@@ -15,6 +15,7 @@ from lbae.io.image_formats import FORMATS, MAX_EXIF_BYTES, MAX_FILE_BYTES, MAX_P
 from lbae.io.image_formats import ImageError as ImageError
 from lbae.io.pixel_limit import excess_of_pixels
 
+MOST_IN_A_PICTURE = 10_000  # images in the PNG of a job: beyond, no viewer shows one
 _BACKGROUND = 255
 _OVERSAMPLING = 2
 _FRAME_MS = 80  # duration of an animation's frame

@@ -122,9 +122,15 @@ def test_draws_with_attributes_are_moved_until_their_bits_show_them():
     for same in (
         move_to_given(STATISTICS, MODELS, LATENTS[:5], {}),
         move_to_given(STATISTICS, None, LATENTS[:5], given),
-        move_to_given(STATISTICS, value_models(LATENTS, [PRESENT[:, 1:]], first=1), LATENTS[:5], given),
     ):
         np.testing.assert_array_equal(same, LATENTS[:5])
+
+
+def test_a_draw_stays_in_attributes_without_models_and_moves_in_the_others():
+    models = value_models(LATENTS, [PRESENT[:, 1:]], first=1)
+    moved = move_to_given(STATISTICS, models, LATENTS[:500], {"a": True, "b": False})
+    np.testing.assert_array_equal(moved, edit(STATISTICS, models, LATENTS[:500], (), ["b"]))
+    np.testing.assert_array_equal(move_to_given(STATISTICS, models, LATENTS[:5], {"a": True}), LATENTS[:5])
 
 
 def test_a_class_given_says_all_about_its_column():
@@ -137,3 +143,5 @@ def test_a_class_given_says_all_about_its_column():
     )
     with pytest.raises(UserError, match="attributes 'a', 'b', 'c' are all classes of one column"):
         edit(statistics, models, latents, (), names)
+    with pytest.raises(UserError, match="attributes 'a' and 'c' are classes of one column"):
+        edit(statistics, models, latents, ("a", "c"), method="bits")

@@ -170,6 +170,10 @@ def test_latents_move_to_the_class_that_is_set_and_away_from_the_class_that_is_u
     np.testing.assert_array_equal(
         exchange(models, names, zeros, {2: 1, 0: -1}, 1.0), exchange(models, names, zeros, {2: 1}, 1.0)
     )
+    ones = latents[confidence(models, names, latents, {0: 1}) < 0.2]
+    np.testing.assert_array_equal(
+        exchange(models, names, ones, {2: 1, 0: -1}, 1.0), exchange(models, names, ones, {2: 1}, 1.0)
+    )
     with pytest.raises(UserError, match="attributes 'c=0' and 'c=2' are classes of one column"):
         exchange(models, names, latents, {0: 1, 2: 1}, 1.0)
 

@@ -4,7 +4,7 @@ import torch
 
 from lbae.config import ModelConfig
 from lbae.core.latents.editing import confidence, edit
-from lbae.core.latents.guided_strength import edit_until
+from lbae.core.latents.guided_strength import edit_at_all, edit_until
 from lbae.core.latents.strengths import STRENGTHS, least_strengths
 from lbae.core.network.autoencoder import LatentBernoulliAutoencoder
 from lbae.core.network.codec import Codec
@@ -33,7 +33,9 @@ def test_an_edit_until_a_confidence_is_one_of_the_edits_at_a_strength(codec):
     latents = LATENTS[:30]
     found = edit_until(codec, STATISTICS, MODELS, latents, ["a"], ["b"], 0.9)
     for latent, edited, image, strength, sure in zip(latents, *found, strict=True):
-        by_strength = [edit(STATISTICS, MODELS, latent[None], ["a"], ["b"], float(s)) for s in STRENGTHS]
+        by_strength = [
+            edit(STATISTICS, MODELS, latent[None], ["a"], ["b"], float(s), sure=np.inf) for s in STRENGTHS
+        ]
         shown = [codec.decode(one) for one in by_strength]
         all_sure = [
             float(confidence(STATISTICS, MODELS, codec.encode(one), ["a"], ["b"])[0]) for one in shown
@@ -45,6 +47,14 @@ def test_an_edit_until_a_confidence_is_one_of_the_edits_at_a_strength(codec):
         reached = [one >= 0.9 for one in all_sure]
         assert place == (reached.index(True) if any(reached) else int(np.argmax(all_sure)))
     assert len(set(found.strengths)) > 1
+
+
+def test_latents_that_probably_have_the_attribute_are_tried_at_all_strengths():
+    likely = LATENTS[confidence(STATISTICS, MODELS, LATENTS, ["a"]) >= 0.75][:50]
+    np.testing.assert_array_equal(edit(STATISTICS, MODELS, likely, ["a"]), likely)
+    tried = edit_at_all(STATISTICS, MODELS, likely, ["a"], ()).reshape(len(STRENGTHS), len(likely), -1)
+    assert (tried[STRENGTHS >= 1] != likely).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(tried[0], likely)
 
 
 @pytest.mark.parametrize("until", [0.0, 1.0, float("nan")])

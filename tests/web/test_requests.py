@@ -55,6 +55,7 @@ EDIT = [
         ({"item": GOOD, "set": ["a"], "strength": strength}, "strength")
         for strength in (-0.1, 2.1, "1", True)
     ],
+    ({"item": GOOD, "set": ["a"], "strength": 1.5, "method": "bits"}, "strength"),
     *[({"item": GOOD, "set": ["a"], "method": method}, "method") for method in ("magic", 1)],
     ({"item": GOOD, "set": ["a"], "format": "grid"}, "format"),
 ]
@@ -122,7 +123,7 @@ def test_a_bad_field_is_refused_by_name(client, path, body, param):
         ("sample", {"given": {LONG: True}}, "at most 4096 characters"),
         ("sample", {"n": "5"}, "valid integer"),
         ("images/generations", {"prompt": "", "stream": True}, "stream is true, but images are not streamed"),
-        ("interpolate", {"items": [GOOD, {}]}, "give an image or a latent"),
+        ("interpolate", {"items": [GOOD, {}]}, "give either an image or a latent"),
         ("interpolate", {"items": [GOOD, {"latent": "AA=="}]}, "the latent has 1 bytes; this model's have 3"),
         ("edit", {"item": GOOD}, "no attribute to set or unset was given"),
         ("edit", {"item": GOOD, "set": ["c"]}, "unknown attribute 'c' (known: a, b)"),

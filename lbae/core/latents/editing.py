@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float64, Int8
 
 from lbae.core.latents.attribute_names import match_name
+from lbae.core.latents.exchange import SURE, check_classes, exchange
 from lbae.core.latents.exchange import confidence as exchange_confidence
-from lbae.core.latents.exchange import exchange
-from lbae.core.latents.strengths import STRONGEST
+from lbae.core.latents.strengths import check_strength
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.moments.attribute_statistics import FALSE_DISCOVERY_RATE, AttributeStatistics
 from lbae.errors import UnusableAttribute, UserError, unknown
@@ -27,27 +27,32 @@ def edit(
     unset: Sequence[str] = (),
     strength: float = 1.0,
     method: str = "exchange",
+    sure: float = SURE,
 ) -> Int8[np.ndarray, "K N"]:
     """Return the latents with attributes set and unset by ``method``.
 
     ``exchange`` needs the ``values`` of the bundle (:func:`lbae.core.latents.exchange.exchange`), ``bits``
     only the statistics (:func:`edit_bits`). Strength 0 changes nothing, 1 gives a typical latent with the
-    attributes; ``STRONGEST`` has the largest allowed.
+    attributes; ``STRONGEST`` has the largest allowed. An exchange leaves latents alone that have the
+    attributes already with a probability of at least ``sure``.
 
     Raises:
         UserError: for an unknown method or attribute, no attribute, an attribute that is both set and unset,
-            two classes of one column to set, a strength out of range, or a bundle without models of values.
+            two classes of one column to set or all to unset, a strength out of range, or a bundle without
+            models of values.
         UnusableAttribute: for an attribute with only one value in the training latents, and with ``bits`` for
             one without a significant lift.
     """
     if method == "bits":
+        if values is not None:
+            check_classes(values, statistics.names, _asked(statistics, set_, unset, strength, method))
         return edit_bits(statistics, latents, set_, unset, strength)
     if method == "hyperplane":
         raise UserError("method 'hyperplane' was removed; use exchange, which sets attributes more reliably")
     if method != "exchange":
         raise unknown("method", method, get_args(Method))
     asked = _asked(statistics, set_, unset, strength, method)
-    return exchange(_modelled(statistics, values, asked), statistics.names, latents, asked, strength)
+    return exchange(_modelled(statistics, values, asked), statistics.names, latents, asked, strength, sure)
 
 
 def move_to_given(
@@ -59,20 +64,19 @@ def move_to_given(
     """Edit latents that a prior drew with attributes as ``given``, so that their images show them.
 
     The prior knows attributes and bits of a component as one Gaussian, which is too wide: on CIFAR-10 a third
-    of its draws show the class asked for. Latents that surely have the attributes stay. All stay if the
-    bundle lacks models of an attribute's values, as bundles of earlier versions do.
+    of its draws show the class asked for. Latents that surely have the attributes stay. Attributes without
+    models of their values are left as drawn: constant and very rare ones, and all in bundles of earlier
+    versions.
     """
-    if values is None or not given:
+    if values is None:
         return latents
     positions = {name: statistics.names.index(match_name(name, statistics.names)) for name in given}
     columns = {name: tuple(values.of_column(position)) for name, position in positions.items()}
-    if not all(columns.values()):
-        return latents
-    set_ = [name for name, has in given.items() if has]
-    # A class to set says all about its column. With a class to unset, an edit would start from that one.
-    told = {columns[name] for name in set_}
-    unset = [name for name, has in given.items() if not has and columns[name] not in told]
-    return edit(statistics, values, latents, set_, unset)
+    modelled = [name for name in given if columns[name]]
+    set_ = [name for name in modelled if given[name]]
+    told = {columns[name] for name in set_}  # a class to set says all about its column
+    unset = [name for name in modelled if not given[name] and columns[name] not in told]
+    return edit(statistics, values, latents, set_, unset) if modelled else latents
 
 
 def confidence(
@@ -158,14 +162,10 @@ def _asked(
 
     UserError for no attribute, an attribute in both lists, or a strength out of range.
     """
-    if not 0 <= strength <= STRONGEST[method]:
-        raise UserError(
-            f"strength is {strength}; allowed: 0 (nothing changes) to {STRONGEST[method]:g} with the method"
-            f" {method}; 1 gives a typical image with the attribute"
-        )
+    check_strength(strength, method)
     if not set_ and not unset:
-        raise UserError("no attribute to set or unset was given")
+        raise UserError("no attribute to set or unset was given; give at least one")
     setting, unsetting = ([statistics.index(name) for name in names] for names in (set_, unset))
     if clash := set(setting) & set(unsetting):
-        raise UserError(f"attribute {statistics.names[min(clash)]!r} is both set and unset")
+        raise UserError(f"attribute {statistics.names[min(clash)]!r} is both set and unset; choose one")
     return dict.fromkeys(setting, 1) | dict.fromkeys(unsetting, -1)

@@ -30,7 +30,7 @@ from lbae.errors import UserError
 
 _TEMPERATURE = 0.8  # T; a lower one reaches a value more often, and keeps less of the image
 _REACH = 1.1  # r; a longer one reaches a value more often, and keeps less of the image
-_SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
+SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
 
 
 def exchanged_sides(
@@ -49,20 +49,22 @@ def exchange(
     latents: Int8[np.ndarray, "K N"],
     asked: Mapping[int, int],
     strength: float,
+    sure: float = SURE,
 ) -> Int8[np.ndarray, "K N"]:
     """Set (1) and unset (-1) the attributes at the positions ``asked``, column by column.
 
     The targets of a column are the value to set, or all values that are not unset if there is none. The
-    sources are the values to unset, or all values but the targets if there are none. A latent moves from the
-    likeliest source to the likeliest target. It does not change if it has a target already with a probability
-    of at least 0.75, as :func:`confidence` gives it.
+    sources are the values to unset, or all values but the targets if there are none, or if the latent has
+    none of those to unset with a probability above 1 - ``SURE``. A latent moves from the likeliest source to
+    the likeliest target. It does not change if it has a target already with a probability of at least
+    ``sure``, as :func:`confidence` gives it.
 
     UserError for two classes of one column to set, or all to unset.
     """
     for values in _columns(models, asked):
         targets = _wanted(models, names, values, asked)
         unset = [int(v) for v in values if models.signs[v] * asked.get(int(models.attributes[v]), 0) < 0]
-        latents = _exchange_column(models, latents, values, targets, unset, strength)
+        latents = _exchange_column(models, latents, values, targets, unset, strength, sure)
     return latents
 
 
@@ -79,6 +81,12 @@ def confidence(
         found.append(_probability(models, likely, values, _wanted(models, names, values, asked)))
     least: Float64[np.ndarray, " K"] = np.min(found, axis=0)
     return least
+
+
+def check_classes(models: ValueModels, names: Sequence[str], asked: Mapping[int, int]) -> None:
+    """UserError for two classes of one column to set, or all to unset, in the columns that have models."""
+    for values in _columns(models, {a: sign for a, sign in asked.items() if len(models.of_column(a))}):
+        _wanted(models, names, values, asked)
 
 
 def _columns(models: ValueModels, asked: Mapping[int, int]) -> list[Int64[np.ndarray, "C"]]:
@@ -123,8 +131,9 @@ def _exchange_column(
     targets: Sequence[int],
     unset: Sequence[int],
     strength: float,
+    sure: float,
 ) -> Int8[np.ndarray, "K N"]:
-    """Move latents to the likeliest of ``targets``, from the likeliest of ``unset`` or else of all others."""
+    """Move latents to the likeliest of ``targets``, from the likeliest of ``unset`` or of all others."""
     likely = models.log_likelihoods(values.tolist(), latents)
 
     def likeliest(some: Sequence[int]) -> Int64[np.ndarray, " K"]:
@@ -133,8 +142,11 @@ def _exchange_column(
         return found
 
     others = [v for v in values.tolist() if v not in targets]
-    source, target = likeliest(unset or others), likeliest(targets)
-    moves = _probability(models, likely, values, targets) < _SURE
+    source, target = likeliest(others), likeliest(targets)
+    if unset:
+        has_one = _probability(models, likely, values, unset) > 1 - SURE
+        source = np.where(has_one, likeliest(unset), source)
+    moves = _probability(models, likely, values, targets) < sure
     edited = latents.copy()
     for first, second in sorted(set(zip(source[moves].tolist(), target[moves].tolist(), strict=True))):
         rows = moves & (source == first) & (target == second)

@@ -63,7 +63,13 @@ def edit_at_all(
     set_: Sequence[str],
     unset: Sequence[str],
 ) -> Int8[np.ndarray, "SK N"]:
-    """The latents edited at each of the S strengths, all of one strength together."""
+    """The latents edited at each of the S strengths, all of one strength together.
+
+    No strength but 0 leaves latents alone that have the attributes already, perhaps less surely than asked.
+    """
     return np.concatenate(
-        [edit(statistics, values, latents, set_, unset, float(strength)) for strength in STRENGTHS]
+        [
+            edit(statistics, values, latents, set_, unset, float(strength), sure=np.inf)
+            for strength in STRENGTHS
+        ]
     )

@@ -3,8 +3,19 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from lbae.errors import UserError
+
 STRONGEST = {"exchange": 2.0, "bits": 1.0}
 STRENGTHS = np.arange(0, STRONGEST["exchange"] + 0.25, 0.25)
+
+
+def check_strength(strength: float, method: str) -> None:
+    """UserError for a strength that the method does not have."""
+    if not 0 <= strength <= STRONGEST[method]:
+        raise UserError(
+            f"strength is {strength}; allowed: 0 (nothing changes) to {STRONGEST[method]:g} with the method"
+            f" {method}; 1 gives a typical image with the attribute"
+        )
 
 
 def least_strengths(

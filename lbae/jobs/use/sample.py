@@ -4,7 +4,7 @@ from typing import Any
 
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.images import encode_png, is_picture, square_grid
+from lbae.io.images import MOST_IN_A_PICTURE, encode_png, is_picture, square_grid
 from lbae.io.picture_file import write_picture
 from lbae.jobs.options import Address, Names, Overwrite
 
@@ -51,6 +51,11 @@ def sample(
             temperature=temperature,
             overwrite=overwrite,
             address=address,
+        )
+    if num > MOST_IN_A_PICTURE:
+        raise UserError(
+            f"num is {num:,}; allowed: {MOST_IN_A_PICTURE:,} in one picture. For an image table of any size,"
+            " name a folder as --out"
         )
     loaded = load_bundle(bundle)
     latents, acceptance = loaded.prior.at(temperature).sample_given(num, seed, wanted)

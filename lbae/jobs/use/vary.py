@@ -6,7 +6,7 @@ import numpy as np
 
 from lbae.errors import UserError
 from lbae.io.artifacts.bundle_artifact import load_bundle
-from lbae.io.images import encode_png, grid, is_picture
+from lbae.io.images import MOST_IN_A_PICTURE, encode_png, grid, is_picture
 from lbae.io.picture_file import check_not_read, write_picture
 from lbae.jobs.options import Names
 from lbae.report.figures.pictures import load_image
@@ -32,6 +32,10 @@ def vary(
     if seed < 0 or not image:
         raise UserError(
             f"seed is {seed}, and {len(image)} images were given; allowed: seed from 0, images from 1"
+        )
+    if num * len(image) > MOST_IN_A_PICTURE:
+        raise UserError(
+            f"num is {num:,} for each of {len(image)} images; allowed: {MOST_IN_A_PICTURE:,} in one picture"
         )
     check_not_read(out, *image)
     loaded = load_bundle(bundle)

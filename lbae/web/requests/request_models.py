@@ -89,7 +89,7 @@ class ImageOrLatent(RequestBody):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.image is None) == (self.latent is None):
-            raise ValueError("give an image or a latent, not both")
+            raise ValueError("give either an image or a latent")
         return self
 
 

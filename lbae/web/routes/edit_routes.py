@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from lbae.core.latents.attribute_names import match_name
-from lbae.core.latents.strengths import STRENGTHS, least_strengths
+from lbae.core.latents.strengths import STRENGTHS, check_strength, least_strengths
 from lbae.errors import UnusableAttribute
 from lbae.web.answers import answer_formats
 from lbae.web.answers.error_answers import RequestError, blames
@@ -40,6 +40,8 @@ def add_edit_route(app: FastAPI, limits: Limits) -> None:
             for index, name in enumerate(names):
                 with blames(f"{param}.{index}"):
                     fields[match_name(name, backend.facts.attributes)] = f"{param}.{index}"
+        with blames("strength"):
+            check_strength(request.strength, request.method)
         tried = 1 if request.until is None else len(STRENGTHS)
         share.claim(answer_formats.image_bytes(tried, backend.facts.config))
         latents = await item_latents([request.item], "item", backend, limits)
