@@ -556,6 +556,15 @@ def small() -> tuple[EvaluationInputs, EvaluationSettings, Findings]:
     return inputs, settings, found
 
 
+def test_equal_latents_have_no_path_to_measure(pipeline):
+    bundle = lbae.load_bundle(pipeline.bundle)
+    latents = bundle.prior.sample(4, 0)
+    same = np.concatenate([latents[:1], latents[:1], latents])
+    paths, among_others = (measure_paths(bundle.codec, bundle.normals, some, 0) for some in (latents, same))
+    assert among_others["ours"].facts["flips_of_hamming"] == paths["ours"].facts["flips_of_hamming"] == 1
+    assert measure_paths(bundle.codec, bundle.normals, same[:2], 0)["ours"].facts["wrong_bits_an_end"] == 0
+
+
 def files_of(evaluation: tuple[EvaluationInputs, EvaluationSettings, Findings]) -> dict[str, bytes]:
     inputs, _, found = evaluation
     return files(inputs, evaluation_report(*evaluation), found)

@@ -27,10 +27,12 @@ def measure_paths(
 ) -> dict[str, Paths]:
     """The paths from latent 0 to 1, from 2 to 3, and so on, by our method and the paper's.
 
-    The paper's method gets the same unit vectors. Its frames stand between the true ends, as in its code.
+    Pairs of equal latents have no path, and are left out if there are others. The paper's method gets the
+    same unit vectors. Its frames stand between the true ends, as in its code.
     """
     vectors = normals.factor[1 : 1 + normals.latent_dim]
     pairs = [latents[i : i + 2] for i in range(0, len(latents) - 1, 2)]
+    pairs = [pair for pair in pairs if (pair[0] != pair[1]).any()] or pairs
     ours = [interpolate(normals, pair, FRAMES, seed + i) for i, pair in enumerate(pairs)]
     inner = [paper_path(vectors, pair, FRAMES - 2) for pair in pairs]
     theirs = [np.concatenate([pair[:1], path, pair[1:]]) for pair, path in zip(pairs, inner, strict=True)]
