@@ -54,10 +54,10 @@ def exchange(
     """Set (1) and unset (-1) the attributes at the positions ``asked``, column by column.
 
     The targets of a column are the value to set, or all values that are not unset if there is none. The
-    sources are the values to unset, or all values but the targets if there are none, or if the latent has
-    none of those to unset with a probability above 1 - ``SURE``. A latent moves from the likeliest source to
-    the likeliest target. It does not change if it has a target already with a probability of at least
-    ``sure``, as :func:`confidence` gives it.
+    sources are the values to unset, if the latent has one of them with a probability above 1 - ``SURE``.
+    Otherwise they are all values but the targets. A latent moves from the likeliest source to the likeliest
+    target. It does not change if it has a target already with a probability of at least ``sure``.
+    :func:`confidence` gives these probabilities.
 
     UserError for two classes of one column to set, or all to unset.
     """

@@ -65,7 +65,7 @@ def edit_at_all(
 ) -> Int8[np.ndarray, "SK N"]:
     """The latents edited at each of the S strengths, all of one strength together.
 
-    No strength but 0 leaves latents alone that have the attributes already, perhaps less surely than asked.
+    Latents that have the attributes already are edited too: they may have them less surely than asked.
     """
     return np.concatenate(
         [
