@@ -24,12 +24,13 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 from scipy import special
 
+from lbae.core.latents.other_attributes import without_other_attributes
 from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
 _TEMPERATURE = 0.8  # T; a lower one reaches a value more often, and keeps less of the image
-_REACH = 1.1  # r; a longer one reaches a value more often, and keeps less of the image
+_REACH = 1.15  # r; a longer one reaches a value more often, and keeps less of the image
 SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
 
 
@@ -154,6 +155,7 @@ def _exchange_column(
         sides = before.sides(latents[rows])
         goal = exchanged_sides(before, after, sides, _TEMPERATURE)
         goal += models.shifts_from(first, second) - after.shifts
-        mixed = sides + _REACH * strength * (goal - sides)
+        change = without_other_attributes(models, first, second, goal - sides)
+        mixed = sides + _REACH * strength * change
         edited[rows] = np.where(mixed >= 0, np.int8(1), np.int8(-1))
     return edited

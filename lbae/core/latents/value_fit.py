@@ -12,7 +12,7 @@ from lbae.core.prior.gaussian import gaussian_correlation, negative_thresholds
 
 _FLOOR = 1e-2  # of the eigenvalues: the exchange divides by their roots, and float16 perturbs them
 _COLDEST, _HOTTEST = 0.1, 100.0
-_ROWS_PER_BIT = 1 / 4  # with which own and shared correlation weigh the same (docs/measurements.md)
+_ROWS_PER_BIT = 0.4  # with which own and shared correlation weigh the same (docs/measurements.md)
 
 
 def fit_values(
@@ -22,7 +22,7 @@ def fit_values(
 
     With ``own``, values have correlation matrices of their own (G = C), else they share the mean weighted by
     rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is
-    1 / (1 + (N / 4r)^2). Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row
+    1 / (1 + (0.4 N / r)^2). Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row
     by row.
     """
     rows, bits = np.array([s.count for s in sums]), sums[0].latent_dim

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Float64, Int8, Int64
 
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian, models_to_cache
-from lbae.core.prior.gaussian import bit_means, negative_thresholds
+from lbae.core.prior.gaussian import bit_mean_slopes, bit_means, negative_thresholds
 
 # Rows per bit from which edits to a value reach it 0.94 times as often as with all rows of MNIST
 # (docs/measurements.md).
@@ -69,6 +69,20 @@ class ValueModels:
         """The shifts of latents of ``source`` once they have ``target`` and all else stays."""
         step = self.adjusted[target].astype(np.float64) - self.adjusted[source]
         return negative_thresholds(bit_means(self.shifts[source]) + step, int(self.rows[target]))
+
+    def steps_of_others(self, source: int) -> Float64[np.ndarray, "J N"]:
+        """How sides move from the shifts of ``source`` when another column changes, to first order.
+
+        One step per value of the other columns, from the column's first value, without a step for that one.
+        """
+        steps = np.empty_like(self.adjusted, dtype=np.float64)
+        for column in np.unique(self.columns):
+            values = np.flatnonzero(self.columns == column)
+            steps[values] = self.adjusted[values].astype(np.float64) - self.adjusted[values[0]]
+        first = np.unique(self.columns, return_index=True)[1]
+        others = self.columns != self.columns[source]
+        others[first] = False
+        return steps[others] / bit_mean_slopes(self.shifts[source])
 
     def log_likelihoods(
         self, values: Sequence[int], latents: Int8[np.ndarray, "K N"]

@@ -61,6 +61,11 @@ class DichotomisedGaussian:
         values, vectors = self._eigen
         return self.shifts + ((white @ vectors) * np.sqrt(values)) @ vectors.T
 
+    def told(self, changes: Float64[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
+        """Changes of the sides as coordinates whose Euclidean metric is (R + I)^-1."""
+        values, vectors = self._eigen
+        return (changes @ vectors) / np.sqrt(values + 1)
+
     def log_likelihood(
         self, latents: Int8[np.ndarray, "K N"], mean: Float64[np.ndarray, "N"] | None = None
     ) -> Float64[np.ndarray, "K"]:

@@ -118,6 +118,12 @@ def bit_means(shifts: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shap
     return means
 
 
+def bit_mean_slopes(shifts: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """The derivatives of :func:`bit_means`."""
+    slopes: Float64[np.ndarray, "*shape"] = np.sqrt(2 / np.pi) * np.exp(-(shifts.astype(np.float64) ** 2) / 2)
+    return slopes
+
+
 def with_thresholds(
     column: Float64[np.ndarray, "N"], lower: Float64[np.ndarray, "N N"]
 ) -> Float64[np.ndarray, "M M"]:
