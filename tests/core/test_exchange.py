@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbae.core.latents.exchange import confidence, exchange, exchanged_sides
+from lbae.core.latents.other_attributes import without_other_attributes
 from lbae.core.latents.packing import pack
 from lbae.core.latents.value_fit import fit_temperature, fit_values
 from lbae.core.latents.value_models import ValueModels
@@ -185,6 +186,39 @@ def test_the_order_of_attributes_does_not_matter():
     np.testing.assert_array_equal(
         exchange(models, ("a", "b"), latents, one, 0.8), exchange(models, ("a", "b"), latents, other, 0.8)
     )
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=10)
+def test_a_change_loses_the_steps_of_other_columns_and_keeps_its_own(seed):
+    latents, kinds = two_kinds(seed, classes=5)
+    a, b = kinds[:, :1] | kinds[:, 1:2], kinds[:, 1:2] | kinds[:, 2:3]
+    models = value_models(latents, [a, b, kinds[:, 2:]])
+    model, (own, others) = models.model(0), models.steps(0, 1)
+    change = np.random.default_rng(seed).normal(size=(6, BITS))
+    metric = np.linalg.inv(model.correlation + np.eye(BITS))
+    beyond_own = others - (others @ metric @ own.T) / (own @ metric @ own.T) * own
+    assert len(others) == 3, "one of the other yes/no column, two of the three classes"
+    left = without_other_attributes(models, 0, 1, change)
+    np.testing.assert_allclose(left @ metric @ beyond_own.T, 0, atol=1e-6)
+    np.testing.assert_allclose(left @ metric @ own.T, change @ metric @ own.T, atol=1e-6)
+    assert np.linalg.matrix_rank(change - left, tol=1e-6) == 3
+
+
+def test_steps_are_how_sides_move_with_the_means_of_bits():
+    latents, kinds = two_kinds(4, classes=4)
+    models = value_models(latents, [kinds[:, :1], kinds[:, 1:2] | kinds[:, 2:3]])
+    for step, (start, end) in zip(np.concatenate(models.steps(0, 1)), [(0, 1), (2, 3)], strict=True):
+        moved = bit_means(models.shifts[0] + 1e-4 * step) - bit_means(models.shifts[0].astype(float))
+        np.testing.assert_allclose(moved, 1e-4 * (models.adjusted[end] - models.adjusted[start]), atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [[0], [0, 0], [0, 1, 0]])
+def test_columns_that_say_the_same_change_together(columns):
+    latents, kinds = two_kinds()
+    models = value_models(latents, [kinds[:, column : column + 1] for column in columns])
+    change = np.random.default_rng(0).normal(size=(6, BITS))
+    np.testing.assert_allclose(without_other_attributes(models, 1, 0, change), change, atol=1e-5)
 
 
 def test_a_value_with_few_rows_has_bounded_shifts_and_nearly_the_mean_correlation():

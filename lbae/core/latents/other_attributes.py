@@ -11,6 +11,8 @@ from jaxtyping import Float64
 
 from lbae.core.latents.value_models import ValueModels
 
+_LEAST = 1e-4  # length of a step, of the longest, that is no rounding error
+
 
 def without_other_attributes(
     models: ValueModels, source: int, target: int, change: Float64[np.ndarray, "K N"]
@@ -20,17 +22,17 @@ def without_other_attributes(
     It keeps what lies along the step from ``source`` to ``target`` too: where another column has the same
     step, such as a class and its superclass, the two cannot change alone.
     """
-    model, others = models.model(source), models.steps_of_others(source)
-    own = (models.shifts_from(source, target) - model.shifts)[None]
-    told_others, told_own, told_change = (model.told(some) for some in (others, own, change))
-    shared = _weights(told_own, told_others)
-    found = _weights(told_others - shared @ told_own, told_change)
-    return change - found @ (others - shared @ own)
+    model, (own, others) = models.model(source), models.steps(source, target)
+    told_own = model.told(own)
+    left = others - _weights(told_own, model.told(others)) @ own
+    # With the own step among them, columns that differ from it by rounding only count as none.
+    weights = _weights(np.vstack([told_own, model.told(left)]), model.told(change))
+    return change - weights[:, 1:] @ left
 
 
 def _weights(
     steps: Float64[np.ndarray, "J N"], changes: Float64[np.ndarray, "K N"]
 ) -> Float64[np.ndarray, "K J"]:
     """How often each step is in each of the changes, by least squares."""
-    found: Float64[np.ndarray, "K J"] = np.linalg.lstsq(steps.T, changes.T)[0].T
+    found: Float64[np.ndarray, "K J"] = np.linalg.lstsq(steps.T, changes.T, rcond=_LEAST)[0].T
     return found

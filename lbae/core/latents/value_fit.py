@@ -22,8 +22,8 @@ def fit_values(
 
     With ``own``, values have correlation matrices of their own (G = C), else they share the mean weighted by
     rows (G = 1). An own matrix is shrunk toward that mean: with r rows of N bits its weight is
-    1 / (1 + (0.4 N / r)^2). Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned, row
-    by row.
+    1 / (1 + (0.4 N / r)^2). Of each matrix, the P = N (N - 1) / 2 entries above the diagonal are returned,
+    row by row.
     """
     rows, bits = np.array([s.count for s in sums]), sums[0].latent_dim
     found = [gaussian_correlation(s.mean, s.second, s.count) for s in sums]

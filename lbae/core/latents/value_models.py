@@ -70,19 +70,23 @@ class ValueModels:
         step = self.adjusted[target].astype(np.float64) - self.adjusted[source]
         return negative_thresholds(bit_means(self.shifts[source]) + step, int(self.rows[target]))
 
-    def steps_of_others(self, source: int) -> Float64[np.ndarray, "J N"]:
-        """How sides move from the shifts of ``source`` when another column changes, to first order.
+    def steps(
+        self, source: int, target: int
+    ) -> tuple[Float64[np.ndarray, "1 N"], Float64[np.ndarray, "J N"]]:
+        """How sides move from the shifts of ``source``, to first order, and how when another column changes.
 
-        One step per value of the other columns, from the column's first value, without a step for that one.
+        The first step is that to ``target``. The others go from the first value of every other column to each
+        of its further values.
         """
         steps = np.empty_like(self.adjusted, dtype=np.float64)
         for column in np.unique(self.columns):
             values = np.flatnonzero(self.columns == column)
-            steps[values] = self.adjusted[values].astype(np.float64) - self.adjusted[values[0]]
-        first = np.unique(self.columns, return_index=True)[1]
+            start = source if source in values else values[0]
+            steps[values] = self.adjusted[values].astype(np.float64) - self.adjusted[start]
+        steps /= bit_mean_slopes(self.shifts[source])
         others = self.columns != self.columns[source]
-        others[first] = False
-        return steps[others] / bit_mean_slopes(self.shifts[source])
+        others[np.unique(self.columns, return_index=True)[1]] = False
+        return steps[target : target + 1], steps[others]
 
     def log_likelihoods(
         self, values: Sequence[int], latents: Int8[np.ndarray, "K N"]
