@@ -29,7 +29,10 @@ from lbae.core.latents.value_models import ValueModels
 from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
-_TEMPERATURE = 0.8  # T; a lower one reaches a value more often, and keeps less of the image
+# T of a value of many rows; a lower one reaches a value more often, and keeps less of the image. Correlations
+# fitted to few rows are wider still, so T falls, to half at _ROWS_PER_BIT rows per bit (docs/measurements.md).
+_TEMPERATURE = 0.9
+_ROWS_PER_BIT = 1 / 3
 _REACH = 1.15  # r; a longer one reaches a value more often, and keeps less of the image
 SURE = 0.75  # the probability of having what is asked at which an edit leaves a latent alone
 
@@ -153,7 +156,8 @@ def _exchange_column(
         rows = moves & (source == first) & (target == second)
         before, after = models.model(first), models.model(second)
         sides = before.sides(latents[rows])
-        goal = exchanged_sides(before, after, sides, _TEMPERATURE)
+        temperature = _TEMPERATURE / (1 + _ROWS_PER_BIT * latents.shape[1] / models.rows[second])
+        goal = exchanged_sides(before, after, sides, temperature)
         goal += models.shifts_from(first, second) - after.shifts
         change = without_other_attributes(models, first, second, goal - sides)
         mixed = sides + _REACH * strength * change
