@@ -15,7 +15,8 @@ people with a beard wear lipstick.
 
 At T = 1 the map takes N(c_s, R_s) to N(c, R_t). But the Gaussian of a value is wider than the value: its
 draws look less like it than images do. A temperature T below 1 keeps edited latents nearer to its middle, and
-the reach r carries them past it. Latents are edited independently.
+the reach r carries them past it. Between the two, :mod:`lbae.core.latents.other_attributes` leaves out what
+would change other attributes. Latents are edited independently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from lbae.core.prior.dichotomised_gaussian import DichotomisedGaussian
 from lbae.errors import UserError
 
 # T of a value of many rows; a lower one reaches a value more often, and keeps less of the image. Correlations
-# fitted to few rows are wider still, so T falls, to half at _ROWS_PER_BIT rows per bit (docs/measurements.md).
+# fitted to few rows are wider still. So T falls, to half at _ROWS_PER_BIT rows per bit.
 _TEMPERATURE = 0.9
 _ROWS_PER_BIT = 1 / 3
 _REACH = 1.15  # r; a longer one reaches a value more often, and keeps less of the image
