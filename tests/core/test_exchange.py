@@ -144,6 +144,16 @@ def test_edited_latents_are_as_likely_as_those_with_the_attribute():
     assert (back == without)[edited != without].mean() > 0.6
 
 
+def test_latents_edited_to_a_value_of_few_rows_are_nearer_to_its_middle():
+    latents, kinds = two_kinds()
+    models = value_models(latents, [kinds[:, :1]])
+    few = replace(models, rows=np.array([20, 3000]))
+    without = latents[~kinds[:, 0]]
+    edited = [exchange(some, ("a",), without, {0: 1}, 1.0) for some in (few, models)]
+    nearer, further = (np.median(models.log_likelihoods([0], some)) for some in edited)
+    assert nearer > further
+
+
 def test_latents_with_the_attribute_stay():
     latents, kinds = two_kinds()
     models = value_models(latents, [kinds[:, :1]])

@@ -73,10 +73,10 @@ class ValueModels:
     def steps(
         self, source: int, target: int
     ) -> tuple[Float64[np.ndarray, "1 N"], Float64[np.ndarray, "J N"]]:
-        """How sides move from the shifts of ``source``, to first order, and how when another column changes.
+        """The step of the sides from ``source`` to ``target``, and those of other columns, to first order.
 
-        The first step is that to ``target``. The others go from the first value of every other column to each
-        of its further values.
+        Every other column has a step from its first value to each of its further values. All are taken at the
+        shifts of ``source``.
         """
         steps = np.empty_like(self.adjusted, dtype=np.float64)
         for column in np.unique(self.columns):

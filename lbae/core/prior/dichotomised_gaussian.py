@@ -61,8 +61,8 @@ class DichotomisedGaussian:
         values, vectors = self._eigen
         return self.shifts + ((white @ vectors) * np.sqrt(values)) @ vectors.T
 
-    def told(self, changes: Float64[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
-        """Changes of the sides as coordinates whose Euclidean metric is (R + I)^-1."""
+    def whitened_with_noise(self, changes: Float64[np.ndarray, "K N"]) -> Float64[np.ndarray, "K N"]:
+        """(R + I)^(-1/2) times changes of the sides, up to a rotation that all changes share."""
         values, vectors = self._eigen
         return (changes @ vectors) / np.sqrt(values + 1)
 
